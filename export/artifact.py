@@ -1,0 +1,121 @@
+"""The artifact folder: what is in it, and that it is whole. Nothing here needs PyTorch.
+
+`MANIFEST.json` holds the size and sha256 of every other file and is written last, so a folder that has one was
+finished, and one whose files no longer fit it is refused by the name of the file.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.numpy import load_file
+
+from pipeline.errors import ArtifactError
+from pipeline.store import file_sha256, replace_folder, write_atomically
+
+MANIFEST_FILE, GOLDEN_FILE, CARD_FILE = "MANIFEST.json", "golden.safetensors", "README.md"
+VALIDATION_JSON, VALIDATION_MD = "validation.json", "validation.md"
+ONNX_FILE, TORCHSCRIPT_FILE = "onnx/model.onnx", "torchscript/model.pt"
+TOKENIZER_CONFIG_FILE, TOKENS_FILE = "tokenizer_config.json", "special_tokens_map.json"
+
+
+@dataclass(frozen=True)
+class Golden:
+    """Inputs, and the vectors that PyTorch gave for them when the artifact was made.
+
+    Attributes:
+        input_ids: int64[rows, sequence], with random ids in the padding.
+        lengths: int64[rows].
+        vectors: float32[rows, dim].
+    """
+
+    input_ids: NDArray[np.int64]
+    lengths: NDArray[np.int64]
+    vectors: NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """An artifact folder that was checked against its manifest."""
+
+    folder: Path
+    manifest: Mapping[str, Any]
+
+    @classmethod
+    def open(cls, folder: str | Path) -> Artifact:
+        """Open an artifact and check every file of it.
+
+        Raises:
+            ArtifactError: there is none, or a file is missing, changed, or not named in the manifest.
+        """
+        folder = Path(folder)
+        try:
+            manifest = json.loads((folder / MANIFEST_FILE).read_bytes())
+            files: dict[str, dict[str, Any]] = manifest["files"]
+        except FileNotFoundError:
+            raise ArtifactError(
+                f"{folder}: not an artifact ({MANIFEST_FILE} is missing); make one with scripts/export_model.py"
+            ) from None
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise ArtifactError(
+                f"{folder / MANIFEST_FILE}: cannot be read ({error}); export the model again"
+            ) from error
+        for name, known in files.items():
+            path = folder / name
+            if not path.is_file():
+                raise ArtifactError(f"{path}: the file is missing; export the model again")
+            if file_sha256(path) != known["sha256"]:
+                raise ArtifactError(
+                    f"{path}: the file is not the one that was exported (its sha256 differs from {MANIFEST_FILE});"
+                    " export the model again"
+                )
+        return cls(folder, manifest)
+
+    def load_golden(self) -> Golden:
+        """The golden vectors."""
+        path = self.folder / GOLDEN_FILE
+        try:
+            tensors = load_file(path)
+            return Golden(tensors["input_ids"], tensors["lengths"], tensors["vectors"])
+        except (OSError, SafetensorError, KeyError) as error:
+            raise ArtifactError(f"{path}: cannot be read ({error}); export the model again") from error
+
+    def with_files(self, contents: Mapping[str, str]) -> Artifact:
+        """The artifact with some text files written or replaced, and its manifest to match; whole or not at all."""
+        with replace_folder(self.folder) as part:
+            shutil.copytree(self.folder, part, copy_function=_link_or_copy, dirs_exist_ok=True)
+            for name, text in contents.items():
+                write_atomically(part / name, text.encode())
+            manifest = {**self.manifest, "files": describe_files(part)}
+            write_manifest(part, manifest)
+        return Artifact(self.folder, manifest)
+
+
+def describe_files(folder: Path) -> dict[str, dict[str, Any]]:
+    """Size and sha256 of every file below a folder, the manifest left out."""
+    return {
+        path.relative_to(folder).as_posix(): {"bytes": path.stat().st_size, "sha256": file_sha256(path)}
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path.name != MANIFEST_FILE
+    }
+
+
+def write_manifest(folder: Path, manifest: Mapping[str, Any]) -> None:
+    """Write the manifest, the last file of an artifact."""
+    write_atomically(folder / MANIFEST_FILE, json.dumps(manifest, indent=1).encode() + b"\n")
+
+
+def _link_or_copy(source: str, target: str) -> None:
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copy2(source, target)

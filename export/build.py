@@ -1,0 +1,118 @@
+"""Make an artifact folder out of a checkpoint."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxscript
+import torch
+from safetensors.numpy import save_file
+
+from export.artifact import (
+    CARD_FILE,
+    GOLDEN_FILE,
+    MANIFEST_FILE,
+    ONNX_FILE,
+    TOKENIZER_CONFIG_FILE,
+    TOKENS_FILE,
+    TORCHSCRIPT_FILE,
+    Artifact,
+    describe_files,
+    write_manifest,
+)
+from export.card import model_card
+from export.cases import golden_case, one_row_at_a_time
+from export.runtimes import RUNTIMES
+from export.trace import OPSET, save_onnx, trace_to_onnx, trace_to_torchscript
+from pipeline import __version__
+from pipeline.checkpoint import weights_fingerprint, write_checkpoint
+from pipeline.encoder import PackedEncoder
+from pipeline.errors import ArtifactError
+from pipeline.store import replace_folder
+from pipeline.tokenizer import TextTokenizer
+
+
+def build_artifact(encoder: PackedEncoder, tokenizer: TextTokenizer, output: str | Path) -> Artifact:
+    """Export an encoder and its tokenizer into a folder, whole or not at all.
+
+    An older artifact at the same place is replaced; anything else there is refused.
+
+    Raises:
+        ArtifactError: the folder holds something else, or the encoder cannot be exported.
+        StoreError: the folder cannot be written.
+    """
+    output = Path(output)
+    if output.exists() and not (output / MANIFEST_FILE).is_file() and (not output.is_dir() or any(output.iterdir())):
+        raise ArtifactError(f"{output}: not empty, and not an artifact; choose another export.output")
+    weights = weights_fingerprint(encoder)
+    versions = {
+        "lengthwise": __version__,
+        "torch": torch.__version__,
+        "onnx": onnx.__version__,
+        "onnxscript": onnxscript.__version__,
+        "opset": OPSET,
+    }
+    with replace_folder(output) as part:
+        write_checkpoint(part, encoder, tokenizer)
+        _write_tokenizer_settings(part, encoder, tokenizer)
+        (part / ONNX_FILE).parent.mkdir()
+        save_onnx(trace_to_onnx(encoder, _metadata(encoder, weights)), part / ONNX_FILE)
+        (part / TORCHSCRIPT_FILE).parent.mkdir()
+        trace_to_torchscript(encoder).save(str(part / TORCHSCRIPT_FILE))
+        _write_golden(part, encoder)
+        (part / CARD_FILE).write_text(model_card(encoder.config, part, ()), encoding="utf-8")
+        manifest = {
+            "format": 1,
+            "weights": weights,
+            "versions": versions,
+            "tolerances": {runtime.name: runtime.tolerance for runtime in RUNTIMES},
+            "files": describe_files(part),
+        }
+        write_manifest(part, manifest)
+    return Artifact(output, manifest)
+
+
+def _metadata(encoder: PackedEncoder, weights: str) -> dict[str, str]:
+    """What a graph says of itself, for those who have the graph alone."""
+    config = encoder.config
+    return {
+        "lengthwise.version": __version__,
+        "lengthwise.torch_version": torch.__version__,
+        "lengthwise.weights_sha256": weights,
+        "lengthwise.pooling": config.pooling,
+        "lengthwise.normalize": str(config.normalize).lower(),
+        "lengthwise.dim": str(config.dim),
+        "lengthwise.vocab_size": str(config.vocab_size),
+        "lengthwise.pad_token_id": str(config.pad_token_id),
+        "lengthwise.trained": str(config.trained).lower(),
+    }
+
+
+def _write_tokenizer_settings(folder: Path, encoder: PackedEncoder, tokenizer: TextTokenizer) -> None:
+    """What Hugging Face clients read beside tokenizer.json."""
+    ids = {"pad_token": encoder.config.pad_token_id, "unk_token": encoder.config.unk_token_id}
+    tokens = {name: tokenizer.token(token_id) for name, token_id in ids.items() if token_id is not None}
+    settings = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "model_input_names": ["input_ids", "attention_mask"],
+        "padding_side": "right",
+        "truncation_side": "right",
+        "clean_up_tokenization_spaces": False,
+        **tokens,
+    }
+    for name, record in ((TOKENIZER_CONFIG_FILE, settings), (TOKENS_FILE, tokens)):
+        (folder / name).write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _write_golden(folder: Path, encoder: PackedEncoder) -> None:
+    case = golden_case(encoder.config.vocab_size)
+    vectors = one_row_at_a_time(encoder, case).vectors
+    tensors: dict[str, np.ndarray] = {
+        "input_ids": case.input_ids,
+        "lengths": case.lengths,
+        "vectors": np.ascontiguousarray(vectors),
+    }
+    save_file(tensors, folder / GOLDEN_FILE)

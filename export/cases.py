@@ -1,0 +1,118 @@
+"""The inputs on which runtimes are compared, and what PyTorch says of them, one row at a time.
+
+A batch can go wrong only through what its rows share: how many there are, how long each is, where the sequence
+axis ends, and what stands in the padding. So the grid varies those, with random ids in the padding, and the
+oracle computes every row alone, at its own length, where nothing can be shared.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from pipeline.encoder import PackedEncoder
+from pipeline.tokens import TokenShard
+
+GRID_BATCHES = (1, 2, 5, 17)
+_LONGEST = 24
+_GOLDEN_LENGTHS = (1, 1, 2, 3, 4, 5, 7, 8, 11, 13, 16, 17, 24, 32, 48, 64)
+_TEXT_BATCH = 32
+
+
+@dataclass(frozen=True)
+class Case:
+    """One batch.
+
+    Attributes:
+        name: as it stands in the report.
+        input_ids: int64[batch, sequence], with random ids in the padding.
+        lengths: int64[batch], from 0 to sequence.
+    """
+
+    name: str
+    input_ids: NDArray[np.int64]
+    lengths: NDArray[np.int64]
+
+    @property
+    def attention_mask(self) -> NDArray[np.int64]:
+        """int64[batch, sequence], ones up to each row's length."""
+        return (np.arange(self.input_ids.shape[1]) < self.lengths[:, None]).astype(np.int64)
+
+    def padded_to(self, sequence: int, vocab_size: int, rng: np.random.Generator) -> Case:
+        """The same rows in `sequence` columns, with new random ids in the padding."""
+        input_ids = rng.integers(vocab_size, size=(len(self.lengths), sequence))
+        columns = min(sequence, self.input_ids.shape[1])
+        real = self.attention_mask[:, :columns] == 1
+        input_ids[:, :columns][real] = self.input_ids[:, :columns][real]
+        return Case(self.name, input_ids, self.lengths)
+
+    def rows(self, order: NDArray[np.integer]) -> Case:
+        """The rows of these numbers, in this order."""
+        return Case(self.name, self.input_ids[order], self.lengths[order])
+
+
+@dataclass(frozen=True)
+class Oracle:
+    """What is right for a case.
+
+    Attributes:
+        vectors: float32[batch, dim], zeros for rows of length 0.
+        states: float32[batch, sequence, state_dim], zero beyond a row's length; None where only vectors are known.
+    """
+
+    vectors: NDArray[np.float32]
+    states: NDArray[np.float32] | None
+
+
+def grid_cases(vocab_size: int, seed: int = 0) -> Iterator[Case]:
+    """Every batch size with every pattern of lengths."""
+    rng = np.random.default_rng(seed)
+    for batch in GRID_BATCHES:
+        lengths = {
+            "equal lengths": np.full(batch, 7),
+            "all of one token": np.ones(batch, int),
+            "one long, the rest one token": np.where(np.arange(batch) == batch // 2, _LONGEST, 1),
+            "unsorted": rng.integers(1, _LONGEST + 1, batch),
+            "unsorted, axis longer than any row": rng.integers(1, _LONGEST + 1, batch),
+            "some rows without tokens": np.where(np.arange(batch) % 3 == 0, 0, rng.integers(1, _LONGEST + 1, batch)),
+        }
+        for name, values in lengths.items():
+            sequence = max(int(values.max()), 1) + (9 if "axis longer" in name else 0)
+            input_ids = rng.integers(vocab_size, size=(batch, sequence))
+            yield Case(f"{batch} x {name}", input_ids, values.astype(np.int64))
+
+
+def golden_case(vocab_size: int) -> Case:
+    """Sixteen rows of 1 to 64 tokens, the inputs of an artifact's golden vectors."""
+    rng = np.random.default_rng(1)
+    lengths = np.array(_GOLDEN_LENGTHS, np.int64)
+    return Case("golden", rng.integers(vocab_size, size=(len(lengths), int(lengths.max()))), lengths)
+
+
+def text_cases(tokens: TokenShard, vocab_size: int) -> Iterator[Case]:
+    """Real texts in their own order, so in batches of mixed lengths."""
+    rng = np.random.default_rng(2)
+    for start in range(0, len(tokens), _TEXT_BATCH):
+        rows = np.arange(start, min(start + _TEXT_BATCH, len(tokens)), dtype=np.int64)
+        input_ids, lengths = tokens.gather(rows, pad_id=0)
+        name = f"texts {start} to {start + len(rows) - 1}"
+        yield Case(name, input_ids, lengths).padded_to(max(1, input_ids.shape[1]), vocab_size, rng)
+
+
+def one_row_at_a_time(encoder: PackedEncoder, case: Case) -> Oracle:
+    """What the packed encoder says of each row alone, at its own length, without any padding."""
+    config = encoder.config
+    vectors = np.zeros((len(case.lengths), config.dim), np.float32)
+    states = np.zeros((*case.input_ids.shape, config.state_dim), np.float32)
+    with torch.inference_mode():
+        for row, length in enumerate(case.lengths):
+            if length:
+                input_ids = torch.from_numpy(case.input_ids[row : row + 1, :length])
+                alone = torch.tensor([length])
+                vectors[row] = encoder(input_ids, alone).numpy()[0]
+                states[row, :length] = encoder.token_states(input_ids, alone)[0].numpy()[0]
+    return Oracle(vectors, states)

@@ -1,0 +1,97 @@
+"""onnxruntime, on the CPU and on CUDA.
+
+A session that is asked for CUDA and does not get it runs on the CPU and says so only on stderr. So the CUDA
+runtime counts as run only with proof: no fallback is allowed, the provider is still CUDA after a run, and every
+LSTM and Gather was placed on it. Anything less is "not run".
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+from numpy.typing import NDArray
+
+from export.runtimes.base import NotRunnable, Outputs, Runtime
+
+_CUDA = "CUDAExecutionProvider"
+_ON_CUDA = ("LSTM", "Gather")
+
+
+class OnnxRuntimeCpu(Runtime):
+    """The native graph on onnxruntime's CPU provider."""
+
+    name = "onnxruntime cpu"
+    file = "onnx/model.onnx"
+    tolerance = 1e-6
+    _providers: tuple[str | tuple[str, dict[str, str]], ...] = ("CPUExecutionProvider",)
+
+    def load(self, artifact: Path) -> None:
+        self._session = onnxruntime.InferenceSession(
+            str(artifact / self.file), self._options(), providers=list(self._providers)
+        )
+
+    def run(self, input_ids: NDArray[np.int64], attention_mask: NDArray[np.int64]) -> Outputs:
+        vectors, states = self._session.run(
+            ["sentence_embedding", "token_embeddings"], {"input_ids": input_ids, "attention_mask": attention_mask}
+        )
+        return vectors, states
+
+    def describe(self) -> dict[str, str]:
+        return {"onnxruntime": onnxruntime.__version__, "providers": ", ".join(self._session.get_providers())}
+
+    def _options(self) -> onnxruntime.SessionOptions:
+        return onnxruntime.SessionOptions()
+
+
+class OnnxRuntimeCuda(OnnxRuntimeCpu):
+    """The native graph on onnxruntime's CUDA provider, with TF32 off."""
+
+    name = "onnxruntime cuda"
+    tolerance = 1e-5
+    _providers = ((_CUDA, {"use_tf32": "0"}), "CPUExecutionProvider")
+
+    def load(self, artifact: Path) -> None:
+        if _CUDA not in onnxruntime.get_available_providers():
+            raise NotRunnable(
+                f"onnxruntime {onnxruntime.__version__} is built without CUDA; on a machine with an NVIDIA GPU install"
+                " onnxruntime-gpu instead of onnxruntime"
+            )
+        try:
+            super().load(artifact)
+        except Exception as error:  # onnxruntime raises its own types, one for each status code
+            reason = " ".join(str(error).split())[:200]
+            raise NotRunnable(f"onnxruntime gives no session on CUDA here ({reason})") from error
+        self._session.disable_fallback()  # run() would otherwise retry on the CPU
+        self._refuse_unless_on_cuda()
+
+    def run(self, input_ids: NDArray[np.int64], attention_mask: NDArray[np.int64]) -> Outputs:
+        outputs = super().run(input_ids, attention_mask)
+        self._refuse_unless_on_cuda()
+        return outputs
+
+    def describe(self) -> dict[str, str]:
+        return {**super().describe(), "placement": ", ".join(f"{op} on {ep}" for op, ep in self._placement())}
+
+    def _options(self) -> onnxruntime.SessionOptions:
+        options = super()._options()
+        options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
+        return options
+
+    def _placement(self) -> list[tuple[str, str]]:
+        """(operator, provider) of each node that has to be on CUDA."""
+        return [
+            (node.op_type, subgraph.ep_name)
+            for subgraph in self._session.get_provider_graph_assignment_info()
+            for node in subgraph.get_nodes()
+            if node.op_type in _ON_CUDA
+        ]
+
+    def _refuse_unless_on_cuda(self) -> None:
+        if _CUDA not in self._session.get_providers():
+            raise NotRunnable("the session was asked for CUDA and fell back to the CPU; see onnxruntime's messages")
+        placement = self._placement()
+        elsewhere = sorted({f"{op} on {ep}" for op, ep in placement if ep != _CUDA})
+        if elsewhere or {op for op, _ in placement} != set(_ON_CUDA):
+            raise NotRunnable(f"not placed on CUDA: {', '.join(elsewhere) or 'no LSTM or Gather at all'}")

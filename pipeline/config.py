@@ -1,0 +1,316 @@
+"""A run as data: one YAML file, read into frozen, typed models.
+
+Notable decisions:
+- Every mistake in the file is reported at once, each with its path, the value and the remedy, because a
+  person who has to run a job three times to find three typos stops reading the messages.
+- Types are strict (`true` is not 1, `"64"` is not 64): YAML already has types, and a silent conversion hides
+  the mistake that it converts.
+- Relative paths are relative to the directory in which the command is run, as in a shell.
+"""
+
+from __future__ import annotations
+
+import difflib
+import types
+import typing
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
+
+from pipeline.errors import ConfigError
+
+Pooling = Literal["last", "mean", "max", "sum"]
+TokenizerModel = Literal["wordpiece", "bpe", "byte_bpe", "unigram", "wordlevel", "char"]
+Normalizer = Literal["nfc", "nfd", "nfkc", "nfkd", "lowercase", "strip", "strip_accents", "bert"]
+PreTokenizer = Literal["whitespace", "whitespace_split", "bert", "punctuation", "digits", "byte_level", "metaspace"]
+Names = Annotated[tuple[str, ...], Field(strict=False)]
+PositiveInt = Annotated[int, Field(ge=1)]
+OUTPUT_COLUMNS = ("embedding", "num_tokens", "truncated")
+
+
+class Settings(BaseModel):
+    """Base of every section: frozen, strict, and closed to unknown keys."""
+
+    model_config = ConfigDict(frozen=True, strict=True, extra="forbid", protected_namespaces=())
+
+
+class DatasetSettings(Settings):
+    """Where the rows come from."""
+
+    path: str = Field(description="a hub name, a file, a glob, or a folder (of files, or made by save_to_disk)")
+    name: str | None = Field(None, description="the hub dataset's configuration")
+    revision: str | None = Field(None, description="the hub dataset's branch, tag or commit")
+    split: str = Field("train", description="the split to read")
+    format: Literal["parquet", "json", "csv", "text", "arrow"] | None = Field(
+        None, description="how local files are read; by their endings where it is left out"
+    )
+    text_column: str = Field("text", description="the column of texts")
+    keep_columns: Names = Field((), description="columns copied beside the vectors")
+    streaming: bool = Field(False, description="read without a local copy; the number of rows is then unknown")
+    shard_rows: PositiveInt = Field(65_536, description="rows a shard, the unit of work and commit")
+
+    @field_validator("keep_columns")
+    @classmethod
+    def _kept_columns_are_distinct(cls, columns: tuple[str, ...]) -> tuple[str, ...]:
+        taken = sorted(set(columns) & set(OUTPUT_COLUMNS))
+        if taken:
+            raise ValueError(f"holds {taken}, which the output itself writes; rename them in the input")
+        if len(set(columns)) != len(columns):
+            raise ValueError("names a column twice; name each once")
+        return columns
+
+
+class TokenizerTraining(Settings):
+    """How `train_tokenizer` trains."""
+
+    model: TokenizerModel = Field("wordpiece", description="the algorithm")
+    vocab_size: PositiveInt = Field(8_000, description="the largest vocabulary, special tokens included")
+    min_frequency: PositiveInt = Field(2, description="a token (or merge) seen less often is left out; not for unigram")
+    normalizers: Annotated[tuple[Normalizer, ...], Field(strict=False)] = Field(
+        ("nfkc", "lowercase"), description="applied in this order"
+    )
+    pre_tokenizer: PreTokenizer | None = Field(
+        None, description="how text is cut before the algorithm; the algorithm's usual one where it is left out"
+    )
+    pad_token: str = Field("[PAD]", description="its id fills the padding of a batch; id 0")
+    unk_token: str = Field("[UNK]", description="stands for what the vocabulary lacks; id 1")
+    bos_token: str | None = Field(None, description="put before every text")
+    eos_token: str | None = Field(None, description="put after every text")
+    special_tokens: Names = Field((), description="further tokens that are never split")
+
+
+class TokenizerSettings(Settings):
+    """Which tokenizer, and what it does with long texts."""
+
+    path: str | None = Field(None, description="a tokenizer.json; the checkpoint's own where it is left out")
+    add_special_tokens: bool = Field(True, description="put in the special tokens that tokenizer.json describes")
+    max_length: PositiveInt | None = Field(None, description="the most tokens a text may have, special ones included")
+    truncate: bool = Field(False, description="cut longer texts (and flag them) instead of stopping")
+    training: TokenizerTraining = TokenizerTraining()
+
+    @field_validator("truncate")
+    @classmethod
+    def _truncation_has_a_length(cls, truncate: bool, info: ValidationInfo) -> bool:
+        if truncate and info.data.get("max_length", 1) is None:
+            raise ValueError("is true, but there is no length to cut at; set tokenizer.max_length")
+        return truncate
+
+
+class EncoderSettings(Settings):
+    """The shape of an Embedding+LSTM encoder."""
+
+    embedding_dim: PositiveInt = Field(128, description="width of a token's embedding")
+    hidden_size: PositiveInt = Field(256, description="width of one direction of one LSTM layer")
+    num_layers: PositiveInt = Field(1, description="stacked LSTM layers")
+    bidirectional: bool = Field(False, description="also read each text from its end")
+    pooling: Pooling = Field("mean", description="how token states become one vector: last, mean, max or sum")
+    projection_dim: PositiveInt | None = Field(None, description="width of a Linear layer after pooling; none if null")
+    normalize: bool = Field(False, description="scale every vector to length 1")
+
+
+class EncoderConfig(EncoderSettings):
+    """A whole encoder: its shape and the vocabulary it was made for. This is a checkpoint's `config.json`."""
+
+    vocab_size: PositiveInt = Field(description="rows of the embedding table")
+    pad_token_id: Annotated[int, Field(ge=0)] = Field(0, description="fills the padding of a batch")
+    unk_token_id: Annotated[int, Field(ge=0)] | None = Field(None, description="the unknown token's id")
+    tokenizer_fingerprint: str | None = Field(None, description="sha256 of the tokenizer it was made for")
+    trained: bool = Field(True, description="false for a seeded checkpoint that was never trained")
+    seed: int | None = Field(None, description="the seed of a checkpoint that was never trained")
+
+    @property
+    def directions(self) -> int:
+        """1 or 2."""
+        return 2 if self.bidirectional else 1
+
+    @property
+    def state_dim(self) -> int:
+        """Width of a token state: directions x hidden_size."""
+        return self.directions * self.hidden_size
+
+    @property
+    def dim(self) -> int:
+        """Width of a text's vector."""
+        return self.projection_dim or self.state_dim
+
+    @field_validator("pad_token_id", "unk_token_id")
+    @classmethod
+    def _ids_are_in_the_vocabulary(cls, value: int | None, info: ValidationInfo) -> int | None:
+        vocab_size = info.data.get("vocab_size", float("inf"))
+        if value is not None and value >= vocab_size:
+            raise ValueError(f"is {value}, but vocab_size is {vocab_size}; ids run from 0 to {vocab_size - 1}")
+        return value
+
+
+class ModelSettings(Settings):
+    """Which checkpoint, and the encoder that `init_model` makes."""
+
+    path: str = Field(description="the checkpoint folder")
+    init: EncoderSettings = EncoderSettings()
+    seed: int = Field(0, description="the seed of init_model's weights")
+
+
+class BatchingSettings(Settings):
+    """How rows of a shard are put into batches; see `pipeline.batching.plan_batches`."""
+
+    max_tokens: PositiveInt = Field(4_096, description="the most tokens (rows x longest row) a batch may hold")
+    max_rows: PositiveInt = Field(128, description="the most rows a batch may hold")
+    min_equal_rows: PositiveInt = Field(16, description="rows of one length that are worth a batch of their own")
+
+
+class EncodeSettings(Settings):
+    """What `encode_dataset` writes, and on what it runs."""
+
+    output: str = Field("vectors", description="the folder of vectors")
+    vector_dtype: Literal["float32", "float16"] = Field("float32", description="how vectors are stored")
+    bad_rows: Literal["error", "zero"] = Field(
+        "error", description="a null, or a text that is not Unicode: stop, or write a vector of zeros"
+    )
+    device: Literal["cpu", "cuda", "auto"] = Field("cpu", description="where the encoder runs")
+
+
+class ExportSettings(Settings):
+    """What `export_model` writes."""
+
+    output: str = Field("artifact", description="the artifact folder")
+
+
+class RunConfig(Settings):
+    """One run, from a dataset to vectors and an artifact."""
+
+    dataset: DatasetSettings
+    tokenizer: TokenizerSettings = TokenizerSettings()
+    model: ModelSettings
+    batching: BatchingSettings = BatchingSettings()
+    encode: EncodeSettings = EncodeSettings()
+    export: ExportSettings = ExportSettings()
+
+    def to_yaml(self) -> str:
+        """The resolved configuration, defaults included, as YAML that `load_config` reads back to an equal run."""
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+class _UniqueKeyLoader(yaml.SafeLoader):
+    """SafeLoader that refuses a key written twice, which YAML would otherwise settle in silence."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[Any] = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)
+            if key in seen:
+                line = key_node.start_mark.line + 1
+                raise ConfigError(f"line {line}: the key {key!r} is written twice in one section; keep one of the two")
+            seen.add(key)
+        return super().construct_mapping(node, deep)
+
+
+def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
+    """Read a run from a YAML file.
+
+    Args:
+        path: the file.
+        overrides: `"key.path=value"` each, the value in YAML; later ones win.
+
+    Raises:
+        ConfigError: the file cannot be read, is not YAML, or holds mistakes (all of them are in the message).
+    """
+    path = Path(path)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(
+            f"{path}: the configuration cannot be read ({error}); give the path of a YAML file"
+        ) from error
+    try:
+        data = yaml.load(text, _UniqueKeyLoader)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path}: not YAML: {error}") from error
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from None
+    if not isinstance(data, dict):
+        raise ConfigError(f"{path}: holds {_shown(data)}, not sections; see configs/quickstart.yaml for an example")
+    for override in overrides:
+        _apply_override(data, override)
+    return parse_settings(RunConfig, data, str(path))
+
+
+SettingsT = TypeVar("SettingsT", bound=Settings)
+
+
+def parse_settings(model: type[SettingsT], data: Any, origin: str) -> SettingsT:
+    """`data` as a `model`, or a ConfigError that lists every mistake in it."""
+    try:
+        return model.model_validate(data)
+    except ValidationError as error:
+        lines = [_explain(model, item) for item in error.errors()]
+    count = "1 mistake" if len(lines) == 1 else f"{len(lines)} mistakes"
+    raise ConfigError("\n  ".join([f"{origin}: {count}", *lines]))
+
+
+def _apply_override(data: dict[str, Any], override: str) -> None:
+    key, separator, value = override.partition("=")
+    parts = key.strip().split(".")
+    if not separator or not all(parts):
+        raise ConfigError(f"--set {override!r}: not of the form key.path=value, e.g. --set batching.max_rows=64")
+    try:
+        parsed = yaml.load(value, _UniqueKeyLoader)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"--set {override!r}: the value is not YAML: {error}") from error
+    node = data
+    for part in parts[:-1]:
+        child = node.get(part)
+        if child is None:
+            child = node[part] = {}
+        if not isinstance(child, dict):
+            raise ConfigError(f"--set {override!r}: {part!r} holds {_shown(child)}, not a section")
+        node = child
+    node[parts[-1]] = parsed
+
+
+def _explain(model: type[BaseModel], item: Any) -> str:
+    """One line for one mistake: path, value, what is wrong, remedy."""
+    path = ".".join(str(part) for part in item["loc"]) or "(the whole file)"
+    value = _shown(item.get("input"))
+    field, siblings = _find_field(model, item["loc"])
+    if item["type"] == "extra_forbidden":
+        close = difflib.get_close_matches(str(item["loc"][-1]), siblings, n=1)
+        hint = f"did you mean {close[0]!r}?" if close else f"the settings here are {', '.join(siblings)}"
+        return f"{path} = {value}: there is no such setting; {hint}"
+    remedy = f" ({field.description})" if field is not None and field.description else ""
+    if item["type"] == "missing":
+        return f"{path}: missing; it must be given{remedy}"
+    message = item["msg"].removeprefix("Value error, ")
+    if item["type"] == "value_error":
+        return f"{path} {message}"
+    return f"{path} = {value}: {message[0].lower()}{message[1:]}{remedy}"
+
+
+def _find_field(model: type[BaseModel], loc: Sequence[str | int]) -> tuple[Any, list[str]]:
+    """The last field that `loc` names on its way down, and the names beside where it ends."""
+    field, current = None, model
+    for part in loc:
+        if not isinstance(part, str) or part not in current.model_fields:
+            break
+        field = current.model_fields[part]
+        nested = next((kind for kind in _kinds(field.annotation) if issubclass(kind, BaseModel)), None)
+        if nested is None:
+            break
+        current = nested
+    return field, list(current.model_fields)
+
+
+def _kinds(annotation: Any) -> Iterator[type]:
+    if typing.get_origin(annotation) in (typing.Union, types.UnionType):
+        for argument in typing.get_args(annotation):
+            yield from _kinds(argument)
+    elif isinstance(annotation, type):
+        yield annotation
+
+
+def _shown(value: Any) -> str:
+    """A value for a message: its repr, or its kind where that would fill the screen."""
+    text = repr(value)
+    return text if len(text) <= 60 else f"a {type(value).__name__} of {len(text)} characters"

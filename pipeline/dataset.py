@@ -1,0 +1,277 @@
+"""Open a `datasets` dataset and cut it into shards: contiguous row ranges, in the dataset's own order.
+
+Notable decisions:
+- Only the columns that are needed are read, as Arrow tables, which is an order of magnitude faster than rows of
+  Python objects (github.com/huggingface/datasets/issues/5821).
+- Local files are fingerprinted by their contents, so a touched or moved file is the same input and a changed
+  line is another one. Hub datasets are fingerprinted by the commit that they were resolved to.
+- In a CSV file only an empty cell is null. Pandas would also take "NA", "None" or "null", which are words.
+"""
+
+from __future__ import annotations
+
+import glob
+import hashlib
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+
+from pipeline.config import DatasetSettings
+from pipeline.errors import DatasetError
+from pipeline.store import file_sha256
+
+if TYPE_CHECKING:
+    import datasets
+
+_FORMATS = {
+    ".parquet": "parquet",
+    ".json": "json",
+    ".jsonl": "json",
+    ".ndjson": "json",
+    ".csv": "csv",
+    ".tsv": "csv",
+    ".txt": "text",
+    ".arrow": "arrow",
+}
+_COMPRESSED = (".gz", ".bz2", ".xz", ".zst")
+_SAVED_TO_DISK = ("state.json", "dataset_dict.json")
+_HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
+
+
+@dataclass(frozen=True)
+class Shard:
+    """A contiguous range of a dataset's rows.
+
+    Attributes:
+        index: its number, from 0.
+        first_row: the dataset's row number of its first row.
+        table: the text column and the kept columns of its rows.
+    """
+
+    index: int
+    first_row: int
+    table: pa.Table
+
+
+class Source:
+    """An opened dataset.
+
+    Attributes:
+        num_rows: how many rows there are; None for a stream.
+        fingerprint: a hash of the rows' origin; equal for equal inputs.
+        features: the types of the text column and the kept columns.
+    """
+
+    def __init__(
+        self, data: datasets.Dataset | datasets.IterableDataset, fingerprint: str, settings: DatasetSettings
+    ) -> None:
+        import datasets
+
+        self.settings = settings
+        self.fingerprint = fingerprint
+        self.num_rows = len(data) if isinstance(data, datasets.Dataset) else None
+        if self.num_rows == 0:
+            raise DatasetError(f"{settings.path}: split {settings.split!r} has no rows; nothing can be done with it")
+        features = data.features or _features_of_first_rows(data, settings)
+        columns = list(dict.fromkeys([settings.text_column, *settings.keep_columns]))
+        missing = [name for name in columns if name not in features]
+        if missing:
+            raise DatasetError(
+                f"{settings.path}: there is no column {', '.join(map(repr, missing))}; the columns are"
+                f" {', '.join(map(repr, features))}; set dataset.text_column and dataset.keep_columns to some of them"
+            )
+        kind = features[settings.text_column]
+        if not isinstance(kind, datasets.Value) or kind.dtype not in ("string", "large_string"):
+            raise DatasetError(
+                f"{settings.path}: the column {settings.text_column!r} is {kind}, not text;"
+                " set dataset.text_column to a column of strings"
+            )
+        self.features = datasets.Features({name: features[name] for name in columns})
+        self._data = data.select_columns(columns).with_format("arrow")
+
+    @property
+    def num_shards(self) -> int | None:
+        """How many shards there are; None for a stream."""
+        return None if self.num_rows is None else -(-self.num_rows // self.settings.shard_rows)
+
+    def shards(self) -> Iterator[Shard]:
+        """The shards, in order.
+
+        Raises:
+            DatasetError: the input breaks off or cannot be read.
+        """
+        first_row = 0
+        for index, table in enumerate(self._tables()):
+            yield Shard(index, first_row, table)
+            first_row += table.num_rows
+
+    def texts(self) -> Iterator[str]:
+        """The texts that there are, in order; nulls are left out."""
+        for shard in self.shards():
+            yield from (text for text in shard.table[self.settings.text_column].to_pylist() if text is not None)
+
+    def _tables(self) -> Iterator[pa.Table]:
+        rows = self.settings.shard_rows
+        try:
+            if self.num_rows is None:
+                yield from self._data.iter(batch_size=rows)
+            else:
+                for start in range(0, self.num_rows, rows):
+                    yield self._data[start : start + rows]
+        except Exception as error:  # readers raise whatever their format's library raises
+            raise DatasetError(f"{self.settings.path}: the rows cannot be read ({_reason(error)})") from error
+
+
+def open_dataset(settings: DatasetSettings) -> Source:
+    """Open the dataset that the settings name.
+
+    Raises:
+        DatasetError: there is no such dataset, split or column, or it cannot be read.
+    """
+    path = Path(settings.path).expanduser()
+    if path.is_dir() and any((path / name).exists() for name in _SAVED_TO_DISK):
+        data = _load_saved(path, settings)
+        return Source(data, _files_fingerprint(_visible_files(path), path, settings), settings)
+    files = _local_files(settings)
+    if files is None:
+        return _open_hub(settings)
+    return Source(_load_files(path, files, settings), _files_fingerprint(files, path, settings), settings)
+
+
+def _local_files(settings: DatasetSettings) -> list[Path] | None:
+    """The local files that `dataset.path` names, or None where it is a name on the hub."""
+    path = Path(settings.path).expanduser()
+    if path.is_dir():
+        return _visible_files(path)
+    matches = [Path(name) for name in sorted(glob.glob(str(path), recursive=True)) if Path(name).is_file()]
+    if matches:
+        return matches
+    if _HUB_NAME.fullmatch(settings.path) and _format_of(path) is None:
+        return None
+    raise DatasetError(
+        f"{settings.path}: there is no such file or folder (looked in {Path.cwd()}); set dataset.path to a file,"
+        " a folder, a glob or a hub name"
+    )
+
+
+def _visible_files(folder: Path) -> list[Path]:
+    paths = sorted(folder.rglob("*"))
+    return [
+        path
+        for path in paths
+        if path.is_file() and not any(part.startswith((".", "_")) for part in path.relative_to(folder).parts)
+    ]
+
+
+def _format_of(path: Path) -> str | None:
+    suffixes = [suffix.lower() for suffix in path.suffixes]
+    while suffixes and suffixes[-1] in _COMPRESSED:
+        suffixes.pop()
+    return _FORMATS.get(suffixes[-1]) if suffixes else None
+
+
+def _load_saved(path: Path, settings: DatasetSettings) -> datasets.Dataset | datasets.IterableDataset:
+    import datasets
+
+    try:
+        data = datasets.load_from_disk(str(path))
+    except Exception as error:  # whatever the reader raises on a damaged folder
+        raise DatasetError(f"{path}: the saved dataset cannot be read ({_reason(error)})") from error
+    if isinstance(data, datasets.DatasetDict):
+        if settings.split not in data:
+            raise DatasetError(
+                f"{path}: there is no split {settings.split!r}; set dataset.split to one of {list(data)}"
+            )
+        data = data[settings.split]
+    return data.to_iterable_dataset() if settings.streaming else data
+
+
+def _load_files(
+    path: Path, files: list[Path], settings: DatasetSettings
+) -> datasets.Dataset | datasets.IterableDataset:
+    if path.is_dir() and not settings.format and _card_names_files(path):
+        return _load(settings, str(path))
+    formats = {_format_of(file) for file in files} - {None}
+    kind = settings.format or (formats.pop() if len(formats) == 1 else None)
+    if kind is None:
+        found = (
+            f"files of several kinds ({', '.join(sorted(map(str, formats)))})" if formats else "no file of a known kind"
+        )
+        raise DatasetError(
+            f"{settings.path}: {found}; set dataset.format to one of {', '.join(sorted(set(_FORMATS.values())))}"
+        )
+    options: dict[str, Any] = {}
+    if kind == "csv":
+        options = {"keep_default_na": False, "na_values": [""]}
+        if all(file.name.lower().split(".")[1:2] == ["tsv"] for file in files):
+            options["sep"] = "\t"
+    if path.is_dir():
+        return _load(settings, kind, data_dir=str(path), **options)
+    if settings.split != "train":
+        raise DatasetError(f"{settings.path}: files have the split 'train' alone; dataset.split is {settings.split!r}")
+    return _load(settings, kind, data_files=[str(file) for file in files], **options)
+
+
+def _card_names_files(folder: Path) -> bool:
+    card = folder / "README.md"
+    return card.is_file() and "\ndata_files:" in re.sub(r"\n[ -]+", "\n", card.read_text("utf-8", "replace"))
+
+
+def _open_hub(settings: DatasetSettings) -> Source:
+    import datasets
+
+    try:
+        builder = datasets.load_dataset_builder(settings.path, settings.name, revision=settings.revision)
+    except Exception as error:  # the hub client has many ways to say that it found nothing
+        raise DatasetError(
+            f"{settings.path}: neither a local file or folder nor a dataset that the hub gives ({_reason(error)});"
+            " check dataset.path, dataset.name, dataset.revision and the network"
+        ) from error
+    fingerprint = hashlib.sha256(f"{settings.path} {builder.config.name} {builder.hash} {settings.split}".encode())
+    return Source(
+        _load(settings, settings.path, settings.name, revision=settings.revision), fingerprint.hexdigest(), settings
+    )
+
+
+def _load(settings: DatasetSettings, *arguments: Any, **options: Any) -> datasets.Dataset | datasets.IterableDataset:
+    import datasets
+
+    try:
+        return datasets.load_dataset(*arguments, split=settings.split, streaming=settings.streaming, **options)
+    except Exception as error:  # readers raise whatever their format's library raises
+        raise DatasetError(
+            f"{settings.path}: split {settings.split!r} cannot be loaded ({_reason(error)});"
+            " check dataset.split and dataset.format"
+        ) from error
+
+
+def _files_fingerprint(files: list[Path], root: Path, settings: DatasetSettings) -> str:
+    digest = hashlib.sha256(f"{settings.format} {settings.split}\n".encode())
+    for file in files:
+        name = file.relative_to(root).as_posix() if root.is_dir() else file.name
+        digest.update(f"{name} {file_sha256(file)}\n".encode())
+    return digest.hexdigest()
+
+
+def _features_of_first_rows(data: datasets.IterableDataset, settings: DatasetSettings) -> datasets.Features:
+    """The types of a stream that does not declare them."""
+    import datasets
+
+    try:
+        table = next(iter(data.with_format("arrow").iter(batch_size=1_000)), None)
+    except Exception as error:  # readers raise whatever their format's library raises
+        raise DatasetError(f"{settings.path}: the rows cannot be read ({_reason(error)})") from error
+    if table is None:
+        raise DatasetError(f"{settings.path}: split {settings.split!r} has no rows; nothing can be done with it")
+    return datasets.Features.from_arrow_schema(table.schema)
+
+
+def _reason(error: BaseException) -> str:
+    """The innermost cause in one line: readers wrap the message that says what is wrong."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"

@@ -1,0 +1,37 @@
+"""The one family of exceptions for what a user can mend.
+
+Every message names the file or setting, the value that was found and the remedy.
+Scripts print the message alone and exit with 2; anything else that is raised is a bug of ours.
+"""
+
+
+class LengthwiseError(Exception):
+    """Something that the user can mend; `str(error)` is one paragraph that says how."""
+
+
+class ConfigError(LengthwiseError):
+    """A run's YAML file, or a `--set`, does not describe a run."""
+
+
+class DatasetError(LengthwiseError):
+    """The input cannot be opened, or lacks what the configuration names."""
+
+
+class TextError(LengthwiseError):
+    """A row's text cannot be encoded under the configured policy."""
+
+
+class TokenizerError(LengthwiseError):
+    """A tokenizer cannot be trained, loaded, or used with this model."""
+
+
+class CheckpointError(LengthwiseError):
+    """A checkpoint folder is incomplete or its sizes do not fit each other."""
+
+
+class StoreError(LengthwiseError):
+    """An output folder cannot be written, or holds something else."""
+
+
+class ArtifactError(LengthwiseError):
+    """An artifact folder is incomplete or changed, or an export cannot be made."""

@@ -1,0 +1,48 @@
+"""What every script shares: its arguments, its log, and how a user's mistake is told."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from pipeline.config import RunConfig
+
+
+class Verb(click.Command):
+    """A command that prints a LengthwiseError as one paragraph and exits with 2; no traceback for a user's mistake."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command."""
+        from pipeline.errors import LengthwiseError
+
+        logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s", stream=sys.stderr)
+        try:
+            return super().invoke(ctx)
+        except LengthwiseError as error:
+            click.echo(f"error: {error}", err=True)
+            ctx.exit(2)
+
+
+def run_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The arguments that name a run: a YAML file and changes to it."""
+    function = click.option(
+        "--set",
+        "overrides",
+        multiple=True,
+        metavar="KEY.PATH=VALUE",
+        help="Change one setting for this run; may be given again.",
+    )(function)
+    return click.argument("config", type=click.Path(path_type=Path))(function)
+
+
+def load_run(config: Path, overrides: tuple[str, ...]) -> RunConfig:
+    """Read the run that the arguments name."""
+    from pipeline.config import load_config
+
+    return load_config(config, overrides)

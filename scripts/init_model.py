@@ -1,0 +1,43 @@
+"""Make a seeded encoder checkpoint for a run's tokenizer. It is not trained, and says so."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+from _common import Verb, load_run, run_options
+
+if TYPE_CHECKING:
+    from pipeline.config import EncoderConfig, RunConfig
+
+
+def init(run: RunConfig, *, overwrite: bool = False) -> EncoderConfig:
+    """Make and save the checkpoint."""
+    from pipeline.checkpoint import create_checkpoint
+    from pipeline.errors import CheckpointError, ConfigError
+    from pipeline.store import write_atomically
+    from pipeline.tokenizer import load_tokenizer
+
+    if run.tokenizer.path is None:
+        raise ConfigError("tokenizer.path is not set; set it to the tokenizer.json that the model is for")
+    folder = Path(run.model.path)
+    if folder.exists() and not overwrite:
+        raise CheckpointError(f"{folder}: already there, and may be trained; give --overwrite to replace it")
+    config = create_checkpoint(run, load_tokenizer(run.tokenizer.path))
+    write_atomically(folder / "run.yaml", run.to_yaml().encode())
+    return config
+
+
+@click.command(cls=Verb)
+@run_options
+@click.option("--overwrite", is_flag=True, help="Replace a checkpoint that is already there.")
+def main(config: Path, overrides: tuple[str, ...], overwrite: bool) -> None:
+    """Make a checkpoint with seeded random weights, of the shape model.init, for the run CONFIG (a YAML file)."""
+    run = load_run(config, overrides)
+    made = init(run, overwrite=overwrite)
+    click.echo(f"checkpoint  {run.model.path}: {made.dim} dimensions; never trained, weights from seed {made.seed}")
+
+
+if __name__ == "__main__":
+    main()

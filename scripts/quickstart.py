@@ -1,0 +1,77 @@
+"""The whole way on a real corpus: fetch, train a tokenizer, make a model, encode, export, validate.
+
+Each step is the script of the same name on configs/quickstart.yaml. A tokenizer and a checkpoint that are already
+there are used again, and so are the vectors, if nothing they depend on has changed.
+"""
+
+from __future__ import annotations
+
+import shutil
+from importlib.metadata import PackageNotFoundError, distribution
+from pathlib import Path
+
+import click
+from _common import Verb, load_run, run_options
+
+CORPUS = ("randfacts", "randfacts/safe.txt")
+
+
+def fetch_corpus(target: Path) -> None:
+    """Copy the corpus out of the package that brings it."""
+    from pipeline.errors import DatasetError
+
+    package, file = CORPUS
+    try:
+        source = Path(str(distribution(package).locate_file(file)))
+    except PackageNotFoundError:
+        raise DatasetError(
+            f"the package {package}, which brings the corpus, is not installed; run make quickstart"
+        ) from None
+    target.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(source, target)
+
+
+@click.command(cls=Verb)
+@run_options
+def main(config: Path, overrides: tuple[str, ...]) -> None:
+    """Run every step of the run CONFIG on the facts of the package randfacts."""
+    import encode_dataset
+    import export_model
+    import init_model
+    import train_tokenizer
+    import validate_export
+
+    run = load_run(config, overrides)
+    fetch_corpus(Path(run.dataset.path))
+    if run.tokenizer.path is None or not Path(run.tokenizer.path).exists():
+        _say(f"python scripts/train_tokenizer.py {config}")
+        train_tokenizer.train(run)
+    if not Path(run.model.path).exists():
+        _say(f"python scripts/init_model.py {config}")
+        init_model.init(run)
+    _say(f"python scripts/encode_dataset.py {config}")
+    report = encode_dataset.encode(run)
+    _say(f"python scripts/export_model.py {config}")
+    artifact = export_model.export(run)
+    _say(f"python scripts/validate_export.py {artifact.folder} --texts {config}")
+    verdicts = validate_export.validate(artifact.folder, run)
+
+    from export.report import failed
+
+    click.echo(f"\ncorpus      {run.dataset.path}")
+    click.echo(f"tokenizer   {run.tokenizer.path}")
+    click.echo(f"checkpoint  {run.model.path} (never trained: its vectors do not compare texts)")
+    click.echo(encode_dataset.summary(run, report))
+    click.echo(f"artifact    {artifact.folder}")
+    click.echo(validate_export.summary(verdicts))
+    click.echo(f"report      {artifact.folder}/validation.md")
+    if failed(verdicts):
+        raise SystemExit(1)
+
+
+def _say(command: str) -> None:
+    click.echo(f"\n$ {command}", err=True)
+
+
+if __name__ == "__main__":
+    main()
