@@ -1,0 +1,65 @@
+"""What several test files share: a small tokenizer, small encoders, and a machine without a network."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
+
+import pytest
+
+from pipeline.config import EncoderConfig, TokenizerTraining
+from pipeline.tokenizer import TextTokenizer, train_tokenizer
+
+TEXTS = (
+    "the cat sat on the mat",
+    "a dog barked at the moon",
+    "rain fell",
+    "the long road wound over the hills and down to the sea",
+    "moon",
+    "cats and dogs and cats again",
+    "over the sea the rain fell and the dog sat on the long road",
+)
+
+
+@pytest.fixture(autouse=True)
+def _no_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing in the suite may reach beyond this machine."""
+
+    def refuse(self: socket.socket, address: Any) -> None:
+        if self.family in (socket.AF_INET, socket.AF_INET6) and address[0] not in ("127.0.0.1", "::1", "localhost"):
+            raise OSError(f"a test tried to reach {address}")
+        original(self, address)
+
+    original = socket.socket.connect
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+
+
+@pytest.fixture(scope="session")
+def tokenizer() -> TextTokenizer:
+    """WordLevel over the words of TEXTS: [PAD] is 0, [UNK] is 1."""
+    return train_tokenizer(TEXTS, TokenizerTraining(model="wordlevel", min_frequency=1, vocab_size=100))
+
+
+@pytest.fixture(scope="session")
+def encoder_config(tokenizer: TextTokenizer) -> Callable[..., EncoderConfig]:
+    """A small EncoderConfig for `tokenizer`, with changes."""
+
+    def make(**changes: Any) -> EncoderConfig:
+        small = {"embedding_dim": 8, "hidden_size": 6, "vocab_size": tokenizer.vocab_size, "unk_token_id": 1}
+        return EncoderConfig(**{**small, **changes})
+
+    return make
+
+
+@pytest.fixture
+def texts_file(tmp_path: Path) -> Path:
+    """TEXTS, one a line."""
+    path = tmp_path / "texts.txt"
+    path.write_text("\n".join(TEXTS) + "\n", encoding="utf-8")
+    return path
