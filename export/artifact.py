@@ -60,20 +60,24 @@ class Artifact:
         folder = Path(folder)
         try:
             manifest = json.loads((folder / MANIFEST_FILE).read_bytes())
-            files: dict[str, dict[str, Any]] = manifest["files"]
+            hashes = {name: file["sha256"] for name, file in manifest["files"].items()}
         except FileNotFoundError:
             raise ArtifactError(
                 f"{folder}: not an artifact ({MANIFEST_FILE} is missing); make one with scripts/export_model.py"
             ) from None
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise ArtifactError(
                 f"{folder / MANIFEST_FILE}: cannot be read ({error}); export the model again"
             ) from error
-        for name, known in files.items():
+        for name, sha256 in hashes.items():
             path = folder / name
+            if Path(name).is_absolute() or ".." in Path(name).parts:
+                raise ArtifactError(
+                    f"{folder / MANIFEST_FILE}: names {name}, which is outside the artifact; do not use it"
+                )
             if not path.is_file():
                 raise ArtifactError(f"{path}: the file is missing; export the model again")
-            if file_sha256(path) != known["sha256"]:
+            if file_sha256(path) != sha256:
                 raise ArtifactError(
                     f"{path}: the file is not the one that was exported (its sha256 differs from {MANIFEST_FILE});"
                     " export the model again"

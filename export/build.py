@@ -63,7 +63,7 @@ def build_artifact(encoder: PackedEncoder, tokenizer: TextTokenizer, output: str
         (part / TORCHSCRIPT_FILE).parent.mkdir()
         trace_to_torchscript(encoder).save(str(part / TORCHSCRIPT_FILE))
         _write_golden(part, encoder)
-        (part / CARD_FILE).write_text(model_card(encoder.config, part, ()), encoding="utf-8")
+        (part / CARD_FILE).write_text(model_card(encoder.config, part), encoding="utf-8")
         manifest = {
             "format": 1,
             "weights": weights,

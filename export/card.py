@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from pathlib import Path
 
 from export.artifact import ONNX_FILE, TOKENS_FILE, TORCHSCRIPT_FILE
-from export.report import verdict_table
-from export.validate import Verdict
+from export.report import control_line, verdict_table
+from export.validate import Validation
 from pipeline.config import EncoderConfig
 
 _LOAD_ONNX = """\
@@ -31,7 +30,7 @@ vectors = session.run(["sentence_embedding"], feeds)[0]  # float32[2, {dim}]
 """
 
 
-def model_card(config: EncoderConfig, folder: Path, verdicts: Sequence[Verdict]) -> str:
+def model_card(config: EncoderConfig, folder: Path, validation: Validation | None = None) -> str:
     """A card for the artifact in `folder`, whose files but the card itself are there."""
     pad_token = json.loads((folder / TOKENS_FILE).read_bytes()).get("pad_token", "[PAD]")
     directions = "bidirectional" if config.bidirectional else "unidirectional"
@@ -48,11 +47,10 @@ def model_card(config: EncoderConfig, folder: Path, verdicts: Sequence[Verdict])
         f"| `{name}` | {(folder / name).stat().st_size / 1e6:.2f} MB |"
         for name in ("model.safetensors", ONNX_FILE, TORCHSCRIPT_FILE)
     )
-    verdict_lines = (
-        "\n".join(verdict_table(verdicts))
-        if verdicts
-        else ("Not validated yet: run `python scripts/validate_export.py` on this folder.")
-    )
+    if validation is None:
+        verdicts = "Not validated yet: run `python scripts/validate_export.py` on this folder."
+    else:
+        verdicts = "\n".join([*verdict_table(validation.verdicts), "", control_line(validation.control)])
     return f"""---
 library_name: lengthwise
 pipeline_tag: sentence-similarity
@@ -69,7 +67,7 @@ An embedding of {config.vocab_size:,} tokens (width {config.embedding_dim}), a {
 
 ## What was validated
 
-{verdict_lines}
+{verdicts}
 
 ## Use
 

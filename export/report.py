@@ -8,25 +8,26 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-from export.validate import Verdict
+from export.validate import Validation, Verdict
 
 _WORST_SHOWN = 8
 
 
-def verdicts_to_json(verdicts: Sequence[Verdict]) -> str:
+def validation_to_json(validation: Validation) -> str:
     """Everything that was measured; differences that are not finite are written as strings."""
     record: dict[str, Any] = {
-        "passed": not failed(verdicts),
+        "passed": not validation.failed,
         "machine": {"system": platform.system(), "processor": platform.machine(), "python": platform.python_version()},
-        "verdicts": [asdict(verdict) for verdict in verdicts],
+        **asdict(validation),
     }
     return json.dumps(_finite(record), indent=1, allow_nan=False) + "\n"
 
 
-def verdicts_to_markdown(verdicts: Sequence[Verdict]) -> str:
-    """A table of verdicts, then each runtime's reason, environment and worst cases."""
-    ran = [verdict for verdict in verdicts if verdict.cases]
-    lines = ["# Validation", "", _headline(verdicts), "", *verdict_table(verdicts), ""]
+def validation_to_markdown(validation: Validation) -> str:
+    """A table of verdicts, what the control showed, then each runtime's environment and worst cases."""
+    ran = [verdict for verdict in validation.verdicts if verdict.cases]
+    lines = ["# Validation", "", _headline(validation.verdicts), "", *verdict_table(validation.verdicts), ""]
+    lines += [control_line(validation.control), ""]
     lines += [
         "A difference is |value - PyTorch's| / max(1, the row's largest value). PyTorch's value is that of the packed"
         " encoder run on each row alone, at its own length. Each runtime is compared on batches of 1, 2, 5 and 17 rows"
@@ -61,9 +62,16 @@ def verdict_table(verdicts: Sequence[Verdict]) -> list[str]:
     return lines
 
 
-def failed(verdicts: Sequence[Verdict]) -> list[Verdict]:
-    """The verdicts that say so."""
-    return [verdict for verdict in verdicts if verdict.status == "failed"]
+def control_line(control: Verdict) -> str:
+    """What the comparisons say of a graph that is wrong on purpose."""
+    what = "Control: the same ONNX graph with its lengths cut off, as exporting an unpacked LSTM gives,"
+    if control.status == "failed":
+        cosine = "" if control.min_cosine is None else f", cosine down to {control.min_cosine:.2f}"
+        return f"{what} was caught: off by {control.max_difference or 0:.2f}{cosine}."
+    return (
+        f"{what} passed: what stands in the padding does not reach this encoder's vectors (a forward LSTM, and pooling"
+        " over real tokens alone), so these comparisons say nothing about lengths."
+    )
 
 
 def _headline(verdicts: Sequence[Verdict]) -> str:

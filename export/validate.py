@@ -24,6 +24,7 @@ from tqdm import tqdm
 from export.artifact import Artifact
 from export.cases import Case, Oracle, grid_cases, one_row_at_a_time, text_cases
 from export.runtimes import NotRunnable, Outputs, Runtime
+from export.runtimes.control import LengthsIgnored
 from pipeline.checkpoint import load_encoder
 from pipeline.tokens import TokenShard
 
@@ -63,14 +64,32 @@ class Verdict:
     environment: dict[str, str]
 
 
+@dataclass(frozen=True)
+class Validation:
+    """All verdicts on an artifact.
+
+    Attributes:
+        verdicts: one a runtime, in the order in which they were asked for.
+        control: of a graph that ignores lengths, on the same comparisons; it has to fail wherever lengths matter.
+    """
+
+    verdicts: tuple[Verdict, ...]
+    control: Verdict
+
+    @property
+    def failed(self) -> tuple[Verdict, ...]:
+        """The verdicts of runtimes that failed; one that was not run has not."""
+        return tuple(verdict for verdict in self.verdicts if verdict.status == "failed")
+
+
 def validate_artifact(
     artifact: Artifact,
     runtimes: Iterable[type[Runtime]],
     texts: TokenShard | None = None,
     *,
     show_progress: bool = False,
-) -> list[Verdict]:
-    """A verdict for each runtime.
+) -> Validation:
+    """A verdict for each runtime, and for the control.
 
     Args:
         texts: ids of real texts, compared besides the grid and the golden vectors.
@@ -81,10 +100,12 @@ def validate_artifact(
     golden = artifact.load_golden()
     checks = [(case, one_row_at_a_time(encoder, case)) for case in tqdm(cases, "oracle", disable=not show_progress)]
     checks.append((Case("golden", golden.input_ids, golden.lengths), Oracle(golden.vectors, None)))
-    return [
-        judge(runtime(), artifact.folder, checks, vocab_size)
-        for runtime in tqdm(list(runtimes), "validate", unit=" runtimes", disable=not show_progress)
-    ]
+    kinds: list[type[Runtime]] = [*runtimes, LengthsIgnored]
+    *verdicts, control = (
+        judge(kind(), artifact.folder, checks, vocab_size)
+        for kind in tqdm(kinds, "validate", unit=" runtimes", disable=not show_progress)
+    )
+    return Validation(tuple(verdicts), control)
 
 
 def judge(runtime: Runtime, folder: Path, checks: Sequence[tuple[Case, Oracle]], vocab_size: int) -> Verdict:
@@ -185,7 +206,9 @@ class _Tally:
         """A percentile over the vectors' values of all comparisons."""
         if not self._differences:
             return None
-        return float(np.percentile(np.nan_to_num(np.concatenate(self._differences), nan=np.inf), percent))
+        return float(
+            np.percentile(np.nan_to_num(np.concatenate(self._differences), nan=np.inf), percent, method="higher")
+        )
 
     def _add(self, name: str, of_vectors: NDArray[np.float64], *of_states: NDArray[np.float64]) -> None:
         self._differences.append(of_vectors.ravel())

@@ -54,18 +54,16 @@ def main(config: Path, overrides: tuple[str, ...]) -> None:
     _say(f"python scripts/export_model.py {config}")
     artifact = export_model.export(run)
     _say(f"python scripts/validate_export.py {artifact.folder} --texts {config}")
-    verdicts = validate_export.validate(artifact.folder, run)
-
-    from export.report import failed
+    validation = validate_export.validate(artifact.folder, run)
 
     click.echo(f"\ncorpus      {run.dataset.path}")
     click.echo(f"tokenizer   {run.tokenizer.path}")
     click.echo(f"checkpoint  {run.model.path} (never trained: its vectors do not compare texts)")
     click.echo(encode_dataset.summary(run, report))
     click.echo(f"artifact    {artifact.folder}")
-    click.echo(validate_export.summary(verdicts))
+    click.echo(validate_export.summary(validation))
     click.echo(f"report      {artifact.folder}/validation.md")
-    if failed(verdicts):
+    if validation.failed:
         raise SystemExit(1)
 
 

@@ -9,34 +9,34 @@ import click
 from _common import Verb, load_run
 
 if TYPE_CHECKING:
-    from export.validate import Verdict
+    from export.validate import Validation
     from pipeline.config import RunConfig
     from pipeline.tokens import TokenShard
 
 TEXT_ROWS = 256
 
 
-def validate(folder: Path, run: RunConfig | None, rows: int = TEXT_ROWS) -> list[Verdict]:
+def validate(folder: Path, run: RunConfig | None, rows: int = TEXT_ROWS) -> Validation:
     """Validate, and write validation.json, validation.md and the card into the artifact."""
     from export.artifact import CARD_FILE, VALIDATION_JSON, VALIDATION_MD, Artifact
     from export.card import model_card
-    from export.report import verdicts_to_json, verdicts_to_markdown
+    from export.report import validation_to_json, validation_to_markdown
     from export.runtimes import RUNTIMES
     from export.validate import validate_artifact
     from pipeline.checkpoint import load_encoder_config
 
     artifact = Artifact.open(folder)
     texts = None if run is None else first_texts(folder, run, rows)
-    verdicts = validate_artifact(artifact, RUNTIMES, texts, show_progress=True)
+    validation = validate_artifact(artifact, RUNTIMES, texts, show_progress=True)
     config = load_encoder_config(folder / "config.json")
     artifact.with_files(
         {
-            VALIDATION_JSON: verdicts_to_json(verdicts),
-            VALIDATION_MD: verdicts_to_markdown(verdicts),
-            CARD_FILE: model_card(config, folder, verdicts),
+            VALIDATION_JSON: validation_to_json(validation),
+            VALIDATION_MD: validation_to_markdown(validation),
+            CARD_FILE: model_card(config, folder, validation),
         }
     )
-    return verdicts
+    return validation
 
 
 def first_texts(folder: Path, run: RunConfig, rows: int) -> TokenShard:
@@ -51,15 +51,17 @@ def first_texts(folder: Path, run: RunConfig, rows: int) -> TokenShard:
     return tokenize_texts(texts, load_tokenizer(folder), max_length=512, truncate=True)
 
 
-def summary(verdicts: list[Verdict]) -> str:
-    """A line a runtime."""
+def summary(validation: Validation) -> str:
+    """A line a runtime, then what the control showed."""
+    from export.report import control_line
+
     lines = []
-    for verdict in verdicts:
+    for verdict in validation.verdicts:
         worst = "" if verdict.max_difference is None else f"largest difference {verdict.max_difference:.2e}"
         lines.append(
             f"{verdict.status:11} {verdict.runtime}: {worst}{'; ' if worst and verdict.reason else ''}{verdict.reason}"
         )
-    return "\n".join(lines)
+    return "\n".join([*lines, f"control     {control_line(validation.control).removeprefix('Control: ')}"])
 
 
 @click.command(cls=Verb)
@@ -69,12 +71,10 @@ def summary(verdicts: list[Verdict]) -> str:
 @click.option("--set", "overrides", multiple=True, metavar="KEY.PATH=VALUE", help="Change one setting of --texts.")
 def main(artifact: Path, config: Path | None, rows: int, overrides: tuple[str, ...]) -> None:
     """Compare the runtimes of ARTIFACT with PyTorch. Exits with 1 if any of them fails."""
-    from export.report import failed
-
-    verdicts = validate(artifact, None if config is None else load_run(config, overrides), rows)
-    click.echo(summary(verdicts))
+    validation = validate(artifact, None if config is None else load_run(config, overrides), rows)
+    click.echo(summary(validation))
     click.echo(f"report      {artifact}/validation.md")
-    if failed(verdicts):
+    if validation.failed:
         raise SystemExit(1)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import socket
 from collections.abc import Callable
 from pathlib import Path
@@ -63,3 +64,24 @@ def texts_file(tmp_path: Path) -> Path:
     path = tmp_path / "texts.txt"
     path.write_text("\n".join(TEXTS) + "\n", encoding="utf-8")
     return path
+
+
+@pytest.fixture(scope="session")
+def _built_artifact(
+    tmp_path_factory: pytest.TempPathFactory, tokenizer: TextTokenizer, encoder_config: Callable[..., EncoderConfig]
+) -> Path:
+    from export.build import build_artifact
+    from pipeline.encoder import seeded_encoder
+
+    config = encoder_config(
+        num_layers=2, bidirectional=True, normalize=True, trained=False, tokenizer_fingerprint=tokenizer.fingerprint
+    )
+    folder = tmp_path_factory.mktemp("built") / "artifact"
+    build_artifact(seeded_encoder(config, 0), tokenizer, folder)
+    return folder
+
+
+@pytest.fixture
+def artifact_folder(_built_artifact: Path, tmp_path: Path) -> Path:
+    """A copy, to be damaged at will, of the artifact of a two-layer bidirectional encoder."""
+    return Path(shutil.copytree(_built_artifact, tmp_path / "artifact"))

@@ -1,0 +1,44 @@
+# Everything here runs in a virtual environment of its own (.venv), made on first use.
+#   make quickstart   the whole way on a real corpus
+#   make test         the whole test suite
+#   make check        lint, types and the whole test suite
+
+PYTHON ?= python3
+VENV   ?= .venv
+# onnxruntime and onnxruntime-gpu bring the same module: one of them, by the machine.
+RUNTIME ?= $(shell command -v nvidia-smi >/dev/null 2>&1 && echo gpu || echo cpu)
+CONFIG ?= configs/quickstart.yaml
+
+BIN   := $(VENV)/bin
+STAMP := $(VENV)/.installed-$(RUNTIME)
+
+.PHONY: quickstart test test-fast lint types check clean
+
+quickstart: $(STAMP)
+	$(BIN)/python scripts/quickstart.py $(CONFIG)
+
+test: $(STAMP)
+	$(BIN)/python -m pytest
+
+test-fast: $(STAMP)
+	$(BIN)/python -m pytest -m "not slow"
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(STAMP)
+	$(BIN)/mypy
+
+check: lint types test
+
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+		|| { echo "error: $(PYTHON) is older than Python 3.11; give another one: make PYTHON=python3.12 ..." >&2; exit 1; }
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[$(RUNTIME),quickstart,dev]'
+	@rm -f $(VENV)/.installed-*
+	@touch $@
+
+clean:
+	rm -rf $(VENV) runs/quickstart

@@ -1,0 +1,30 @@
+"""A wrong runtime, on purpose: the native graph with its lengths cut off.
+
+This is what exporting an unpacked nn.LSTM gives, and what a runtime computes that ignores `sequence_lens`. If the
+comparisons cannot tell it from the right one, a pass of the others says nothing about lengths.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import onnx
+import onnxruntime
+
+from export.runtimes.onnxruntime import OnnxRuntimeCpu
+
+
+class LengthsIgnored(OnnxRuntimeCpu):
+    """onnxruntime on the CPU, with `sequence_lens` disconnected from every LSTM."""
+
+    name = "control: lengths ignored"
+
+    def load(self, artifact: Path) -> None:
+        path = artifact / self.file
+        model = onnx.load(path)
+        for node in model.graph.node:
+            if node.op_type == "LSTM":
+                node.input[4] = ""
+        self._session = onnxruntime.InferenceSession(
+            model.SerializeToString(), self._options(), providers=list(self._providers)
+        )

@@ -1,0 +1,122 @@
+"""Building an artifact: every file of the contract, and nothing half-written."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from tokenizers import Tokenizer
+
+from export import build
+from export.artifact import Artifact
+from export.build import build_artifact
+from export.trace import OPSET
+from pipeline.checkpoint import load_checkpoint, weights_fingerprint
+from pipeline.config import EncoderConfig
+from pipeline.encode import encode_texts
+from pipeline.encoder import TorchEngine, seeded_encoder
+from pipeline.errors import ArtifactError
+from pipeline.tokenizer import TextTokenizer
+from tests.conftest import TEXTS
+
+FILES = {
+    "config.json",
+    "model.safetensors",
+    "README.md",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "onnx/model.onnx",
+    "torchscript/model.pt",
+    "golden.safetensors",
+}
+
+
+def test_it_holds_the_files_of_the_contract(artifact_folder: Path) -> None:
+    assert set(Artifact.open(artifact_folder).manifest["files"]) == FILES
+
+
+def test_it_is_a_checkpoint_too(artifact_folder: Path, tokenizer: TextTokenizer) -> None:
+    encoder, loaded = load_checkpoint(artifact_folder)
+    assert loaded.fingerprint == tokenizer.fingerprint
+    assert Artifact.open(artifact_folder).manifest["weights"] == weights_fingerprint(encoder)
+
+
+def test_the_graph_names_its_weights_and_pooling(artifact_folder: Path) -> None:
+    model = onnx.load(artifact_folder / "onnx/model.onnx")
+    found = {item.key: item.value for item in model.metadata_props}
+    assert found["lengthwise.pooling"] == "mean"
+    assert found["lengthwise.pad_token_id"] == "0"
+    assert found["lengthwise.trained"] == "false"
+    assert found["lengthwise.weights_sha256"] == Artifact.open(artifact_folder).manifest["weights"]
+    assert Artifact.open(artifact_folder).manifest["versions"]["opset"] == OPSET
+
+
+def test_tokenizer_settings_are_what_hugging_face_clients_read(artifact_folder: Path) -> None:
+    settings = json.loads((artifact_folder / "tokenizer_config.json").read_text())
+    assert settings["model_input_names"] == ["input_ids", "attention_mask"]
+    assert settings["padding_side"] == "right"
+    tokens = json.loads((artifact_folder / "special_tokens_map.json").read_text())
+    assert tokens == {"pad_token": "[PAD]", "unk_token": "[UNK]"}
+
+
+def test_the_card_says_that_the_model_was_never_trained_and_not_validated(artifact_folder: Path) -> None:
+    card = (artifact_folder / "README.md").read_text()
+    assert "Never trained" in card
+    assert "Not validated yet" in card
+
+
+def test_the_cards_code_gives_the_vectors_of_batch_encoding(
+    artifact_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code = (artifact_folder / "README.md").read_text().split("```python\n")[1].split("```")[0]
+    monkeypatch.chdir(artifact_folder)
+    names: dict[str, np.ndarray] = {}
+    exec(code.replace("a short text", TEXTS[0]).replace("another text, which is longer", TEXTS[3]), names)
+    encoder, tokenizer = load_checkpoint(artifact_folder)
+    right = encode_texts([TEXTS[0], TEXTS[3]], tokenizer, TorchEngine(encoder))
+    np.testing.assert_allclose(names["vectors"], right, atol=1e-6, rtol=0)
+
+
+def test_the_tokenizer_file_opens_without_us(artifact_folder: Path, tokenizer: TextTokenizer) -> None:
+    opened = Tokenizer.from_file(str(artifact_folder / "tokenizer.json"))
+    assert opened.encode(TEXTS[0]).ids == tokenizer.encode_batch([TEXTS[0]])[0].ids
+
+
+def test_building_twice_gives_the_same_vectors_and_graph(
+    tmp_path: Path, tokenizer: TextTokenizer, encoder_config: Callable[..., EncoderConfig]
+) -> None:
+    encoder = seeded_encoder(encoder_config(), 0)
+    first = build_artifact(encoder, tokenizer, tmp_path / "a").manifest["files"]
+    again = build_artifact(encoder, tokenizer, tmp_path / "a").manifest["files"]
+    same = FILES - {"torchscript/model.pt"}
+    assert {name: first[name] for name in same} == {name: again[name] for name in same}
+
+
+def test_a_folder_with_something_else_is_refused_and_left_alone(
+    tmp_path: Path, tokenizer: TextTokenizer, encoder_config: Callable[..., EncoderConfig]
+) -> None:
+    (tmp_path / "thesis.txt").write_text("years of work")
+    with pytest.raises(ArtifactError, match=r"not empty, and not an artifact.*export\.output"):
+        build_artifact(seeded_encoder(encoder_config(), 0), tokenizer, tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
+
+
+def test_a_failed_export_leaves_the_older_artifact(
+    artifact_folder: Path, tokenizer: TextTokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = Artifact.open(artifact_folder).manifest
+
+    def refuse(*_: object) -> None:
+        raise ArtifactError("the exporter refuses")
+
+    monkeypatch.setattr(build, "trace_to_torchscript", refuse)
+    encoder, _ = load_checkpoint(artifact_folder)
+    with pytest.raises(ArtifactError, match="the exporter refuses"):
+        build_artifact(encoder, tokenizer, artifact_folder)
+    assert Artifact.open(artifact_folder).manifest == before
+    assert [path.name for path in artifact_folder.parent.iterdir()] == [artifact_folder.name]

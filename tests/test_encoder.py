@@ -1,0 +1,179 @@
+"""The encoder: the worked example first, then exactness over all shapes and poolings."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from pipeline.config import EncoderConfig
+from pipeline.encoder import PackedEncoder, TorchEngine, seeded_encoder
+from pipeline.errors import LengthwiseError
+
+EXAMPLE = ([1, 2, 3], [4, 5], [6, 7, 8, 9, 10])
+SHAPES = list(itertools.product((1, 2, 3), (False, True), ("last", "mean", "max", "sum")))
+
+
+def padded(rows: tuple[list[int], ...], fill: int = 0) -> tuple[Tensor, Tensor]:
+    longest = max(map(len, rows))
+    return (
+        torch.tensor([row + [fill] * (longest - len(row)) for row in rows]),
+        torch.tensor([len(row) for row in rows]),
+    )
+
+
+@pytest.fixture
+def example_encoder() -> PackedEncoder:
+    return seeded_encoder(EncoderConfig(vocab_size=11, embedding_dim=6, hidden_size=2, pooling="last"), seed=0)
+
+
+class TestWorkedExample:
+    def test_packing_orders_rows_and_keeps_real_ids_alone(self, example_encoder: PackedEncoder) -> None:
+        packed = example_encoder.pack(*padded(EXAMPLE))
+        assert packed.batch_sizes.tolist() == [3, 3, 2, 1, 1]
+        assert packed.sorted_indices.tolist() == [2, 0, 1]
+        assert packed.unsorted_indices.tolist() == [1, 2, 0]
+        assert packed.data.tolist() == [6, 1, 4, 7, 2, 5, 8, 3, 9, 10]
+
+    def test_nothing_is_computed_for_padding(
+        self, example_encoder: PackedEncoder, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        embedded, recurrent = [], []
+        example_encoder.embedding.register_forward_hook(lambda _, given, out: embedded.append(out.shape))
+        example_encoder.lstm.register_forward_hook(lambda _, given, out: recurrent.append(out[0].data.shape))
+        example_encoder(*padded(EXAMPLE))
+        assert embedded == [(10, 6)]
+        assert recurrent == [(10, 2)]
+
+    def test_states_beyond_a_row_are_exactly_zero(self, example_encoder: PackedEncoder) -> None:
+        states, _ = example_encoder.token_states(*padded(EXAMPLE))
+        assert states.shape == (3, 5, 2)
+        for row, ids in enumerate(EXAMPLE):
+            assert (states[row, len(ids) :] == 0).all()
+            assert (states[row, : len(ids)] != 0).all()
+
+    def test_the_vector_is_the_state_at_the_last_real_token_in_the_original_order(
+        self, example_encoder: PackedEncoder
+    ) -> None:
+        input_ids, lengths = padded(EXAMPLE)
+        states, last = example_encoder.token_states(input_ids, lengths)
+        for row, ids in enumerate(EXAMPLE):
+            assert torch.equal(last[row], states[row, len(ids) - 1])
+        assert torch.equal(example_encoder(input_ids, lengths), last)
+
+    def test_it_is_what_an_lstm_without_padding_or_packing_gives(self, example_encoder: PackedEncoder) -> None:
+        vectors = example_encoder(*padded(EXAMPLE))
+        for row, ids in enumerate(EXAMPLE):
+            _, (hidden, _) = example_encoder.lstm(example_encoder.embedding(torch.tensor([ids])))
+            torch.testing.assert_close(vectors[row], hidden[-1, 0], atol=1e-7, rtol=0)
+
+
+def by_hand(encoder: PackedEncoder, ids: list[int]) -> Tensor:
+    """One row's vector from a plain nn.LSTM on the row alone."""
+    config = encoder.config
+    states, (hidden, _) = encoder.lstm(encoder.embedding(torch.tensor([ids])))
+    pooled = {
+        "last": torch.cat([hidden[i, 0] for i in range(-config.directions, 0)]),
+        "mean": states[0].mean(0),
+        "max": states[0].max(0).values,
+        "sum": states[0].sum(0),
+    }[config.pooling]
+    if encoder.projection is not None:
+        pooled = encoder.projection(pooled)
+    return nn.functional.normalize(pooled, dim=0) if config.normalize else pooled
+
+
+@pytest.mark.parametrize(("layers", "bidirectional", "pooling"), SHAPES)
+@pytest.mark.parametrize(("projection", "normalize"), [(None, False), (5, True)])
+def test_every_shape_equals_rows_one_by_one(
+    layers: int, bidirectional: bool, pooling: str, projection: int | None, normalize: bool
+) -> None:
+    config = EncoderConfig(
+        vocab_size=11,
+        embedding_dim=6,
+        hidden_size=4,
+        num_layers=layers,
+        bidirectional=bidirectional,
+        pooling=pooling,
+        projection_dim=projection,
+        normalize=normalize,
+    )
+    encoder = seeded_encoder(config, seed=1)
+    rows = ([3], *EXAMPLE, [9, 9, 1, 2, 3, 4, 5, 6, 7], [2])
+    vectors = encoder(*padded(rows, fill=7))
+    assert vectors.shape == (len(rows), config.dim)
+    for row, ids in enumerate(rows):
+        torch.testing.assert_close(vectors[row], by_hand(encoder, ids), atol=1e-6, rtol=0)
+
+
+@settings(deadline=None, max_examples=30)
+@given(
+    rows=st.lists(st.lists(st.integers(0, 19), min_size=1, max_size=12), min_size=1, max_size=9),
+    fill=st.integers(0, 19),
+    extra=st.integers(0, 5),
+    pooling=st.sampled_from(["last", "mean", "max", "sum"]),
+    seed=st.integers(0, 3),
+)
+def test_a_row_alone_equals_the_row_in_any_batch(
+    rows: list[list[int]], fill: int, extra: int, pooling: str, seed: int
+) -> None:
+    config = EncoderConfig(vocab_size=20, embedding_dim=5, hidden_size=3, bidirectional=True, pooling=pooling)
+    encoder = seeded_encoder(config, seed)
+    input_ids, lengths = padded(tuple(rows), fill)
+    wider = torch.nn.functional.pad(input_ids, (0, extra), value=fill)
+    vectors = encoder(wider, lengths)
+    for row, ids in enumerate(rows):
+        alone = encoder(torch.tensor([ids]), torch.tensor([len(ids)]))[0]
+        torch.testing.assert_close(vectors[row], alone, atol=1e-6, rtol=0)
+
+
+def test_gradients_reach_every_weight(encoder_config: Callable[..., EncoderConfig]) -> None:
+    encoder = PackedEncoder(encoder_config(num_layers=2, bidirectional=True, projection_dim=3, normalize=True))
+    encoder(*padded(EXAMPLE)).sum().backward()
+    assert all(weight.grad is not None and weight.grad.abs().sum() > 0 for weight in encoder.parameters())
+
+
+def test_a_seed_gives_the_same_weights_and_another_seed_others(encoder_config: Callable[..., EncoderConfig]) -> None:
+    first, again, other = (seeded_encoder(encoder_config(), seed).state_dict() for seed in (1, 1, 2))
+    assert all(torch.equal(first[name], again[name]) for name in first)
+    assert not any(torch.equal(first[name], other[name]) for name in first)
+
+
+def test_seeding_fills_all_weights_within_their_bounds(encoder_config: Callable[..., EncoderConfig]) -> None:
+    weights = seeded_encoder(encoder_config(hidden_size=16, projection_dim=4), 0).state_dict()
+    for name, weight in weights.items():
+        assert weight.std() > 0.01, name
+        if name != "embedding.weight":
+            assert weight.abs().max() <= 0.25, name
+
+
+def test_the_engine_gives_float32_rows(encoder_config: Callable[..., EncoderConfig]) -> None:
+    encoder = seeded_encoder(encoder_config(pooling="max"), 0)
+    input_ids, lengths = padded(EXAMPLE)
+    vectors = TorchEngine(encoder).encode_batch(input_ids.numpy(), lengths.numpy())
+    assert vectors.dtype == "float32"
+    torch.testing.assert_close(torch.from_numpy(vectors), encoder(input_ids, lengths).detach(), atol=0, rtol=0)
+
+
+def test_a_gpu_that_is_not_there_is_refused(
+    encoder_config: Callable[..., EncoderConfig], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(LengthwiseError, match=r"encode\.device is cuda.*cpu or auto"):
+        TorchEngine(seeded_encoder(encoder_config(), 0), "cuda")
+    assert TorchEngine(seeded_encoder(encoder_config(), 0), "auto").device.type == "cpu"
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no NVIDIA GPU here: the CUDA engine was not run")
+def test_the_gpu_gives_the_same_vectors(encoder_config: Callable[..., EncoderConfig]) -> None:
+    config = encoder_config(num_layers=2, bidirectional=True, vocab_size=20)
+    input_ids, lengths = padded(EXAMPLE)
+    on_cpu = TorchEngine(seeded_encoder(config, 0)).encode_batch(input_ids.numpy(), lengths.numpy())
+    on_gpu = TorchEngine(seeded_encoder(config, 0), "cuda").encode_batch(input_ids.numpy(), lengths.numpy())
+    torch.testing.assert_close(torch.from_numpy(on_gpu), torch.from_numpy(on_cpu), atol=1e-5, rtol=0)

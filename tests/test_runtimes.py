@@ -1,0 +1,142 @@
+"""The runtimes' own guards: above all, that CUDA is never taken for granted."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import pytest
+
+from export.artifact import Artifact
+from export.runtimes import RUNTIMES, NotRunnable, OnnxRuntimeCpu, OnnxRuntimeCuda, PyTorchEager, TorchScript
+from export.runtimes import onnxruntime as adapter
+from export.validate import validate_artifact
+
+IDS, MASK = np.array([[2, 3, 4], [5, 6, 0]], np.int64), np.array([[1, 1, 1], [1, 0, 0]], np.int64)
+CUDA, CPU = "CUDAExecutionProvider", "CPUExecutionProvider"
+
+
+@pytest.mark.parametrize("kind", [PyTorchEager, OnnxRuntimeCpu, TorchScript])
+def test_each_runtime_gives_both_outputs_and_says_what_it_is(kind: type, artifact_folder: Path) -> None:
+    runtime = kind()
+    runtime.load(artifact_folder)
+    vectors, states = runtime.run(IDS, MASK)
+    assert (vectors.dtype, states.dtype) == (np.float32, np.float32)
+    assert (vectors.shape, states.shape) == ((2, 12), (2, 3, 12))
+    assert all(runtime.describe().values())
+
+
+def test_names_and_files_are_distinct_or_meant_to_be_shared() -> None:
+    assert len({runtime.name for runtime in RUNTIMES}) == len(RUNTIMES)
+    assert OnnxRuntimeCuda.file == OnnxRuntimeCpu.file
+
+
+class FakeSession:
+    """What onnxruntime would say of a session, as far as the proof asks."""
+
+    def __init__(self, providers: list[str], placement: dict[str, str]) -> None:
+        self._providers, self._placement = providers, placement
+
+    def get_providers(self) -> list[str]:
+        return self._providers
+
+    def disable_fallback(self) -> None:
+        self.fallback_disabled = True
+
+    def get_provider_graph_assignment_info(self) -> list[Any]:
+        return [
+            SimpleNamespace(ep_name=ep, get_nodes=lambda op=op: [SimpleNamespace(op_type=op)])
+            for op, ep in self._placement.items()
+        ]
+
+    def run(self, names: list[str], feeds: dict[str, Any]) -> list[Any]:
+        return [np.zeros((2, 12), np.float32), np.zeros((2, 3, 12), np.float32)]
+
+
+def fake(monkeypatch: pytest.MonkeyPatch, session: FakeSession) -> dict[str, Any]:
+    asked: dict[str, Any] = {}
+
+    def make(path: str, options: onnxruntime.SessionOptions, providers: list[Any]) -> FakeSession:
+        asked["providers"] = providers
+        asked["records placement"] = options.get_session_config_entry("session.record_ep_graph_assignment_info")
+        return session
+
+    monkeypatch.setattr(adapter.onnxruntime, "get_available_providers", lambda: [CUDA, CPU])
+    monkeypatch.setattr(adapter.onnxruntime, "InferenceSession", make)
+    return asked
+
+
+def test_cuda_counts_where_every_lstm_and_gather_is_on_it(
+    monkeypatch: pytest.MonkeyPatch, artifact_folder: Path
+) -> None:
+    session = FakeSession([CUDA, CPU], {"LSTM": CUDA, "Gather": CUDA, "Shape": CPU})
+    asked = fake(monkeypatch, session)
+    runtime = OnnxRuntimeCuda()
+    runtime.load(artifact_folder)
+    runtime.run(IDS, MASK)
+    assert asked == {"providers": [(CUDA, {"use_tf32": "0"}), CPU], "records placement": "1"}
+    assert session.fallback_disabled
+    assert runtime.describe()["placement"] == f"LSTM on {CUDA}, Gather on {CUDA}"
+
+
+@pytest.mark.parametrize(
+    ("providers", "placement", "reason"),
+    [
+        ([CPU], {"LSTM": CPU, "Gather": CPU}, "fell back to the CPU"),
+        ([CUDA, CPU], {"LSTM": CPU, "Gather": CUDA}, f"LSTM on {CPU}"),
+        ([CUDA, CPU], {"LSTM": CUDA, "Gather": CPU}, f"Gather on {CPU}"),
+        ([CUDA, CPU], {}, "no LSTM or Gather at all"),
+    ],
+)
+def test_cuda_that_did_not_do_the_work_was_not_run(
+    providers: list[str],
+    placement: dict[str, str],
+    reason: str,
+    monkeypatch: pytest.MonkeyPatch,
+    artifact_folder: Path,
+) -> None:
+    fake(monkeypatch, FakeSession(providers, placement))
+    with pytest.raises(NotRunnable, match=reason):
+        OnnxRuntimeCuda().load(artifact_folder)
+
+
+def test_a_fall_back_during_a_run_is_noticed(monkeypatch: pytest.MonkeyPatch, artifact_folder: Path) -> None:
+    session = FakeSession([CUDA, CPU], {"LSTM": CUDA, "Gather": CUDA})
+    fake(monkeypatch, session)
+    runtime = OnnxRuntimeCuda()
+    runtime.load(artifact_folder)
+    session._providers = [CPU]
+    with pytest.raises(NotRunnable, match="fell back"):
+        runtime.run(IDS, MASK)
+
+
+def test_without_cuda_it_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch, artifact_folder: Path) -> None:
+    monkeypatch.setattr(adapter.onnxruntime, "get_available_providers", lambda: [CPU])
+    with pytest.raises(NotRunnable, match="install onnxruntime-gpu"):
+        OnnxRuntimeCuda().load(artifact_folder)
+
+
+def test_a_session_that_cannot_be_made_on_cuda_was_not_run(
+    monkeypatch: pytest.MonkeyPatch, artifact_folder: Path
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise RuntimeError("libcudnn is missing")
+
+    monkeypatch.setattr(adapter.onnxruntime, "get_available_providers", lambda: [CUDA, CPU])
+    monkeypatch.setattr(adapter.onnxruntime, "InferenceSession", refuse)
+    with pytest.raises(NotRunnable, match="libcudnn is missing"):
+        OnnxRuntimeCuda().load(artifact_folder)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(
+    CUDA not in onnxruntime.get_available_providers(), reason="onnxruntime has no CUDA here: parity on CUDA was not run"
+)
+def test_the_gpu_gives_the_same_vectors(artifact_folder: Path) -> None:
+    (verdict,) = validate_artifact(Artifact.open(artifact_folder), [OnnxRuntimeCuda]).verdicts
+    if verdict.status == "not run":
+        pytest.skip(f"parity on CUDA was not run: {verdict.reason}")
+    assert verdict.status == "passed", verdict.reason
