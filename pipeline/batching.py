@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,7 +22,7 @@ from numpy.typing import NDArray
 from pipeline.config import BatchingSettings
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class BatchPlan:
     """Which rows are encoded together.
 
@@ -40,7 +41,7 @@ class BatchPlan:
         return len(self.starts) - 1
 
     def __iter__(self) -> Iterator[NDArray[np.int64]]:
-        for start, stop in zip(self.starts[:-1], self.starts[1:], strict=True):
+        for start, stop in pairwise(self.starts):
             yield self.rows[start:stop]
 
 
@@ -97,15 +98,16 @@ def plan_batches(lengths: NDArray[np.integer], settings: BatchingSettings = Batc
     Returns:
         The plan: the same for the same lengths and settings, whatever runs it.
     """
-    order = np.argsort(-lengths.astype(np.int64), kind="stable").astype(np.int64)
+    lengths = lengths.astype(np.int64)
+    order = np.argsort(-lengths, kind="stable")
     order = order[lengths[order] > 0]
     ordered = lengths[order]
     sizes: list[int] = []
     chosen: list[NDArray[np.int64]] = []
     rare: list[NDArray[np.int64]] = []
-    run_starts = np.flatnonzero(np.diff(ordered, prepend=-1))
-    for start, stop in zip(run_starts, [*run_starts[1:], len(order)], strict=True):
-        count, room = int(stop - start), _rows_that_fit(int(ordered[start]), settings)
+    edges = [*np.flatnonzero(np.diff(ordered, prepend=0)).tolist(), len(order)]
+    for start, stop in pairwise(edges):
+        count, room = stop - start, _rows_that_fit(int(ordered[start]), settings)
         if count < min(settings.min_equal_rows, room):
             rare.append(order[start:stop])
             continue

@@ -26,7 +26,8 @@ Pooling = Literal["last", "mean", "max", "sum"]
 TokenizerModel = Literal["wordpiece", "bpe", "byte_bpe", "unigram", "wordlevel", "char"]
 Normalizer = Literal["nfc", "nfd", "nfkc", "nfkd", "lowercase", "strip", "strip_accents", "bert"]
 PreTokenizer = Literal["whitespace", "whitespace_split", "bert", "punctuation", "digits", "byte_level", "metaspace"]
-Names = Annotated[tuple[str, ...], Field(strict=False)]
+NonEmpty = Annotated[str, Field(min_length=1)]
+Names = Annotated[tuple[NonEmpty, ...], Field(strict=False)]
 PositiveInt = Annotated[int, Field(ge=1)]
 OUTPUT_COLUMNS = ("embedding", "num_tokens", "truncated")
 
@@ -59,14 +60,14 @@ class DatasetSettings(Settings):
         if taken:
             raise ValueError(f"holds {taken}, which the output itself writes; rename them in the input")
         if len(set(columns)) != len(columns):
-            raise ValueError("names a column twice; name each once")
+            raise ValueError(f"is {list(columns)}, which names a column twice; name each once")
         return columns
 
 
 class TokenizerTraining(Settings):
     """How `train_tokenizer` trains."""
 
-    model: TokenizerModel = Field("wordpiece", description="the algorithm")
+    model: TokenizerModel = Field("byte_bpe", description="the algorithm")
     vocab_size: PositiveInt = Field(8_000, description="the largest vocabulary, special tokens included")
     min_frequency: PositiveInt = Field(2, description="a token (or merge) seen less often is left out; not for unigram")
     normalizers: Annotated[tuple[Normalizer, ...], Field(strict=False)] = Field(
@@ -75,11 +76,18 @@ class TokenizerTraining(Settings):
     pre_tokenizer: PreTokenizer | None = Field(
         None, description="how text is cut before the algorithm; the algorithm's usual one where it is left out"
     )
-    pad_token: str = Field("[PAD]", description="its id fills the padding of a batch; id 0")
-    unk_token: str = Field("[UNK]", description="stands for what the vocabulary lacks; id 1")
-    bos_token: str | None = Field(None, description="put before every text")
-    eos_token: str | None = Field(None, description="put after every text")
+    pad_token: NonEmpty = Field("[PAD]", description="its id fills the padding of a batch; id 0")
+    unk_token: NonEmpty = Field("[UNK]", description="stands for what the vocabulary lacks; id 1")
+    bos_token: NonEmpty | None = Field(None, description="put before every text")
+    eos_token: NonEmpty | None = Field(None, description="put after every text")
     special_tokens: Names = Field((), description="further tokens that are never split")
+
+    @field_validator("pre_tokenizer")
+    @classmethod
+    def _characters_are_cut_one_way(cls, value: PreTokenizer | None, info: ValidationInfo) -> PreTokenizer | None:
+        if value is not None and info.data.get("model") == "char":
+            raise ValueError(f"is {value!r}, but the char model cuts a text into characters itself; leave it out")
+        return value
 
 
 class TokenizerSettings(Settings):
@@ -150,7 +158,7 @@ class ModelSettings(Settings):
 
     path: str = Field(description="the checkpoint folder")
     init: EncoderSettings = EncoderSettings()
-    seed: int = Field(0, description="the seed of init_model's weights")
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = Field(0, description="the seed of init_model's weights")
 
 
 class BatchingSettings(Settings):
@@ -181,30 +189,35 @@ class ExportSettings(Settings):
 class RunConfig(Settings):
     """One run, from a dataset to vectors and an artifact."""
 
-    dataset: DatasetSettings
+    dataset: DatasetSettings = Field(description="where the rows come from, at least dataset.path")
     tokenizer: TokenizerSettings = TokenizerSettings()
-    model: ModelSettings
+    model: ModelSettings = Field(description="which checkpoint, at least model.path")
     batching: BatchingSettings = BatchingSettings()
     encode: EncodeSettings = EncodeSettings()
     export: ExportSettings = ExportSettings()
 
     def to_yaml(self) -> str:
         """The resolved configuration, defaults included, as YAML that `load_config` reads back to an equal run."""
-        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+        text: str = yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+        if "\x85" in text:  # the one character that PyYAML writes as itself and reads as a line's end
+            text = yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
+        return text
 
 
 class _UniqueKeyLoader(yaml.SafeLoader):
     """SafeLoader that refuses a key written twice, which YAML would otherwise settle in silence."""
 
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen: set[Any] = set()
-        for key_node, _ in node.value:
-            key = self.construct_object(key_node, deep=True)
-            if key in seen:
-                line = key_node.start_mark.line + 1
-                raise ConfigError(f"line {line}: the key {key!r} is written twice in one section; keep one of the two")
-            seen.add(key)
-        return super().construct_mapping(node, deep)
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        node = super().compose_mapping_node(anchor)
+        seen: set[tuple[str, str]] = set()
+        for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                continue  # a list or a mapping: refused when the mapping is built
+            if (key.tag, key.value) in seen:
+                problem = f"the key {key.value!r} is written twice in one section; keep one of the two"
+                raise yaml.MarkedYAMLError(problem=problem, problem_mark=key.start_mark)
+            seen.add((key.tag, key.value))
+        return node
 
 
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
@@ -224,12 +237,7 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
         raise ConfigError(
             f"{path}: the configuration cannot be read ({error}); give the path of a YAML file"
         ) from error
-    try:
-        data = yaml.load(text, _UniqueKeyLoader)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path}: not YAML: {error}") from error
-    except ConfigError as error:
-        raise ConfigError(f"{path}: {error}") from None
+    data = _parse_yaml(text, str(path))
     if not isinstance(data, dict):
         raise ConfigError(f"{path}: holds {_shown(data)}, not sections; see configs/quickstart.yaml for an example")
     for override in overrides:
@@ -250,15 +258,19 @@ def parse_settings(model: type[SettingsT], data: Any, origin: str) -> SettingsT:
     raise ConfigError("\n  ".join([f"{origin}: {count}", *lines]))
 
 
+def _parse_yaml(text: str, origin: str) -> Any:
+    try:
+        return yaml.load(text, _UniqueKeyLoader)
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: what only looks like a date, such as 2024-13-01
+        raise ConfigError(f"{origin}: not YAML that can be read: {error}") from error
+
+
 def _apply_override(data: dict[str, Any], override: str) -> None:
     key, separator, value = override.partition("=")
     parts = key.strip().split(".")
     if not separator or not all(parts):
         raise ConfigError(f"--set {override!r}: not of the form key.path=value, e.g. --set batching.max_rows=64")
-    try:
-        parsed = yaml.load(value, _UniqueKeyLoader)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"--set {override!r}: the value is not YAML: {error}") from error
+    parsed = _parse_yaml(value, f"--set {override!r}")
     node = data
     for part in parts[:-1]:
         child = node.get(part)
@@ -268,6 +280,12 @@ def _apply_override(data: dict[str, Any], override: str) -> None:
             raise ConfigError(f"--set {override!r}: {part!r} holds {_shown(child)}, not a section")
         node = child
     node[parts[-1]] = parsed
+
+
+_PLAINER = {
+    "model_type": "should be a section of settings; fill it in or leave it out",
+    "tuple_type": "should be a list",
+}
 
 
 def _explain(model: type[BaseModel], item: Any) -> str:
@@ -282,7 +300,7 @@ def _explain(model: type[BaseModel], item: Any) -> str:
     remedy = f" ({field.description})" if field is not None and field.description else ""
     if item["type"] == "missing":
         return f"{path}: missing; it must be given{remedy}"
-    message = item["msg"].removeprefix("Value error, ")
+    message = _PLAINER.get(item["type"], item["msg"].removeprefix("Value error, "))
     if item["type"] == "value_error":
         return f"{path} {message}"
     return f"{path} = {value}: {message[0].lower()}{message[1:]}{remedy}"

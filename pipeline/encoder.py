@@ -142,13 +142,12 @@ class TorchEngine:
     On a GPU, TF32 is off: it would move vectors by more than the tolerance that exports are held to.
     """
 
-    name = "torch"
-
     def __init__(self, encoder: PackedEncoder, device: Literal["cpu", "cuda", "auto"] = "cpu") -> None:
         has_gpu = torch.cuda.is_available()
         if device == "cuda" and not has_gpu:
             raise LengthwiseError("encode.device is cuda, but PyTorch finds no GPU here; set it to cpu or auto")
         self.device = torch.device("cuda" if has_gpu and device != "cpu" else "cpu")
+        self.name = f"torch {self.device.type}"  # part of a run's identity: devices differ in the last bits
         self.config = encoder.config
         self._encoder = encoder.eval().to(self.device)
 

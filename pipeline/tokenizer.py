@@ -7,6 +7,9 @@ Notable decisions:
   padding, or indented otherwise, has the same fingerprint.
 - Where a post-processor puts special tokens is found by asking the tokenizer, once, on a probe text. What it
   says is a prefix and a suffix, which is all that a single sequence's template can be.
+- Training is repeatable, to the byte, for bpe, byte_bpe, wordlevel and char. It is not for wordpiece and unigram:
+  the tokenizers library walks a hash table there, so each training numbers its tokens otherwise, and wordpiece
+  may settle ties between merges otherwise. Train once and keep the file; its fingerprint says which it is.
 """
 
 from __future__ import annotations
@@ -14,6 +17,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -46,8 +50,17 @@ class TextTokenizer:
         return max(self._tokenizer.get_vocab(with_added_tokens=True).values(), default=-1) + 1
 
     def encode_batch(self, texts: Sequence[str]) -> list[Encoding]:
-        """Encodings without special tokens; offsets are not tracked."""
-        return self._tokenizer.encode_batch_fast(texts, add_special_tokens=False)
+        """Encodings without special tokens; offsets are not tracked.
+
+        Raises:
+            TokenizerError: the tokenizers library refuses a text, e.g. for lack of an unknown token.
+        """
+        try:
+            return self._tokenizer.encode_batch_fast(texts, add_special_tokens=False)
+        except Exception as error:
+            raise TokenizerError(
+                f"the tokenizer cannot encode these texts ({error}); use one whose vocabulary has its unknown token"
+            ) from error
 
     def token_id(self, token: str) -> int | None:
         """The id of a token, or None."""
@@ -81,10 +94,14 @@ def load_tokenizer(path: str | Path) -> TextTokenizer:
         raise TokenizerError(f"{path}: the tokenizer cannot be read ({error})") from error
     try:
         return TextTokenizer(Tokenizer.from_str(text))
-    except BaseException as error:  # the library also panics, with an exception that is no Exception
-        if isinstance(error, KeyboardInterrupt | SystemExit):
+    except TokenizerError as error:
+        raise TokenizerError(f"{path}: {error}") from error
+    except BaseException as error:
+        if not _is_the_librarys(error):
             raise
-        raise TokenizerError(f"{path}: not a tokenizer.json that can be read ({error})") from error
+        raise TokenizerError(
+            f"{path}: not a tokenizer.json that can be read ({error}); train one with scripts/train_tokenizer.py"
+        ) from error
 
 
 def train_tokenizer(texts: Iterable[str], settings: TokenizerTraining, *, show_progress: bool = False) -> TextTokenizer:
@@ -101,18 +118,30 @@ def train_tokenizer(texts: Iterable[str], settings: TokenizerTraining, *, show_p
     tokenizer, trainer = _untrained(settings, special, show_progress)
     tokenizer.normalizer = normalizers.Sequence([_NORMALIZERS[name]() for name in settings.normalizers])
     try:
-        tokenizer.train_from_iterator(texts, trainer)
+        texts = iter(texts)
+        first = next(filter(None, texts), None)
+        if first is None:
+            raise TokenizerError("every training text is empty, or there is none; check dataset.path and text_column")
+        tokenizer.train_from_iterator(chain([first], texts), trainer)
+    except UnicodeError as error:
+        raise TokenizerError(f"a training text is not Unicode ({error}); mend it in the input") from error
     except BaseException as error:
-        if type(error).__name__ != "PanicException" and not isinstance(error, ValueError):
+        if not _is_the_librarys(error):
             raise
         raise TokenizerError(
             f"training a {settings.model} tokenizer with vocab_size {settings.vocab_size} failed ({error});"
             " give more text, or another tokenizer.training.vocab_size"
         ) from error
-    if tokenizer.get_vocab_size(with_added_tokens=True) <= len(special):
+    size = tokenizer.get_vocab_size(with_added_tokens=True)
+    if size <= len(special):
         raise TokenizerError(
-            f"training a {settings.model} tokenizer found no token beside the special ones; the texts are empty,"
-            f" or no token is seen {settings.min_frequency} times (tokenizer.training.min_frequency)"
+            f"training a {settings.model} tokenizer found no token beside the special ones;"
+            f" no token is seen {settings.min_frequency} times (tokenizer.training.min_frequency)"
+        )
+    if size > settings.vocab_size:
+        raise TokenizerError(
+            f"tokenizer.training.vocab_size is {settings.vocab_size}, but special tokens and single characters are"
+            f" already {size} tokens of a {settings.model} tokenizer; set it to {size} or more"
         )
     _add_template(tokenizer, settings)
     return TextTokenizer(tokenizer)
@@ -207,6 +236,9 @@ def _untrained(
         tokenizer.decoder = decoders.Fuse()
     else:
         tokenizer.pre_tokenizer = _PRE_TOKENIZERS[settings.pre_tokenizer or _USUAL_PRE_TOKENIZER[settings.model]]()
+    if settings.model == "byte_bpe" and settings.pre_tokenizer not in (None, "byte_level"):
+        to_bytes = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+        tokenizer.pre_tokenizer = pre_tokenizers.Sequence([tokenizer.pre_tokenizer, to_bytes])
     return tokenizer, trainer
 
 
@@ -221,20 +253,22 @@ def _add_template(tokenizer: Tokenizer, settings: TokenizerTraining) -> None:
 
 def _special_affixes(tokenizer: Tokenizer) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """The ids that the post-processor puts before and after a text."""
-    around_nothing = tokenizer.encode("", add_special_tokens=True).ids
-    if not around_nothing:
-        return (), ()
+    content: list[int] = []
     for probe in ("a", *sorted(tokenizer.get_vocab(with_added_tokens=False))):
         content = tokenizer.encode(probe, add_special_tokens=False).ids
         if content:
             break
-    else:
-        return tuple(around_nothing), ()
-    whole = tokenizer.encode(probe, add_special_tokens=True).ids
-    for start in range(len(whole) - len(content) + 1):
-        if whole[start : start + len(content)] == content and len(whole) == len(content) + len(around_nothing):
-            return tuple(whole[:start]), tuple(whole[start + len(content) :])
-    raise TokenizerError(
-        f"the tokenizer's post-processor changes a text's own tokens ({content} becomes {whole});"
-        " only special tokens before and after a text are supported"
-    )
+    whole = tokenizer.encode(probe, add_special_tokens=True)
+    start = whole.special_tokens_mask.index(0) if 0 in whole.special_tokens_mask else len(whole.ids)
+    stop = start + len(content)
+    if whole.ids[start:stop] != content:
+        raise TokenizerError(
+            f"the tokenizer's post-processor changes a text's own tokens ({content} becomes {whole.ids});"
+            " only special tokens before and after a text are supported"
+        )
+    return tuple(whole.ids[:start]), tuple(whole.ids[stop:])
+
+
+def _is_the_librarys(error: BaseException) -> bool:
+    """Whether the tokenizers library raised it: it uses the bare Exception, ValueError, and panics."""
+    return type(error) in (Exception, ValueError) or type(error).__name__ == "PanicException"

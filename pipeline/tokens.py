@@ -24,9 +24,10 @@ from pipeline.tokenizer import TextTokenizer
 
 CHUNK_TEXTS = 2_048
 _ROWS_NAMED = 5
+_NO_TEXT = {type(None): "null", bytes: "not Unicode: bytes that are not UTF-8"}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class TokenShard:
     """The ids of a run of texts.
 
@@ -84,8 +85,8 @@ class TokenShard:
     @classmethod
     def from_arrow(cls, table: pa.Table) -> TokenShard:
         """The inverse of `to_arrow`. The ids are not copied where the table has one chunk."""
-        ids = table["input_ids"].combine_chunks()
-        ids = ids.chunk(0) if isinstance(ids, pa.ChunkedArray) else ids
+        column = table["input_ids"]
+        ids = column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
         offsets = ids.offsets.to_numpy()
         values = ids.values.to_numpy()[offsets[0] : offsets[-1]]
         flags = (table[name].to_numpy(zero_copy_only=False) for name in ("truncated", "null"))
@@ -114,7 +115,8 @@ def tokenize_texts(
         first_row: the dataset's row number of `texts[0]`, for messages.
 
     Raises:
-        TextError: a bad row under `"error"`, or a row longer than max_length without `truncate`.
+        TextError: a bad row under `"error"`, a row longer than max_length without `truncate`, or a max_length that
+            the special tokens alone fill.
     """
     prefix, suffix = (tokenizer.prefix, tokenizer.suffix) if add_special_tokens else ((), ())
     special = len(prefix) + len(suffix)
@@ -164,7 +166,7 @@ def _readable(texts: pa.Array | pa.ChunkedArray | Sequence[str | None], start: i
                 bad[index] = f"not Unicode: a lone surrogate {text[error.start]!r} at character {error.start}"
                 text = ""
         else:
-            bad[index] = "null" if text is None else "not Unicode: bytes that are not UTF-8"
+            bad[index] = _NO_TEXT.get(type(text)) or f"not text, but {type(text).__name__}"
             text = ""
         rows.append(text)
     return rows

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +39,19 @@ def _no_network(monkeypatch: pytest.MonkeyPatch) -> None:
 
     original = socket.socket.connect
     monkeypatch.setattr(socket.socket, "connect", refuse)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """`datasets` keeps its copies in a folder of the suite's own, here and in the processes that tests start."""
+    import datasets
+
+    folder = tmp_path_factory.mktemp("huggingface")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HF_HOME", str(folder))
+        patch.setenv("HF_DATASETS_CACHE", str(folder / "datasets"))
+        patch.setattr(datasets.config, "HF_DATASETS_CACHE", folder / "datasets")
+        yield
 
 
 @pytest.fixture(scope="session")

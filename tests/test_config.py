@@ -1,0 +1,272 @@
+"""A run's YAML: what is refused and in which words, and that what is accepted survives a round trip."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from pipeline.config import OUTPUT_COLUMNS, EncoderConfig, RunConfig, load_config, parse_settings
+from pipeline.errors import ConfigError
+
+MINIMAL = "dataset: {path: facts.txt}\nmodel: {path: checkpoint}\n"
+NAMES = st.text(min_size=1, max_size=20)
+COUNTS = st.integers(1, 10**12)
+
+
+def write(folder: Path, text: str) -> Path:
+    path = folder / "run.yaml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def refusal(folder: Path, text: str, *overrides: str) -> str:
+    with pytest.raises(ConfigError) as caught:
+        load_config(write(folder, text), overrides)
+    return str(caught.value)
+
+
+def test_every_mistake_is_reported_at_once(tmp_path: Path) -> None:
+    text = """
+dataset: {path: facts.txt, txt_column: body}
+model: {path: checkpoint, init: {hidden_size: wide, normalise: true}}
+batching: {max_rows: 0}
+"""
+    message = refusal(tmp_path, text)
+    first, *lines = message.splitlines()
+    assert first == f"{tmp_path / 'run.yaml'}: 4 mistakes"
+    by_path = {line.split()[0]: line for line in lines}
+    assert set(by_path) == {
+        "dataset.txt_column",
+        "model.init.hidden_size",
+        "model.init.normalise",
+        "batching.max_rows",
+    }
+    assert "'body'" in by_path["dataset.txt_column"]
+    assert "did you mean 'text_column'?" in by_path["dataset.txt_column"]
+    assert "did you mean 'normalize'?" in by_path["model.init.normalise"]
+    assert "'wide'" in by_path["model.init.hidden_size"]
+    assert "integer" in by_path["model.init.hidden_size"]
+    assert "= 0:" in by_path["batching.max_rows"]
+    assert "greater than or equal to 1 (the most rows" in by_path["batching.max_rows"]
+
+
+def test_an_unknown_key_like_no_other_lists_the_settings(tmp_path: Path) -> None:
+    message = refusal(tmp_path, MINIMAL + "batching: {zzz: 1}\n")
+    assert "batching.zzz = 1" in message
+    assert "max_tokens, max_rows, min_equal_rows" in message
+
+
+def test_a_missing_section_and_a_missing_setting_say_what_must_be_given(tmp_path: Path) -> None:
+    message = refusal(tmp_path, "dataset: {split: test}\n")
+    assert "dataset.path: missing; it must be given" in message
+    assert "model: missing; it must be given (which checkpoint, at least model.path)" in message
+
+
+@pytest.mark.parametrize("value", ["", "3", "[a]"])
+def test_a_section_that_is_no_section(tmp_path: Path, value: str) -> None:
+    assert "should be a section of settings" in refusal(tmp_path, MINIMAL + f"batching: {value}\n")
+
+
+def test_a_key_written_twice(tmp_path: Path) -> None:
+    text = "dataset: {path: a}\nmodel:\n  path: b\n  seed: 1\n  path: c\n"
+    message = refusal(tmp_path, text)
+    assert "'path' is written twice" in message
+    assert "line 5" in message
+    assert str(tmp_path / "run.yaml") in message
+
+
+def test_a_merged_section_may_be_overridden(tmp_path: Path) -> None:
+    text = "dataset: &data {path: a, split: train}\nmodel: {path: b}\n"
+    assert load_config(write(tmp_path, text)).dataset.split == "train"
+    text = "model: &both {path: b}\ndataset: {<<: *both, path: a}\n"
+    run = load_config(write(tmp_path, text))
+    assert (run.dataset.path, run.model.path) == ("a", "b")
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["a: [1, 2", "a: b: c", "{", "\tx: 1", "? [a, b]\n: 1\n", "day: 2024-13-45", "x: 0b_", "x: !!python/name:os"],
+)
+def test_what_is_not_yaml(tmp_path: Path, text: str) -> None:
+    message = refusal(tmp_path, text)
+    assert message.startswith(f"{tmp_path / 'run.yaml'}: not YAML")
+
+
+@pytest.mark.parametrize(("text", "shown"), [("", "None"), ("- a\n", "['a']"), ("just words\n", "'just words'")])
+def test_what_is_not_a_mapping(tmp_path: Path, text: str, shown: str) -> None:
+    message = refusal(tmp_path, text)
+    assert f"holds {shown}, not sections" in message
+
+
+def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
+    for path in (tmp_path / "absent.yaml", tmp_path):
+        with pytest.raises(ConfigError, match="cannot be read") as caught:
+            load_config(path)
+        assert str(path) in str(caught.value)
+    (tmp_path / "latin.yaml").write_bytes(b"dataset: {path: caf\xe9}")
+    with pytest.raises(ConfigError, match="cannot be read"):
+        load_config(tmp_path / "latin.yaml")
+
+
+@pytest.mark.parametrize(
+    ("section", "key", "value"),
+    [
+        ("batching", "max_rows", "true"),
+        ("batching", "max_rows", "'64'"),
+        ("batching", "max_rows", "64.0"),
+        ("dataset", "streaming", "1"),
+        ("dataset", "streaming", "'true'"),
+        ("dataset", "split", "3"),
+        ("dataset", "keep_columns", "id"),
+        ("dataset", "keep_columns", "[1]"),
+        ("encode", "device", "tpu"),
+        ("model", "seed", "-1"),
+        ("tokenizer", "training", "{normalizers: [nfc, upper]}"),
+        ("tokenizer", "training", "{pad_token: ''}"),
+        ("tokenizer", "training", "{model: char, pre_tokenizer: bert}"),
+    ],
+)
+def test_types_are_strict(tmp_path: Path, section: str, key: str, value: str) -> None:
+    assert f"1 mistake\n  {section}.{key}" in refusal(tmp_path, MINIMAL, f"{section}.{key}={value}")
+
+
+def test_set_changes_one_setting_and_the_last_one_wins(tmp_path: Path) -> None:
+    overrides = [
+        "batching.max_rows=8",
+        "batching.max_rows = 16",
+        "dataset.keep_columns=[id, title]",
+        "tokenizer.max_length=64",
+        "tokenizer.max_length=null",
+        "dataset.path=a=b",
+        "model.init={num_layers: 2, pooling: last}",
+        "model.init.bidirectional=true",
+    ]
+    run = load_config(write(tmp_path, MINIMAL), overrides)
+    assert run.batching.max_rows == 16
+    assert run.dataset.keep_columns == ("id", "title")
+    assert run.tokenizer.max_length is None
+    assert run.dataset.path == "a=b"
+    assert (run.model.init.num_layers, run.model.init.pooling, run.model.init.bidirectional) == (2, "last", True)
+
+
+def test_set_may_give_what_the_file_lacks(tmp_path: Path) -> None:
+    assert load_config(write(tmp_path, "dataset: {path: a}\n"), ["model.path=b"]).model.path == "b"
+
+
+@pytest.mark.parametrize("override", ["batching.max_rows", "=3", ".x=3", "batching..max_rows=3", "batching.=3", ""])
+def test_a_malformed_set(tmp_path: Path, override: str) -> None:
+    message = refusal(tmp_path, MINIMAL, override)
+    assert message.startswith(f"--set {override!r}: not of the form key.path=value")
+
+
+def test_other_mistakes_in_a_set(tmp_path: Path) -> None:
+    message = refusal(tmp_path, MINIMAL, "dataset.path.name=3")
+    assert "'path' holds 'facts.txt', not a section" in message
+    assert "did you mean 'max_rows'?" in refusal(tmp_path, MINIMAL, "batching.max_row=3")
+    for value in ("[1", "{a: 1, a: 2}", "2024-13-45"):
+        assert refusal(tmp_path, MINIMAL, f"encode.output={value}").startswith(
+            f"--set 'encode.output={value}': not YAML"
+        )
+
+
+def test_settings_are_frozen(tmp_path: Path) -> None:
+    run = load_config(write(tmp_path, MINIMAL))
+    with pytest.raises(ValidationError, match="frozen"):
+        run.batching.max_rows = 3  # type: ignore[misc]
+    with pytest.raises(ValidationError, match="frozen"):
+        run.batching = run.batching  # type: ignore[misc]
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    name=NAMES,
+    keep=st.lists(NAMES.filter(lambda name: name not in OUTPUT_COLUMNS), unique=True, max_size=3),
+    length=st.none() | COUNTS,
+    normalizers=st.lists(st.sampled_from(["nfc", "lowercase", "bert"])),
+    streaming=st.booleans(),
+)
+@example(name="\x85", keep=["a\u2028b\n\r", "\ufeff", "é: #'"], length=None, normalizers=[], streaming=False)
+def test_to_yaml_reads_back_as_an_equal_run(
+    tmp_path_factory: pytest.TempPathFactory,
+    name: str,
+    keep: list[str],
+    length: int | None,
+    normalizers: list[str],
+    streaming: bool,
+) -> None:
+    sections = {
+        "dataset": {"path": name, "keep_columns": keep, "streaming": streaming},
+        "tokenizer": {
+            "max_length": length,
+            "truncate": length is not None,
+            "training": {"normalizers": normalizers, "bos_token": name},
+        },
+        "model": {"path": name},
+    }
+    run = parse_settings(RunConfig, sections, "generated")
+    assert (run.dataset.path, run.dataset.keep_columns) == (name, tuple(keep))
+    assert load_config(write(tmp_path_factory.mktemp("runs"), run.to_yaml())) == run
+
+
+def test_to_yaml_holds_the_defaults(tmp_path: Path) -> None:
+    text = load_config(write(tmp_path, MINIMAL), ["export.output=künstlich"]).to_yaml()
+    assert "output: künstlich" in text  # as a person would write it
+    resolved = yaml.safe_load(text)
+    assert resolved["batching"] == {"max_tokens": 4096, "max_rows": 128, "min_equal_rows": 16}
+    assert resolved["tokenizer"]["training"]["normalizers"] == ["nfkc", "lowercase"]
+
+
+@pytest.mark.parametrize("column", OUTPUT_COLUMNS)
+def test_a_kept_column_may_not_be_one_that_the_output_writes(tmp_path: Path, column: str) -> None:
+    message = refusal(tmp_path, MINIMAL, f"dataset.keep_columns=[id, {column}]")
+    assert f"dataset.keep_columns holds ['{column}'], which the output itself writes; rename" in message
+
+
+def test_a_column_kept_twice(tmp_path: Path) -> None:
+    message = refusal(tmp_path, MINIMAL, "dataset.keep_columns=[id, id]")
+    assert "dataset.keep_columns is ['id', 'id'], which names a column twice" in message
+
+
+def test_truncation_needs_a_length(tmp_path: Path) -> None:
+    message = refusal(tmp_path, MINIMAL, "tokenizer.truncate=true")
+    assert "tokenizer.truncate is true" in message
+    assert "set tokenizer.max_length" in message
+    message = refusal(tmp_path, MINIMAL, "tokenizer.truncate=true", "tokenizer.max_length=0")
+    assert "1 mistake\n  tokenizer.max_length = 0" in message  # the one mistake, not its consequence as well
+
+
+@pytest.mark.parametrize("key", ["pad_token_id", "unk_token_id"])
+def test_an_id_beyond_the_vocabulary(key: str) -> None:
+    assert parse_settings(EncoderConfig, {"vocab_size": 10, key: 9}, "config.json").vocab_size == 10
+    with pytest.raises(ConfigError) as caught:
+        parse_settings(EncoderConfig, {"vocab_size": 10, key: 10}, "config.json")
+    assert f"config.json: 1 mistake\n  {key} is 10, but vocab_size is 10; ids run from 0 to 9" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("changes", "state_dim", "dim"),
+    [({}, 5, 5), ({"bidirectional": True}, 10, 10), ({"bidirectional": True, "projection_dim": 3}, 10, 3)],
+)
+def test_widths_of_an_encoder(changes: dict[str, Any], state_dim: int, dim: int) -> None:
+    config = EncoderConfig(vocab_size=10, hidden_size=5, **changes)
+    assert (config.state_dim, config.dim) == (state_dim, dim)
+
+
+def test_a_long_value_does_not_fill_the_screen(tmp_path: Path) -> None:
+    message = refusal(tmp_path, MINIMAL, f"batching.max_rows={'9' * 70}x")
+    assert "a str of 73 characters" in message
+    assert "9" * 61 not in message
+
+
+def test_the_quickstart_file_parses() -> None:
+    path = Path(__file__).parents[1] / "configs" / "quickstart.yaml"
+    run = load_config(path)
+    written = yaml.safe_load(path.read_text(encoding="utf-8"))
+    assert run.tokenizer.training.model == written["tokenizer"]["training"]["model"]
+    assert run.model.path == written["model"]["path"]

@@ -1,0 +1,340 @@
+"""Texts to ids: what the tokenizers library gives for each text alone is what a shard holds for its row."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
+
+from pipeline import tokens
+from pipeline.config import TokenizerTraining
+from pipeline.errors import TextError
+from pipeline.tokenizer import TextTokenizer, train_tokenizer
+from pipeline.tokens import TokenShard, tokenize_texts
+
+CORPUS = ["the cat sat on the mat", "a dog barked at the moon", "rain fell on the sea", "the sea"] * 2
+TRAINED: dict[str, dict[str, Any]] = {
+    "wordlevel": {"model": "wordlevel"},
+    "byte_bpe": {"model": "byte_bpe", "normalizers": (), "vocab_size": 300},
+    "bos_eos": {"model": "wordpiece", "bos_token": "[CLS]", "eos_token": "[SEP]"},
+    "two_and_two": {"model": "char", "normalizers": ()},
+}
+TEXTS = st.lists(
+    st.text(max_size=12)
+    | st.lists(st.sampled_from([*" ".join(CORPUS).split(), "zebra"]), max_size=8).map(" ".join)
+    | st.sampled_from(["", " ", "\n\t ", "\0", "a\0b", "\U0001f600 \U0001f468\u200d\U0001f469", "[CLS]", "[PAD] the"]),
+    max_size=9,
+)
+properties = settings(
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)  # the fixture sets one constant, the same for every example
+
+
+def make(name: str) -> TextTokenizer:
+    trained = train_tokenizer(CORPUS, TokenizerTraining(**{"vocab_size": 200, **TRAINED[name]}))
+    if name != "two_and_two":
+        return trained
+    library = Tokenizer.from_str(trained.to_json())
+    around = [("[PAD]", 0), ("[UNK]", 1)]
+    library.post_processor = processors.TemplateProcessing(single="[UNK] [PAD] $A [PAD] [UNK]", special_tokens=around)
+    return TextTokenizer(library)
+
+
+@pytest.fixture(scope="module", params=TRAINED)
+def tokenizer(request: pytest.FixtureRequest) -> TextTokenizer:
+    return make(request.param)
+
+
+@pytest.fixture(scope="module")
+def wordlevel() -> TextTokenizer:
+    return make("wordlevel")
+
+
+@pytest.fixture(scope="module")
+def bos_eos() -> TextTokenizer:
+    return make("bos_eos")
+
+
+@pytest.fixture
+def _small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tokens, "CHUNK_TEXTS", 3)
+
+
+def rows(shard: TokenShard) -> list[list[int]]:
+    return [shard.row(index).tolist() for index in range(len(shard))]
+
+
+def alone(
+    tokenizer: TextTokenizer, texts: Sequence[str], *, special: bool = True, max_length: int | None = None
+) -> list[list[int]]:
+    library = Tokenizer.from_str(tokenizer.to_json())
+    if max_length is not None:
+        library.enable_truncation(max_length)
+    return [library.encode(text, add_special_tokens=special).ids for text in texts]
+
+
+def ragged(lengths: Sequence[int], first: int = 100) -> TokenShard:
+    total = sum(lengths)
+    return TokenShard(
+        np.arange(first, first + total, dtype=np.int32),
+        np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
+        np.arange(len(lengths)) % 2 == 0,
+        np.array(lengths, np.int64) == 0,
+    )
+
+
+def arrow_of_bytes(*texts: bytes | None, large: bool = False) -> pa.Array:
+    """A string array made of its buffers, which nothing checks."""
+    offsets = np.cumsum([0, *(len(text or b"") for text in texts)], dtype=np.int64 if large else np.int32)
+    valid = np.packbits([text is not None for text in texts], bitorder="little")
+    buffers = [pa.py_buffer(valid), pa.py_buffer(offsets), pa.py_buffer(b"".join(text or b"" for text in texts))]
+    return pa.Array.from_buffers(pa.large_string() if large else pa.string(), len(texts), buffers)
+
+
+def check_shard(shard: TokenShard, texts: int) -> None:
+    assert len(shard) == texts
+    assert (shard.values.dtype, shard.offsets.dtype) == (np.int32, np.int64)
+    assert (shard.truncated.dtype, shard.null.dtype) == (np.bool_, np.bool_)
+    assert (shard.truncated.shape, shard.null.shape, shard.offsets.shape) == ((texts,), (texts,), (texts + 1,))
+    assert shard.offsets[0] == 0
+    assert shard.offsets[-1] == len(shard.values)
+
+
+@pytest.mark.usefixtures("_small_chunks")
+@properties
+@given(texts=TEXTS, special=st.booleans())
+def test_a_shard_holds_what_each_text_alone_gives(tokenizer: TextTokenizer, texts: list[str], special: bool) -> None:
+    shard = tokenize_texts(texts, tokenizer, add_special_tokens=special)
+    check_shard(shard, len(texts))
+    expected = alone(tokenizer, texts, special=special)
+    assert rows(shard) == expected
+    assert shard.lengths.tolist() == [len(row) for row in expected]
+    assert shard.empty.tolist() == [not row for row in expected]
+    assert not shard.truncated.any()
+    assert not shard.null.any()
+
+
+@pytest.mark.usefixtures("_small_chunks")
+@properties
+@given(texts=TEXTS, max_length=st.integers(5, 9), special=st.booleans())
+def test_a_cut_text_is_what_the_library_would_cut(
+    tokenizer: TextTokenizer, texts: list[str], max_length: int, special: bool
+) -> None:
+    shard = tokenize_texts(texts, tokenizer, max_length=max_length, truncate=True, add_special_tokens=special)
+    check_shard(shard, len(texts))
+    assert rows(shard) == alone(tokenizer, texts, special=special, max_length=max_length)
+    whole = alone(tokenizer, texts, special=special)
+    assert shard.truncated.tolist() == [len(row) > max_length for row in whole]
+
+
+@pytest.mark.parametrize("count", [2_047, 2_048, 2_049, 4_097])
+def test_no_row_is_lost_where_one_chunk_ends(wordlevel: TextTokenizer, count: int) -> None:
+    texts = [CORPUS[row % 4] for row in range(count)]
+    assert rows(tokenize_texts(texts, wordlevel)) == (alone(wordlevel, CORPUS[:4]) * count)[:count]
+
+
+def test_exactly_max_length_is_not_cut_and_one_more_is(bos_eos: TextTokenizer) -> None:
+    texts = ["the", "the sea the", "the sea the sea", "the the the the the"]
+    cls, sep = bos_eos.token_id("[CLS]"), bos_eos.token_id("[SEP]")
+    the, sea = bos_eos.token_id("the"), bos_eos.token_id("sea")
+    assert None not in (cls, sep, the, sea)
+    shard = tokenize_texts(texts, bos_eos, max_length=5, truncate=True)
+    assert shard.truncated.tolist() == [False, False, True, True]
+    assert rows(shard) == [
+        [cls, the, sep],
+        [cls, the, sea, the, sep],
+        [cls, the, sea, the, sep],
+        [cls, the, the, the, sep],
+    ]
+    assert tokenize_texts(texts[:2], bos_eos, max_length=5).lengths.tolist() == [3, 5]
+
+
+def test_too_long_without_truncation_is_an_error(bos_eos: TextTokenizer) -> None:
+    texts = ["the", "the sea the sea the", "the sea the sea"]
+    with pytest.raises(TextError) as caught:
+        tokenize_texts(texts, bos_eos, max_length=5, first_row=1_000)
+    message = str(caught.value)
+    assert "2 of the texts are longer than tokenizer.max_length = 5" in message
+    assert "row 1001, has 7" in message
+    assert "set tokenizer.truncate to true" in message
+    tokenize_texts(texts, bos_eos, max_length=7)
+
+
+@pytest.mark.parametrize(("max_length", "special", "refused"), [(2, True, True), (3, True, False), (1, False, False)])
+def test_a_max_length_that_special_tokens_fill(
+    bos_eos: TextTokenizer, max_length: int, special: bool, refused: bool
+) -> None:
+    def run() -> TokenShard:
+        return tokenize_texts(["the sea"], bos_eos, max_length=max_length, truncate=True, add_special_tokens=special)
+
+    if not refused:
+        assert run().lengths.tolist() == [max_length]
+        return
+    with pytest.raises(TextError, match=r"max_length is 2, but .* adds 2 special tokens .* above 2"):
+        run()
+
+
+BAD = [
+    pytest.param(["the", None, "sea", "x\ud800", None], "row 14: not Unicode: a lone surrogate '\\ud800'", id="list"),
+    pytest.param(arrow_of_bytes(b"the", None, b"sea", b"x\xff", None), "row 14: not Unicode: bytes", id="string"),
+    pytest.param(
+        arrow_of_bytes(b"the", None, b"sea", b"\xed\xa0\x80", None, large=True),
+        "row 14: not Unicode: bytes that are not UTF-8",
+        id="large_string",
+    ),
+    pytest.param(
+        pa.chunked_array([arrow_of_bytes(b"the", None), arrow_of_bytes(b"sea", b"\xc3", None)]),
+        "row 14: not Unicode: bytes",
+        id="chunked",
+    ),
+    pytest.param(
+        arrow_of_bytes(b"\xff", b"the", None, b"sea", b"x\xff", None, b"\xff")[1:6], "row 14: not Unicode", id="sliced"
+    ),
+]
+
+
+@pytest.mark.usefixtures("_small_chunks")
+@pytest.mark.parametrize(("texts", "reason"), BAD)
+def test_bad_rows_stop_the_run(bos_eos: TextTokenizer, texts: Any, reason: str) -> None:
+    with pytest.raises(TextError) as caught:
+        tokenize_texts(texts, bos_eos, first_row=11)
+    message = str(caught.value)
+    assert message.startswith("3 of the texts cannot be encoded (row 12: null; row 14: not Unicode")
+    assert reason in message
+    assert "row 15: null)" in message
+    assert "encode.bad_rows to zero" in message
+
+
+@pytest.mark.usefixtures("_small_chunks")
+@pytest.mark.parametrize(("texts", "reason"), BAD)
+def test_bad_rows_have_no_ids_where_that_is_asked_for(bos_eos: TextTokenizer, texts: Any, reason: str) -> None:
+    shard = tokenize_texts(texts, bos_eos, bad_rows="zero")
+    check_shard(shard, 5)
+    the, sea = alone(bos_eos, ["the", "sea"])
+    assert rows(shard) == [the, [], sea, [], []]
+    assert shard.null.tolist() == [False, True, False, True, True]
+    assert not shard.empty.any()
+
+
+def test_only_a_few_bad_rows_are_named(wordlevel: TextTokenizer) -> None:
+    with pytest.raises(TextError) as caught:
+        tokenize_texts([None] * 4_000, wordlevel, first_row=1)
+    assert "row 5: null; and 3995 more)" in str(caught.value)
+    assert "row 6" not in str(caught.value)
+
+
+def test_what_is_no_text_is_named_as_what_it_is(wordlevel: TextTokenizer) -> None:
+    with pytest.raises(TextError, match="row 1: not text, but int"):
+        tokenize_texts(["the", 3], wordlevel)  # type: ignore[list-item]
+
+
+def test_an_empty_text_is_not_a_null(wordlevel: TextTokenizer, bos_eos: TextTokenizer) -> None:
+    shard = tokenize_texts(["", None, "the", " "], wordlevel, bad_rows="zero")
+    assert shard.empty.tolist() == [True, False, False, True]
+    assert shard.null.tolist() == [False, True, False, False]
+    shard = tokenize_texts(["", None], bos_eos, bad_rows="zero")
+    assert rows(shard) == [[bos_eos.token_id("[CLS]"), bos_eos.token_id("[SEP]")], []]
+
+
+@pytest.mark.usefixtures("_small_chunks")
+@pytest.mark.parametrize("kind", [pa.string(), pa.large_string(), pa.dictionary(pa.int32(), pa.string())], ids=str)
+def test_arrow_texts_are_as_good_as_python_ones(tokenizer: TextTokenizer, kind: pa.DataType) -> None:
+    texts = ["the sea", "", "a\0b", "\U0001f600", "rain rain", "the", "dog"]
+    expected = alone(tokenizer, texts)
+    array = pa.array(texts).cast(kind)
+    assert rows(tokenize_texts(array, tokenizer)) == expected
+    assert rows(tokenize_texts(array[2:6], tokenizer)) == expected[2:6]
+    chunked = pa.chunked_array([array[:1], array[1:1], array[1:6], array[6:]])
+    assert rows(tokenize_texts(chunked, tokenizer)) == expected
+    assert rows(tokenize_texts(chunked.slice(1, 5), tokenizer)) == expected[1:6]
+
+
+@pytest.mark.parametrize("texts", [[], pa.array([], pa.string()), pa.chunked_array([], pa.string())], ids=repr)
+def test_no_texts(tokenizer: TextTokenizer, texts: Any) -> None:
+    shard = tokenize_texts(texts, tokenizer, max_length=5)
+    check_shard(shard, 0)
+    input_ids, lengths = shard.gather(np.empty(0, np.int64), 0)
+    assert (input_ids.shape, lengths.shape) == ((0, 0), (0,))
+
+
+def test_all_texts_empty(wordlevel: TextTokenizer) -> None:
+    shard = tokenize_texts(["", " "], wordlevel, max_length=1, truncate=True)
+    check_shard(shard, 2)
+    assert shard.empty.all()
+    assert shard.gather(np.array([1, 0]), 0)[0].shape == (2, 0)
+
+
+def test_a_row_is_a_view() -> None:
+    shard = ragged([2, 0, 3])
+    assert rows(shard) == [[100, 101], [], [102, 103, 104]]
+    assert np.shares_memory(shard.row(2), shard.values)
+
+
+@settings(max_examples=60, deadline=None)
+@given(lengths=st.lists(st.integers(0, 6), min_size=1, max_size=12), data=st.data(), pad_id=st.integers(-1, 5))
+def test_gather_is_naive_padding(lengths: list[int], data: st.DataObject, pad_id: int) -> None:
+    shard = ragged(lengths)
+    chosen = data.draw(st.lists(st.integers(0, len(lengths) - 1), max_size=8))
+    input_ids, got = shard.gather(np.array(chosen, np.int64), pad_id)
+    longest = max((lengths[row] for row in chosen), default=0)
+    naive = [row + [pad_id] * (longest - len(row)) for row in (shard.row(index).tolist() for index in chosen)]
+    assert input_ids.tolist() == naive
+    assert got.tolist() == [lengths[row] for row in chosen]
+    assert (input_ids.dtype, got.dtype) == (np.int64, np.int64)
+    assert input_ids.shape == (len(chosen), longest)
+
+
+def same(left: TokenShard, right: TokenShard) -> bool:
+    pairs = [(getattr(left, name), getattr(right, name)) for name in ("values", "offsets", "truncated", "null")]
+    return all(np.array_equal(a, b) and a.dtype == b.dtype for a, b in pairs)
+
+
+@settings(max_examples=60, deadline=None)
+@given(lengths=st.lists(st.integers(0, 5), max_size=10), data=st.data())
+def test_arrow_round_trip_of_any_slice(lengths: list[int], data: st.DataObject) -> None:
+    shard = ragged(lengths)
+    table = shard.to_arrow()
+    assert table["input_ids"].to_pylist() == rows(shard)
+    assert same(TokenShard.from_arrow(table), shard)
+    start = data.draw(st.integers(0, len(lengths)))
+    stop = data.draw(st.integers(start, len(lengths)))
+    part = TokenShard.from_arrow(table.slice(start, stop - start))
+    check_shard(part, stop - start)
+    assert rows(part) == rows(shard)[start:stop]
+    assert part.truncated.tolist() == shard.truncated[start:stop].tolist()
+    assert part.null.tolist() == shard.null[start:stop].tolist()
+    chunked = pa.concat_tables([table.slice(0, start), table.slice(start)])
+    assert same(TokenShard.from_arrow(chunked), shard)
+
+
+def test_a_table_of_no_chunks() -> None:
+    assert len(TokenShard.from_arrow(ragged([]).to_arrow().schema.empty_table())) == 0
+
+
+def test_ids_go_to_arrow_and_back_without_a_copy() -> None:
+    shard = ragged([3, 0, 4, 2])
+    table = shard.to_arrow()
+    assert table["input_ids"].chunk(0).values.buffers()[1].address == shard.values.ctypes.data
+    assert np.shares_memory(TokenShard.from_arrow(table).values, shard.values)
+    part = TokenShard.from_arrow(table.slice(2, 1))
+    assert part.values.ctypes.data == shard.row(2).ctypes.data
+
+
+def test_columns_of_a_token_table() -> None:
+    schema = ragged([1]).to_arrow().schema
+    assert schema.names == ["input_ids", "truncated", "null"]
+    assert schema.types == [pa.large_list(pa.int32()), pa.bool_(), pa.bool_()]
+
+
+def test_a_vocabulary_of_words_by_hand() -> None:
+    library = Tokenizer(models.WordLevel({"[UNK]": 0, "x": 7, "y": 9}, unk_token="[UNK]"))
+    library.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    shard = tokenize_texts(["x y", "", "y z x"], TextTokenizer(library))
+    assert shard.values.tolist() == [7, 9, 9, 0, 7]
+    assert shard.offsets.tolist() == [0, 2, 2, 5]
