@@ -5,7 +5,10 @@ Notable decisions:
   Python objects (github.com/huggingface/datasets/issues/5821).
 - Local files are fingerprinted by their contents, so a touched or moved file is the same input and a changed
   line is another one. Hub datasets are fingerprinted by the commit that they were resolved to.
-- In a CSV file only an empty cell is null. Pandas would also take "NA", "None" or "null", which are words.
+- `datasets` knows a local file by its path and time stamp alone, and would give the old rows of a file that was
+  replaced by one of the same age; its cache of local files is therefore kept apart by fingerprint.
+- In a CSV file only an empty cell is null, and a text is what stands there: pandas would also take "NA", "None"
+  or "null" for nulls, and "007" for 7.
 """
 
 from __future__ import annotations
@@ -39,6 +42,7 @@ _FORMATS = {
 }
 _COMPRESSED = (".gz", ".bz2", ".xz", ".zst")
 _SAVED_TO_DISK = ("state.json", "dataset_dict.json")
+_PARQUET_ROWS = 8_192  # read at a time; by default a file's first row group, on which `datasets` fails if it is empty
 _HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
 
 
@@ -75,7 +79,7 @@ class Source:
         self.fingerprint = fingerprint
         self.num_rows = len(data) if isinstance(data, datasets.Dataset) else None
         if self.num_rows == 0:
-            raise DatasetError(f"{settings.path}: split {settings.split!r} has no rows; nothing can be done with it")
+            raise _no_rows(settings)
         features = data.features or _features_of_first_rows(data, settings)
         columns = list(dict.fromkeys([settings.text_column, *settings.keep_columns]))
         missing = [name for name in columns if name not in features]
@@ -108,11 +112,16 @@ class Source:
         for index, table in enumerate(self._tables()):
             yield Shard(index, first_row, table)
             first_row += table.num_rows
+        if not first_row:
+            raise _no_rows(self.settings)
 
     def texts(self) -> Iterator[str]:
-        """The texts that there are, in order; nulls are left out."""
+        """The texts that there are, in order; what is null or not UTF-8 is left out."""
         for shard in self.shards():
-            yield from (text for text in shard.table[self.settings.text_column].to_pylist() if text is not None)
+            for encoded in shard.table[self.settings.text_column].cast(pa.large_binary()).to_pylist():
+                text = _decoded(encoded)
+                if text is not None:
+                    yield text
 
     def _tables(self) -> Iterator[pa.Table]:
         rows = self.settings.shard_rows
@@ -139,7 +148,8 @@ def open_dataset(settings: DatasetSettings) -> Source:
     files = _local_files(settings)
     if files is None:
         return _open_hub(settings)
-    return Source(_load_files(path, files, settings), _files_fingerprint(files, path, settings), settings)
+    fingerprint = _files_fingerprint(files, path, settings)
+    return Source(_load_files(path, files, fingerprint, settings), fingerprint, settings)
 
 
 def _local_files(settings: DatasetSettings) -> list[Path] | None:
@@ -147,6 +157,8 @@ def _local_files(settings: DatasetSettings) -> list[Path] | None:
     path = Path(settings.path).expanduser()
     if path.is_dir():
         return _visible_files(path)
+    if path.is_file():  # its name may hold what a glob would read as a pattern
+        return [path]
     matches = [Path(name) for name in sorted(glob.glob(str(path), recursive=True)) if Path(name).is_file()]
     if matches:
         return matches
@@ -167,11 +179,15 @@ def _visible_files(folder: Path) -> list[Path]:
     ]
 
 
+def _ending(path: Path) -> str:
+    """A file's ending in lower case, that of a compressed file being the one before."""
+    while path.suffix.lower() in _COMPRESSED:
+        path = path.with_suffix("")
+    return path.suffix.lower()
+
+
 def _format_of(path: Path) -> str | None:
-    suffixes = [suffix.lower() for suffix in path.suffixes]
-    while suffixes and suffixes[-1] in _COMPRESSED:
-        suffixes.pop()
-    return _FORMATS.get(suffixes[-1]) if suffixes else None
+    return _FORMATS.get(_ending(path))
 
 
 def _load_saved(path: Path, settings: DatasetSettings) -> datasets.Dataset | datasets.IterableDataset:
@@ -191,12 +207,17 @@ def _load_saved(path: Path, settings: DatasetSettings) -> datasets.Dataset | dat
 
 
 def _load_files(
-    path: Path, files: list[Path], settings: DatasetSettings
+    path: Path, files: list[Path], fingerprint: str, settings: DatasetSettings
 ) -> datasets.Dataset | datasets.IterableDataset:
-    if path.is_dir() and not settings.format and _card_names_files(path):
-        return _load(settings, str(path))
+    """Files of one format; those with another ending are left out, unless all have another one."""
+    import datasets
+
+    cache = str(Path(datasets.config.HF_DATASETS_CACHE) / "lengthwise" / fingerprint)
     formats = {_format_of(file) for file in files} - {None}
     kind = settings.format or (formats.pop() if len(formats) == 1 else None)
+    known = [file for file in files if _format_of(file) == kind]
+    if path.is_dir() and not settings.format and _card_names_files(path):
+        return _load(settings, str(path), cache_dir=cache, **_read_options(kind, known, settings))
     if kind is None:
         found = (
             f"files of several kinds ({', '.join(sorted(map(str, formats)))})" if formats else "no file of a known kind"
@@ -204,16 +225,38 @@ def _load_files(
         raise DatasetError(
             f"{settings.path}: {found}; set dataset.format to one of {', '.join(sorted(set(_FORMATS.values())))}"
         )
-    options: dict[str, Any] = {}
-    if kind == "csv":
-        options = {"keep_default_na": False, "na_values": [""]}
-        if all(file.name.lower().split(".")[1:2] == ["tsv"] for file in files):
-            options["sep"] = "\t"
-    if path.is_dir():
-        return _load(settings, kind, data_dir=str(path), **options)
-    if settings.split != "train":
-        raise DatasetError(f"{settings.path}: files have the split 'train' alone; dataset.split is {settings.split!r}")
-    return _load(settings, kind, data_files=[str(file) for file in files], **options)
+    if not any(file.stat().st_size for file in files):
+        raise _no_rows(settings)
+    splits = _folder_splits(path, kind, settings) if path.is_dir() else {"train": files}
+    chosen = {split: [file for file in found if _format_of(file) == kind] or found for split, found in splits.items()}
+    data_files = {split: [glob.escape(str(file)) for file in found] for split, found in chosen.items()}
+    return _load(settings, kind, data_files=data_files, cache_dir=cache, **_read_options(kind, known, settings))
+
+
+def _folder_splits(path: Path, kind: str, settings: DatasetSettings) -> dict[str, list[Path]]:
+    """A folder's files by split, as `datasets` reads it out of their names."""
+    import datasets
+
+    try:
+        builder = datasets.load_dataset_builder(kind, data_dir=glob.escape(str(path)))
+    except Exception as error:  # whatever the library raises on a folder that it can make nothing of
+        raise DatasetError(f"{settings.path}: the folder cannot be read ({_reason(error)})") from error
+    return {str(split): [Path(file) for file in files] for split, files in builder.config.data_files.items()}
+
+
+def _read_options(kind: str | None, files: list[Path], settings: DatasetSettings) -> dict[str, Any]:
+    if kind == "text":
+        return {"encoding": "utf-8-sig"}  # a byte order mark is no part of the first line
+    if kind == "parquet":
+        return {"batch_size": _PARQUET_ROWS}
+    if kind != "csv":
+        return {}
+    options = {"keep_default_na": False, "na_values": [""], "converters": {settings.text_column: _cell_text}}
+    return {**options, "sep": "\t"} if {_ending(file) for file in files} == {".tsv"} else options
+
+
+def _cell_text(cell: str) -> str | None:
+    return cell or None
 
 
 def _card_names_files(folder: Path) -> bool:
@@ -245,7 +288,7 @@ def _load(settings: DatasetSettings, *arguments: Any, **options: Any) -> dataset
     except Exception as error:  # readers raise whatever their format's library raises
         raise DatasetError(
             f"{settings.path}: split {settings.split!r} cannot be loaded ({_reason(error)});"
-            " check dataset.split and dataset.format"
+            " check dataset.split, dataset.format and the data"
         ) from error
 
 
@@ -265,9 +308,20 @@ def _features_of_first_rows(data: datasets.IterableDataset, settings: DatasetSet
         table = next(iter(data.with_format("arrow").iter(batch_size=1_000)), None)
     except Exception as error:  # readers raise whatever their format's library raises
         raise DatasetError(f"{settings.path}: the rows cannot be read ({_reason(error)})") from error
-    if table is None:
-        raise DatasetError(f"{settings.path}: split {settings.split!r} has no rows; nothing can be done with it")
+    if table is None or not table.num_rows:
+        raise _no_rows(settings)
     return datasets.Features.from_arrow_schema(table.schema)
+
+
+def _no_rows(settings: DatasetSettings) -> DatasetError:
+    return DatasetError(f"{settings.path}: split {settings.split!r} has no rows; nothing can be done with it")
+
+
+def _decoded(encoded: bytes | None) -> str | None:
+    try:
+        return None if encoded is None else encoded.decode()
+    except UnicodeDecodeError:
+        return None
 
 
 def _reason(error: BaseException) -> str:

@@ -44,8 +44,9 @@ class EncodeReport:
 
     Attributes:
         rows, tokens, empty, null, truncated: of the whole folder.
-        encoded_tokens: tokens of the shards that this run encoded; the rest were there already.
-        seconds: what this run took for those.
+        encoded_shards: shards that this run encoded; the rest were there already.
+        encoded_tokens: their tokens.
+        seconds: what this run took, checking the shards that were there included.
         plan: what their batches cost.
     """
 
@@ -54,6 +55,7 @@ class EncodeReport:
     empty: int
     null: int
     truncated: int
+    encoded_shards: int
     encoded_tokens: int
     seconds: float
     plan: PlanReport
@@ -69,8 +71,13 @@ def encode_tokens(
     engine: Engine,
     batching: BatchingSettings = BatchingSettings(),
     progress: tqdm[Any] | None = None,
+    first_row: int = 0,
 ) -> tuple[NDArray[np.float32], PlanReport]:
     """Vectors of a shard's rows, in the shard's order.
+
+    Args:
+        progress: is told of every row that is done.
+        first_row: the dataset's row number of the shard's first row, for messages.
 
     Returns:
         float32[rows, dim], zeros for rows of no tokens, and what the batches cost.
@@ -78,7 +85,7 @@ def encode_tokens(
     Raises:
         TextError: an id has no row in the embedding table.
     """
-    _check_ids(tokens, engine.config.vocab_size)
+    _check_ids(tokens, engine.config.vocab_size, first_row)
     lengths = tokens.lengths
     plan = plan_batches(lengths, batching)
     vectors = np.zeros((len(tokens), engine.config.dim), np.float32)
@@ -120,7 +127,7 @@ def encode_dataset(
     """
     store = VectorStore.open(run.encode.output, run_identity(run, source, tokenizer, engine, weights), run.to_yaml())
     plan = PlanReport(0, 0, 0, 0, 0, 0, 0)
-    encoded_tokens = shards = 0
+    shards = encoded_shards = encoded_tokens = 0
     started = time.perf_counter()
     with tqdm(total=source.num_rows, unit=" rows", desc="encode", disable=not show_progress) as progress:
         for shard in source.shards():
@@ -130,6 +137,7 @@ def encode_dataset(
                 progress.update(record.rows)
                 continue
             record, shard_plan = _encode_shard(run, shard, source, tokenizer, engine, store, progress)
+            encoded_shards += 1
             encoded_tokens += record.tokens
             plan += shard_plan
     seconds = time.perf_counter() - started
@@ -138,7 +146,9 @@ def encode_dataset(
     for name in ("empty", "null", "truncated"):
         if counts[name]:
             log.warning("%d of %d texts are %s", counts[name], counts["rows"], name)
-    return EncodeReport(**counts, encoded_tokens=encoded_tokens, seconds=seconds, plan=plan)
+    return EncodeReport(
+        **counts, encoded_shards=encoded_shards, encoded_tokens=encoded_tokens, seconds=seconds, plan=plan
+    )
 
 
 def run_identity(
@@ -167,13 +177,18 @@ def run_identity(
 
 
 def dataset_card(run: RunConfig, engine: Engine, store: VectorStore) -> str:
-    """The README.md of a folder of vectors; its front matter lets `load_dataset(folder)` find the shards."""
+    """The README.md of a folder of vectors; its front matter lets `load_dataset(folder)` find the shards.
+
+    The configuration is named after the run's identity, because `datasets` keeps its copy of a folder under the
+    folder's and the configuration's names alone: were the configurations of all runs called alike, one run's vectors
+    would be given for another's in a folder of the same name.
+    """
     config = engine.config
     training = "" if config.trained else f"\n\n**The encoder was never trained** (seed {config.seed})."
     records = store.records.values()
     return f"""---
 configs:
-- config_name: default
+- config_name: "{store.identity[:16]}"
   data_files: data/*.parquet
 ---
 # Vectors of `{run.dataset.path}`
@@ -206,7 +221,7 @@ def _encode_shard(
         bad_rows=run.encode.bad_rows,
         first_row=shard.first_row,
     )
-    vectors, plan = encode_tokens(tokens, engine, run.batching, progress)
+    vectors, plan = encode_tokens(tokens, engine, run.batching, progress, shard.first_row)
     kept = shard.table.select(list(run.dataset.keep_columns))
     table = vector_table(kept, vectors.astype(run.encode.vector_dtype), tokens.lengths, tokens.truncated)
     counts = {
@@ -229,11 +244,11 @@ def _with_features(table: pa.Table, source: Source) -> pa.Table:
     return table.replace_schema_metadata(features.arrow_schema.metadata)
 
 
-def _check_ids(tokens: TokenShard, vocab_size: int) -> None:
+def _check_ids(tokens: TokenShard, vocab_size: int, first_row: int) -> None:
     if len(tokens.values) and int(tokens.values.max()) >= vocab_size:
         position = int(np.argmax(tokens.values >= vocab_size))
         row = int(np.searchsorted(tokens.offsets, position, side="right")) - 1
         raise TextError(
-            f"row {row} has the id {int(tokens.values[position])}, but the encoder's vocabulary ends at"
+            f"row {first_row + row} has the id {int(tokens.values[position])}, but the encoder's vocabulary ends at"
             f" {vocab_size - 1}; use the tokenizer that the encoder was trained with"
         )

@@ -55,12 +55,17 @@ class ShardRecord:
 
 
 class VectorStore:
-    """The shards of one run in one folder."""
+    """The shards of one run in one folder.
 
-    def __init__(self, folder: Path, records: dict[int, ShardRecord], complete: bool) -> None:
+    Attributes:
+        identity: the hash of what the run's vectors depend on.
+        records: of the committed shards, by their index.
+    """
+
+    def __init__(self, folder: Path, identity: str, records: dict[int, ShardRecord]) -> None:
         self.folder = folder
+        self.identity = identity
         self.records = records
-        self.complete = complete
 
     @classmethod
     def open(cls, folder: str | Path, identity: Mapping[str, Any], run_yaml: str) -> VectorStore:
@@ -74,22 +79,15 @@ class VectorStore:
             StoreError: the folder holds another run's vectors, or something else, or cannot be written.
         """
         folder = Path(folder)
-        found = _read_json(folder / IDENTITY) if (folder / IDENTITY).exists() else None
-        if found is None and folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-            raise StoreError(f"{folder}: not empty, and not a folder of vectors; choose another encode.output")
-        if found is not None and found.get("sha256") != identity_hash(identity):
-            changed = _changes(found.get("depends_on", {}), identity)
-            raise StoreError(
-                f"{folder}: holds the vectors of another run ({changed}); choose another encode.output, or remove the"
-                " folder if those vectors are no longer wanted"
-            )
         try:
-            (folder / DATA).mkdir(parents=True, exist_ok=True)
+            _refuse_another_run(folder, identity)
+            # First, since a folder that a crash left without an identity would not be known as ours again.
+            record: dict[str, Any] = {"sha256": identity_hash(identity), "depends_on": dict(identity)}
+            write_atomically(folder / IDENTITY, _json_bytes(record))
+            (folder / DATA).mkdir(exist_ok=True)
             for left_over in folder.rglob("*.part"):
                 left_over.unlink()
             write_atomically(folder / RUN, run_yaml.encode())
-            record = {"sha256": identity_hash(identity), "depends_on": dict(identity)}
-            write_atomically(folder / IDENTITY, _json_bytes(record))
             records = _read_records(folder / RECORDS)
             # Written anew, since appending to a line that a crash cut off would lose the next record too.
             write_atomically(folder / RECORDS, b"".join(map(_record_line, records.values())))
@@ -97,7 +95,7 @@ class VectorStore:
             raise StoreError(
                 f"{folder}: cannot be written ({error}); mend that, or choose another encode.output"
             ) from error
-        return cls(folder, records, (folder / MANIFEST).exists())
+        return cls(folder, record["sha256"], records)
 
     def committed(self, index: int) -> ShardRecord | None:
         """The record of a shard whose file is there and unchanged, else None."""
@@ -119,7 +117,9 @@ class VectorStore:
         part = path.with_suffix(".part")
         plain = [name for name in table.column_names if name != "embedding"]
         try:
-            pq.write_table(table, part, compression="zstd", use_dictionary=plain, row_group_size=ROW_GROUP_ROWS)
+            # Pages end where chunks end, and a stream has others than a file: in one piece, so that bytes are equal.
+            whole = table.combine_chunks()
+            pq.write_table(whole, part, compression="zstd", use_dictionary=plain, row_group_size=ROW_GROUP_ROWS)
             _flush(part)
             sha256 = file_sha256(part)
             os.replace(part, path)
@@ -130,6 +130,7 @@ class VectorStore:
                 records.flush()
                 os.fsync(records.fileno())
         except OSError as error:
+            part.unlink(missing_ok=True)
             raise StoreError(
                 f"{path}: the shard cannot be written ({error}); the shards before it are safe, and the same command"
                 " goes on from there"
@@ -145,13 +146,12 @@ class VectorStore:
             for name in ("rows", "tokens", "empty", "null", "truncated")
         }
         manifest = {
-            "identity": _read_json(self.folder / IDENTITY)["sha256"],
+            "identity": self.identity,
             **totals,
             "shards": [asdict(record) for record in records],
         }
         write_atomically(self.folder / "README.md", card.encode())
         write_atomically(self.folder / MANIFEST, _json_bytes(manifest))
-        self.complete = True
         return manifest
 
 
@@ -177,13 +177,19 @@ def file_sha256(path: Path) -> str:
 
 
 def write_atomically(path: Path, contents: bytes) -> None:
-    """Write a small file whole or not at all."""
+    """Write a small file whole or not at all, and the folders above it where they are missing."""
     part = path.with_name(path.name + ".part")
-    with open(part, "wb") as file:
-        file.write(contents)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(part, path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(part, "wb") as file:
+            file.write(contents)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(part, path)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            part.unlink(missing_ok=True)
+        raise StoreError(f"{path}: cannot be written ({error}); mend that, or choose another place") from error
 
 
 @contextlib.contextmanager
@@ -193,6 +199,8 @@ def replace_folder(folder: str | Path) -> Iterator[Path]:
     part = folder.with_name(f".{folder.name}.part")
     old = folder.with_name(f".{folder.name}.old")
     try:
+        if old.exists() and not folder.exists():  # a crash came between the two renames below
+            os.replace(old, folder)
         for left_over in (part, old):
             shutil.rmtree(left_over, ignore_errors=True)
         part.mkdir(parents=True)
@@ -250,6 +258,33 @@ def _read_records(path: Path) -> dict[int, ShardRecord]:
         if isinstance(values, dict) and values.keys() == names:
             records[values["index"]] = ShardRecord(**values)
     return records
+
+
+def _refuse_another_run(folder: Path, identity: Mapping[str, Any]) -> None:
+    """Raise a StoreError where the folder holds something else than shards of this run."""
+    if not (folder / IDENTITY).exists():
+        unfinished = {IDENTITY + ".part"}
+        if folder.exists() and (not folder.is_dir() or {path.name for path in folder.iterdir()} - unfinished):
+            raise StoreError(f"{folder}: not empty, and not a folder of vectors; choose another encode.output")
+        return
+    found = _read_json(folder / IDENTITY)
+    if found.get("sha256") != identity_hash(identity):
+        changed = _changes(_flat(found.get("depends_on", {})), _flat(identity))
+        raise StoreError(
+            f"{folder}: holds the vectors of another run ({changed}); choose another encode.output, or remove the"
+            " folder if those vectors are no longer wanted"
+        )
+
+
+def _flat(value: Any, path: str = "") -> dict[str, Any]:
+    """The leaves of nested mappings by their dotted paths."""
+    if not isinstance(value, Mapping):
+        return {path: value}
+    return {
+        name: leaf
+        for key, inner in value.items()
+        for name, leaf in _flat(inner, f"{path}.{key}" if path else key).items()
+    }
 
 
 def _changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:

@@ -45,7 +45,7 @@ def summary(run: RunConfig, report: EncodeReport) -> str:
             f" ({plan.equal_rows / plan.rows:.1%} of rows in batches of one length);"
             f" in dataset order it would be {plan.unplanned_padding:.1%}"
         )
-    else:
+    if not report.encoded_shards:
         lines.append("speed       nothing to encode: all shards were there, and their sha256 is right")
     return "\n".join(lines)
 

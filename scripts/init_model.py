@@ -24,6 +24,8 @@ def init(run: RunConfig, *, overwrite: bool = False) -> EncoderConfig:
     folder = Path(run.model.path)
     if folder.exists() and not overwrite:
         raise CheckpointError(f"{folder}: already there, and may be trained; give --overwrite to replace it")
+    if folder.exists() and not (folder / "config.json").is_file() and (not folder.is_dir() or any(folder.iterdir())):
+        raise CheckpointError(f"{folder}: not empty, and not a checkpoint; choose another model.path")
     config = create_checkpoint(run, load_tokenizer(run.tokenizer.path))
     write_atomically(folder / "run.yaml", run.to_yaml().encode())
     return config

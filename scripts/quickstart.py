@@ -6,7 +6,6 @@ there are used again, and so are the vectors, if nothing they depend on has chan
 
 from __future__ import annotations
 
-import shutil
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
@@ -17,9 +16,12 @@ CORPUS = ("randfacts", "randfacts/safe.txt")
 
 
 def fetch_corpus(target: Path) -> None:
-    """Copy the corpus out of the package that brings it."""
+    """Copy the corpus out of the package that brings it; a file that is already there is left as it is."""
     from pipeline.errors import DatasetError
+    from pipeline.store import write_atomically
 
+    if target.exists():
+        return
     package, file = CORPUS
     try:
         source = Path(str(distribution(package).locate_file(file)))
@@ -27,8 +29,7 @@ def fetch_corpus(target: Path) -> None:
         raise DatasetError(
             f"the package {package}, which brings the corpus, is not installed; run make quickstart"
         ) from None
-    target.parent.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(source, target)
+    write_atomically(target, source.read_bytes())
 
 
 @click.command(cls=Verb)

@@ -27,7 +27,6 @@ def train(run: RunConfig, *, overwrite: bool = False) -> TextTokenizer:
         raise TokenizerError(f"{path}: already there, and models may depend on it; give --overwrite to replace it")
     source = open_dataset(run.dataset)
     tokenizer = train_tokenizer(source.texts(), run.tokenizer.training, show_progress=True)
-    path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, tokenizer.to_json().encode())
     write_atomically(path.with_suffix(".run.yaml"), run.to_yaml().encode())
     return tokenizer

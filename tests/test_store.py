@@ -1,0 +1,378 @@
+"""Folders of vectors: a shard is there whole or not at all, whatever happens, and nothing of another run is touched."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from pipeline.errors import StoreError
+from pipeline.store import (
+    IDENTITY,
+    MANIFEST,
+    RECORDS,
+    RUN,
+    ShardRecord,
+    VectorStore,
+    file_sha256,
+    replace_folder,
+    vector_table,
+    write_atomically,
+)
+
+IDENTITY_A = {"weights": "aaaa", "max_length": None, "batching": {"max_rows": 128, "min_equal_rows": 16}}
+ROWS = 3
+
+
+def open_store(folder: Path, **changes: Any) -> VectorStore:
+    return VectorStore.open(folder, {**IDENTITY_A, **changes}, "run: 1\n")
+
+
+def table(seed: int = 0, rows: int = ROWS) -> pa.Table:
+    generator = np.random.default_rng(seed)
+    kept = pa.table({"id": list(range(rows))})
+    vectors = generator.normal(size=(rows, 4)).astype(np.float32)
+    return vector_table(kept, vectors, np.arange(rows), np.zeros(rows, np.bool_))
+
+
+def counts(index: int) -> dict[str, int]:
+    return {"index": index, "first_row": index * ROWS, "tokens": 10 + index, "empty": 1, "null": 0, "truncated": index}
+
+
+def commit(store: VectorStore, *indices: int) -> list[ShardRecord]:
+    return [store.commit(table(index), counts(index)) for index in indices]
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()
+    }
+
+
+def full_disk(*_: Any, **__: Any) -> None:
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+# Shards
+
+
+def test_a_committed_shard_is_known_to_the_next_run(tmp_path: Path) -> None:
+    first, second = commit(open_store(tmp_path / "out"), 0, 1)
+    again = open_store(tmp_path / "out")
+    assert (again.committed(0), again.committed(1), again.committed(2)) == (first, second, None)
+    assert second == ShardRecord(
+        **counts(1), rows=ROWS, file="data/shard-000001.parquet", sha256=file_sha256(tmp_path / "out" / second.file)
+    )
+    assert pq.read_table(tmp_path / "out" / second.file).equals(table(1))
+    assert sorted(contents(tmp_path / "out")) == sorted([first.file, second.file, IDENTITY, RECORDS, RUN])
+
+
+def test_a_changed_or_missing_file_is_not_committed(tmp_path: Path) -> None:
+    store = open_store(tmp_path)
+    first, second, third = commit(store, 0, 1, 2)
+    (tmp_path / second.file).unlink()
+    (tmp_path / third.file).write_bytes((tmp_path / third.file).read_bytes() + b"x")
+    assert (store.committed(0), store.committed(1), store.committed(2)) == (first, None, None)
+    commit(store, 2)
+    assert open_store(tmp_path).committed(2) == third
+
+
+def test_a_line_that_a_crash_cut_off_costs_its_own_shard_only(tmp_path: Path) -> None:
+    commit(open_store(tmp_path), 0, 1)
+    records = tmp_path / RECORDS
+    records.write_bytes(records.read_bytes()[:-30])
+    store = open_store(tmp_path)
+    assert store.committed(0) is not None
+    assert store.committed(1) is None
+    commit(store, 1, 2)
+    again = open_store(tmp_path)
+    assert [again.committed(index) == store.records[index] for index in range(3)] == [True] * 3
+
+
+def test_half_written_files_of_a_crash_are_removed(tmp_path: Path) -> None:
+    commit(open_store(tmp_path), 0)
+    (tmp_path / "data/shard-000001.part").write_bytes(b"half")
+    (tmp_path / "manifest.json.part").write_bytes(b"half")
+    before = {name: data for name, data in contents(tmp_path).items() if not name.endswith(".part")}
+    open_store(tmp_path)
+    assert contents(tmp_path) == before
+
+
+def test_a_shard_without_a_record_is_written_again(tmp_path: Path) -> None:
+    """A crash between the file and its record."""
+    store = open_store(tmp_path)
+    [record] = commit(store, 0)
+    (tmp_path / RECORDS).write_bytes(b"")
+    again = open_store(tmp_path)
+    assert again.committed(0) is None
+    assert commit(again, 0) == [record]
+
+
+def test_a_crash_before_the_identity_leaves_a_folder_that_can_be_used(tmp_path: Path) -> None:
+    (tmp_path / f"{IDENTITY}.part").write_bytes(b'{"sha2')
+    commit(open_store(tmp_path), 0)
+    assert f"{IDENTITY}.part" not in contents(tmp_path)
+
+
+def test_the_same_shards_are_the_same_bytes(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        store = open_store(tmp_path / name)
+        commit(store, 0, 1)
+        store.finish(2, "card")
+    assert contents(tmp_path / "a") == contents(tmp_path / "b")
+
+
+def test_the_bytes_do_not_depend_on_how_the_input_was_chunked(tmp_path: Path) -> None:
+    """Streams, caches and memory cut the same rows into different chunks."""
+    rows = 20_000
+    whole = table(rows=rows).append_column("text", pa.array([f"{row:0300d}" for row in range(rows)]))
+    cut = pa.concat_tables([whole.slice(start, 777) for start in range(0, rows, 777)])
+    assert cut["text"].num_chunks > 1
+    shas = [open_store(tmp_path / name).commit(data, counts(0)).sha256 for name, data in (("a", whole), ("b", cut))]
+    assert shas[0] == shas[1]
+
+
+# The manifest
+
+
+def test_the_manifest_is_written_last_and_adds_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    written: list[str] = []
+
+    def note(path: Path, data: bytes) -> None:
+        written.append(path.name)
+        write_atomically(path, data)
+
+    monkeypatch.setattr("pipeline.store.write_atomically", note)
+    store = open_store(tmp_path)
+    records = commit(store, 1, 0)
+    assert not (tmp_path / MANIFEST).exists()
+    manifest = store.finish(2, "# A card\n")
+    assert written[-2:] == ["README.md", MANIFEST]
+    assert json.loads((tmp_path / MANIFEST).read_text()) == manifest
+    assert {name: manifest[name] for name in ("rows", "tokens", "empty", "null", "truncated")} == {
+        "rows": 2 * ROWS,
+        "tokens": 21,
+        "empty": 2,
+        "null": 0,
+        "truncated": 1,
+    }
+    assert [shard["sha256"] for shard in manifest["shards"]] == [records[1].sha256, records[0].sha256]
+    assert manifest["identity"] == json.loads((tmp_path / IDENTITY).read_text())["sha256"]
+    assert (tmp_path / "README.md").read_text() == "# A card\n"
+
+
+def test_a_full_disk_at_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = open_store(tmp_path)
+    commit(store, 0)
+    before = contents(tmp_path)
+    monkeypatch.setattr("pipeline.store.os.replace", full_disk)
+    with pytest.raises(StoreError, match=r"README\.md: cannot be written \(.*No space left"):
+        store.finish(1, "card")
+    assert contents(tmp_path) == before
+
+
+# Refusals
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"weights": "bbbb"}, 'weights was "aaaa", is "bbbb"'),
+        ({"max_length": 128}, "max_length was null, is 128"),
+        ({"batching": {"max_rows": 128, "min_equal_rows": 8}}, "batching.min_equal_rows was 16, is 8"),
+        ({"new": True}, "new was null, is true"),
+        ({"weights": "b", "max_length": 2}, 'max_length was null, is 2; weights was "aaaa", is "b"'),
+    ],
+)
+def test_another_run_is_refused_and_told_what_changed(tmp_path: Path, changes: dict[str, Any], told: str) -> None:
+    commit(open_store(tmp_path), 0)
+    before = contents(tmp_path)
+    with pytest.raises(StoreError) as caught:
+        open_store(tmp_path, **changes)
+    assert f"holds the vectors of another run ({told}); choose another encode.output" in str(caught.value)
+    assert contents(tmp_path) == before
+
+
+@pytest.mark.parametrize("name", ["notes.txt", "data/mine.parquet", "x.part", ".git/config"])
+def test_a_folder_that_is_not_ours_is_refused_and_untouched(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_text("precious")
+    with pytest.raises(StoreError, match=r"not empty, and not a folder of vectors; choose another encode\.output"):
+        open_store(tmp_path)
+    assert contents(tmp_path) == {name: b"precious"}
+
+
+def test_a_file_in_the_place_of_the_folder(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("precious")
+    with pytest.raises(StoreError, match="not empty, and not a folder of vectors"):
+        open_store(tmp_path / "file")
+    with pytest.raises(StoreError, match="cannot be written"):
+        open_store(tmp_path / "file" / "below")
+    assert (tmp_path / "file").read_text() == "precious"
+
+
+@pytest.mark.parametrize("damage", [b"", b"[1]", b'{"sha256": "x", "depends_on": [1]}'])
+def test_a_damaged_identity_is_refused(tmp_path: Path, damage: bytes) -> None:
+    open_store(tmp_path)
+    (tmp_path / IDENTITY).write_bytes(damage)
+    with pytest.raises(StoreError, match="choose another"):
+        open_store(tmp_path)
+
+
+def test_a_folder_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def read_only(*_: Any, **__: Any) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr("pathlib.Path.mkdir", read_only)
+    with pytest.raises(StoreError, match=r"cannot be written \(.*Permission denied\)"):
+        open_store(tmp_path / "out")
+    assert contents(tmp_path) == {}
+
+
+@pytest.mark.parametrize(
+    "failing", ["pyarrow.parquet.write_table", "pipeline.store.os.replace", "pipeline.store.os.fsync"]
+)
+def test_a_full_disk_leaves_the_earlier_shards_and_nothing_half_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failing: str
+) -> None:
+    store = open_store(tmp_path)
+    [first] = commit(store, 0)
+    before = contents(tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(failing, full_disk)
+        with pytest.raises(StoreError, match=r"shard-000001\.parquet: the shard cannot be written \(.*No space left"):
+            commit(store, 1)
+    assert contents(tmp_path) == before
+    again = open_store(tmp_path)
+    assert (again.committed(0), again.committed(1)) == (first, None)
+    commit(again, 1)
+    assert open_store(tmp_path).committed(1) is not None
+
+
+def test_a_table_that_is_half_written_when_the_disk_is_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def half(data: pa.Table, path: Path, **_: Any) -> None:
+        path.write_bytes(b"PAR1 half")
+        full_disk()
+
+    store = open_store(tmp_path)
+    monkeypatch.setattr("pyarrow.parquet.write_table", half)
+    with pytest.raises(StoreError):
+        commit(store, 0)
+    assert list((tmp_path / "data").iterdir()) == []
+
+
+# Tables
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_the_schema_on_disk(tmp_path: Path, dtype: str) -> None:
+    vectors = np.arange(6, dtype=dtype).reshape(2, 3)
+    built = vector_table(pa.table({"id": ["a", "b"]}), vectors, np.array([3, 0]), np.array([True, False]))
+    record = open_store(tmp_path).commit(built, counts(0))
+    found = pq.read_table(tmp_path / record.file)
+    value = {"float32": pa.float32(), "float16": pa.float16()}[dtype]
+    assert found.schema.names == ["id", "embedding", "num_tokens", "truncated"]
+    assert found.schema.types == [pa.string(), pa.list_(value, 3), pa.int32(), pa.bool_()]
+    assert found["embedding"].to_pylist() == vectors.tolist()
+    assert found["num_tokens"].to_pylist() == [3, 0]
+    assert found["truncated"].to_pylist() == [True, False]
+
+
+def test_no_kept_column(tmp_path: Path) -> None:
+    kept = pa.table({"text": ["a", "b"]}).select([])
+    built = vector_table(kept, np.ones((2, 3), np.float32), np.array([1, 1]), np.array([False, False]))
+    record = open_store(tmp_path).commit(built, counts(0))
+    found = pq.read_table(tmp_path / record.file)
+    assert found.column_names == ["embedding", "num_tokens", "truncated"]
+    assert record.rows == found.num_rows == 2
+
+
+def test_vectors_that_are_a_view_keep_their_order() -> None:
+    vectors = np.arange(6, dtype=np.float32).reshape(3, 2).T
+    built = vector_table(pa.table({"id": [0, 1]}), vectors, np.array([1, 1]), np.array([False, False]))
+    assert built["embedding"].to_pylist() == vectors.tolist()
+
+
+# Small files and whole folders
+
+
+def test_write_atomically(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "a/b.json"
+    write_atomically(path, b"old")
+    write_atomically(path, b"new")
+    assert contents(tmp_path) == {"a/b.json": b"new"}
+    monkeypatch.setattr("pipeline.store.os.fsync", full_disk)
+    with pytest.raises(StoreError, match=r"b\.json: cannot be written \(.*No space left"):
+        write_atomically(path, b"newer")
+    assert contents(tmp_path) == {"a/b.json": b"new"}
+
+
+def fill(folder: Path, text: str) -> None:
+    with replace_folder(folder) as part:
+        assert list(part.iterdir()) == []
+        (part / "sub").mkdir()
+        (part / "sub/file.txt").write_text(text)
+
+
+def test_replace_folder_takes_the_place_of_the_old_one(tmp_path: Path) -> None:
+    folder = tmp_path / "deep/model"
+    fill(folder, "old")
+    (folder / "stale.txt").write_text("stale")
+    fill(folder, "new")
+    assert contents(tmp_path) == {"deep/model/sub/file.txt": b"new"}
+
+
+@pytest.mark.parametrize("raised", [ValueError("mine"), KeyboardInterrupt()])
+def test_an_error_leaves_the_old_folder_and_nothing_else(tmp_path: Path, raised: BaseException) -> None:
+    folder = tmp_path / "model"
+    fill(folder, "old")
+
+    def replace_and_fail() -> None:
+        with replace_folder(folder) as part:
+            (part / "file.txt").write_text("half")
+            raise raised
+
+    with pytest.raises(type(raised)):
+        replace_and_fail()
+    assert contents(tmp_path) == {"model/sub/file.txt": b"old"}
+    assert os.listdir(tmp_path) == ["model"]
+
+
+def test_a_full_disk_leaves_the_old_folder(tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    fill(folder, "old")
+    with pytest.raises(StoreError, match="model: cannot be written"), replace_folder(folder):
+        full_disk()
+    assert os.listdir(tmp_path) == ["model"]
+    (tmp_path / "file").touch()
+    with pytest.raises(StoreError, match="cannot be written"):
+        fill(tmp_path / "file/model", "new")
+
+
+def crash_between_the_renames(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def crash_at_the_second(source: Path, target: Path, rename: Callable[[Path, Path], None] = os.replace) -> None:
+        if target == folder:
+            raise KeyboardInterrupt
+        rename(source, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("pipeline.store.os.replace", crash_at_the_second)
+        with pytest.raises(KeyboardInterrupt):
+            fill(folder, "new")
+
+
+def test_a_crash_between_the_two_renames_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "model"
+    fill(folder, "old")
+    crash_between_the_renames(folder, monkeypatch)
+    with pytest.raises(ValueError, match="mine"), replace_folder(folder):
+        raise ValueError("mine")
+    assert contents(tmp_path) == {"model/sub/file.txt": b"old"}
