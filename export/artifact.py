@@ -20,7 +20,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
 from pipeline.errors import ArtifactError
-from pipeline.store import file_sha256, replace_folder, write_atomically
+from pipeline.files import file_sha256, replace_folder, write_atomically
 
 MANIFEST_FILE, GOLDEN_FILE, CARD_FILE = "MANIFEST.json", "golden.safetensors", "README.md"
 VALIDATION_JSON, VALIDATION_MD = "validation.json", "validation.md"
@@ -55,7 +55,7 @@ class Artifact:
         """Open an artifact and check every file of it.
 
         Raises:
-            ArtifactError: there is none, or a file is missing, changed, or not named in the manifest.
+            ArtifactError: there is none, or a file that the manifest names is missing or changed.
         """
         folder = Path(folder)
         try:

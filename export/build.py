@@ -31,7 +31,7 @@ from pipeline import __version__
 from pipeline.checkpoint import weights_fingerprint, write_checkpoint
 from pipeline.encoder import PackedEncoder
 from pipeline.errors import ArtifactError
-from pipeline.store import replace_folder
+from pipeline.files import replace_folder
 from pipeline.tokenizer import TextTokenizer
 
 

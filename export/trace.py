@@ -20,7 +20,7 @@ import onnx
 import torch
 from torch import Tensor, nn
 
-from export.packed_lstm import OnnxOrderedLstm, packed_lstm, to_onnx_lstm
+from export.packed_lstm import OnnxOrderedLstm, to_onnx_lstm
 from pipeline.encoder import PackedEncoder
 from pipeline.errors import ArtifactError
 
@@ -150,6 +150,3 @@ class _quiet:
     def __exit__(self, *_: object) -> None:
         for logger, level in zip(self._loggers, self._levels, strict=True):
             logger.setLevel(level)
-
-
-__all__ = ["ClientEncoder", "OnnxClientEncoder", "packed_lstm", "save_onnx", "trace_to_onnx", "trace_to_torchscript"]

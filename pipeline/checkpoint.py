@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 from pipeline.config import EncoderConfig, EncoderSettings, RunConfig, parse_settings
 from pipeline.encoder import PackedEncoder, seeded_encoder
 from pipeline.errors import CheckpointError
-from pipeline.store import replace_folder
+from pipeline.files import replace_folder
 from pipeline.tokenizer import TextTokenizer, check_tokenizer_fits, load_tokenizer
 
 CONFIG_FILE, WEIGHTS_FILE, TOKENIZER_FILE = "config.json", "model.safetensors", "tokenizer.json"

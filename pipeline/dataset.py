@@ -25,7 +25,7 @@ import pyarrow as pa
 
 from pipeline.config import DatasetSettings
 from pipeline.errors import DatasetError
-from pipeline.store import file_sha256
+from pipeline.files import file_sha256
 
 if TYPE_CHECKING:
     import datasets

@@ -223,7 +223,7 @@ def _encode_shard(
     )
     vectors, plan = encode_tokens(tokens, engine, run.batching, progress, shard.first_row)
     kept = shard.table.select(list(run.dataset.keep_columns))
-    table = vector_table(kept, vectors.astype(run.encode.vector_dtype), tokens.lengths, tokens.truncated)
+    table = vector_table(kept, _stored(vectors, run, shard.first_row), tokens.lengths, tokens.truncated)
     counts = {
         "index": shard.index,
         "first_row": shard.first_row,
@@ -233,6 +233,18 @@ def _encode_shard(
         "truncated": int(tokens.truncated.sum()),
     }
     return store.commit(_with_features(table, source), counts), plan
+
+
+def _stored(vectors: NDArray[np.float32], run: RunConfig, first_row: int) -> NDArray[np.floating]:
+    """The vectors as they are stored; values that the stored type cannot hold are refused."""
+    largest = np.finfo(run.encode.vector_dtype).max
+    beyond = np.flatnonzero((np.abs(vectors) > largest).any(axis=1))
+    if len(beyond):
+        raise TextError(
+            f"the vector of row {first_row + int(beyond[0])} has values beyond {largest:.0f}, the most that"
+            f" {run.encode.vector_dtype} holds; set encode.vector_dtype to float32"
+        )
+    return vectors.astype(run.encode.vector_dtype)
 
 
 def _with_features(table: pa.Table, source: Source) -> pa.Table:

@@ -18,12 +18,10 @@ Notable decisions:
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import os
-import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -34,6 +32,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from pipeline.errors import StoreError
+from pipeline.files import file_sha256, flush, write_atomically
 
 DATA, RUN, IDENTITY, RECORDS, MANIFEST = "data", "run.yaml", "identity.json", "shards.jsonl", "manifest.json"
 ROW_GROUP_ROWS = 8_192
@@ -120,10 +119,10 @@ class VectorStore:
             # Pages end where chunks end, and a stream has others than a file: in one piece, so that bytes are equal.
             whole = table.combine_chunks()
             pq.write_table(whole, part, compression="zstd", use_dictionary=plain, row_group_size=ROW_GROUP_ROWS)
-            _flush(part)
+            flush(part)
             sha256 = file_sha256(part)
             os.replace(part, path)
-            _flush(path.parent)
+            flush(path.parent)
             record = ShardRecord(rows=table.num_rows, file=file, sha256=sha256, **counts)
             with open(self.folder / RECORDS, "ab") as records:
                 records.write(_record_line(record))
@@ -168,64 +167,6 @@ def vector_table(
 def identity_hash(identity: Mapping[str, Any]) -> str:
     """sha256 (hex) of an identity."""
     return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
-
-
-def file_sha256(path: Path) -> str:
-    """sha256 (hex) of a file's contents."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def write_atomically(path: Path, contents: bytes) -> None:
-    """Write a small file whole or not at all, and the folders above it where they are missing."""
-    part = path.with_name(path.name + ".part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with open(part, "wb") as file:
-            file.write(contents)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(part, path)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            part.unlink(missing_ok=True)
-        raise StoreError(f"{path}: cannot be written ({error}); mend that, or choose another place") from error
-
-
-@contextlib.contextmanager
-def replace_folder(folder: str | Path) -> Iterator[Path]:
-    """A new, empty folder to write to, which takes the place of `folder` once the block ends without an error."""
-    folder = Path(folder)
-    part = folder.with_name(f".{folder.name}.part")
-    old = folder.with_name(f".{folder.name}.old")
-    try:
-        if old.exists() and not folder.exists():  # a crash came between the two renames below
-            os.replace(old, folder)
-        for left_over in (part, old):
-            shutil.rmtree(left_over, ignore_errors=True)
-        part.mkdir(parents=True)
-        try:
-            yield part
-        except BaseException:
-            shutil.rmtree(part, ignore_errors=True)
-            raise
-        for path in part.rglob("*"):
-            if path.is_file():
-                _flush(path)
-        if folder.exists():
-            os.replace(folder, old)
-        os.replace(part, folder)
-        shutil.rmtree(old, ignore_errors=True)
-    except OSError as error:
-        raise StoreError(f"{folder}: cannot be written ({error}); mend that, or choose another folder") from error
-
-
-def _flush(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _json_bytes(value: Any) -> bytes:

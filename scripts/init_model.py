@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
+
 from _common import Verb, load_run, run_options
 
 if TYPE_CHECKING:
@@ -16,7 +17,7 @@ def init(run: RunConfig, *, overwrite: bool = False) -> EncoderConfig:
     """Make and save the checkpoint."""
     from pipeline.checkpoint import create_checkpoint
     from pipeline.errors import CheckpointError, ConfigError
-    from pipeline.store import write_atomically
+    from pipeline.files import write_atomically
     from pipeline.tokenizer import load_tokenizer
 
     if run.tokenizer.path is None:

@@ -10,6 +10,7 @@ from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
 import click
+
 from _common import Verb, load_run, run_options
 
 CORPUS = ("randfacts", "randfacts/safe.txt")
@@ -18,7 +19,7 @@ CORPUS = ("randfacts", "randfacts/safe.txt")
 def fetch_corpus(target: Path) -> None:
     """Copy the corpus out of the package that brings it; a file that is already there is left as it is."""
     from pipeline.errors import DatasetError
-    from pipeline.store import write_atomically
+    from pipeline.files import write_atomically
 
     if target.exists():
         return

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
+
 from _common import Verb, load_run, run_options
 
 if TYPE_CHECKING:
@@ -17,7 +18,7 @@ def train(run: RunConfig, *, overwrite: bool = False) -> TextTokenizer:
     """Train and save; the resolved configuration is saved beside the tokenizer."""
     from pipeline.dataset import open_dataset
     from pipeline.errors import ConfigError, TokenizerError
-    from pipeline.store import write_atomically
+    from pipeline.files import write_atomically
     from pipeline.tokenizer import train_tokenizer
 
     if run.tokenizer.path is None:

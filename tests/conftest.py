@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import socket
@@ -27,6 +28,18 @@ TEXTS = (
     "cats and dogs and cats again",
     "over the sea the rain fell and the dog sat on the long road",
 )
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """Every file below a folder, by its path."""
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()
+    }
+
+
+def full_disk(*_: Any, **__: Any) -> None:
+    """What any write says once the disk is full."""
+    raise OSError(errno.ENOSPC, "No space left on device")
 
 
 @pytest.fixture(autouse=True)

@@ -13,7 +13,7 @@ import pytest
 
 from export.artifact import MANIFEST_FILE, Artifact, describe_files
 from pipeline.errors import ArtifactError, StoreError
-from pipeline.store import file_sha256
+from pipeline.files import file_sha256
 
 
 def test_the_manifest_names_every_file_with_its_hash(artifact_folder: Path) -> None:

@@ -11,6 +11,7 @@ import onnx
 import pytest
 from tokenizers import Tokenizer
 
+from conftest import TEXTS
 from export import build
 from export.artifact import Artifact
 from export.build import build_artifact
@@ -21,7 +22,6 @@ from pipeline.encode import encode_texts
 from pipeline.encoder import TorchEngine, seeded_encoder
 from pipeline.errors import ArtifactError
 from pipeline.tokenizer import TextTokenizer
-from tests.conftest import TEXTS
 
 FILES = {
     "config.json",

@@ -9,12 +9,12 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from conftest import TEXTS
 from export.cases import GRID_BATCHES, Case, golden_case, grid_cases, one_row_at_a_time, text_cases
 from pipeline.config import EncoderConfig
 from pipeline.encoder import seeded_encoder
 from pipeline.tokenizer import TextTokenizer
 from pipeline.tokens import tokenize_texts
-from tests.conftest import TEXTS
 
 
 def test_the_grid_has_every_batch_size_with_every_pattern() -> None:

@@ -17,11 +17,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from conftest import TEXTS
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from conftest import TEXTS
 from pipeline.config import BatchingSettings, EncoderConfig, RunConfig
 from pipeline.dataset import Source, open_dataset
 from pipeline.encode import EncodeReport, encode_dataset, encode_texts, encode_tokens
@@ -350,6 +350,17 @@ def test_an_input_that_breaks_off(tmp_path: Path, tokenizer: TextTokenizer, engi
 
 
 # What is written
+
+
+def test_values_that_float16_cannot_hold_are_refused(
+    tmp_path: Path, tokenizer: TextTokenizer, engine: LookupEngine
+) -> None:
+    engine._table[:] = 70_000
+    run = run_config(tmp_path / "vectors", encode={"vector_dtype": "float16"})
+    with pytest.raises(TextError, match=r"row 1 has values beyond 65504.*float32"):
+        encode(run, source_of(["", "rain fell"], run), tokenizer, engine)
+    assert not list((tmp_path / "vectors").rglob("*.parquet"))
+    encode(run_config(tmp_path / "wide"), source_of(["", "rain fell"], run), tokenizer, engine)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16"])

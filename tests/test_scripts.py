@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 from click.testing import CliRunner, Result
+
 from conftest import TEXTS
 
 ROOT = Path(__file__).parents[1]

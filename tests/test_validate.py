@@ -11,6 +11,7 @@ import pytest
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
+from conftest import TEXTS
 from export.artifact import Artifact
 from export.build import build_artifact
 from export.cases import Case, Oracle, grid_cases, one_row_at_a_time
@@ -21,7 +22,6 @@ from pipeline.config import EncoderConfig
 from pipeline.encoder import PackedEncoder, seeded_encoder
 from pipeline.tokenizer import TextTokenizer
 from pipeline.tokens import tokenize_texts
-from tests.conftest import TEXTS
 
 
 def test_a_right_artifact_passes_everywhere(artifact_folder: Path, tokenizer: TextTokenizer) -> None:

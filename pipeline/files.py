@@ -1,0 +1,73 @@
+"""Files and folders that exist whole or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+from pipeline.errors import StoreError
+
+
+def file_sha256(path: Path) -> str:
+    """sha256 (hex) of a file's contents."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def write_atomically(path: Path, contents: bytes) -> None:
+    """Write a small file whole or not at all, and the folders above it where they are missing."""
+    part = path.with_name(path.name + ".part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(part, "wb") as file:
+            file.write(contents)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(part, path)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            part.unlink(missing_ok=True)
+        raise StoreError(f"{path}: cannot be written ({error}); mend that, or choose another place") from error
+
+
+@contextlib.contextmanager
+def replace_folder(folder: str | Path) -> Iterator[Path]:
+    """A new, empty folder to write to, which takes the place of `folder` once the block ends without an error."""
+    folder = Path(folder)
+    if not folder.name:
+        raise StoreError(f"{folder}: cannot be replaced as a whole; give a folder below it")
+    part = folder.with_name(f".{folder.name}.part")
+    old = folder.with_name(f".{folder.name}.old")
+    try:
+        if old.exists() and not folder.exists():  # a crash came between the two renames below
+            os.replace(old, folder)
+        for left_over in (part, old):
+            shutil.rmtree(left_over, ignore_errors=True)
+        part.mkdir(parents=True)
+        try:
+            yield part
+        except BaseException:
+            shutil.rmtree(part, ignore_errors=True)
+            raise
+        for path in part.rglob("*"):
+            if path.is_file():
+                flush(path)
+        if folder.exists():
+            os.replace(folder, old)
+        os.replace(part, folder)
+        shutil.rmtree(old, ignore_errors=True)
+    except OSError as error:
+        raise StoreError(f"{folder}: cannot be written ({error}); mend that, or choose another folder") from error
+
+
+def flush(path: Path) -> None:
+    """Wait until a file, or a folder's list of files, is on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,92 @@
+"""Files and folders that exist whole or not at all, on a full disk and after a crash too."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from conftest import contents, full_disk
+from pipeline.errors import StoreError
+from pipeline.files import replace_folder, write_atomically
+
+
+def test_write_atomically(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "a/b.json"
+    write_atomically(path, b"old")
+    write_atomically(path, b"new")
+    assert contents(tmp_path) == {"a/b.json": b"new"}
+    monkeypatch.setattr("pipeline.files.os.fsync", full_disk)
+    with pytest.raises(StoreError, match=r"b\.json: cannot be written \(.*No space left"):
+        write_atomically(path, b"newer")
+    assert contents(tmp_path) == {"a/b.json": b"new"}
+
+
+def fill(folder: Path, text: str) -> None:
+    with replace_folder(folder) as part:
+        assert list(part.iterdir()) == []
+        (part / "sub").mkdir()
+        (part / "sub/file.txt").write_text(text)
+
+
+def test_replace_folder_takes_the_place_of_the_old_one(tmp_path: Path) -> None:
+    folder = tmp_path / "deep/model"
+    fill(folder, "old")
+    (folder / "stale.txt").write_text("stale")
+    fill(folder, "new")
+    assert contents(tmp_path) == {"deep/model/sub/file.txt": b"new"}
+
+
+@pytest.mark.parametrize("raised", [ValueError("mine"), KeyboardInterrupt()])
+def test_an_error_leaves_the_old_folder_and_nothing_else(tmp_path: Path, raised: BaseException) -> None:
+    folder = tmp_path / "model"
+    fill(folder, "old")
+
+    def replace_and_fail() -> None:
+        with replace_folder(folder) as part:
+            (part / "file.txt").write_text("half")
+            raise raised
+
+    with pytest.raises(type(raised)):
+        replace_and_fail()
+    assert contents(tmp_path) == {"model/sub/file.txt": b"old"}
+    assert os.listdir(tmp_path) == ["model"]
+
+
+def test_a_full_disk_leaves_the_old_folder(tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    fill(folder, "old")
+    with pytest.raises(StoreError, match="model: cannot be written"), replace_folder(folder):
+        full_disk()
+    assert os.listdir(tmp_path) == ["model"]
+    (tmp_path / "file").touch()
+    with pytest.raises(StoreError, match="cannot be written"):
+        fill(tmp_path / "file/model", "new")
+
+
+def crash_between_the_renames(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def crash_at_the_second(source: Path, target: Path, rename: Callable[[Path, Path], None] = os.replace) -> None:
+        if target == folder:
+            raise KeyboardInterrupt
+        rename(source, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("pipeline.files.os.replace", crash_at_the_second)
+        with pytest.raises(KeyboardInterrupt):
+            fill(folder, "new")
+
+
+def test_a_crash_between_the_two_renames_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "model"
+    fill(folder, "old")
+    crash_between_the_renames(folder, monkeypatch)
+    with pytest.raises(ValueError, match="mine"), replace_folder(folder):
+        raise ValueError("mine")
+    assert contents(tmp_path) == {"model/sub/file.txt": b"old"}
+
+
+def test_a_folder_without_a_name_is_refused() -> None:
+    with pytest.raises(StoreError, match=r"\.: cannot be replaced"), replace_folder("."):
+        pass
