@@ -16,7 +16,7 @@ import pytest
 import yaml
 from click.testing import CliRunner, Result
 
-from conftest import TEXTS
+from conftest import TEXTS, contents
 
 ROOT = Path(__file__).parents[1]
 SCRIPTS = sorted(path.stem for path in (ROOT / "scripts").glob("[a-z]*.py"))
@@ -26,10 +26,6 @@ HEAVY = {"torch", "datasets", "onnx", "onnxruntime", "onnxscript", "tokenizers",
 def run_as_user(script: str, *arguments: str | Path, python: tuple[str, ...] = ()) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, *python, f"scripts/{script}.py", *map(str, arguments)]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
 def write_config(folder: Path, texts: str | Path = "texts.txt", **sections: dict[str, Any]) -> Path:
