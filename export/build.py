@@ -9,6 +9,7 @@ import numpy as np
 import onnx
 import onnxscript
 import torch
+from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
 from export.artifact import (
@@ -35,10 +36,15 @@ from pipeline.files import replace_folder
 from pipeline.tokenizer import TextTokenizer
 
 
-def build_artifact(encoder: PackedEncoder, tokenizer: TextTokenizer, output: str | Path) -> Artifact:
+def build_artifact(
+    encoder: PackedEncoder, tokenizer: TextTokenizer, output: str | Path, *, add_special_tokens: bool = True
+) -> Artifact:
     """Export an encoder and its tokenizer into a folder, whole or not at all.
 
     An older artifact at the same place is replaced; anything else there is refused.
+
+    Args:
+        add_special_tokens: whether texts are encoded with the tokenizer's special tokens; recorded in the manifest.
 
     Raises:
         ArtifactError: the folder holds something else, or the encoder cannot be exported.
@@ -63,10 +69,11 @@ def build_artifact(encoder: PackedEncoder, tokenizer: TextTokenizer, output: str
         (part / TORCHSCRIPT_FILE).parent.mkdir()
         trace_to_torchscript(encoder).save(str(part / TORCHSCRIPT_FILE))
         _write_golden(part, encoder)
-        (part / CARD_FILE).write_text(model_card(encoder.config, part), encoding="utf-8")
+        (part / CARD_FILE).write_text(model_card(encoder.config, part, add_special_tokens), encoding="utf-8")
         manifest = {
             "format": 1,
             "weights": weights,
+            "add_special_tokens": add_special_tokens,
             "versions": versions,
             "tolerances": {runtime.name: runtime.tolerance for runtime in RUNTIMES},
             "files": describe_files(part),
@@ -115,4 +122,7 @@ def _write_golden(folder: Path, encoder: PackedEncoder) -> None:
         "lengths": case.lengths,
         "vectors": np.ascontiguousarray(vectors),
     }
-    save_file(tensors, folder / GOLDEN_FILE)
+    try:
+        save_file(tensors, folder / GOLDEN_FILE)
+    except SafetensorError as error:  # the library's word for a full disk too
+        raise ArtifactError(f"{folder / GOLDEN_FILE}: cannot be written ({error})") from error

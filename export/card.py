@@ -20,7 +20,7 @@ tokenizer = Tokenizer.from_file("tokenizer.json")
 tokenizer.enable_padding(pad_id={pad_id}, pad_token={pad_token!r})
 session = onnxruntime.InferenceSession("onnx/model.onnx", providers=["CPUExecutionProvider"])
 
-encoded = tokenizer.encode_batch(["a short text", "another text, which is longer"])
+encoded = tokenizer.encode_batch(["a short text", "another text, which is longer"]{options})
 feeds = {{
     "input_ids": np.array([text.ids for text in encoded], dtype=np.int64),
     "attention_mask": np.array([text.attention_mask for text in encoded], dtype=np.int64),
@@ -30,9 +30,13 @@ vectors = session.run(["sentence_embedding"], feeds)[0]  # float32[2, {dim}]
 """
 
 
-def model_card(config: EncoderConfig, folder: Path, validation: Validation | None = None) -> str:
+def model_card(
+    config: EncoderConfig, folder: Path, add_special_tokens: bool, validation: Validation | None = None
+) -> str:
     """A card for the artifact in `folder`, whose files but the card itself are there."""
     pad_token = json.loads((folder / TOKENS_FILE).read_bytes()).get("pad_token", "[PAD]")
+    options = "" if add_special_tokens else ", add_special_tokens=False"
+    code = _LOAD_ONNX.format(pad_id=config.pad_token_id, pad_token=pad_token, dim=config.dim, options=options)
     directions = "bidirectional" if config.bidirectional else "unidirectional"
     layers = "1 layer" if config.num_layers == 1 else f"{config.num_layers} layers"
     projection = f", a Linear projection to {config.projection_dim}" if config.projection_dim else ""
@@ -45,12 +49,13 @@ def model_card(config: EncoderConfig, folder: Path, validation: Validation | Non
     )
     sizes = "\n".join(
         f"| `{name}` | {(folder / name).stat().st_size / 1e6:.2f} MB |"
-        for name in ("model.safetensors", ONNX_FILE, TORCHSCRIPT_FILE)
+        for name in ("model.safetensors", ONNX_FILE, ONNX_FILE + ".data", TORCHSCRIPT_FILE)
+        if (folder / name).exists()
     )
     if validation is None:
         verdicts = "Not validated yet: run `python scripts/validate_export.py` on this folder."
     else:
-        verdicts = "\n".join([*verdict_table(validation.verdicts), "", control_line(validation.control)])
+        verdicts = "\n".join([*verdict_table(validation.verdicts), "", control_line(validation)])
     return f"""---
 library_name: lengthwise
 pipeline_tag: sentence-similarity
@@ -74,8 +79,9 @@ An embedding of {config.vocab_size:,} tokens (width {config.embedding_dim}), a {
 Inputs `input_ids` and `attention_mask` (int64[batch, sequence]; ones, then zeros: right padding), outputs
 `sentence_embedding` (float32[batch, {config.dim}]) and `token_embeddings`
 (float32[batch, sequence, {config.state_dim}]).
-Never call it with an empty batch: onnxruntime's LSTM kernel does not survive that.
+A batch has at least one row (onnxruntime's LSTM kernel does not survive an empty one) and at least one column, also
+where no row has a token; such rows get zeros.
 
-{_LOAD_ONNX.format(pad_id=config.pad_token_id, pad_token=pad_token, dim=config.dim)}
+{code}
 The TorchScript file takes the same two inputs: `torch.jit.load("{TORCHSCRIPT_FILE}")(input_ids, attention_mask)`.
 """

@@ -19,6 +19,7 @@ from pipeline.tokens import TokenShard
 
 GRID_BATCHES = (1, 2, 5, 17)
 _LONGEST = 24
+_SWEEP_BATCH, _SWEEP_LENGTH = 32, 64
 _GOLDEN_LENGTHS = (1, 1, 2, 3, 4, 5, 7, 8, 11, 13, 16, 17, 24, 32, 48, 64)
 _TEXT_BATCH = 32
 
@@ -84,6 +85,16 @@ def grid_cases(vocab_size: int, seed: int = 0) -> Iterator[Case]:
             sequence = max(int(values.max()), 1) + (9 if "axis longer" in name else 0)
             input_ids = rng.integers(vocab_size, size=(batch, sequence))
             yield Case(f"{batch} x {name}", input_ids, values.astype(np.int64))
+
+
+def vocabulary_cases(vocab_size: int) -> Iterator[Case]:
+    """Every id of the vocabulary once, so that no row of an embedding table goes unread."""
+    step = _SWEEP_BATCH * _SWEEP_LENGTH
+    for start in range(0, vocab_size, step):
+        ids = np.arange(start, min(start + step, vocab_size), dtype=np.int64)
+        lengths = np.minimum(_SWEEP_LENGTH, len(ids) - np.arange(0, len(ids), _SWEEP_LENGTH))
+        input_ids = np.resize(ids, (len(lengths), _SWEEP_LENGTH))
+        yield Case(f"ids {start} to {ids[-1]}", input_ids, lengths.astype(np.int64))
 
 
 def golden_case(vocab_size: int) -> Case:

@@ -5,8 +5,9 @@
     -> sentence_embedding  float32[batch, dim]
     -> token_embeddings    float32[batch, sequence, directions * hidden], zero where the mask is zero
 
-A row whose mask is all zeros gets a vector of zeros. The LSTM reads such a row as one token long, because a
-length of zero is refused by PyTorch and treated differently by different runtimes; the result is then cleared.
+Batch and sequence are at least 1. A row whose mask is all zeros gets a vector of zeros. The LSTM reads such a row as
+one token long, because a length of zero is refused by PyTorch and treated differently by different runtimes; the
+result is then cleared.
 """
 
 from __future__ import annotations
@@ -109,7 +110,7 @@ def trace_to_onnx(encoder: PackedEncoder, metadata: Mapping[str, str]) -> onnx.M
 
 def save_onnx(model: onnx.ModelProto, path: Path) -> None:
     """Write and check a model; one above protobuf's 2 GB keeps its weights in `<name>.data` beside it."""
-    large = model.ByteSize() > PROTOBUF_LIMIT
+    large = sum(len(weight.raw_data) for weight in model.graph.initializer) > PROTOBUF_LIMIT
     location = path.name + ".data" if large else None
     onnx.save(model, path, save_as_external_data=large, location=location)
     onnx.checker.check_model(str(path), full_check=True)

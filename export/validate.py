@@ -1,8 +1,8 @@
 """Does every runtime compute what PyTorch computes, and does a row's vector depend on the row alone?
 
-Each runtime is compared with the packed encoder run one row at a time (`export.cases`), on a grid of batches, on
-the artifact's golden vectors and on real texts; and with itself: a row alone against the row in its batch, the
-batch in another order, the batch with more padding.
+Each runtime is compared with the packed encoder run one row at a time (`export.cases`): on a grid of batches, on
+every id of the vocabulary, on the artifact's golden vectors and on real texts; and with itself: a row alone against
+the row in its batch, the batch in another order, the batch with more padding.
 
 Tolerances are on |difference| / max(1, largest |value| of the row in the oracle): absolute for vectors that are
 normalised or whose values stay within 1, as pooled LSTM states do under last, mean and max, and relative for sums
@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from export.artifact import Artifact
-from export.cases import Case, Oracle, grid_cases, one_row_at_a_time, text_cases
+from export.cases import Case, Oracle, grid_cases, one_row_at_a_time, text_cases, vocabulary_cases
 from export.runtimes import NotRunnable, Outputs, Runtime
 from export.runtimes.control import LengthsIgnored
 from pipeline.checkpoint import load_encoder
@@ -70,16 +70,24 @@ class Validation:
 
     Attributes:
         verdicts: one a runtime, in the order in which they were asked for.
-        control: of a graph that ignores lengths, on the same comparisons; it has to fail wherever lengths matter.
+        control: of a graph that ignores lengths, on the same comparisons.
+        lengths_matter: whether such a graph computes something else than the encoder: it does with a reverse
+            direction, which would start in the padding, and where the last state is taken.
     """
 
     verdicts: tuple[Verdict, ...]
     control: Verdict
+    lengths_matter: bool
 
     @property
     def failed(self) -> tuple[Verdict, ...]:
         """The verdicts of runtimes that failed; one that was not run has not."""
         return tuple(verdict for verdict in self.verdicts if verdict.status == "failed")
+
+    @property
+    def passed(self) -> bool:
+        """Whether no runtime failed, and the comparisons that they passed can tell when lengths are ignored."""
+        return not self.failed and not (self.lengths_matter and self.control.status == "passed")
 
 
 def validate_artifact(
@@ -96,7 +104,8 @@ def validate_artifact(
     """
     encoder = load_encoder(artifact.folder)
     vocab_size = encoder.config.vocab_size
-    cases = [*grid_cases(vocab_size), *(text_cases(texts, vocab_size) if texts is not None else ())]
+    of_texts = text_cases(texts, vocab_size) if texts is not None else ()
+    cases = [*grid_cases(vocab_size), *vocabulary_cases(vocab_size), *of_texts]
     golden = artifact.load_golden()
     checks = [(case, one_row_at_a_time(encoder, case)) for case in tqdm(cases, "oracle", disable=not show_progress)]
     checks.append((Case("golden", golden.input_ids, golden.lengths), Oracle(golden.vectors, None)))
@@ -105,7 +114,8 @@ def validate_artifact(
         judge(kind(), artifact.folder, checks, vocab_size)
         for kind in tqdm(kinds, "validate", unit=" runtimes", disable=not show_progress)
     )
-    return Validation(tuple(verdicts), control)
+    lengths_matter = encoder.config.bidirectional or encoder.config.pooling == "last"
+    return Validation(tuple(verdicts), control, lengths_matter)
 
 
 def judge(runtime: Runtime, folder: Path, checks: Sequence[tuple[Case, Oracle]], vocab_size: int) -> Verdict:
@@ -150,7 +160,10 @@ def judge(runtime: Runtime, folder: Path, checks: Sequence[tuple[Case, Oracle]],
 
 
 def _run(runtime: Runtime, case: Case) -> Outputs:
-    return runtime.run(case.input_ids, case.attention_mask)
+    outputs = runtime.run(case.input_ids, case.attention_mask)
+    if any(output.dtype != np.float32 for output in outputs):
+        raise TypeError(f"the outputs are {' and '.join(str(output.dtype) for output in outputs)}, not float32")
+    return outputs
 
 
 def _invariances(case: Case, vocab_size: int) -> Iterable[tuple[str, Case, NDArray[np.int64]]]:
@@ -182,7 +195,8 @@ class _Tally:
         self._add(case.name, scaled_difference(vectors, oracle.vectors), *of_states)
         cosine = _smallest_cosine(vectors, oracle.vectors)
         if cosine is not None:
-            self.min_cosine = cosine if self.min_cosine is None else min(self.min_cosine, cosine)
+            previous = cosine if self.min_cosine is None else self.min_cosine
+            self.min_cosine = float(np.minimum(previous, cosine))  # one that is not a number stays
 
     def add_invariance(
         self, name: str, runtime: Runtime, other: Case, outputs: Outputs, rows: NDArray[np.int64]

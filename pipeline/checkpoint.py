@@ -36,7 +36,10 @@ def write_checkpoint(folder: Path, encoder: PackedEncoder, tokenizer: TextTokeni
     record = {"model_type": "lengthwise", "architectures": ["PackedEncoder"], **encoder.config.model_dump(mode="json")}
     (folder / CONFIG_FILE).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
     weights = {name: weight.detach().cpu().contiguous() for name, weight in encoder.state_dict().items()}
-    save_file(weights, folder / WEIGHTS_FILE, metadata={"format": "pt"})
+    try:
+        save_file(weights, folder / WEIGHTS_FILE, metadata={"format": "pt"})
+    except SafetensorError as error:  # the library's word for a full disk too
+        raise CheckpointError(f"{folder / WEIGHTS_FILE}: cannot be written ({error})") from error
     (folder / TOKENIZER_FILE).write_text(tokenizer.to_json(), encoding="utf-8")
 
 
@@ -140,7 +143,7 @@ def _check_weights(found: Mapping[str, torch.Tensor], wanted: Mapping[str, torch
             sizes = f"{list(found[name].shape)} in the file, {list(wanted[name].shape)} by config.json"
             problems.append(f"{name} is {sizes}")
         elif found[name].dtype != torch.float32:
-            problems.append(f"{name} is {found[name].dtype}, not float32")
+            problems.append(f"{name} is {found[name].dtype}, not float32: save the weights as float32")
     if problems:
         raise CheckpointError(
             f"{path} does not fit {CONFIG_FILE}: {'; '.join(sorted(problems))}; use the config.json of these weights"

@@ -5,7 +5,7 @@ Notable decisions:
   remains of it is the zeros that unpacking puts beyond a row's end, which pooling reads in a batch of mixed
   lengths.
 - The pooling head takes token states, the last state and the lengths, whoever made them: the exported graphs
-  run the same head behind their own LSTM (see `export.graph`), so there is one definition of a vector.
+  run the same head behind their own LSTM (see `export.trace`), so there is one definition of a vector.
 - `lengths` is an input of its own, not a mask: nothing has to be inferred from the padding's content.
 """
 

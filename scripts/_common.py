@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shlex
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -39,6 +40,11 @@ def run_options(function: Callable[..., Any]) -> Callable[..., Any]:
         help="Change one setting for this run; may be given again.",
     )(function)
     return click.argument("config", type=click.Path(path_type=Path))(function)
+
+
+def as_typed(overrides: tuple[str, ...]) -> str:
+    """The overrides as they would be typed in a shell, with a space before each."""
+    return "".join(f" --set {shlex.quote(override)}" for override in overrides)
 
 
 def load_run(config: Path, overrides: tuple[str, ...]) -> RunConfig:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from _common import Verb, load_run, run_options
+from _common import Verb, as_typed, load_run, run_options
 
 if TYPE_CHECKING:
     from export.artifact import Artifact
@@ -20,7 +20,10 @@ def export(run: RunConfig) -> Artifact:
     from pipeline.checkpoint import load_run_model
 
     encoder, tokenizer = load_run_model(run)
-    return build_artifact(encoder, tokenizer, run.export.output).with_files({"run.yaml": run.to_yaml()})
+    artifact = build_artifact(
+        encoder, tokenizer, run.export.output, add_special_tokens=run.tokenizer.add_special_tokens
+    )
+    return artifact.with_files({"run.yaml": run.to_yaml()})
 
 
 @click.command(cls=Verb)
@@ -31,7 +34,7 @@ def main(config: Path, overrides: tuple[str, ...]) -> None:
     artifact = export(run)
     size = sum(file["bytes"] for file in artifact.manifest["files"].values())
     click.echo(f"artifact    {artifact.folder}: {len(artifact.manifest['files'])} files, {size / 1e6:.1f} MB")
-    click.echo(f"next        python scripts/validate_export.py {artifact.folder} --texts {config}")
+    click.echo(f"next        python scripts/validate_export.py {artifact.folder} --texts {config}{as_typed(overrides)}")
 
 
 if __name__ == "__main__":

@@ -17,14 +17,11 @@ def main(config: Path, overrides: tuple[str, ...]) -> None:
 
     from pipeline.batching import plan_batches, report_plan
     from pipeline.dataset import open_dataset
-    from pipeline.errors import ConfigError
     from pipeline.tokenizer import load_tokenizer
     from pipeline.tokens import tokenize_texts
 
     run = load_run(config, overrides)
-    if run.tokenizer.path is None:
-        raise ConfigError("tokenizer.path is not set; set it to a tokenizer.json")
-    tokenizer, source = load_tokenizer(run.tokenizer.path), open_dataset(run.dataset)
+    tokenizer, source = load_tokenizer(run.tokenizer.path or run.model.path), open_dataset(run.dataset)
     shard = next(source.shards())
     tokens = tokenize_texts(
         shard.table[run.dataset.text_column],

@@ -11,8 +11,9 @@ from pathlib import Path
 
 import click
 
-from _common import Verb, load_run, run_options
+from _common import Verb, as_typed, load_run, run_options
 
+UNTRAINED = " (never trained: its vectors do not compare texts)"
 CORPUS = ("randfacts", "randfacts/safe.txt")
 
 
@@ -42,30 +43,32 @@ def main(config: Path, overrides: tuple[str, ...]) -> None:
     import init_model
     import train_tokenizer
     import validate_export
+    from pipeline.checkpoint import CONFIG_FILE, load_encoder_config
 
-    run = load_run(config, overrides)
+    run, typed = load_run(config, overrides), f"{config}{as_typed(overrides)}"
     fetch_corpus(Path(run.dataset.path))
     if run.tokenizer.path is None or not Path(run.tokenizer.path).exists():
-        _say(f"python scripts/train_tokenizer.py {config}")
+        _say(f"python scripts/train_tokenizer.py {typed}")
         train_tokenizer.train(run)
     if not Path(run.model.path).exists():
-        _say(f"python scripts/init_model.py {config}")
+        _say(f"python scripts/init_model.py {typed}")
         init_model.init(run)
-    _say(f"python scripts/encode_dataset.py {config}")
+    _say(f"python scripts/encode_dataset.py {typed}")
     report = encode_dataset.encode(run)
-    _say(f"python scripts/export_model.py {config}")
+    _say(f"python scripts/export_model.py {typed}")
     artifact = export_model.export(run)
-    _say(f"python scripts/validate_export.py {artifact.folder} --texts {config}")
+    _say(f"python scripts/validate_export.py {artifact.folder} --texts {typed}")
     validation = validate_export.validate(artifact.folder, run)
 
     click.echo(f"\ncorpus      {run.dataset.path}")
     click.echo(f"tokenizer   {run.tokenizer.path}")
-    click.echo(f"checkpoint  {run.model.path} (never trained: its vectors do not compare texts)")
+    untrained = "" if load_encoder_config(Path(run.model.path) / CONFIG_FILE).trained else UNTRAINED
+    click.echo(f"checkpoint  {run.model.path}{untrained}")
     click.echo(encode_dataset.summary(run, report))
     click.echo(f"artifact    {artifact.folder}")
     click.echo(validate_export.summary(validation))
     click.echo(f"report      {artifact.folder}/validation.md")
-    if validation.failed:
+    if not validation.passed:
         raise SystemExit(1)
 
 

@@ -34,7 +34,7 @@ def validate(folder: Path, run: RunConfig | None, rows: int = TEXT_ROWS) -> Vali
         {
             VALIDATION_JSON: validation_to_json(validation),
             VALIDATION_MD: validation_to_markdown(validation),
-            CARD_FILE: model_card(config, folder, validation),
+            CARD_FILE: model_card(config, folder, artifact.manifest["add_special_tokens"], validation),
         }
     )
     return validation
@@ -49,7 +49,13 @@ def first_texts(folder: Path, run: RunConfig, rows: int) -> TokenShard:
     from pipeline.tokens import tokenize_texts
 
     texts = list(islice(open_dataset(run.dataset).texts(), rows))
-    return tokenize_texts(texts, load_tokenizer(folder), max_length=512, truncate=True)
+    return tokenize_texts(
+        texts,
+        load_tokenizer(folder),
+        max_length=512,
+        truncate=True,
+        add_special_tokens=run.tokenizer.add_special_tokens,
+    )
 
 
 def summary(validation: Validation) -> str:
@@ -62,7 +68,7 @@ def summary(validation: Validation) -> str:
         lines.append(
             f"{verdict.status:11} {verdict.runtime}: {worst}{'; ' if worst and verdict.reason else ''}{verdict.reason}"
         )
-    return "\n".join([*lines, f"control     {control_line(validation.control).removeprefix('Control: ')}"])
+    return "\n".join([*lines, f"control     {control_line(validation).removeprefix('Control: ')}"])
 
 
 @click.command(cls=Verb)
@@ -72,10 +78,12 @@ def summary(validation: Validation) -> str:
 @click.option("--set", "overrides", multiple=True, metavar="KEY.PATH=VALUE", help="Change one setting of --texts.")
 def main(artifact: Path, config: Path | None, rows: int, overrides: tuple[str, ...]) -> None:
     """Compare the runtimes of ARTIFACT with PyTorch. Exits with 1 if any of them fails."""
+    if overrides and config is None:
+        raise click.UsageError("--set changes a setting of the run that --texts names; give --texts too")
     validation = validate(artifact, None if config is None else load_run(config, overrides), rows)
     click.echo(summary(validation))
     click.echo(f"report      {artifact}/validation.md")
-    if validation.failed:
+    if not validation.passed:
         raise SystemExit(1)
 
 

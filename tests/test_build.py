@@ -17,11 +17,12 @@ from export.artifact import Artifact
 from export.build import build_artifact
 from export.trace import OPSET
 from pipeline.checkpoint import load_checkpoint, weights_fingerprint
-from pipeline.config import EncoderConfig
-from pipeline.encode import encode_texts
+from pipeline.config import EncoderConfig, TokenizerTraining
+from pipeline.encode import encode_tokens
 from pipeline.encoder import TorchEngine, seeded_encoder
 from pipeline.errors import ArtifactError
-from pipeline.tokenizer import TextTokenizer
+from pipeline.tokenizer import TextTokenizer, train_tokenizer
+from pipeline.tokens import tokenize_texts
 
 FILES = {
     "config.json",
@@ -70,15 +71,21 @@ def test_the_card_says_that_the_model_was_never_trained_and_not_validated(artifa
     assert "Not validated yet" in card
 
 
+@pytest.mark.parametrize("special", [True, False])
 def test_the_cards_code_gives_the_vectors_of_batch_encoding(
-    artifact_folder: Path, monkeypatch: pytest.MonkeyPatch
+    special: bool, tmp_path: Path, encoder_config: Callable[..., EncoderConfig], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    words = TokenizerTraining(model="wordlevel", min_frequency=1, bos_token="[BOS]", eos_token="[EOS]")
+    tokenizer = train_tokenizer(TEXTS, words)
+    encoder = seeded_encoder(encoder_config(vocab_size=tokenizer.vocab_size), 0)
+    artifact_folder = tmp_path / "artifact"
+    build_artifact(encoder, tokenizer, artifact_folder, add_special_tokens=special)
     code = (artifact_folder / "README.md").read_text().split("```python\n")[1].split("```")[0]
     monkeypatch.chdir(artifact_folder)
     names: dict[str, np.ndarray] = {}
     exec(code.replace("a short text", TEXTS[0]).replace("another text, which is longer", TEXTS[3]), names)
-    encoder, tokenizer = load_checkpoint(artifact_folder)
-    right = encode_texts([TEXTS[0], TEXTS[3]], tokenizer, TorchEngine(encoder))
+    tokens = tokenize_texts([TEXTS[0], TEXTS[3]], tokenizer, add_special_tokens=special)
+    right, _ = encode_tokens(tokens, TorchEngine(encoder))
     np.testing.assert_allclose(names["vectors"], right, atol=1e-6, rtol=0)
 
 

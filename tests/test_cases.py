@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from conftest import TEXTS
-from export.cases import GRID_BATCHES, Case, golden_case, grid_cases, one_row_at_a_time, text_cases
+from export.cases import GRID_BATCHES, Case, golden_case, grid_cases, one_row_at_a_time, text_cases, vocabulary_cases
 from pipeline.config import EncoderConfig
 from pipeline.encoder import seeded_encoder
 from pipeline.tokenizer import TextTokenizer
@@ -80,3 +80,11 @@ def test_golden_inputs_are_always_the_same() -> None:
     np.testing.assert_array_equal(first.input_ids, again.input_ids)
     assert (first.lengths.min(), first.lengths.max()) == (1, 64)
     assert torch.from_numpy(first.input_ids).max() < 50
+
+
+@given(vocab_size=st.integers(1, 5_000))
+def test_the_vocabulary_is_read_whole_and_once(vocab_size: int) -> None:
+    cases = list(vocabulary_cases(vocab_size))
+    read = np.concatenate([case.input_ids[case.attention_mask == 1] for case in cases])
+    np.testing.assert_array_equal(np.sort(read), np.arange(vocab_size))
+    assert all(case.lengths.min() >= 1 for case in cases)

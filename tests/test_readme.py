@@ -49,7 +49,7 @@ def test_the_verbs_work_on_a_users_own_files(tmp_path: Path) -> None:
         assert done.returncode == 0, f"{command}\n{done.stderr}"
 
     snippets = [body for kind, body in BLOCKS if kind == "python"]
-    assert len(snippets) == 2
+    assert len(snippets) == 3
     for snippet in snippets:
         done = subprocess.run(
             [sys.executable, "-c", snippet], cwd=tmp_path, env=environment, capture_output=True, text=True

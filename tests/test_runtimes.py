@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,7 +13,6 @@ import pytest
 
 from export.artifact import Artifact
 from export.runtimes import RUNTIMES, NotRunnable, OnnxRuntimeCpu, OnnxRuntimeCuda, PyTorchEager, TorchScript
-from export.runtimes import onnxruntime as adapter
 from export.validate import validate_artifact
 
 IDS, MASK = np.array([[2, 3, 4], [5, 6, 0]], np.int64), np.array([[1, 1, 1], [1, 0, 0]], np.int64)
@@ -43,6 +43,9 @@ class FakeSession:
     def get_providers(self) -> list[str]:
         return self._providers
 
+    def get_outputs(self) -> list[Any]:
+        return [SimpleNamespace(name=name) for name in ("sentence_embedding", "token_embeddings")]
+
     def disable_fallback(self) -> None:
         self.fallback_disabled = True
 
@@ -64,8 +67,8 @@ def fake(monkeypatch: pytest.MonkeyPatch, session: FakeSession) -> dict[str, Any
         asked["records placement"] = options.get_session_config_entry("session.record_ep_graph_assignment_info")
         return session
 
-    monkeypatch.setattr(adapter.onnxruntime, "get_available_providers", lambda: [CUDA, CPU])
-    monkeypatch.setattr(adapter.onnxruntime, "InferenceSession", make)
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: [CUDA, CPU])
+    monkeypatch.setattr(onnxruntime, "InferenceSession", make)
     return asked
 
 
@@ -114,9 +117,16 @@ def test_a_fall_back_during_a_run_is_noticed(monkeypatch: pytest.MonkeyPatch, ar
 
 
 def test_without_cuda_it_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch, artifact_folder: Path) -> None:
-    monkeypatch.setattr(adapter.onnxruntime, "get_available_providers", lambda: [CPU])
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: [CPU])
     with pytest.raises(NotRunnable, match="install onnxruntime-gpu"):
         OnnxRuntimeCuda().load(artifact_folder)
+
+
+def test_without_onnxruntime_it_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch, artifact_folder: Path) -> None:
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    for kind in (OnnxRuntimeCpu, OnnxRuntimeCuda):
+        with pytest.raises(NotRunnable, match=r"not installed; install lengthwise\[cpu\]"):
+            kind().load(artifact_folder)
 
 
 def test_a_session_that_cannot_be_made_on_cuda_was_not_run(
@@ -125,8 +135,8 @@ def test_a_session_that_cannot_be_made_on_cuda_was_not_run(
     def refuse(*_: object, **__: object) -> None:
         raise RuntimeError("libcudnn is missing")
 
-    monkeypatch.setattr(adapter.onnxruntime, "get_available_providers", lambda: [CUDA, CPU])
-    monkeypatch.setattr(adapter.onnxruntime, "InferenceSession", refuse)
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: [CUDA, CPU])
+    monkeypatch.setattr(onnxruntime, "InferenceSession", refuse)
     with pytest.raises(NotRunnable, match="libcudnn is missing"):
         OnnxRuntimeCuda().load(artifact_folder)
 

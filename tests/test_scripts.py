@@ -11,12 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import click
+import onnx
 import pyarrow.parquet as pq
 import pytest
 import yaml
 from click.testing import CliRunner, Result
 
 from conftest import TEXTS, contents
+from export.artifact import describe_files, write_manifest
 
 ROOT = Path(__file__).parents[1]
 SCRIPTS = sorted(path.stem for path in (ROOT / "scripts").glob("[a-z]*.py"))
@@ -248,7 +250,43 @@ def test_every_mistake_of_a_configuration_is_told_at_once(tmp_path: Path, invoke
     assert sorted(contents(tmp_path)) == ["run.yaml"]
 
 
-@pytest.mark.parametrize("script", ["train_tokenizer", "init_model", "inspect_dataset"])
+def test_inspecting_uses_the_checkpoints_tokenizer_where_none_is_set(trained: Path, invoke: Invoke) -> None:
+    own = invoke("inspect_dataset", trained, "--set", "tokenizer.path=null")
+    assert own.exit_code == 0, own.stderr
+    assert own.stdout == invoke("inspect_dataset", trained).stdout
+
+
+def test_an_export_is_validated_and_a_broken_one_fails(trained: Path, tmp_path: Path, invoke: Invoke) -> None:
+    folder = tmp_path / "an artifact"
+    exported = invoke("export_model", trained, "--set", f"export.output={folder}")
+    assert exported.exit_code == 0, exported.stderr
+    assert f"--texts {trained} --set 'export.output={folder}'" in exported.stdout
+    validated = invoke("validate_export", folder, "--texts", trained, "--rows", "4")
+    assert validated.exit_code == 0, validated.stderr
+    assert "passed      onnxruntime cpu: largest difference" in validated.stdout
+    assert json.loads((folder / "validation.json").read_text())["passed"] is True
+    assert "| onnxruntime cpu |" in (folder / "README.md").read_text()
+
+    model = onnx.load(folder / "onnx/model.onnx")
+    next(node for node in model.graph.node if node.op_type == "LSTM").input[3] = ""
+    onnx.save(model, folder / "onnx/model.onnx")
+    assert "onnx/model.onnx: the file is not the one that was exported" in refusal(invoke("validate_export", folder))
+    manifest = json.loads((folder / "MANIFEST.json").read_text())
+    write_manifest(folder, {**manifest, "files": describe_files(folder)})
+    validated = invoke("validate_export", folder)
+    assert validated.exit_code == 1
+    assert "failed      onnxruntime cpu" in validated.stdout
+    assert "passed      torchscript" in validated.stdout
+    assert json.loads((folder / "validation.json").read_text())["passed"] is False
+
+
+def test_a_setting_without_a_run_to_change_is_refused(tmp_path: Path, invoke: Invoke) -> None:
+    result = invoke("validate_export", tmp_path, "--set", "dataset.path=x.csv")
+    assert result.exit_code == 2
+    assert "give --texts too" in result.stderr
+
+
+@pytest.mark.parametrize("script", ["train_tokenizer", "init_model"])
 def test_a_tokenizer_that_is_not_set(trained: Path, invoke: Invoke, script: str) -> None:
     assert refusal(invoke(script, trained, "--set", "tokenizer.path=null")).startswith("tokenizer.path is not set")
 

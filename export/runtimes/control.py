@@ -9,7 +9,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import onnx
-import onnxruntime
 
 from export.runtimes.onnxruntime import OnnxRuntimeCpu
 
@@ -25,6 +24,4 @@ class LengthsIgnored(OnnxRuntimeCpu):
         for node in model.graph.node:
             if node.op_type == "LSTM":
                 node.input[4] = ""
-        self._session = onnxruntime.InferenceSession(
-            model.SerializeToString(), self._options(), providers=list(self._providers)
-        )
+        self._open(model.SerializeToString())

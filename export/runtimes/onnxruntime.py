@@ -8,13 +8,17 @@ LSTM and Gather was placed on it. Anything less is "not run".
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import onnxruntime
 from numpy.typing import NDArray
 
 from export.runtimes.base import NotRunnable, Outputs, Runtime
 
+if TYPE_CHECKING:
+    import onnxruntime
+
+_OUTPUTS = ["sentence_embedding", "token_embeddings"]
 _CUDA = "CUDAExecutionProvider"
 _ON_CUDA = ("LSTM", "Gather")
 
@@ -28,21 +32,26 @@ class OnnxRuntimeCpu(Runtime):
     _providers: tuple[str | tuple[str, dict[str, str]], ...] = ("CPUExecutionProvider",)
 
     def load(self, artifact: Path) -> None:
-        self._session = onnxruntime.InferenceSession(
-            str(artifact / self.file), self._options(), providers=list(self._providers)
-        )
+        self._open(str(artifact / self.file))
 
     def run(self, input_ids: NDArray[np.int64], attention_mask: NDArray[np.int64]) -> Outputs:
-        vectors, states = self._session.run(
-            ["sentence_embedding", "token_embeddings"], {"input_ids": input_ids, "attention_mask": attention_mask}
-        )
+        feeds = {"input_ids": input_ids, "attention_mask": attention_mask}
+        vectors, states = self._session.run(_OUTPUTS, feeds)
         return vectors, states
 
     def describe(self) -> dict[str, str]:
-        return {"onnxruntime": onnxruntime.__version__, "providers": ", ".join(self._session.get_providers())}
+        return {"onnxruntime": _onnxruntime().__version__, "providers": ", ".join(self._session.get_providers())}
+
+    def _open(self, model: str | bytes) -> None:
+        """Start a session, and refuse a graph whose outputs clients would take for one another."""
+        session = _onnxruntime().InferenceSession(model, self._options(), providers=list(self._providers))
+        outputs = [output.name for output in session.get_outputs()]
+        if outputs != _OUTPUTS:
+            raise ValueError(f"the outputs are {outputs}, not {_OUTPUTS} in this order")
+        self._session = session
 
     def _options(self) -> onnxruntime.SessionOptions:
-        return onnxruntime.SessionOptions()
+        return _onnxruntime().SessionOptions()
 
 
 class OnnxRuntimeCuda(OnnxRuntimeCpu):
@@ -53,9 +62,10 @@ class OnnxRuntimeCuda(OnnxRuntimeCpu):
     _providers = ((_CUDA, {"use_tf32": "0"}), "CPUExecutionProvider")
 
     def load(self, artifact: Path) -> None:
-        if _CUDA not in onnxruntime.get_available_providers():
+        library = _onnxruntime()
+        if _CUDA not in library.get_available_providers():
             raise NotRunnable(
-                f"onnxruntime {onnxruntime.__version__} is built without CUDA; on a machine with an NVIDIA GPU install"
+                f"onnxruntime {library.__version__} is built without CUDA; on a machine with an NVIDIA GPU install"
                 " onnxruntime-gpu instead of onnxruntime"
             )
         try:
@@ -95,3 +105,12 @@ class OnnxRuntimeCuda(OnnxRuntimeCpu):
         elsewhere = sorted({f"{op} on {ep}" for op, ep in placement if ep != _CUDA})
         if elsewhere or {op for op, _ in placement} != set(_ON_CUDA):
             raise NotRunnable(f"not placed on CUDA: {', '.join(elsewhere) or 'no LSTM or Gather at all'}")
+
+
+def _onnxruntime() -> Any:
+    """The module, which is an extra: an export can be made without it."""
+    try:
+        import onnxruntime
+    except ModuleNotFoundError as error:
+        raise NotRunnable("onnxruntime is not installed; install lengthwise[cpu] or lengthwise[gpu]") from error
+    return onnxruntime
