@@ -78,8 +78,8 @@ An embedding of {config.vocab_size:,} tokens (width {config.embedding_dim}), a {
 
 Inputs `input_ids` and `attention_mask` (int64[batch, sequence]; ones, then zeros: right padding), outputs
 `sentence_embedding` (float32[batch, {config.dim}]) and `token_embeddings` (float32[batch, sequence,
-{config.state_dim}]). A batch has at least one row (onnxruntime's LSTM kernel does not survive an empty one) and at least one column, also
-where no row has a token; such rows get zeros.
+{config.state_dim}]). A batch has at least one row (onnxruntime's LSTM kernel does not survive an empty one) and at
+least one column, also where no row has a token; such rows get zeros.
 
 {code}
 The TorchScript file takes the same two inputs: `torch.jit.load("{TORCHSCRIPT_FILE}")(input_ids, attention_mask)`.
