@@ -156,8 +156,8 @@ def run_identity(
 ) -> dict[str, Any]:
     """Everything that the bytes of the vectors depend on.
 
-    `encode.bad_rows` is left out: it decides whether a run stops, and a shard that was written has no row over
-    which it would have stopped. Versions are left out too: an upgrade moves vectors by less than the tolerance.
+    `encode.bad_rows` is left out: it decides whether a run stops, and the bytes of a shard that was written are the
+    same either way. Versions are left out too: an upgrade moves vectors by less than the tolerance.
     """
     return {
         "input": source.fingerprint,

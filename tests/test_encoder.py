@@ -91,18 +91,15 @@ def by_hand(encoder: PackedEncoder, ids: list[int]) -> Tensor:
 @pytest.mark.parametrize(("layers", "bidirectional", "pooling"), SHAPES)
 @pytest.mark.parametrize(("projection", "normalize"), [(None, False), (5, True)])
 def test_every_shape_equals_rows_one_by_one(
-    layers: int, bidirectional: bool, pooling: str, projection: int | None, normalize: bool
+    layers: int,
+    bidirectional: bool,
+    pooling: str,
+    projection: int | None,
+    normalize: bool,
+    encoder_config: Callable[..., EncoderConfig],
 ) -> None:
-    config = EncoderConfig(
-        vocab_size=11,
-        embedding_dim=6,
-        hidden_size=4,
-        num_layers=layers,
-        bidirectional=bidirectional,
-        pooling=pooling,
-        projection_dim=projection,
-        normalize=normalize,
-    )
+    shape = {"num_layers": layers, "bidirectional": bidirectional, "pooling": pooling}
+    config = encoder_config(**shape, projection_dim=projection, normalize=normalize)
     encoder = seeded_encoder(config, seed=1)
     rows = ([3], *EXAMPLE, [9, 9, 1, 2, 3, 4, 5, 6, 7], [2])
     vectors = encoder(*padded(rows, fill=7))

@@ -61,17 +61,11 @@ def test_the_worked_example_comes_out_of_both_files(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("layers", "bidirectional", "pooling", "full"), ALL_SHAPES)
-def test_every_configuration_is_the_same_function(layers: int, bidirectional: bool, pooling: str, full: bool) -> None:
-    config = EncoderConfig(
-        vocab_size=13,
-        embedding_dim=6,
-        hidden_size=4,
-        num_layers=layers,
-        bidirectional=bidirectional,
-        pooling=pooling,
-        projection_dim=5 if full else None,
-        normalize=full,
-    )
+def test_every_configuration_is_the_same_function(
+    layers: int, bidirectional: bool, pooling: str, full: bool, encoder_config: Callable[..., EncoderConfig]
+) -> None:
+    shape = {"num_layers": layers, "bidirectional": bidirectional, "pooling": pooling}
+    config = encoder_config(**shape, projection_dim=5 if full else None, normalize=full)
     encoder = seeded_encoder(config, 1)
     model, script = trace_to_onnx(encoder, {}), trace_to_torchscript(encoder)
     onnx.checker.check_model(model, full_check=True)
