@@ -1,19 +1,17 @@
-"""Lengths to batches: a pure function, and a report of what the batches cost.
+"""Lengths to batches: a pure function of the lengths and of what batches cost the engine that runs them.
 
-Why lengths decide: on a CPU, PyTorch runs a packed batch through its fast LSTM kernel only where all rows are
-equally long; any other packed batch falls into a loop over time steps that is two to three times slower
-(aten/src/ATen/native/RNN.cpp). So rows are put together by length, and a batch of equal lengths is what every
-cut aims for; near lengths share a batch only where a length has too few rows.
+Rows are sorted by length and cut where the cut is cheapest. What is cheap differs: PyTorch's own LSTM is fast on a
+CPU only where all lengths of a batch are equal, onnxruntime computes every row up to the longest, and the step-wise
+encoder does not care. So costs are data (`BatchCosts`), one set a kind of engine, and there is one planner.
 
-Cutting goes from the longest row down. For batches that are contiguous in sorted order, the sum of their
-longest rows, which is what sequential steps cost, is then the smallest there is, and a partial batch ends up
-among the shortest rows.
+The cost of a batch is its work, in tokens, and a fixed part for each time step: a step reads the recurrent weights
+and starts its kernels whether one row is left or a hundred.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import numpy as np
@@ -22,12 +20,53 @@ from numpy.typing import NDArray
 from pipeline.config import BatchingSettings
 
 
+@dataclass(frozen=True)
+class BatchCosts:
+    """What batches cost an engine, in the time that one token takes in a large batch of equal lengths.
+
+    Attributes:
+        max_tokens: the most cells (rows x longest row) a batch may have.
+        max_rows: the most rows a batch may have.
+        step: what a time step costs beside its tokens.
+        mixed: the factor by which a batch of different lengths is slower.
+        pads: whether the cells beyond a row's end are computed too.
+    """
+
+    max_tokens: int
+    max_rows: int
+    step: float
+    mixed: float = 1.0
+    pads: bool = False
+
+    def within(self, settings: BatchingSettings) -> BatchCosts:
+        """The same with a run's own limits."""
+        given = {name: value for name, value in settings.model_dump().items() if value is not None}
+        return replace(self, **given)
+
+    def of_batch(self, longest: int, rows: int, tokens: int) -> float:
+        """The cost of one batch."""
+        equal = tokens == longest * rows
+        work = longest * rows if self.pads else tokens
+        return (work + self.step * longest) * (1.0 if equal else self.mixed)
+
+    def rows_that_fit(self, longest: int) -> int:
+        """How many rows of this length a batch may have; at least one."""
+        return max(1, min(self.max_rows, self.max_tokens // longest))
+
+
+# Measured by `scripts/benchmark.py kernel` (docs/benchmarks.md): a step of n rows takes a + b n, and a / b is `step`.
+STEPWISE = BatchCosts(max_tokens=131_072, max_rows=512, step=8)
+PACKED = BatchCosts(max_tokens=4_096, max_rows=128, step=4, mixed=2.5)
+PADDED = BatchCosts(max_tokens=4_096, max_rows=128, step=4, pads=True)
+PACKED_CUDA = BatchCosts(max_tokens=65_536, max_rows=2_048, step=64, mixed=2.0)  # not measured on a GPU yet
+
+
 @dataclass(frozen=True, eq=False)
 class BatchPlan:
     """Which rows are encoded together.
 
-    Every row of at least one token is in exactly one batch; rows of no tokens are in none. Within a batch, rows
-    go from the longest to the shortest, equal ones in their own order.
+    In a plan of `plan_batches`, every row of at least one token is in exactly one batch and rows of no tokens are in
+    none; rows go from the longest to the shortest, equal ones in their own order.
 
     Attributes:
         rows: int64[encoded rows], row numbers, one batch after the other.
@@ -55,28 +94,22 @@ class PlanReport:
         batches: their batches.
         distinct_lengths: different lengths among them.
         equal_rows: rows in batches of one length.
-        padded_cells: cells of the batches' rectangles, padding included.
-        unplanned_cells: cells of the rectangles if as many rows a batch as the plan has on average were taken in
-            the rows' own order.
+        cells: tokens and padding that are computed.
+        cost: in tokens, see `BatchCosts`.
     """
 
-    rows: int
-    tokens: int
-    batches: int
-    distinct_lengths: int
-    equal_rows: int
-    padded_cells: int
-    unplanned_cells: int
+    rows: int = 0
+    tokens: int = 0
+    batches: int = 0
+    distinct_lengths: int = 0
+    equal_rows: int = 0
+    cells: int = 0
+    cost: float = 0.0
 
     @property
     def padding(self) -> float:
-        """The part of the rectangles that is padding, 0 to 1."""
-        return 1 - self.tokens / self.padded_cells if self.padded_cells else 0.0
-
-    @property
-    def unplanned_padding(self) -> float:
-        """The same for batches in the rows' own order."""
-        return 1 - self.tokens / self.unplanned_cells if self.unplanned_cells else 0.0
+        """The part of what is computed that is padding, 0 to 1."""
+        return 1 - self.tokens / self.cells if self.cells else 0.0
 
     def __add__(self, other: PlanReport) -> PlanReport:
         """Both together; of distinct lengths the larger count, since the lengths themselves are gone."""
@@ -85,70 +118,73 @@ class PlanReport:
         return PlanReport(**sums)
 
 
-def plan_batches(lengths: NDArray[np.integer], settings: BatchingSettings = BatchingSettings()) -> BatchPlan:
-    """Put rows into batches by their lengths.
+def plan_batches(lengths: NDArray[np.integer], costs: BatchCosts = STEPWISE) -> BatchPlan:
+    """The cheapest plan.
 
-    A batch holds at most `max_rows` rows and at most `max_tokens` cells (rows x longest row); a row that is longer
-    than `max_tokens` is a batch by itself. A length of at least `min_equal_rows` rows gets batches of its own, as
-    even in size as can be; rows of rarer lengths share batches with their neighbours.
+    A batch is a run of rows in falling order of length: rows of one length (as many batches as they need, as even as
+    can be), or all rows of some neighbouring lengths. Of all such plans this is one whose cost is the smallest.
 
     Args:
         lengths: [rows], tokens a row; zero is allowed.
 
     Returns:
-        The plan: the same for the same lengths and settings, whatever runs it.
+        The plan: the same for the same lengths and costs, whatever runs it.
     """
     lengths = lengths.astype(np.int64)
     order = np.argsort(-lengths, kind="stable")
     order = order[lengths[order] > 0]
-    ordered = lengths[order]
-    sizes: list[int] = []
-    chosen: list[NDArray[np.int64]] = []
-    rare: list[NDArray[np.int64]] = []
-    edges = [*np.flatnonzero(np.diff(ordered, prepend=0)).tolist(), len(order)]
-    for start, stop in pairwise(edges):
-        count, room = stop - start, _rows_that_fit(int(ordered[start]), settings)
-        if count < min(settings.min_equal_rows, room):
-            rare.append(order[start:stop])
-            continue
-        pieces = -(-count // room)
-        chosen.append(order[start:stop])
-        sizes += [count // pieces + (piece < count % pieces) for piece in range(pieces)]
-    if rare:
-        rest = np.concatenate(rare)
-        chosen.append(rest)
-        sizes += _cut_from_longest(lengths[rest], settings)
-    rows = np.concatenate(chosen) if chosen else np.empty(0, np.int64)
-    return BatchPlan(rows, np.concatenate([np.zeros(1, np.int64), np.cumsum(sizes, dtype=np.int64)]))
+    distinct, counts = np.unique(lengths[order], return_counts=True)
+    sizes = _cheapest_cut(distinct[::-1].tolist(), counts[::-1].tolist(), costs)
+    return BatchPlan(order, np.concatenate([np.zeros(1, np.int64), np.cumsum(sizes, dtype=np.int64)]))
 
 
-def report_plan(lengths: NDArray[np.integer], plan: BatchPlan) -> PlanReport:
+def plan_in_order(lengths: NDArray[np.integer], rows: int = 64) -> BatchPlan:
+    """What is done without a plan: so many rows a batch, in their own order."""
+    encoded = np.flatnonzero(lengths)
+    starts = np.append(np.arange(0, len(encoded), rows), len(encoded))
+    return BatchPlan(encoded, starts.astype(np.int64))
+
+
+def report_plan(lengths: NDArray[np.integer], plan: BatchPlan, costs: BatchCosts = STEPWISE) -> PlanReport:
     """What `plan` costs on rows of these lengths."""
-    planned = [lengths[batch] for batch in plan]
-    encoded = lengths[lengths > 0].astype(np.int64)
-    rows_a_batch = max(1, round(len(encoded) / max(1, len(plan))))
-    unplanned = [encoded[start : start + rows_a_batch] for start in range(0, len(encoded), rows_a_batch)]
+    batches = [lengths[batch].astype(np.int64) for batch in plan]
+    shapes = [(int(batch.max()), len(batch), int(batch.sum())) for batch in batches]
+    tokens = sum(tokens for _, _, tokens in shapes)
     return PlanReport(
-        rows=len(encoded),
-        tokens=int(encoded.sum()),
+        rows=len(plan.rows),
+        tokens=tokens,
         batches=len(plan),
-        distinct_lengths=len(np.unique(encoded)),
-        equal_rows=sum(len(batch) for batch in planned if batch[0] == batch[-1]),
-        padded_cells=sum(len(batch) * int(batch.max()) for batch in planned),
-        unplanned_cells=sum(len(batch) * int(batch.max()) for batch in unplanned),
+        distinct_lengths=len(np.unique(lengths[plan.rows])),
+        equal_rows=sum(rows for longest, rows, tokens in shapes if longest * rows == tokens),
+        cells=sum(longest * rows for longest, rows, _ in shapes) if costs.pads else tokens,
+        cost=sum(costs.of_batch(*shape) for shape in shapes),
     )
 
 
-def _rows_that_fit(longest: int, settings: BatchingSettings) -> int:
-    return max(1, min(settings.max_rows, settings.max_tokens // longest))
-
-
-def _cut_from_longest(lengths: NDArray[np.integer], settings: BatchingSettings) -> list[int]:
-    """Batch sizes for rows in falling order of length."""
-    sizes = []
+def _cheapest_cut(distinct: list[int], counts: list[int], costs: BatchCosts) -> list[int]:
+    """Batch sizes for rows of these lengths, the longest first, by dynamic programming from the shortest up."""
+    cheapest = [0.0] * (len(distinct) + 1)  # of the rows from each length down
+    stops = [0] * len(distinct)  # where the batch that starts at each length ends
+    for start in reversed(range(len(distinct))):
+        longest, room = distinct[start], costs.rows_that_fit(distinct[start])
+        batches = -(-counts[start] // room)
+        best = longest * (counts[start] + batches * costs.step) + cheapest[start + 1]
+        stops[start] = start + 1
+        rows, tokens = counts[start], counts[start] * longest
+        for stop in range(start + 1, len(distinct)):
+            rows += counts[stop]
+            tokens += counts[stop] * distinct[stop]
+            if rows > room:
+                break
+            cost = costs.of_batch(longest, rows, tokens) + cheapest[stop + 1]
+            if cost < best:
+                best, stops[start] = cost, stop + 1
+        cheapest[start] = best
+    sizes: list[int] = []
     start = 0
-    while start < len(lengths):
-        size = min(_rows_that_fit(int(lengths[start]), settings), len(lengths) - start)
-        sizes.append(size)
-        start += size
+    while start < len(distinct):
+        rows = sum(counts[start : stops[start]])
+        batches = -(-rows // costs.rows_that_fit(distinct[start]))
+        sizes += [rows // batches + (batch < rows % batches) for batch in range(batches)]
+        start = stops[start]
     return sizes

@@ -15,11 +15,11 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from pipeline.config import EncoderConfig, EncoderSettings, RunConfig, parse_settings
+from pipeline.config import EncoderConfig, EncoderSettings, RunConfig, load_encoder_config
 from pipeline.encoder import PackedEncoder, seeded_encoder
 from pipeline.errors import CheckpointError
 from pipeline.files import replace_folder
-from pipeline.tokenizer import TextTokenizer, check_tokenizer_fits, load_tokenizer
+from pipeline.tokenizer import TextTokenizer, check_tokenizer_fits, load_run_tokenizer, load_tokenizer
 
 CONFIG_FILE, WEIGHTS_FILE, TOKENIZER_FILE = "config.json", "model.safetensors", "tokenizer.json"
 
@@ -76,27 +76,11 @@ def load_encoder(folder: Path) -> PackedEncoder:
     return encoder.eval()
 
 
-def load_encoder_config(path: Path) -> EncoderConfig:
-    """Read a checkpoint's config.json."""
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise CheckpointError(f"{path}: the file is missing; the checkpoint is incomplete") from None
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path}: not JSON that can be read ({error})") from error
-    if not isinstance(record, dict) or record.get("model_type") != "lengthwise":
-        found = record.get("model_type") if isinstance(record, dict) else type(record).__name__
-        raise CheckpointError(f"{path}: model_type is {found!r}, not 'lengthwise'; this is another kind of model")
-    known = {name: value for name, value in record.items() if name not in ("model_type", "architectures")}
-    return parse_settings(EncoderConfig, known, str(path))
-
-
 def load_run_model(run: RunConfig) -> tuple[PackedEncoder, TextTokenizer]:
     """The encoder that a run names, and its tokenizer: the one at `tokenizer.path`, or else the checkpoint's own."""
     encoder, tokenizer = load_checkpoint(run.model.path)
     if run.tokenizer.path is not None:
-        tokenizer = load_tokenizer(run.tokenizer.path)
-        check_tokenizer_fits(tokenizer, encoder.config, f"tokenizer.path = {run.tokenizer.path}")
+        tokenizer = load_run_tokenizer(run, run.model.path, encoder.config)
     return encoder, tokenizer
 
 

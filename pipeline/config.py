@@ -11,6 +11,7 @@ Notable decisions:
 from __future__ import annotations
 
 import difflib
+import json
 import types
 import typing
 from collections.abc import Iterator, Sequence
@@ -20,8 +21,9 @@ from typing import Annotated, Any, Literal, TypeVar
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
-from pipeline.errors import ConfigError
+from pipeline.errors import CheckpointError, ConfigError
 
+Precision = Literal["fp32", "bf16", "fp16"]
 Pooling = Literal["last", "mean", "max", "sum"]
 TokenizerModel = Literal["wordpiece", "bpe", "byte_bpe", "unigram", "wordlevel", "char"]
 Normalizer = Literal["nfc", "nfd", "nfkc", "nfkd", "lowercase", "strip", "strip_accents", "bert"]
@@ -162,11 +164,10 @@ class ModelSettings(Settings):
 
 
 class BatchingSettings(Settings):
-    """How rows of a shard are put into batches; see `pipeline.batching.plan_batches`."""
+    """Limits of a batch; those that are left out are the engine's own, see `pipeline.batching`."""
 
-    max_tokens: PositiveInt = Field(4_096, description="the most tokens (rows x longest row) a batch may hold")
-    max_rows: PositiveInt = Field(128, description="the most rows a batch may hold")
-    min_equal_rows: PositiveInt = Field(16, description="rows of one length that are worth a batch of their own")
+    max_tokens: PositiveInt | None = Field(None, description="the most cells (rows x longest row) a batch may have")
+    max_rows: PositiveInt | None = Field(None, description="the most rows a batch may have")
 
 
 class EncodeSettings(Settings):
@@ -178,6 +179,17 @@ class EncodeSettings(Settings):
         "error", description="a null, or a text that is not Unicode: stop, or write a vector of zeros"
     )
     device: Literal["cpu", "cuda", "auto"] = Field("cpu", description="where the encoder runs")
+    engine: Literal["torch", "onnx"] = Field(
+        "torch", description="what runs it: PyTorch, or onnxruntime on the artifact at export.output"
+    )
+    precision: Precision = Field("fp32", description="what PyTorch computes in: fp32, bf16, or on a GPU fp16")
+
+    @field_validator("precision")
+    @classmethod
+    def _graphs_have_their_own_precision(cls, precision: str, info: ValidationInfo) -> str:
+        if precision != "fp32" and info.data.get("engine") == "onnx":
+            raise ValueError(f"is {precision!r}, but a graph has a precision of its own; leave it out")
+        return precision
 
 
 class ExportSettings(Settings):
@@ -243,6 +255,21 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
     for override in overrides:
         _apply_override(data, override)
     return parse_settings(RunConfig, data, str(path))
+
+
+def load_encoder_config(path: Path) -> EncoderConfig:
+    """Read a checkpoint's config.json."""
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise CheckpointError(f"{path}: the file is missing; the checkpoint is incomplete") from None
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path}: not JSON that can be read ({error})") from error
+    if not isinstance(record, dict) or record.get("model_type") != "lengthwise":
+        found = record.get("model_type") if isinstance(record, dict) else type(record).__name__
+        raise CheckpointError(f"{path}: model_type is {found!r}, not 'lengthwise'; this is another kind of model")
+    known = {name: value for name, value in record.items() if name not in ("model_type", "architectures")}
+    return parse_settings(EncoderConfig, known, str(path))
 
 
 SettingsT = TypeVar("SettingsT", bound=Settings)

@@ -7,20 +7,16 @@ Notable decisions:
 - The pooling head takes token states, the last state and the lengths, whoever made them: the exported graphs
   run the same head behind their own LSTM (see `export.trace`), so there is one definition of a vector.
 - `lengths` is an input of its own, not a mask: nothing has to be inferred from the padding's content.
+- Pooling and what follows compute in float32 also where embedding and LSTM were converted to a shorter type.
 """
 
 from __future__ import annotations
 
-from typing import Literal
-
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
 from pipeline.config import EncoderConfig
-from pipeline.errors import LengthwiseError
 
 NORM_FLOOR = 1e-12
 
@@ -56,11 +52,11 @@ class PackedEncoder(nn.Module):
         """
         if self.config.pooling == "last":
             _, last = self.run_lstm(self.pack(input_ids, lengths))
-            return self.finish(last)
+            return self.finish(_at_least_float32(last))
         states, last = self.token_states(input_ids, lengths)
         lengths = lengths.to(input_ids.device)
         mask = torch.arange(input_ids.shape[1], device=input_ids.device) < lengths[:, None]
-        return self.finish(self.pool(states, last, lengths, mask))
+        return self.finish(self.pool(_at_least_float32(states), last, lengths, mask))
 
     def pack(self, input_ids: Tensor, lengths: Tensor) -> PackedSequence:
         """The real ids alone, packed: `data` is int64[tokens]."""
@@ -136,23 +132,5 @@ def seeded_encoder(config: EncoderConfig, seed: int) -> PackedEncoder:
     return encoder.eval()
 
 
-class TorchEngine:
-    """Runs a PackedEncoder for `pipeline.encode`, on a CPU or a GPU, in float32.
-
-    On a GPU, TF32 is off: it would move vectors by more than the tolerance that exports are held to.
-    """
-
-    def __init__(self, encoder: PackedEncoder, device: Literal["cpu", "cuda", "auto"] = "cpu") -> None:
-        has_gpu = torch.cuda.is_available()
-        if device == "cuda" and not has_gpu:
-            raise LengthwiseError("encode.device is cuda, but PyTorch finds no GPU here; set it to cpu or auto")
-        self.device = torch.device("cuda" if has_gpu and device != "cpu" else "cpu")
-        self.name = f"torch {self.device.type}"  # part of a run's identity: devices differ in the last bits
-        self.config = encoder.config
-        self._encoder = encoder.eval().to(self.device)
-
-    def encode_batch(self, input_ids: NDArray[np.int64], lengths: NDArray[np.int64]) -> NDArray[np.float32]:
-        """int64[batch, sequence] and int64[batch] to float32[batch, dim]."""
-        with torch.inference_mode(), torch.backends.cudnn.flags(allow_tf32=False):
-            vectors = self._encoder(torch.from_numpy(input_ids).to(self.device), torch.from_numpy(lengths))
-            return vectors.cpu().numpy()
+def _at_least_float32(values: Tensor) -> Tensor:
+    return values.to(torch.promote_types(values.dtype, torch.float32))

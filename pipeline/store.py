@@ -40,7 +40,11 @@ ROW_GROUP_ROWS = 8_192
 
 @dataclass(frozen=True)
 class ShardRecord:
-    """What is known of a committed shard; counts are of rows unless they say tokens."""
+    """What is known of a committed shard; counts are of rows unless they say tokens.
+
+    `max_deviation` and `min_cosine` tell how far vectors of a precision below float32 are from those in float32,
+    measured on some rows of the shard; they are null for a run in float32.
+    """
 
     index: int
     first_row: int
@@ -49,6 +53,8 @@ class ShardRecord:
     empty: int
     null: int
     truncated: int
+    max_deviation: float | None
+    min_cosine: float | None
     file: str
     sha256: str
 
@@ -104,7 +110,7 @@ class VectorStore:
         path = self.folder / record.file
         return record if path.is_file() and file_sha256(path) == record.sha256 else None
 
-    def commit(self, table: pa.Table, counts: Mapping[str, int]) -> ShardRecord:
+    def commit(self, table: pa.Table, counts: Mapping[str, Any]) -> ShardRecord:
         """Write a shard's table, then its record.
 
         Args:

@@ -23,7 +23,7 @@ from typing import Any
 
 from tokenizers import Encoding, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
-from pipeline.config import EncoderConfig, TokenizerTraining
+from pipeline.config import EncoderConfig, RunConfig, TokenizerTraining
 from pipeline.errors import TokenizerError
 
 
@@ -102,6 +102,21 @@ def load_tokenizer(path: str | Path) -> TextTokenizer:
         raise TokenizerError(
             f"{path}: not a tokenizer.json that can be read ({error}); train one with scripts/train_tokenizer.py"
         ) from error
+
+
+def load_run_tokenizer(run: RunConfig, folder: str | Path, config: EncoderConfig) -> TextTokenizer:
+    """The tokenizer of a run: the one at `tokenizer.path`, or else the one in the model's folder; it has to fit.
+
+    Raises:
+        TokenizerError: it cannot be loaded, or is not the encoder's.
+    """
+    if run.tokenizer.path is None:
+        path, origin = Path(folder) / "tokenizer.json", str(Path(folder) / "tokenizer.json")
+    else:
+        path, origin = Path(run.tokenizer.path), f"tokenizer.path = {run.tokenizer.path}"
+    tokenizer = load_tokenizer(path)
+    check_tokenizer_fits(tokenizer, config, origin)
+    return tokenizer
 
 
 def train_tokenizer(texts: Iterable[str], settings: TokenizerTraining, *, show_progress: bool = False) -> TextTokenizer:

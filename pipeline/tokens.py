@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import chain
+from itertools import chain, pairwise
 from typing import Literal
 
 import numpy as np
@@ -59,6 +59,14 @@ class TokenShard:
     def row(self, index: int) -> NDArray[np.int32]:
         """int32[tokens], a view of one row's ids."""
         return self.values[self.offsets[index] : self.offsets[index + 1]]
+
+    def distinct_rows(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """The first row of each sequence of ids, int64[distinct], and which of these each row equals, int64[rows]."""
+        numbers: dict[bytes, int] = {}
+        data, ends = self.values.tobytes(), (self.offsets * self.values.itemsize).tolist()
+        rows = (data[start:stop] for start, stop in pairwise(ends))
+        same_as = np.fromiter((numbers.setdefault(row, len(numbers)) for row in rows), np.int64, len(self))
+        return np.unique(same_as, return_index=True)[1], same_as
 
     def gather(self, rows: NDArray[np.int64], pad_id: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Rows as a right-padded rectangle.

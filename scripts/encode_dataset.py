@@ -11,43 +11,64 @@ from _common import Verb, load_run, run_options
 
 if TYPE_CHECKING:
     from pipeline.config import RunConfig
-    from pipeline.encode import EncodeReport
+    from pipeline.encode import Engine
+    from pipeline.run import EncodeReport
+    from pipeline.tokenizer import TextTokenizer
 
 
 def encode(run: RunConfig) -> EncodeReport:
-    """Encode what is not encoded yet."""
-    from pipeline.checkpoint import load_run_model, weights_fingerprint
+    """Encode what is not encoded yet, and write a report of it beside the vectors."""
     from pipeline.dataset import open_dataset
-    from pipeline.encode import encode_dataset
-    from pipeline.encoder import TorchEngine
+    from pipeline.run import encode_dataset
 
     source = open_dataset(run.dataset)
+    engine, tokenizer, weights = open_onnx(run) if run.encode.engine == "onnx" else open_torch(run)
+    if not engine.config.trained:
+        click.echo(f"note: the encoder was never trained (seed {engine.config.seed})", err=True)
+    return encode_dataset(run, source, tokenizer, engine, weights)
+
+
+def open_torch(run: RunConfig) -> tuple[Engine, TextTokenizer, str]:
+    """The checkpoint at model.path: its engine, tokenizer and weights' fingerprint."""
+    from pipeline.checkpoint import load_run_model, weights_fingerprint
+    from pipeline.torch_engine import TorchEngine
+
     encoder, tokenizer = load_run_model(run)
-    if not encoder.config.trained:
-        click.echo(f"note: the encoder was never trained (seed {encoder.config.seed})", err=True)
-    weights = weights_fingerprint(encoder)
-    return encode_dataset(run, source, tokenizer, TorchEngine(encoder, run.encode.device), weights)
+    return TorchEngine(encoder, run.encode.device, run.encode.precision), tokenizer, weights_fingerprint(encoder)
+
+
+def open_onnx(run: RunConfig) -> tuple[Engine, TextTokenizer, str]:
+    """The same of the artifact at export.output; PyTorch is not imported."""
+    from export.artifact import Artifact
+    from export.engine import OnnxEngine
+    from pipeline.tokenizer import load_run_tokenizer
+
+    artifact = Artifact.open(run.export.output)
+    engine = OnnxEngine(artifact, run.encode.device)
+    return engine, load_run_tokenizer(run, artifact.folder, engine.config), engine.weights
 
 
 def summary(run: RunConfig, report: EncodeReport) -> str:
     """What is in the folder, and what this run measured."""
     flags = f"{report.empty:,} empty, {report.null:,} null, {report.truncated:,} truncated"
-    lines = [
-        f"vectors     {run.encode.output}/data: {report.rows:,} rows, {report.tokens:,} tokens ({flags})",
-    ]
-    if report.encoded_tokens:
-        plan = report.plan
-        lines.append(
-            f"speed       {report.tokens_per_second:,.0f} tokens/s on {run.encode.device}"
-            f" ({report.encoded_tokens:,} tokens in {report.seconds:.1f} s, reading and writing included)"
-        )
-        lines.append(
-            f"padding     {plan.padding:.2%} of {plan.padded_cells:,} cells, {plan.batches:,} batches"
-            f" ({plan.equal_rows / plan.rows:.1%} of rows in batches of one length);"
-            f" in dataset order it would be {plan.unplanned_padding:.1%}"
-        )
+    lines = [f"vectors     {run.encode.output}/data: {report.rows:,} rows, {report.tokens:,} tokens ({flags})"]
     if not report.encoded_shards:
         lines.append("speed       nothing to encode: all shards were there, and their sha256 is right")
+    if report.encoded_tokens:
+        plan = report.plan
+        lines += [
+            f"speed       {report.tokens_per_second:,.0f} tokens/s on {run.encode.device}"
+            f" ({report.encoded_tokens:,} tokens in {report.seconds:.1f} s, reading and writing included)",
+            f"padding     {plan.padding:.2%} of {plan.cells:,} computed cells, in {plan.batches:,} batches;"
+            f" in dataset order it would be {report.unplanned.padding:.1%}",
+        ]
+    if report.repeated_rows:
+        lines.append(f"repeats     {report.repeated_rows:,} rows had the ids of another row, and its vector")
+    if report.max_deviation is not None:
+        lines.append(
+            f"precision   {run.encode.precision}: at most {report.max_deviation:.1e} from float32 on sampled rows,"
+            f" cosine at least {report.min_cosine:.6f}"
+        )
     return "\n".join(lines)
 
 

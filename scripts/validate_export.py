@@ -24,7 +24,7 @@ def validate(folder: Path, run: RunConfig | None, rows: int = TEXT_ROWS) -> Vali
     from export.report import validation_to_json, validation_to_markdown
     from export.runtimes import RUNTIMES
     from export.validate import validate_artifact
-    from pipeline.checkpoint import load_encoder_config
+    from pipeline.config import load_encoder_config
 
     artifact = Artifact.open(folder)
     texts = None if run is None else first_texts(folder, run, rows)

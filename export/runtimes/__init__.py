@@ -2,9 +2,9 @@
 
 from export.runtimes.base import NotRunnable, Outputs, Runtime
 from export.runtimes.onnxruntime import OnnxRuntimeCpu, OnnxRuntimeCuda
-from export.runtimes.pytorch import PyTorchEager
+from export.runtimes.pytorch import PyTorchEager, PyTorchStepwise
 from export.runtimes.torchscript import TorchScript
 
-RUNTIMES: tuple[type[Runtime], ...] = (PyTorchEager, OnnxRuntimeCpu, OnnxRuntimeCuda, TorchScript)
+RUNTIMES: tuple[type[Runtime], ...] = (PyTorchEager, PyTorchStepwise, OnnxRuntimeCpu, OnnxRuntimeCuda, TorchScript)
 
 __all__ = ["RUNTIMES", "NotRunnable", "Outputs", "Runtime"]

@@ -31,6 +31,10 @@ class OnnxRuntimeCpu(Runtime):
     tolerance = 1e-6
     _providers: tuple[str | tuple[str, dict[str, str]], ...] = ("CPUExecutionProvider",)
 
+    def __init__(self, threads: int = 0) -> None:
+        """`threads` compute one batch; 0 leaves it to onnxruntime."""
+        self._threads = threads
+
     def load(self, artifact: Path) -> None:
         self._open(str(artifact / self.file))
 
@@ -38,6 +42,11 @@ class OnnxRuntimeCpu(Runtime):
         feeds = {"input_ids": input_ids, "attention_mask": attention_mask}
         vectors, states = self._session.run(_OUTPUTS, feeds)
         return vectors, states
+
+    def vectors(self, input_ids: NDArray[np.int64], attention_mask: NDArray[np.int64]) -> NDArray[np.float32]:
+        """sentence_embedding alone."""
+        (vectors,) = self._session.run(_OUTPUTS[:1], {"input_ids": input_ids, "attention_mask": attention_mask})
+        return vectors
 
     def describe(self) -> dict[str, str]:
         return {"onnxruntime": _onnxruntime().__version__, "providers": ", ".join(self._session.get_providers())}
@@ -51,7 +60,9 @@ class OnnxRuntimeCpu(Runtime):
         self._session = session
 
     def _options(self) -> onnxruntime.SessionOptions:
-        return _onnxruntime().SessionOptions()
+        options = _onnxruntime().SessionOptions()
+        options.intra_op_num_threads = self._threads
+        return options
 
 
 class OnnxRuntimeCuda(OnnxRuntimeCpu):

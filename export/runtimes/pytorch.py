@@ -1,4 +1,4 @@
-"""PyTorch itself, on packed batches: the same code that encodes datasets."""
+"""PyTorch itself: its own LSTM on packed batches, and the step-wise encoder that encodes datasets on a CPU."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from export.runtimes.base import Outputs, Runtime
 from export.trace import ClientEncoder
 from pipeline.checkpoint import load_encoder
+from pipeline.stepwise import StepwiseEncoder
 
 
 class PyTorchEager(Runtime):
@@ -30,3 +31,22 @@ class PyTorchEager(Runtime):
 
     def describe(self) -> dict[str, str]:
         return {"torch": torch.__version__, "device": "cpu"}
+
+
+class PyTorchStepwise(PyTorchEager):
+    """The vectors as `encode_dataset` computes them in float32; token states are those of `PyTorchEager`."""
+
+    name = "pytorch (step-wise)"
+
+    def load(self, artifact: Path) -> None:
+        super().load(artifact)
+        self._stepwise = StepwiseEncoder(load_encoder(artifact))
+
+    def run(self, input_ids: NDArray[np.int64], attention_mask: NDArray[np.int64]) -> Outputs:
+        _, states = super().run(input_ids, attention_mask)
+        lengths = attention_mask.sum(axis=1)
+        rows = np.flatnonzero(lengths)
+        vectors = np.zeros((len(lengths), self._stepwise.config.dim), np.float32)
+        if len(rows):
+            vectors[rows] = self._stepwise(input_ids[rows], lengths[rows])
+        return vectors, states

@@ -1,0 +1,197 @@
+"""The encoder on a CPU, one matrix product a time step: faster than PyTorch's LSTM, and no padding at any length.
+
+A batch is packed: sorted from its longest row down, so that at each step the rows that are still being read are the
+first ones. A step is then one product over exactly those rows, and a batch of mixed lengths costs what its tokens cost
+(`torch.nn.LSTM` is fast on a CPU only where all lengths are equal).
+
+Notable decisions:
+- What a token adds to the gates of the first layer depends on the token alone, so embedding and input weights are
+  multiplied once, into a table of a row a token. At an embedding of 300 and 512 hidden units that is a third of the
+  arithmetic, and what makes this faster than the fused kernel it replaces. Where the table would be too large, it is
+  made anew for the tokens of each batch.
+- tanh(x) is computed as 2 sigmoid(2x) - 1, since PyTorch's vectorised sigmoid takes a quarter of the time of its tanh.
+  The factor inside is part of the weights. It costs relative precision near zero: a state is right to 1.2e-7 absolute.
+  Where that would become more (short vectors that are normalised or projected, long sums), rows are run once more
+  through the packed encoder, so that the promised 1e-6 holds everywhere.
+- Every product runs on one thread, and batches run side by side (`TorchEngine`): no thread ever waits for another
+  within a step, and a vector does not depend on how many there are.
+- Sharing the states of common prefixes between texts was tried: it saves 6 % of the products on dictionary glosses and
+  costs as much in bookkeeping.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from pipeline.encoder import PackedEncoder
+
+TABLE_BYTES = 512 * 2**20
+SHORT_VECTOR, LONG_SUM = 0.25, 128  # a length of pooled states, and tokens: beyond them, see `_sensitive`
+
+Steps = Sequence[tuple[int, int]]  # (where its rows start in the packed data, how many rows there are), a time step
+Fill = Callable[[int, int, Tensor], object]  # writes what rows start to stop of the packed input add to the gates
+Visit = Callable[[int, Tensor], object]  # is given each step's start and its states, float32[rows, hidden]
+
+
+class StepwiseEncoder:
+    """The vectors of a `PackedEncoder`, in float32 on the CPU.
+
+    The weights are read when it is made; what is changed in the encoder afterwards has no effect.
+    """
+
+    def __init__(self, encoder: PackedEncoder) -> None:
+        config = encoder.config
+        self.config = config
+        self._packed = encoder
+        suffixes = ("", "_reverse")[: config.directions]
+        with torch.inference_mode():
+            self._layers = [
+                [_Direction.of(encoder.lstm, f"_l{layer}{suffix}") for suffix in suffixes]
+                for layer in range(config.num_layers)
+            ]
+            self._tables: list[Tensor] | None = None
+            if 4 * config.vocab_size * 4 * config.state_dim <= TABLE_BYTES:
+                self._tables = [direction.of_inputs(encoder.embedding.weight) for direction in self._layers[0]]
+
+    def __call__(self, input_ids: NDArray[np.int64], lengths: NDArray[np.int64]) -> NDArray[np.float32]:
+        """int64[batch, sequence], right-padded, and int64[batch], each from 1 to sequence, to float32[batch, dim]."""
+        order = np.argsort(-lengths, kind="stable")
+        input_ids, lengths = input_ids[order], lengths[order]
+        with torch.inference_mode():
+            pooled = self._pool(input_ids, lengths)
+            vectors = self._packed.finish(pooled)
+            again = np.flatnonzero(self._sensitive(pooled, lengths))
+            if len(again):
+                vectors[again] = self._packed(torch.from_numpy(input_ids[again]), torch.from_numpy(lengths[again]))
+        unsorted = np.empty(vectors.shape, np.float32)
+        unsorted[order] = vectors.numpy()
+        return unsorted
+
+    def _sensitive(self, pooled: Tensor, lengths: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """bool[batch]: the rows whose error grows beyond that of a state on the way to their vector."""
+        sensitive = np.zeros(len(lengths), np.bool_)
+        if self.config.normalize or self.config.projection_dim:
+            sensitive |= (pooled.norm(dim=1) < SHORT_VECTOR).numpy()
+        if self.config.pooling == "sum":
+            sensitive |= lengths > LONG_SUM
+        return sensitive
+
+    def _pool(self, input_ids: NDArray[np.int64], lengths: NDArray[np.int64]) -> Tensor:
+        """float32[batch, state_dim], of rows in falling order of length."""
+        times = np.arange(lengths[0])
+        rows = len(lengths) - np.searchsorted(lengths[::-1], times, side="right")
+        steps = list(zip((np.cumsum(rows) - rows).tolist(), rows.tolist(), strict=True))
+        ids = torch.from_numpy(input_ids[:, : lengths[0]].T[times[:, None] < lengths])
+        fills = self._fills(ids)
+        for below, above in zip(self._layers, self._layers[1:], strict=False):
+            states = torch.empty(len(ids), self.config.state_dim)
+            parts = states.split(self.config.hidden_size, dim=1)
+            for direction, fill, part in zip(below, fills, parts, strict=True):
+                direction.run(fill, steps, partial(_write, part))
+            fills = [partial(direction.fill, states) for direction in above]
+        pooled = [self._pooled(direction, fill, steps) for direction, fill in zip(self._layers[-1], fills, strict=True)]
+        vectors = torch.cat(pooled, dim=1)
+        return vectors / torch.from_numpy(lengths)[:, None] if self.config.pooling == "mean" else vectors
+
+    def _fills(self, ids: Tensor) -> list[Fill]:
+        """What packed ids, int64[tokens], add to the gates of the first layer, a direction."""
+        tables = self._tables
+        if tables is None:
+            distinct, ids = ids.unique(return_inverse=True)
+            embedded = self._packed.embedding(distinct)
+            tables = [direction.of_inputs(embedded) for direction in self._layers[0]]
+        return [partial(_fill_from_table, table, ids) for table in tables]
+
+    def _pooled(self, direction: _Direction, fill: Fill, steps: Steps) -> Tensor:
+        """One state a row, float32[batch, hidden]; for the mean, their sum."""
+        shape = steps[0][1], self.config.hidden_size
+        if self.config.pooling == "last":
+            return direction.run(fill, steps, lambda start, states: None)
+        if self.config.pooling == "max":
+            pooled = torch.full(shape, -torch.inf)
+            direction.run(fill, steps, lambda start, states: _maximum(pooled[: len(states)], states))
+        else:
+            pooled = torch.zeros(shape)
+            direction.run(fill, steps, lambda start, states: pooled[: len(states)].add_(states))
+        return pooled
+
+
+@dataclass(frozen=True, eq=False)
+class _Direction:
+    """One direction of one layer; gates are in the order i, f, o, g, and the last is doubled.
+
+    Attributes:
+        inputs: float32[features, 4 * hidden].
+        recurrent: float32[hidden, 4 * hidden].
+        bias: float32[4 * hidden], both of PyTorch's.
+        reverse: whether it reads from the last token to the first.
+    """
+
+    inputs: Tensor
+    recurrent: Tensor
+    bias: Tensor
+    reverse: bool
+
+    @classmethod
+    def of(cls, lstm: nn.LSTM, suffix: str) -> _Direction:
+        """The weights that end in `suffix`."""
+
+        def prepared(name: str) -> Tensor:
+            i, f, g, o = getattr(lstm, name + suffix).detach().chunk(4)
+            return torch.cat([i, f, o, 2 * g])
+
+        bias = prepared("bias_ih") + prepared("bias_hh")
+        inputs, recurrent = prepared("weight_ih").t().contiguous(), prepared("weight_hh").t().contiguous()
+        return cls(inputs, recurrent, bias, suffix.endswith("_reverse"))
+
+    def of_inputs(self, inputs: Tensor) -> Tensor:
+        """What inputs, float32[rows, features], add to the gates: float32[rows, 4 * hidden]."""
+        return torch.addmm(self.bias, inputs, self.inputs)
+
+    def fill(self, inputs: Tensor, start: int, stop: int, gates: Tensor) -> None:
+        """The same for some rows of the inputs, written into `gates`."""
+        torch.addmm(self.bias, inputs[start:stop], self.inputs, out=gates)
+
+    def run(self, fill: Fill, steps: Steps, visit: Visit) -> Tensor:
+        """Read a packed batch: the states after each row's last token (in reading order), float32[batch, hidden].
+
+        Read forwards, the rows of a step are the first ones of the step before. Read backwards, a step has the rows
+        of the one before and some that only start there, whose state is zero.
+        """
+        batch, hidden = steps[0][1], len(self.recurrent)
+        all_gates, cells, states = (
+            torch.empty(batch, 4 * hidden),
+            torch.zeros(batch, hidden),
+            torch.empty(batch, hidden),
+        )
+        read = 0
+        for start, rows in reversed(steps) if self.reverse else steps:
+            gates, cell, state = all_gates[:rows], cells[:rows], states[:rows]
+            fill(start, start + rows, gates)
+            read = min(read, rows)
+            gates[:read].addmm_(states[:read], self.recurrent)
+            keep, forget, output, candidate = gates.sigmoid_().split(hidden, dim=1)
+            cell.mul_(forget).addcmul_(keep, candidate, value=2).sub_(keep)
+            torch.mul(cell, 2, out=state).sigmoid_().mul_(2).sub_(1).mul_(output)
+            visit(start, state)
+            read = rows
+        return states
+
+
+def _fill_from_table(table: Tensor, ids: Tensor, start: int, stop: int, gates: Tensor) -> None:
+    torch.index_select(table, 0, ids[start:stop], out=gates)
+
+
+def _write(target: Tensor, start: int, states: Tensor) -> None:
+    target[start : start + len(states)] = states
+
+
+def _maximum(largest: Tensor, states: Tensor) -> None:
+    torch.maximum(largest, states, out=largest)
