@@ -26,7 +26,7 @@ from export.artifact import (
 )
 from export.card import model_card
 from export.cases import golden_case, one_row_at_a_time
-from export.runtimes import RUNTIMES
+from export.runtimes.registry import RUNTIMES
 from export.trace import OPSET, save_onnx, trace_to_onnx, trace_to_torchscript
 from pipeline import __version__
 from pipeline.checkpoint import weights_fingerprint, write_checkpoint

@@ -105,6 +105,7 @@ class Behind:
         self._pending = self._pool.submit(function)
 
     def wait(self) -> None:
-        """Until nothing is pending."""
-        if self._pending is not None:
-            self._pending.result()
+        """Until nothing is pending; a failure is raised once."""
+        pending, self._pending = self._pending, None
+        if pending is not None:
+            pending.result()

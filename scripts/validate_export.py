@@ -22,7 +22,7 @@ def validate(folder: Path, run: RunConfig | None, rows: int = TEXT_ROWS) -> Vali
     from export.artifact import CARD_FILE, VALIDATION_JSON, VALIDATION_MD, Artifact
     from export.card import model_card
     from export.report import validation_to_json, validation_to_markdown
-    from export.runtimes import RUNTIMES
+    from export.runtimes.registry import RUNTIMES
     from export.validate import validate_artifact
     from pipeline.config import load_encoder_config
 

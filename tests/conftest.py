@@ -14,8 +14,11 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # the models are tiny, and idle threads that spin slow a busy machine
 
+import numpy as np
 import pytest
+from numpy.typing import NDArray
 
+from pipeline.batching import STEPWISE
 from pipeline.config import EncoderConfig, TokenizerTraining
 from pipeline.tokenizer import TextTokenizer, train_tokenizer
 
@@ -28,6 +31,27 @@ TEXTS = (
     "cats and dogs and cats again",
     "over the sea the rain fell and the dog sat on the long road",
 )
+
+
+class LookupEngine:
+    """An engine of NumPy alone: the mean of a table's rows, to which a row's padding would show."""
+
+    name, costs, reference = "lookup", STEPWISE, None
+    run_all = staticmethod(map)
+
+    def __init__(self, config: EncoderConfig) -> None:
+        self.config = config
+        self.batches = self.rows = 0
+        self.table = np.random.default_rng(0).normal(size=(config.vocab_size, config.dim))
+
+    def encode_batch(self, input_ids: NDArray[np.int64], lengths: NDArray[np.int64]) -> NDArray[np.float32]:
+        self.batches += 1
+        self.rows += len(lengths)
+        assert input_ids.dtype == lengths.dtype == np.int64
+        assert lengths.min() >= 1
+        assert input_ids.shape == (len(lengths), lengths.max())
+        rows = zip(input_ids, lengths, strict=True)
+        return np.stack([self.table[ids[:length]].mean(axis=0) for ids, length in rows]).astype(np.float32)
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -83,6 +107,11 @@ def encoder_config(tokenizer: TextTokenizer) -> Callable[..., EncoderConfig]:
         return EncoderConfig(**{**small, **changes})
 
     return make
+
+
+@pytest.fixture
+def engine(encoder_config: Callable[..., EncoderConfig]) -> LookupEngine:
+    return LookupEngine(encoder_config())
 
 
 @pytest.fixture

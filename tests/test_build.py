@@ -19,10 +19,11 @@ from export.trace import OPSET
 from pipeline.checkpoint import load_checkpoint, weights_fingerprint
 from pipeline.config import EncoderConfig, TokenizerTraining
 from pipeline.encode import encode_tokens
-from pipeline.encoder import TorchEngine, seeded_encoder
+from pipeline.encoder import seeded_encoder
 from pipeline.errors import ArtifactError
 from pipeline.tokenizer import TextTokenizer, train_tokenizer
 from pipeline.tokens import tokenize_texts
+from pipeline.torch_engine import TorchEngine
 
 FILES = {
     "config.json",

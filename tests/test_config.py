@@ -59,7 +59,7 @@ batching: {max_rows: 0}
 def test_an_unknown_key_like_no_other_lists_the_settings(tmp_path: Path) -> None:
     message = refusal(tmp_path, MINIMAL + "batching: {zzz: 1}\n")
     assert "batching.zzz = 1" in message
-    assert "max_tokens, max_rows, min_equal_rows" in message
+    assert "max_tokens, max_rows" in message
 
 
 def test_a_missing_section_and_a_missing_setting_say_what_must_be_given(tmp_path: Path) -> None:
@@ -218,7 +218,7 @@ def test_to_yaml_holds_the_defaults(tmp_path: Path) -> None:
     text = load_config(write(tmp_path, MINIMAL), ["export.output=künstlich"]).to_yaml()
     assert "output: künstlich" in text  # as a person would write it
     resolved = yaml.safe_load(text)
-    assert resolved["batching"] == {"max_tokens": 4096, "max_rows": 128, "min_equal_rows": 16}
+    assert resolved["batching"] == {"max_tokens": None, "max_rows": None}
     assert resolved["tokenizer"]["training"]["normalizers"] == ["nfkc", "lowercase"]
 
 

@@ -12,14 +12,18 @@ import onnxruntime
 import pytest
 
 from export.artifact import Artifact
-from export.runtimes import RUNTIMES, NotRunnable, OnnxRuntimeCpu, OnnxRuntimeCuda, PyTorchEager, TorchScript
+from export.runtimes import NotRunnable
+from export.runtimes.onnxruntime import OnnxRuntimeCpu, OnnxRuntimeCuda
+from export.runtimes.pytorch import PyTorchEager, PyTorchStepwise
+from export.runtimes.registry import RUNTIMES
+from export.runtimes.torchscript import TorchScript
 from export.validate import validate_artifact
 
 IDS, MASK = np.array([[2, 3, 4], [5, 6, 0]], np.int64), np.array([[1, 1, 1], [1, 0, 0]], np.int64)
 CUDA, CPU = "CUDAExecutionProvider", "CPUExecutionProvider"
 
 
-@pytest.mark.parametrize("kind", [PyTorchEager, OnnxRuntimeCpu, TorchScript])
+@pytest.mark.parametrize("kind", [PyTorchEager, PyTorchStepwise, OnnxRuntimeCpu, TorchScript])
 def test_each_runtime_gives_both_outputs_and_says_what_it_is(kind: type, artifact_folder: Path) -> None:
     runtime = kind()
     runtime.load(artifact_folder)

@@ -41,7 +41,16 @@ def table(seed: int = 0, rows: int = ROWS) -> pa.Table:
 
 
 def counts(index: int) -> dict[str, int]:
-    return {"index": index, "first_row": index * ROWS, "tokens": 10 + index, "empty": 1, "null": 0, "truncated": index}
+    return {
+        "index": index,
+        "first_row": index * ROWS,
+        "tokens": 10 + index,
+        "empty": 1,
+        "null": 0,
+        "truncated": index,
+        "max_deviation": None,
+        "min_cosine": None,
+    }
 
 
 def commit(store: VectorStore, *indices: int) -> list[ShardRecord]:

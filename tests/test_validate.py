@@ -15,7 +15,11 @@ from conftest import TEXTS
 from export.artifact import Artifact
 from export.build import build_artifact
 from export.cases import Case, Oracle, grid_cases, one_row_at_a_time
-from export.runtimes import RUNTIMES, NotRunnable, OnnxRuntimeCpu, Outputs, PyTorchEager, Runtime, TorchScript
+from export.runtimes import NotRunnable, Outputs, Runtime
+from export.runtimes.onnxruntime import OnnxRuntimeCpu
+from export.runtimes.pytorch import PyTorchEager
+from export.runtimes.registry import RUNTIMES
+from export.runtimes.torchscript import TorchScript
 from export.trace import save_onnx, trace_to_onnx
 from export.validate import Validation, Verdict, judge, scaled_difference, validate_artifact
 from pipeline.config import EncoderConfig

@@ -1,10 +1,8 @@
-"""The runtimes that an artifact is validated on, one small file each behind `base.Runtime`."""
+"""Runtimes, one small file each behind `base.Runtime`; `registry` lists those that an artifact is validated on.
+
+What serves an artifact imports the file that it needs, and so no PyTorch.
+"""
 
 from export.runtimes.base import NotRunnable, Outputs, Runtime
-from export.runtimes.onnxruntime import OnnxRuntimeCpu, OnnxRuntimeCuda
-from export.runtimes.pytorch import PyTorchEager, PyTorchStepwise
-from export.runtimes.torchscript import TorchScript
 
-RUNTIMES: tuple[type[Runtime], ...] = (PyTorchEager, PyTorchStepwise, OnnxRuntimeCpu, OnnxRuntimeCuda, TorchScript)
-
-__all__ = ["RUNTIMES", "NotRunnable", "Outputs", "Runtime"]
+__all__ = ["NotRunnable", "Outputs", "Runtime"]

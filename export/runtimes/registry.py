@@ -1,0 +1,8 @@
+"""The runtimes that an artifact is validated on, in the order of the report."""
+
+from export.runtimes.base import Runtime
+from export.runtimes.onnxruntime import OnnxRuntimeCpu, OnnxRuntimeCuda
+from export.runtimes.pytorch import PyTorchEager, PyTorchStepwise
+from export.runtimes.torchscript import TorchScript
+
+RUNTIMES: tuple[type[Runtime], ...] = (PyTorchEager, PyTorchStepwise, OnnxRuntimeCpu, OnnxRuntimeCuda, TorchScript)

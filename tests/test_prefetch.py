@@ -1,0 +1,138 @@
+"""Threads that go ahead, beside and behind: order, failures, and that nothing is left waiting."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from pipeline.prefetch import Behind, ahead, in_threads
+
+
+def threads_named(*names: str) -> list[str]:
+    return [thread.name for thread in threading.enumerate() if thread.name.startswith(names)]
+
+
+def test_items_come_in_order_and_one_ahead() -> None:
+    made: list[int] = []
+
+    def items() -> Iterator[int]:
+        for number in range(5):
+            made.append(number)
+            yield number
+
+    used = []
+    with ahead(items()) as coming:
+        for number in coming:
+            deadline = time.monotonic() + 10
+            while len(made) < min(number + 2, 5) and time.monotonic() < deadline:
+                time.sleep(0.001)
+            assert len(made) >= min(number + 2, 5)  # the next one is made while this one is used
+            assert len(made) <= number + 3  # one waits in the queue, one in hand
+            used.append(number)
+    assert used == made == list(range(5))
+    assert not threads_named("ahead")
+
+
+def test_a_failure_comes_after_the_items_before_it() -> None:
+    def items() -> Iterator[int]:
+        yield 1
+        raise ValueError("broke off")
+
+    with ahead(items()) as coming:
+        assert next(coming) == 1
+        with pytest.raises(ValueError, match="broke off"):
+            next(coming)
+
+
+def test_leaving_early_stops_the_thread() -> None:
+    made = []
+
+    def endless() -> Iterator[int]:
+        number = 0
+        while True:
+            made.append(number)
+            yield number
+            number += 1
+
+    with ahead(endless()) as coming:
+        assert next(coming) == 0
+    assert not threads_named("ahead")
+    count = len(made)
+    time.sleep(0.05)
+    assert len(made) == count <= 4
+
+
+def test_workers_keep_the_order_and_start_once() -> None:
+    started: list[str] = []
+    found = list(
+        in_threads(
+            lambda item: (time.sleep(0.01 * (5 - item)), item)[1],
+            range(5),
+            3,
+            lambda: started.append(threading.current_thread().name),
+        )
+    )
+    assert found == list(range(5))
+    assert len(started) == len(set(started)) <= 3
+    assert not threads_named("worker")
+
+
+def test_the_first_failure_of_a_worker_ends_the_work() -> None:
+    begun = []
+
+    def work(item: int) -> int:
+        begun.append(item)
+        if item == 1:
+            raise RuntimeError("worker broke")
+        time.sleep(0.01)
+        return item
+
+    with pytest.raises(RuntimeError, match="worker broke"):
+        list(in_threads(work, range(1000), 2))
+    assert len(begun) < 100
+    assert not threads_named("worker")
+
+
+def test_behind_works_one_at_a_time_and_ends_before_the_block() -> None:
+    busy = threading.Lock()
+    done: list[int] = []
+
+    def work(number: int) -> None:
+        assert busy.acquire(blocking=False)
+        time.sleep(0.02)
+        done.append(number)
+        busy.release()
+
+    with Behind() as behind:
+        for number in range(4):
+            behind.submit(lambda number=number: work(number))
+    assert done == list(range(4))
+    assert not threads_named("behind")
+
+
+def test_a_failure_behind_is_raised() -> None:
+    def fail() -> None:
+        raise OSError("disk full")
+
+    with Behind() as behind:
+        behind.submit(fail)
+        with pytest.raises(OSError, match="disk full"):
+            behind.submit(lambda: None)
+    with pytest.raises(OSError, match="disk full"), Behind() as behind:
+        behind.submit(fail)
+
+
+def test_a_failing_block_keeps_its_own_error_and_lets_the_work_end() -> None:
+    done = []
+
+    def fail_beside_work() -> None:
+        with Behind() as behind:
+            behind.submit(lambda: (time.sleep(0.05), done.append(1)))
+            raise ValueError("the block's own")
+
+    with pytest.raises(ValueError, match="the block's own"):
+        fail_beside_work()
+    assert done == [1]

@@ -1,0 +1,457 @@
+"""The loop from texts to shards: a vector is the text's own, and a run that was interrupted ends as any other."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import textwrap
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from conftest import TEXTS, LookupEngine
+from pipeline.config import BatchingSettings, EncoderConfig, RunConfig
+from pipeline.dataset import Source, open_dataset
+from pipeline.encode import encode_texts, encode_tokens
+from pipeline.encoder import seeded_encoder
+from pipeline.errors import DatasetError, StoreError, TextError
+from pipeline.run import EncodeReport, encode_dataset
+from pipeline.tokenizer import TextTokenizer
+from pipeline.tokens import tokenize_texts
+from pipeline.torch_engine import TorchEngine
+
+ROOT = Path(__file__).parents[1]
+WORDS = sorted({word for text in TEXTS for word in text.split()})
+
+
+class BreakingEngine(LookupEngine):
+    """Breaks off at its nth batch."""
+
+    def __init__(self, config: EncoderConfig, last: int) -> None:
+        super().__init__(config)
+        self.last = last
+
+    def encode_batch(self, input_ids: NDArray[np.int64], lengths: NDArray[np.int64]) -> NDArray[np.float32]:
+        if self.batches == self.last:
+            raise RuntimeError("pulled the plug")
+        return super().encode_batch(input_ids, lengths)
+
+
+@pytest.fixture(scope="module")
+def torch_engine(encoder_config: Callable[..., EncoderConfig]) -> TorchEngine:
+    return TorchEngine(seeded_encoder(encoder_config(bidirectional=True, num_layers=2), 0), workers=2)
+
+
+def run_config(output: Path, path: str | Path = "memory", **sections: dict[str, Any]) -> RunConfig:
+    """A run with shards of three rows, unless the sections say otherwise."""
+    given_sections = {
+        "dataset": {"path": str(path), "shard_rows": 3},
+        "model": {"path": "model"},
+        "encode": {"output": str(output)},
+    }
+    names = given_sections.keys() | sections.keys()
+    return RunConfig.model_validate(
+        {name: {**given_sections.get(name, {}), **sections.get(name, {})} for name in names}
+    )
+
+
+def source_of(texts: Sequence[str | None], run: RunConfig, **columns: Any) -> Source:
+    features = datasets.Features.from_arrow_schema(pa.schema({"text": pa.string()}))
+    data = datasets.Dataset.from_dict({"text": list(texts)}, features=features)
+    for name, column in columns.items():
+        data = data.add_column(name, column)
+    return Source(data, json.dumps(texts), run.dataset)
+
+
+def encode(run: RunConfig, source: Source, tokenizer: TextTokenizer, engine: Any) -> EncodeReport:
+    return encode_dataset(run, source, tokenizer, engine, "weights of a test", show_progress=False)
+
+
+def vectors_at(folder: Path) -> NDArray[np.float32]:
+    table = pq.read_table(folder / "data")
+    return np.array(table["embedding"].to_pylist(), np.float32).reshape(table.num_rows, -1)
+
+
+def data_files(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in sorted((folder / "data").iterdir())}
+
+
+@pytest.fixture(scope="module")
+def scratch(tmp_path_factory: pytest.TempPathFactory) -> Callable[[], Path]:
+    """Makes a new folder for each of a property's examples."""
+    return lambda: tmp_path_factory.mktemp("example")
+
+
+# The promise
+
+some_text = st.lists(st.sampled_from([*WORDS, "unheardof", "\0", "ß"]), max_size=9).map(" ".join) | st.text(max_size=6)
+
+
+@settings(max_examples=50, deadline=None)
+@given(
+    texts=st.lists(some_text, min_size=1, max_size=14),
+    shard_rows=st.integers(1, 5),
+    max_rows=st.integers(1, 6),
+)
+def test_a_vector_depends_on_its_text_alone(
+    scratch: Callable[[], Path],
+    tokenizer: TextTokenizer,
+    torch_engine: TorchEngine,
+    texts: list[str],
+    shard_rows: int,
+    max_rows: int,
+) -> None:
+    folder = scratch()
+    batching = {"max_rows": max_rows, "max_tokens": 12}
+    run = run_config(folder, dataset={"shard_rows": shard_rows}, batching=batching)
+    report = encode(run, source_of(texts, run), tokenizer, torch_engine)
+    found = vectors_at(folder)
+    alone = np.concatenate([encode_texts([text], tokenizer, torch_engine) for text in texts])
+    np.testing.assert_allclose(found, alone, rtol=0, atol=1e-6)
+    lengths = np.array([len(tokenizer.encode_batch([text])[0].ids) for text in texts])
+    assert pq.read_table(folder / "data")["num_tokens"].to_pylist() == lengths.tolist()
+    assert not found[lengths == 0].any()
+    assert np.abs(found[lengths > 0]).max(axis=1, initial=1).min(initial=1) > 1e-3
+    assert (report.rows, report.tokens, report.empty) == (len(texts), lengths.sum(), (lengths == 0).sum())
+    assert len(list((folder / "data").iterdir())) == report.encoded_shards == -(-len(texts) // shard_rows)
+
+
+def test_rows_keep_their_order_and_differ(tmp_path: Path, tokenizer: TextTokenizer, engine: LookupEngine) -> None:
+    run = run_config(tmp_path, dataset={"keep_columns": ["text"]})
+    encode(run, source_of(TEXTS, run), tokenizer, engine)
+    table = pq.read_table(tmp_path / "data")
+    assert table["text"].to_pylist() == list(TEXTS)
+    assert len(np.unique(vectors_at(tmp_path), axis=0)) == len(TEXTS)
+    np.testing.assert_array_equal(vectors_at(tmp_path), encode_texts(TEXTS, tokenizer, engine))
+
+
+def test_streaming_gives_the_same_files(
+    tmp_path: Path, texts_file: Path, tokenizer: TextTokenizer, engine: LookupEngine
+) -> None:
+    for name in ("stream", "map"):
+        dataset = {"streaming": name == "stream", "keep_columns": ["text"]}
+        run = run_config(tmp_path / name, texts_file, dataset=dataset)
+        encode(run, open_dataset(run.dataset), tokenizer, engine)
+    assert data_files(tmp_path / "stream") == data_files(tmp_path / "map")
+    assert (tmp_path / "stream/identity.json").read_bytes() == (tmp_path / "map/identity.json").read_bytes()
+
+
+# Ids and bad rows
+
+
+def test_an_id_beyond_the_vocabulary_names_its_row(
+    tmp_path: Path, tokenizer: TextTokenizer, encoder_config: Callable[..., EncoderConfig]
+) -> None:
+    [[cat], [rain]] = [tokenizer.encode_batch([word])[0].ids for word in ("cat", "rain")]
+    low, high = ("cat", "rain") if cat < rain else ("rain", "cat")
+    engine = LookupEngine(encoder_config(vocab_size=max(cat, rain)))
+    told = rf"row 4 has the id {max(cat, rain)}, but the encoder's vocabulary ends at {max(cat, rain) - 1}; use the"
+    texts = [low, "", low, low, f"{low} {high}", high]
+    with pytest.raises(TextError, match=told):
+        encode_tokens(tokenize_texts(texts, tokenizer), engine)
+    run = run_config(tmp_path)  # row 4 is in the second shard
+    with pytest.raises(TextError, match=told):
+        encode(run, source_of(texts, run), tokenizer, engine)
+    assert list(data_files(tmp_path)) == ["shard-000000.parquet"]
+
+
+def test_nulls_stop_a_run_or_become_zeros(tmp_path: Path, tokenizer: TextTokenizer, engine: LookupEngine) -> None:
+    texts = ["moon", "", "rain fell", "moon", None, " \t"]
+    run = run_config(tmp_path / "out")
+    with pytest.raises(TextError, match=r"1 of the texts cannot be encoded \(row 4: null\).*encode\.bad_rows to zero"):
+        encode(run, source_of(texts, run), tokenizer, engine)
+    assert list(data_files(tmp_path / "out")) == ["shard-000000.parquet"]
+    run = run_config(tmp_path / "out", encode={"bad_rows": "zero"})
+    report = encode(run, source_of(texts, run), tokenizer, engine)
+    assert (report.rows, report.null, report.empty, report.encoded_shards) == (6, 1, 2, 1)
+    assert vectors_at(tmp_path / "out").any(axis=1).tolist() == [True, False, True, True, False, False]
+
+
+def test_rows_of_no_tokens_alone(tmp_path: Path, tokenizer: TextTokenizer, engine: LookupEngine) -> None:
+    run = run_config(tmp_path)
+    report = encode(run, source_of(["", " ", "\n"], run), tokenizer, engine)
+    assert (report.rows, report.empty, report.tokens, engine.batches) == (3, 3, 0, 0)
+    assert vectors_at(tmp_path).tolist() == [[0.0] * engine.config.dim] * 3
+
+
+def test_truncation_is_an_error_or_a_flag(tmp_path: Path, tokenizer: TextTokenizer, engine: LookupEngine) -> None:
+    run = run_config(tmp_path / "a", tokenizer={"max_length": 6})
+    with pytest.raises(TextError, match=r"1 of the texts .*row 3, has 12"):
+        encode(run, source_of(TEXTS, run), tokenizer, engine)
+    run = run_config(tmp_path / "b", tokenizer={"max_length": 6, "truncate": True})
+    report = encode(run, source_of(TEXTS, run), tokenizer, engine)
+    table = pq.read_table(tmp_path / "b/data")
+    assert table["truncated"].to_pylist() == [len(text.split()) > 6 for text in TEXTS]
+    assert table["num_tokens"].to_pylist() == [min(len(text.split()), 6) for text in TEXTS]
+    assert report.truncated == 2
+    cut = [" ".join(text.split()[:6]) for text in TEXTS]
+    np.testing.assert_array_equal(vectors_at(tmp_path / "b"), encode_texts(cut, tokenizer, engine))
+
+
+# Runs that go on
+
+
+def test_the_second_run_encodes_nothing(tmp_path: Path, tokenizer: TextTokenizer, engine: LookupEngine) -> None:
+    run = run_config(tmp_path)
+    first = encode(run, source_of(TEXTS, run), tokenizer, engine)
+    files = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    stamps = [path.stat().st_mtime_ns for path in sorted((tmp_path / "data").iterdir())]
+    engine.batches = 0
+    second = encode(run, source_of(TEXTS, run), tokenizer, engine)
+    assert (engine.batches, second.encoded_shards, second.encoded_tokens) == (0, 0, 0)
+    assert (first.encoded_shards, first.rows, first.tokens) == (3, second.rows, second.tokens)
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == files
+    assert [path.stat().st_mtime_ns for path in sorted((tmp_path / "data").iterdir())] == stamps
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_an_interrupted_run_ends_as_an_undisturbed_one(
+    tmp_path: Path, texts_file: Path, tokenizer: TextTokenizer, engine: LookupEngine, streaming: bool
+) -> None:
+    batching = {"max_rows": 1}  # a batch a row: the seventh row, the only one of the third shard, breaks
+    runs = {
+        name: run_config(tmp_path / name, texts_file, dataset={"streaming": streaming}, batching=batching)
+        for name in ("broken", "whole")
+    }
+    encode(runs["whole"], open_dataset(runs["whole"].dataset), tokenizer, engine)
+    with pytest.raises(RuntimeError, match="pulled the plug"):
+        encode(runs["broken"], open_dataset(runs["broken"].dataset), tokenizer, BreakingEngine(engine.config, last=6))
+    whole = data_files(tmp_path / "whole")
+    assert data_files(tmp_path / "broken") == dict(list(whole.items())[:2])
+    assert not (tmp_path / "broken/manifest.json").exists()
+    engine.name, engine.batches = BreakingEngine.name, 0
+    report = encode(runs["broken"], open_dataset(runs["broken"].dataset), tokenizer, engine)
+    assert (engine.batches, report.encoded_shards, report.rows) == (1, 1, len(TEXTS))
+    assert data_files(tmp_path / "broken") == whole
+    for name in ("manifest.json", "identity.json", "shards.jsonl"):
+        assert (tmp_path / "broken" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+
+
+def test_a_shard_that_was_changed_is_encoded_again(
+    tmp_path: Path, tokenizer: TextTokenizer, engine: LookupEngine
+) -> None:
+    run = run_config(tmp_path)
+    encode(run, source_of(TEXTS, run), tokenizer, engine)
+    before = data_files(tmp_path)
+    (tmp_path / "data/shard-000001.parquet").write_bytes(b"rubbish")
+    assert encode(run, source_of(TEXTS, run), tokenizer, engine).encoded_shards == 1
+    assert data_files(tmp_path) == before
+
+
+@pytest.mark.parametrize(
+    ("section", "changes", "told"),
+    [
+        ("tokenizer", {"max_length": 50}, "max_length was null, is 50"),
+        ("dataset", {"shard_rows": 4}, "shard_rows was 3, is 4"),
+        ("dataset", {"keep_columns": ["text"]}, 'keep_columns was [], is ["text"]'),
+        ("encode", {"vector_dtype": "float16"}, 'vector_dtype was "float32", is "float16"'),
+        ("batching", {"max_rows": 2}, "batching.max_rows was 512, is 2"),
+    ],
+)
+def test_another_setting_is_refused(
+    tmp_path: Path,
+    tokenizer: TextTokenizer,
+    engine: LookupEngine,
+    section: str,
+    changes: dict[str, Any],
+    told: str,
+) -> None:
+    run = run_config(tmp_path)
+    encode(run, source_of(TEXTS, run), tokenizer, engine)
+    before = data_files(tmp_path)
+    other = run_config(tmp_path, **{section: changes})
+    with pytest.raises(StoreError) as caught:
+        encode(other, source_of(TEXTS, other), tokenizer, engine)
+    assert f"holds the vectors of another run ({told});" in str(caught.value)
+    assert data_files(tmp_path) == before
+
+
+def test_other_texts_weights_or_encoders_are_refused(
+    tmp_path: Path,
+    tokenizer: TextTokenizer,
+    engine: LookupEngine,
+    encoder_config: Callable[..., EncoderConfig],
+) -> None:
+    run = run_config(tmp_path)
+    source = source_of(TEXTS, run)
+    encode(run, source, tokenizer, engine)
+    with pytest.raises(StoreError, match=r"another run \(input was"):
+        encode(run, source_of(TEXTS[:-1], run), tokenizer, engine)
+    with pytest.raises(StoreError, match=r'another run \(weights was "weights of a test", is "other"'):
+        encode_dataset(run, source, tokenizer, engine, "other", show_progress=False)
+    with pytest.raises(StoreError, match=r'another run \(encoder\.pooling was "mean", is "max"\)'):
+        encode(run, source, tokenizer, LookupEngine(encoder_config(pooling="max")))
+
+
+def test_what_does_not_change_a_byte_is_not_refused(
+    tmp_path: Path, tokenizer: TextTokenizer, engine: LookupEngine
+) -> None:
+    run = run_config(tmp_path)
+    encode(run, source_of(TEXTS, run), tokenizer, engine)
+    other = run_config(tmp_path, encode={"bad_rows": "zero", "device": "auto"}, export={"output": "elsewhere"})
+    assert encode(other, source_of(TEXTS, other), tokenizer, engine).encoded_shards == 0
+
+
+def test_an_input_that_breaks_off(tmp_path: Path, tokenizer: TextTokenizer, engine: LookupEngine) -> None:
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in TEXTS[:3]))
+    (tmp_path / "b.jsonl").write_text('{"text": "never en')
+    run = run_config(tmp_path / "out", tmp_path / "*.jsonl", dataset={"streaming": True})
+    with pytest.raises(DatasetError, match="the rows cannot be read"):
+        encode(run, open_dataset(run.dataset), tokenizer, engine)
+    assert list(data_files(tmp_path / "out")) == ["shard-000000.parquet"]
+    assert not (tmp_path / "out/manifest.json").exists()
+
+
+# What is written
+
+
+def test_values_that_float16_cannot_hold_are_refused(
+    tmp_path: Path, tokenizer: TextTokenizer, engine: LookupEngine
+) -> None:
+    engine.table[:] = 70_000
+    run = run_config(tmp_path / "vectors", encode={"vector_dtype": "float16"})
+    with pytest.raises(TextError, match=r"row 1 has values beyond 65504.*float32"):
+        encode(run, source_of(["", "rain fell"], run), tokenizer, engine)
+    assert not list((tmp_path / "vectors").rglob("*.parquet"))
+    encode(run_config(tmp_path / "wide"), source_of(["", "rain fell"], run), tokenizer, engine)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_every_reader_gets_the_same_rows(
+    tmp_path: Path, tokenizer: TextTokenizer, engine: LookupEngine, dtype: str
+) -> None:
+    dataset = {"keep_columns": ["id", "text", "tags"]}
+    run = run_config(tmp_path / "out", dataset=dataset, encode={"vector_dtype": dtype})
+    ids, tags = list(range(100, 100 + len(TEXTS))), [["a"] * (row % 3) for row in range(len(TEXTS))]
+    encode(run, source_of(TEXTS, run, id=ids, tags=tags), tokenizer, engine)
+    expected = encode_texts(TEXTS, tokenizer, engine).astype(dtype)
+    frame = pd.read_parquet(tmp_path / "out/data")
+    assert frame.columns.tolist() == ["id", "text", "tags", "embedding", "num_tokens", "truncated"]
+    np.testing.assert_array_equal(np.stack(frame["embedding"].tolist()), expected)
+    assert (frame["id"].tolist(), frame["text"].tolist()) == (ids, list(TEXTS))
+    for data in (
+        datasets.load_dataset(str(tmp_path / "out"), split="train"),
+        datasets.load_dataset("parquet", data_dir=str(tmp_path / "out/data"), split="train"),
+    ):
+        columns = data[:]
+        assert (columns["id"], columns["text"], columns["tags"]) == (ids, list(TEXTS), tags)
+        assert columns["num_tokens"] == [len(text.split()) for text in TEXTS]
+        assert data.features["embedding"].length == engine.config.dim
+        np.testing.assert_array_equal(np.array(columns["embedding"], dtype), expected)
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_class_names_survive(tmp_path: Path, tokenizer: TextTokenizer, engine: LookupEngine, streaming: bool) -> None:
+    run = run_config(tmp_path / "out", dataset={"keep_columns": ["label"]})
+    features = datasets.Features({"text": datasets.Value("string"), "label": datasets.ClassLabel(names=["no", "yes"])})
+    kind = datasets.IterableDataset if streaming else datasets.Dataset  # a stream's tables do not carry the names
+    rows = [{"text": text, "label": row % 2} for row, text in enumerate(TEXTS)]
+    data = kind.from_generator(lambda: iter(rows), features=features)
+    encode(run, Source(data, f"streaming {streaming}", run.dataset), tokenizer, engine)
+    found = datasets.load_dataset(str(tmp_path / "out"), split="train")
+    assert found.features["label"].names == ["no", "yes"]
+    assert found["label"][:3] == [0, 1, 0]
+
+
+def test_the_folder_says_what_is_in_it(
+    tmp_path: Path, tokenizer: TextTokenizer, encoder_config: Callable[..., EncoderConfig]
+) -> None:
+    engine = LookupEngine(encoder_config(trained=False, seed=7))
+    run = run_config(tmp_path)
+    encode(run, source_of(TEXTS, run), tokenizer, engine)
+    card = (tmp_path / "README.md").read_text()
+    assert "never trained** (seed 7)" in card
+    assert f"{len(TEXTS)} rows" in card
+    assert "6-dimensional mean-pooled" in card
+    assert (tmp_path / "run.yaml").read_text() == run.to_yaml()
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "README.md",
+        "data",
+        "identity.json",
+        "manifest.json",
+        "run.yaml",
+        "shards.jsonl",
+    ]
+
+
+def test_flags_are_warned_of(
+    tmp_path: Path, tokenizer: TextTokenizer, engine: LookupEngine, caplog: pytest.LogCaptureFixture
+) -> None:
+    run = run_config(tmp_path, encode={"bad_rows": "zero"}, tokenizer={"max_length": 1, "truncate": True})
+    encode(run, source_of(["", None, "a dog", "moon"], run), tokenizer, engine)
+    told = [record.getMessage() for record in caplog.records if record.name == "pipeline.run"]
+    assert told == ["1 of 4 texts are empty", "1 of 4 texts are null", "1 of 4 texts are truncated"]
+
+
+def test_the_plan_of_a_run_adds_up(tmp_path: Path, tokenizer: TextTokenizer, engine: LookupEngine) -> None:
+    run = run_config(tmp_path)
+    report = encode(run, source_of(TEXTS, run), tokenizer, engine)
+    whole = encode_tokens(tokenize_texts(TEXTS, tokenizer), engine, BatchingSettings())[1]
+    assert (report.plan.rows, report.plan.tokens) == (whole.rows, whole.tokens) == (len(TEXTS), report.encoded_tokens)
+    assert report.tokens_per_second > 0
+
+
+def test_datasets_does_not_mistake_one_run_for_another(
+    tmp_path: Path, tokenizer: TextTokenizer, engine: LookupEngine
+) -> None:
+    """Its cache goes by the names of the folder and of the configuration in the card."""
+    for name, texts in (("a", ["moon", "rain"]), ("b", ["rain", "moon"])):
+        run = run_config(tmp_path / name / "vectors")
+        encode(run, source_of(texts, run), tokenizer, engine)
+        found = datasets.load_dataset(str(tmp_path / name / "vectors"), split="train")
+        np.testing.assert_array_equal(np.float32(found["embedding"][:]), encode_texts(texts, tokenizer, engine))
+
+
+def test_no_torch_is_needed(tmp_path: Path, texts_file: Path) -> None:
+    """A whole run on an engine of NumPy."""
+    code = f"""
+        import sys
+        import numpy as np
+        from pipeline.batching import STEPWISE
+        from pipeline.config import EncoderConfig, RunConfig, TokenizerTraining
+        from pipeline.dataset import open_dataset
+        from pipeline.run import encode_dataset
+        from pipeline.tokenizer import train_tokenizer
+
+        class Ones:
+            name, config = "ones", EncoderConfig(vocab_size=99, hidden_size=4)
+            costs, reference, run_all = STEPWISE, None, staticmethod(map)
+
+            def encode_batch(self, input_ids, lengths):
+                return np.ones((len(lengths), 4), np.float32)
+
+        run = RunConfig.model_validate({{
+            "dataset": {{"path": {str(texts_file)!r}}},
+            "model": {{"path": "none"}},
+            "encode": {{"output": {str(tmp_path / "out")!r}}},
+        }})
+        source = open_dataset(run.dataset)
+        tokenizer = train_tokenizer(source.texts(), TokenizerTraining(model="wordlevel", min_frequency=1))
+        print(encode_dataset(run, source, tokenizer, Ones(), "none", show_progress=False).rows, "torch" in sys.modules)
+    """
+    done = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, f"{len(TEXTS)} False\n"), done.stderr
+    assert vectors_at(tmp_path / "out").tolist() == [[1.0] * 4] * len(TEXTS)
+
+
+def test_importing_the_rooms_imports_neither_torch_nor_datasets() -> None:
+    rooms = ["config", "dataset", "store", "encode", "run", "prefetch", "tokens", "batching", "tokenizer"]
+    code = f"""
+        import importlib, sys
+        for room in {rooms}:
+            importlib.import_module("pipeline." + room)
+        print(sorted({{"torch", "datasets", "onnx", "onnxruntime"}} & set(sys.modules)))
+    """
+    done = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], cwd=ROOT, capture_output=True, text=True)
+    assert done.stdout == "[]\n", done.stderr
