@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from export.artifact import CONFIG_FILE, Artifact
 from export.runtimes.base import NotRunnable
 from export.runtimes.onnxruntime import OnnxRuntimeCpu, OnnxRuntimeCuda
-from pipeline.batching import PADDED
+from pipeline.batching import engine_costs
 from pipeline.config import load_encoder_config
 from pipeline.errors import ArtifactError
 from pipeline.prefetch import in_threads
@@ -35,7 +35,6 @@ class OnnxEngine:
     """
 
     reference = None
-    costs = PADDED
 
     def __init__(
         self, artifact: Artifact, device: Literal["cpu", "cuda", "auto"] = "cpu", workers: int | None = None
@@ -52,6 +51,7 @@ class OnnxEngine:
         self.weights = str(artifact.manifest["weights"])
         self._runtime = _loaded(artifact.folder, device)
         on_gpu = isinstance(self._runtime, OnnxRuntimeCuda)
+        self.costs = engine_costs("onnx", "fp32", on_gpu=on_gpu)
         self.name = f"{self._runtime.name} {self._runtime.file}"
         self._workers = workers or (_GPU_WORKERS if on_gpu else len(os.sched_getaffinity(0)))
 

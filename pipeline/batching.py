@@ -13,11 +13,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import pairwise
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.config import BatchingSettings
+from pipeline.config import BatchingSettings, Precision
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,10 @@ class BatchCosts:
         given = {name: value for name, value in settings.model_dump().items() if value is not None}
         return replace(self, **given)
 
+    def padded(self) -> BatchCosts:
+        """The same where padding is computed, as it is without packing."""
+        return replace(self, pads=True, mixed=1.0)
+
     def of_batch(self, longest: int, rows: int, tokens: int) -> float:
         """The cost of one batch."""
         equal = tokens == longest * rows
@@ -54,11 +59,22 @@ class BatchCosts:
         return max(1, min(self.max_rows, self.max_tokens // longest))
 
 
-# Measured by `scripts/benchmark.py kernel` (docs/benchmarks.md): a step of n rows takes a + b n, and a / b is `step`.
+# Measured by `scripts/benchmark.py kernel` (docs/benchmarks.md): a step of n rows takes a + b n, and a / b is `step`;
+# `mixed` is what packing rows of different lengths costs PyTorch's LSTM: 1.2 to 1.5 on a CPU with AVX2, 2.3 to 3.5 on
+# one with AVX-512, where its fast kernel is faster yet.
 STEPWISE = BatchCosts(max_tokens=131_072, max_rows=512, step=8)
-PACKED = BatchCosts(max_tokens=4_096, max_rows=128, step=4, mixed=2.5)
+PACKED = BatchCosts(max_tokens=4_096, max_rows=128, step=4, mixed=2.0)
 PADDED = BatchCosts(max_tokens=4_096, max_rows=128, step=4, pads=True)
-PACKED_CUDA = BatchCosts(max_tokens=65_536, max_rows=2_048, step=64, mixed=2.0)  # not measured on a GPU yet
+PACKED_CUDA = BatchCosts(max_tokens=65_536, max_rows=2_048, step=64, mixed=2.0)  # not measured: not run on a GPU yet
+
+
+def engine_costs(engine: Literal["torch", "onnx"], precision: Precision, *, on_gpu: bool) -> BatchCosts:
+    """What batches cost an engine, without making it."""
+    if engine == "onnx":
+        return PADDED
+    if on_gpu:
+        return PACKED_CUDA
+    return STEPWISE if precision == "fp32" else PACKED
 
 
 @dataclass(frozen=True, eq=False)

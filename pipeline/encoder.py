@@ -58,6 +58,13 @@ class PackedEncoder(nn.Module):
         mask = torch.arange(input_ids.shape[1], device=input_ids.device) < lengths[:, None]
         return self.finish(self.pool(_at_least_float32(states), last, lengths, mask))
 
+    def forward_equal(self, input_ids: Tensor) -> Tensor:
+        """The same for rows that all fill the batch, int64[batch, sequence]: nothing to pack, so dense kernels run."""
+        states, (hidden, _) = self.lstm(self.embedding(input_ids))
+        mask = torch.ones_like(input_ids, dtype=torch.bool)
+        states, last = _at_least_float32(states), _at_least_float32(self._last(hidden))
+        return self.finish(self.pool(states, last, mask.sum(dim=1), mask))
+
     def pack(self, input_ids: Tensor, lengths: Tensor) -> PackedSequence:
         """The real ids alone, packed: `data` is int64[tokens]."""
         return pack_padded_sequence(input_ids, lengths.cpu(), batch_first=True, enforce_sorted=False)
@@ -71,8 +78,11 @@ class PackedEncoder(nn.Module):
         """
         embedded = PackedSequence(self.embedding(ids.data), ids.batch_sizes, ids.sorted_indices, ids.unsorted_indices)
         states, (hidden, _) = self.lstm(embedded)
-        directions = self.config.directions
-        return states, hidden[-directions:].transpose(0, 1).flatten(1)
+        return states, self._last(hidden)
+
+    def _last(self, hidden: Tensor) -> Tensor:
+        """The last layer's part of float[layers * directions, batch, hidden]: float[batch, directions * hidden]."""
+        return hidden[-self.config.directions :].transpose(0, 1).flatten(1)
 
     def token_states(self, input_ids: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """States of every token, and the last states.

@@ -18,7 +18,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from pipeline.batching import PADDED, PlanReport, plan_in_order, report_plan
+from pipeline.batching import BatchCosts, PlanReport, plan_in_order, report_plan
 from pipeline.config import RunConfig
 from pipeline.dataset import Shard, Source
 from pipeline.encode import Engine, encode_tokens
@@ -106,7 +106,7 @@ def encode_dataset(
     """
     store = VectorStore.open(run.encode.output, run_identity(run, source, tokenizer, engine, weights), run.to_yaml())
     shards = 0
-    tally = _Tally()
+    tally = _Tally(unplanned=engine.costs.padded())
     started = time.perf_counter()
     bar = tqdm(total=source.num_rows, unit=" rows", desc="encode", disable=not show_progress, smoothing=0.05)
     with bar as progress, ahead(_tokenized(run, source, tokenizer, store)) as tokenized, Behind() as behind:
@@ -246,13 +246,14 @@ def _deviation(tokens: TokenShard, vectors: NDArray[np.float32], engine: Engine)
 class _Tally:
     """What a run has done so far."""
 
-    def __init__(self) -> None:
+    def __init__(self, unplanned: BatchCosts) -> None:
         self.tokens = 0
         self.write_seconds = 0.0
         self._shards = self._rows = self._repeated = 0
         self._tokenize = self._encode = 0.0
         self._lengths = np.zeros(0, np.int64)
         self._plan = self._unplanned = PlanReport()
+        self._unplanned_costs = unplanned
         self._deviations: list[Deviation] = []
 
     def add(
@@ -260,7 +261,7 @@ class _Tally:
     ) -> None:
         """One more shard, and the seconds that its tokenizing and encoding took."""
         lengths = tokens.lengths
-        in_order = report_plan(lengths, plan_in_order(lengths), PADDED)
+        in_order = report_plan(lengths, plan_in_order(lengths), self._unplanned_costs)
         self.tokens += len(tokens.values)
         self._shards += 1
         self._rows += len(tokens)

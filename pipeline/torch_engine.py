@@ -24,7 +24,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from pipeline.batching import PACKED, PACKED_CUDA, STEPWISE
+from pipeline.batching import engine_costs
 from pipeline.config import Precision
 from pipeline.encoder import PackedEncoder
 from pipeline.errors import LengthwiseError
@@ -78,11 +78,10 @@ class TorchEngine:
         self.reference = None if precision == "fp32" else TorchEngine(encoder, device, workers=workers)
         self._workers = workers or (torch.get_num_threads() if on_cpu else _GPU_WORKERS)
         self._local = threading.local()
+        self.costs = engine_costs("torch", precision, on_gpu=not on_cpu)
         if on_cpu and precision == "fp32":
-            self.costs = STEPWISE
             self._encode: Callable[..., NDArray[np.float32]] = StepwiseEncoder(encoder.eval())
         else:
-            self.costs = PACKED if on_cpu else PACKED_CUDA
             self._encoder = _converted(encoder, self.device, _DTYPES[precision])
             self._encode = self._run_packed if on_cpu else self._run_on_gpu
 
@@ -109,9 +108,17 @@ class TorchEngine:
         finally:
             torch.set_num_threads(threads)  # for the MKL library, so is what the workers set
 
+    def _vectors(self, input_ids: torch.Tensor, lengths: NDArray[np.int64]) -> torch.Tensor:
+        """By the dense kernels where all lengths are equal, else packed; float32[batch, dim] on the ids' device."""
+        if (lengths == input_ids.shape[1]).all():
+            vectors: torch.Tensor = self._encoder.forward_equal(input_ids)
+            return vectors
+        packed: torch.Tensor = self._encoder(input_ids, torch.from_numpy(lengths))
+        return packed
+
     def _run_packed(self, input_ids: NDArray[np.int64], lengths: NDArray[np.int64]) -> NDArray[np.float32]:
         with torch.inference_mode():
-            return self._encoder(torch.from_numpy(input_ids), torch.from_numpy(lengths)).float().numpy()
+            return self._vectors(torch.from_numpy(input_ids), lengths).numpy()
 
     def _run_on_gpu(self, input_ids: NDArray[np.int64], lengths: NDArray[np.int64]) -> NDArray[np.float32]:
         if not hasattr(self._local, "stream"):
@@ -119,7 +126,7 @@ class TorchEngine:
         stream = self._local.stream
         with torch.inference_mode(), torch.cuda.stream(stream), _without_tf32():
             ids = torch.from_numpy(input_ids).pin_memory().to(self.device, non_blocking=True)
-            vectors = self._encoder(ids, torch.from_numpy(lengths)).float()
+            vectors = self._vectors(ids, lengths)
             fetched = torch.empty(vectors.shape, dtype=vectors.dtype, pin_memory=True)
             fetched.copy_(vectors, non_blocking=True)
             stream.synchronize()

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from pipeline.config import RunConfig
 
 
-class Verb(click.Command):
-    """A command that prints a LengthwiseError as one paragraph and exits with 2; no traceback for a user's mistake."""
+class _Polite:
+    """Prints a LengthwiseError as one paragraph and exits with 2; no traceback for a user's mistake."""
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command."""
@@ -24,10 +24,18 @@ class Verb(click.Command):
 
         logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s", stream=sys.stderr)
         try:
-            return super().invoke(ctx)
+            return super().invoke(ctx)  # type: ignore[misc]  # click's, of the classes below
         except LengthwiseError as error:
             click.echo(f"error: {error}", err=True)
             ctx.exit(2)
+
+
+class Verb(_Polite, click.Command):
+    """A script that does one thing."""
+
+
+class Verbs(_Polite, click.Group):
+    """A script of several commands."""
 
 
 def run_options(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -20,12 +20,15 @@ def encode(run: RunConfig) -> EncodeReport:
     """Encode what is not encoded yet, and write a report of it beside the vectors."""
     from pipeline.dataset import open_dataset
     from pipeline.run import encode_dataset
+    from pipeline.run_report import write_report
 
     source = open_dataset(run.dataset)
     engine, tokenizer, weights = open_onnx(run) if run.encode.engine == "onnx" else open_torch(run)
     if not engine.config.trained:
         click.echo(f"note: the encoder was never trained (seed {engine.config.seed})", err=True)
-    return encode_dataset(run, source, tokenizer, engine, weights)
+    report = encode_dataset(run, source, tokenizer, engine, weights)
+    write_report(run.encode.output, run, report)
+    return report
 
 
 def open_torch(run: RunConfig) -> tuple[Engine, TextTokenizer, str]:
@@ -50,6 +53,8 @@ def open_onnx(run: RunConfig) -> tuple[Engine, TextTokenizer, str]:
 
 def summary(run: RunConfig, report: EncodeReport) -> str:
     """What is in the folder, and what this run measured."""
+    from pipeline.run_report import REPORT
+
     flags = f"{report.empty:,} empty, {report.null:,} null, {report.truncated:,} truncated"
     lines = [f"vectors     {run.encode.output}/data: {report.rows:,} rows, {report.tokens:,} tokens ({flags})"]
     if not report.encoded_shards:
@@ -69,6 +74,8 @@ def summary(run: RunConfig, report: EncodeReport) -> str:
             f"precision   {run.encode.precision}: at most {report.max_deviation:.1e} from float32 on sampled rows,"
             f" cosine at least {report.min_cosine:.6f}"
         )
+    if (path := Path(run.encode.output) / REPORT).exists():
+        lines.append(f"report      {path}")
     return "\n".join(lines)
 
 

@@ -1,47 +1,69 @@
-"""How long a dataset's texts are, and what batches they make, before anything is encoded."""
+"""How long a dataset's texts are, and what their batches cost, before any model runs."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from _common import Verb, load_run, run_options
 
+if TYPE_CHECKING:
+    from pipeline.config import RunConfig
+    from pipeline.dataset import Source
+    from pipeline.inspection import Inspection
+
+
+def summary(run: RunConfig, source: Source, found: Inspection) -> str:
+    """The lengths of the first shard's texts, and a line for each way to batch them."""
+    import numpy as np
+
+    from pipeline.inspection import length_percentiles
+
+    rows = f"{source.num_rows:,}" if source.num_rows is not None else "unknown (a stream)"
+    at = " / ".join(f"{length:,}" for length in length_percentiles(np.bincount(found.lengths), (5, 50, 95, 100)))
+    lines = [
+        f"rows        {rows}; the first shard has {len(found.lengths):,}",
+        f"flags       {found.empty:,} empty, {found.null:,} null or not Unicode, {found.repeated:,} repeat another row",
+        f"tokens      {found.lengths.sum():,} in it; {at} a row at p5 / p50 / p95 / most",
+    ]
+    if found.max_length is not None:
+        verdict = "would be cut" if run.tokenizer.truncate else "would stop the run; set tokenizer.truncate to cut them"
+        lines.append(
+            f"too long    {found.too_long:,} have more than tokenizer.max_length = {found.max_length}, and {verdict}"
+        )
+    lines += ["", f"{'batches':<24}{'rows':>12}{'batches':>10}{'padding':>10}{'cost':>8}"]
+    for strategy, report in found.strategies:
+        figures = f"{report.rows:>12,}{report.batches:>10,}{report.padding:>10.1%}{found.relative_cost(report):>8.1f}"
+        lines.append(f"{strategy.name:<24}{figures}")
+    return "\n".join(lines)
+
 
 @click.command(cls=Verb)
 @run_options
-def main(config: Path, overrides: tuple[str, ...]) -> None:
-    """Tokenize the first shard of the run CONFIG (a YAML file) and show its lengths and its batch plan."""
-    import numpy as np
-
-    from pipeline.batching import plan_batches, report_plan
+@click.option(
+    "--picture", type=click.Path(path_type=Path), metavar="FILE.png", help="Draw the lengths and the batches too."
+)
+def main(config: Path, overrides: tuple[str, ...], picture: Path | None) -> None:
+    """Tokenize the first shard of the run CONFIG (a YAML file), and show its lengths and what its batches cost."""
     from pipeline.dataset import open_dataset
+    from pipeline.inspection import inspect_tokens
+    from pipeline.pictures import check_picture_path, dataset_figure, save_figure
     from pipeline.tokenizer import load_tokenizer
     from pipeline.tokens import tokenize_texts
 
     run = load_run(config, overrides)
+    if picture is not None:
+        check_picture_path(picture)
     tokenizer, source = load_tokenizer(run.tokenizer.path or run.model.path), open_dataset(run.dataset)
-    shard = next(source.shards())
-    tokens = tokenize_texts(
-        shard.table[run.dataset.text_column],
-        tokenizer,
-        add_special_tokens=run.tokenizer.add_special_tokens,
-        bad_rows="zero",
-    )
-    most = run.tokenizer.max_length
-    lengths = tokens.lengths if most is None else np.minimum(tokens.lengths, most)
-    plan = plan_batches(lengths, run.batching)
-    report = report_plan(lengths, plan)
-    rows = f"{source.num_rows:,}" if source.num_rows is not None else "unknown (a stream)"
-    percentiles = " / ".join(f"{value:.0f}" for value in np.percentile(tokens.lengths, (5, 50, 95, 100)))
-    click.echo(f"rows        {rows}; the first shard has {len(tokens):,}")
-    click.echo(f"flags       {int(tokens.empty.sum()):,} empty, {int(tokens.null.sum()):,} null or not Unicode")
-    click.echo(f"tokens      {len(tokens.values):,} in it; {percentiles} a row at p5 / p50 / p95 / most")
-    if most is not None:
-        click.echo(f"too long    {int((tokens.lengths > most).sum()):,} have more than tokenizer.max_length = {most}")
-    click.echo(f"batches     {report.batches:,}; {report.equal_rows:,} rows in batches of one length")
-    click.echo(f"padding     {report.padding:.2%} as planned, {report.unplanned_padding:.1%} in dataset order")
+    texts = next(source.shards()).table[run.dataset.text_column]
+    tokens = tokenize_texts(texts, tokenizer, add_special_tokens=run.tokenizer.add_special_tokens, bad_rows="zero")
+    found = inspect_tokens(tokens, run)
+    click.echo(summary(run, source, found))
+    if picture is not None:
+        save_figure(dataset_figure(found), picture)
+        click.echo(f"\npicture     {picture}")
 
 
 if __name__ == "__main__":

@@ -270,3 +270,10 @@ def test_the_quickstart_file_parses() -> None:
     written = yaml.safe_load(path.read_text(encoding="utf-8"))
     assert run.tokenizer.training.model == written["tokenizer"]["training"]["model"]
     assert run.model.path == written["model"]["path"]
+
+
+def test_a_graph_has_a_precision_of_its_own(tmp_path: Path) -> None:
+    message = refusal(tmp_path, MINIMAL + "encode: {engine: onnx, precision: bf16}\n")
+    assert "encode.precision is 'bf16', but a graph has a precision of its own; leave it out" in message
+    run = load_config(write(tmp_path, MINIMAL + "encode: {precision: bf16}\n"))
+    assert (run.encode.engine, run.encode.precision) == ("torch", "bf16")

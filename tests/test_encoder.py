@@ -158,3 +158,14 @@ def test_pooling_is_float32_at_least(encoder_config: Callable[..., EncoderConfig
     assert vectors.dtype == torch.float32
     assert 0 < (vectors - exact).abs().max() < 0.05
     assert encoder.double()(*padded(EXAMPLE)).dtype == torch.float64
+
+
+@pytest.mark.parametrize(("layers", "bidirectional", "pooling"), SHAPES)
+def test_rows_of_one_length_need_no_packing(
+    encoder_config: Callable[..., EncoderConfig], layers: int, bidirectional: bool, pooling: str
+) -> None:
+    shape = {"num_layers": layers, "bidirectional": bidirectional, "pooling": pooling}
+    encoder = seeded_encoder(encoder_config(vocab_size=20, projection_dim=3, normalize=True, **shape), 0)
+    input_ids = torch.arange(20).reshape(4, 5)
+    found = encoder.forward_equal(input_ids)
+    torch.testing.assert_close(found, encoder(input_ids, torch.full((4,), 5)), atol=1e-6, rtol=0)

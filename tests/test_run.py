@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 import textwrap
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,8 +21,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from conftest import TEXTS, LookupEngine
-from pipeline.config import BatchingSettings, EncoderConfig, RunConfig
+from conftest import TEXTS, LookupEngine, full_disk
+from pipeline.config import EncoderConfig, RunConfig
 from pipeline.dataset import Source, open_dataset
 from pipeline.encode import encode_texts, encode_tokens
 from pipeline.encoder import seeded_encoder
@@ -396,10 +397,87 @@ def test_flags_are_warned_of(
 
 def test_the_plan_of_a_run_adds_up(tmp_path: Path, tokenizer: TextTokenizer, engine: LookupEngine) -> None:
     run = run_config(tmp_path)
-    report = encode(run, source_of(TEXTS, run), tokenizer, engine)
-    whole = encode_tokens(tokenize_texts(TEXTS, tokenizer), engine, BatchingSettings())[1]
-    assert (report.plan.rows, report.plan.tokens) == (whole.rows, whole.tokens) == (len(TEXTS), report.encoded_tokens)
+    texts = [*TEXTS, "", TEXTS[6], TEXTS[6]]  # shards of three: the last two rows, in a shard of their own, are alike
+    report = encode(run, source_of(texts, run), tokenizer, engine)
+    shards = [tokenize_texts(texts[start : start + 3], tokenizer) for start in range(0, len(texts), 3)]
+    plans = [encode_tokens(tokens, LookupEngine(engine.config))[1] for tokens in shards]
+    assert report.plan == sum(plans[1:], plans[0])
+    assert (report.plan.rows, report.repeated_rows) == (len(TEXTS) + 1, 1)
+    assert (report.encoded_rows, report.unplanned.rows) == (len(texts), len(TEXTS) + 2)
+    assert report.unplanned.cells > report.unplanned.tokens == report.encoded_tokens
+    assert report.lengths.sum() == len(texts)
+    assert (report.lengths * np.arange(len(report.lengths))).sum() == report.encoded_tokens
     assert report.tokens_per_second > 0
+    assert 0 < max(report.stages.tokenize, report.stages.encode, report.stages.write) <= report.seconds
+    assert (report.max_deviation, report.min_cosine) == (None, None)
+
+
+def test_a_lower_precision_records_how_far_it_is(
+    tmp_path: Path, tokenizer: TextTokenizer, encoder_config: Callable[..., EncoderConfig]
+) -> None:
+    encoder = seeded_encoder(encoder_config(bidirectional=True), 0)
+    exact = encode_texts(TEXTS, tokenizer, TorchEngine(encoder))
+    run = run_config(tmp_path)
+    report = encode(run, source_of(TEXTS, run), tokenizer, TorchEngine(encoder, precision="bf16"))
+    found = vectors_at(tmp_path)
+    deviations = np.abs(found - exact).max(axis=1)
+    cosines = (found * exact).sum(axis=1) / np.linalg.norm(found, axis=1) / np.linalg.norm(exact, axis=1)
+    assert report.max_deviation == pytest.approx(deviations.max(), rel=1e-3)
+    assert report.min_cosine == pytest.approx(cosines.min(), abs=1e-6)
+    assert 0.999 < report.min_cosine < 1
+    shards = json.loads((tmp_path / "manifest.json").read_bytes())["shards"]
+    assert [shard["max_deviation"] for shard in shards] == pytest.approx(
+        [deviations[start : start + 3].max() for start in (0, 3, 6)], rel=1e-3
+    )
+    assert json.loads((tmp_path / "identity.json").read_bytes())["depends_on"]["engine"] == "torch cpu bf16"
+
+
+def test_a_shard_is_tokenized_while_the_one_before_is_encoded(
+    tmp_path: Path, tokenizer: TextTokenizer, engine: LookupEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tokenized: list[int] = []
+    encoded: list[int] = []
+    original = engine.encode_batch
+
+    def tokenize(texts: Any, *arguments: Any, first_row: int, **options: Any) -> Any:
+        tokenized.append(first_row)
+        return tokenize_texts(texts, *arguments, first_row=first_row, **options)
+
+    def encode_batch(input_ids: Any, lengths: Any) -> Any:
+        encoded.append(len(lengths))
+        deadline = time.monotonic() + 30
+        while len(tokenized) < min(3, len(encoded) + 1) and time.monotonic() < deadline:
+            time.sleep(0.001)
+        assert time.monotonic() < deadline, "the next shard was not begun"
+        return original(input_ids, lengths)
+
+    monkeypatch.setattr("pipeline.run.tokenize_texts", tokenize)
+    monkeypatch.setattr(engine, "encode_batch", encode_batch)
+    run = run_config(tmp_path)
+    encode(run, source_of(TEXTS, run), tokenizer, engine)
+    assert tokenized == [0, 3, 6]
+    assert sum(encoded) == len(TEXTS)
+
+
+def test_a_shard_that_cannot_be_written_ends_the_run(
+    tmp_path: Path, tokenizer: TextTokenizer, engine: LookupEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written: list[int] = []
+    write_table = pq.write_table
+
+    def write(*arguments: Any, **options: Any) -> None:
+        written.append(1)
+        if len(written) == 2:
+            full_disk()
+        write_table(*arguments, **options)
+
+    monkeypatch.setattr(pq, "write_table", write)
+    run = run_config(tmp_path)
+    with pytest.raises(StoreError, match=r"shard-000001.*No space left"):
+        encode(run, source_of(TEXTS, run), tokenizer, engine)
+    assert list(data_files(tmp_path)) == ["shard-000000.parquet"]
+    assert not (tmp_path / "manifest.json").exists()
+    assert encode(run, source_of(TEXTS, run), tokenizer, engine).encoded_shards == 2
 
 
 def test_datasets_does_not_mistake_one_run_for_another(

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+import datasets
 import onnx
 import pyarrow.parquet as pq
 import pytest
@@ -22,7 +23,10 @@ from export.artifact import describe_files, write_manifest
 
 ROOT = Path(__file__).parents[1]
 SCRIPTS = sorted(path.stem for path in (ROOT / "scripts").glob("[a-z]*.py"))
-HEAVY = {"torch", "datasets", "onnx", "onnxruntime", "onnxscript", "tokenizers", "pydantic", "pyarrow", "numpy"}
+HEAVY = {
+    "torch", "datasets", "onnx", "onnxruntime", "onnxscript", "tokenizers", "pydantic", "pyarrow", "numpy",
+    "matplotlib",
+}  # fmt: skip
 
 
 def run_as_user(script: str, *arguments: str | Path, python: tuple[str, ...] = ()) -> subprocess.CompletedProcess[str]:
@@ -122,17 +126,15 @@ def test_from_texts_to_vectors(tmp_path: Path, texts_file: Path) -> None:
     assert made.stdout == f"checkpoint  {tmp_path / 'model'}: 6 dimensions; never trained, weights from seed 0\n"
     assert {"config.json", "model.safetensors", "tokenizer.json", "run.yaml"} == set(contents(tmp_path / "model"))
 
-    inspected = run_as_user("inspect_dataset", config)
+    inspected = run_as_user("inspect_dataset", config, python=("-X", "importtime"))
     assert inspected.returncode == 0, inspected.stderr
     tokens = sum(len(text.split()) for text in TEXTS)
-    assert [line.split()[0] for line in inspected.stdout.splitlines()] == [
-        "rows",
-        "flags",
-        "tokens",
-        "batches",
-        "padding",
-    ]
+    first_words = [line.split()[0] for line in inspected.stdout.splitlines() if line]
+    assert first_words == ["rows", "flags", "tokens", "batches", "dataset", "dataset", "planned"]
     assert f"rows        {len(TEXTS)}; the first shard has 3" in inspected.stdout
+    imported = {line.rpartition("|")[2].strip() for line in inspected.stderr.splitlines()}
+    assert "pipeline.inspection" in imported
+    assert not imported & {"torch", "matplotlib"}
 
     encoded = run_as_user("encode_dataset", config, "--set", "dataset.keep_columns=[text]")
     assert encoded.returncode == 0, encoded.stderr
@@ -140,6 +142,11 @@ def test_from_texts_to_vectors(tmp_path: Path, texts_file: Path) -> None:
     assert "tokens/s on cpu" in encoded.stdout
     assert "never trained (seed 0)" in encoded.stderr
     assert pq.read_table(tmp_path / "vectors/data")["text"].to_pylist() == list(TEXTS)
+    assert encoded.stdout.splitlines()[-1] == f"report      {tmp_path / 'vectors/report.md'}"
+    assert f"{len(TEXTS)} rows of {tokens} tokens were encoded" in (tmp_path / "vectors/report.md").read_text()
+    assert (tmp_path / "vectors/report.png").read_bytes().startswith(b"\x89PNG")
+    opened = datasets.load_dataset(str(tmp_path / "vectors"), split="train", cache_dir=str(tmp_path / "cache"))
+    assert opened["num_tokens"][:] == [len(text.split()) for text in TEXTS]
 
 
 def test_the_second_run_says_that_there_was_nothing_to_do(trained: Path, tmp_path: Path, invoke: Invoke) -> None:
@@ -150,6 +157,7 @@ def test_the_second_run_says_that_there_was_nothing_to_do(trained: Path, tmp_pat
     assert second.stdout.splitlines()[0] == first.stdout.splitlines()[0]
     assert "nothing to encode: all shards were there" in second.stdout
     assert "nothing to encode" not in first.stdout
+    assert second.stdout.splitlines()[-1] == first.stdout.splitlines()[-1]  # the report
     assert contents(tmp_path / "vectors") == before
 
 
@@ -164,15 +172,57 @@ def test_texts_of_white_space_alone(trained: Path, tmp_path: Path, invoke: Invok
     assert "3 empty" in result.stdout
 
 
+def table_of(output: str) -> dict[str, list[str]]:
+    """The lines of inspect_dataset's table, by their names."""
+    lines = output.partition("\n\n")[2].partition("\n\n")[0].splitlines()
+    return {line[:24].strip(): line[24:].split() for line in lines}
+
+
 def test_inspecting_shows_what_encoding_would_do(trained: Path, invoke: Invoke) -> None:
     settings = ("dataset.shard_rows=100", "tokenizer.max_length=6", "batching.max_rows=1")
-    result = invoke("inspect_dataset", trained, *(part for setting in settings for part in ("--set", setting)))
+    changes = [part for setting in settings for part in ("--set", setting)]
+    result = invoke("inspect_dataset", trained, *changes)
     assert result.exit_code == 0, result.stderr
-    assert "too long    2 have more than tokenizer.max_length = 6" in result.stdout
-    assert f"tokens      {sum(len(text.split()) for text in TEXTS)} in it; 1 / 6 / 13 / 14 a row" in result.stdout
-    assert f"batches     {len(TEXTS)};" in result.stdout
+    assert "too long    2 have more than tokenizer.max_length = 6, and would stop the run" in result.stdout
+    assert f"tokens      {sum(len(text.split()) for text in TEXTS)} in it; 1 / 6 / 14 / 14 a row" in result.stdout
+    table = table_of(result.stdout)
+    rows, most = str(len(TEXTS)), 6 * len(TEXTS)
+    tokens = sum(min(6, len(text.split())) for text in TEXTS)
+    assert table["batches"] == ["rows", "batches", "padding", "cost"]
+    assert table["dataset order, padded"][:3] == [rows, "1", f"{1 - tokens / most:.1%}"]
+    assert table["dataset order, packed"][:3] == [rows, "1", "0.0%"]
+    assert table["planned"] == [rows, rows, "0.0%", "1.0"]
+    cut = invoke("inspect_dataset", trained, *changes, "--set", "tokenizer.truncate=true")
+    assert "too long    2 have more than tokenizer.max_length = 6, and would be cut" in cut.stdout
     stream = invoke("inspect_dataset", trained, "--set", "dataset.streaming=true")
     assert "rows        unknown (a stream); the first shard has 3" in stream.stdout
+
+
+def test_inspecting_plans_as_encoding_does(trained: Path, tmp_path: Path, invoke: Invoke) -> None:
+    (tmp_path / "in.txt").write_text("\n".join([*TEXTS, "", *TEXTS[:3]]) + "\n")
+    changes = ("--set", f"dataset.path={tmp_path / 'in.txt'}", "--set", "dataset.shard_rows=100")
+    inspected = invoke("inspect_dataset", trained, *changes)
+    assert "flags       1 empty, 0 null or not Unicode, 3 repeat another row" in inspected.stdout
+    assert invoke("encode_dataset", trained, *changes).exit_code == 0
+    lines = (tmp_path / "vectors/report.md").read_text().splitlines()
+    table = table_of(inspected.stdout)
+    for name in ("dataset order, padded", "planned"):
+        assert f"| {name} | {' | '.join(table[name])} |" in lines
+
+
+def test_a_picture_is_drawn_where_it_is_asked_for(trained: Path, tmp_path: Path, invoke: Invoke) -> None:
+    before = contents(tmp_path)
+    plain = invoke("inspect_dataset", trained)
+    assert contents(tmp_path) == before
+    drawn = invoke("inspect_dataset", trained, "--picture", tmp_path / "plan.png")
+    assert drawn.exit_code == 0, drawn.stderr
+    assert drawn.stdout == f"{plain.stdout}\npicture     {tmp_path / 'plan.png'}\n"
+    assert contents(tmp_path).keys() - before.keys() == {"plan.png"}
+    message = refusal(invoke("inspect_dataset", trained, "--picture", tmp_path / "none/plan.png"))
+    assert message == (
+        f"{tmp_path / 'none/plan.png'}: there is no folder {tmp_path / 'none'}; make it, or choose another place"
+    )
+    assert not (tmp_path / "none").exists()
 
 
 # Nothing is overwritten without being asked

@@ -338,3 +338,16 @@ def test_a_vocabulary_of_words_by_hand() -> None:
     shard = tokenize_texts(["x y", "", "y z x"], TextTokenizer(library))
     assert shard.values.tolist() == [7, 9, 9, 0, 7]
     assert shard.offsets.tolist() == [0, 2, 2, 5]
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.lists(st.integers(0, 2), max_size=3), max_size=30))
+def test_distinct_rows(rows: list[list[int]]) -> None:
+    offsets = np.cumsum([0, *map(len, rows)])
+    flags = np.zeros(len(rows), np.bool_)
+    ids = TokenShard(np.array([token for row in rows for token in row], np.int32), offsets, flags, flags)
+    first, same_as = ids.distinct_rows()
+    distinct = list(dict.fromkeys(map(tuple, rows)))
+    assert [tuple(ids.row(row).tolist()) for row in first] == distinct
+    assert first.tolist() == [rows.index(list(row)) for row in distinct]
+    assert [distinct[number] for number in same_as] == list(map(tuple, rows))

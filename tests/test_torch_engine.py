@@ -44,9 +44,10 @@ def test_bf16_is_near_and_has_a_reference(encoder: PackedEncoder, caplog: pytest
     engine = TorchEngine(encoder, precision="bf16")
     assert (engine.name, engine.costs) == ("torch cpu bf16", PACKED)
     assert engine.reference is not None
-    vectors = engine.encode_batch(IDS, LENGTHS)
-    assert vectors.dtype == np.float32
-    assert 0 < np.abs(vectors - engine.reference.encode_batch(IDS, LENGTHS)).max() < 0.02
+    for lengths in (LENGTHS, np.full(5, 5)):
+        vectors = engine.encode_batch(IDS, lengths)
+        assert vectors.dtype == np.float32
+        assert 0 < np.abs(vectors - engine.reference.encode_batch(IDS, lengths)).max() < 0.02
     assert next(encoder.parameters()).dtype == torch.float32  # the encoder that was given is left as it was
     slow = not torch.ops.mkldnn._is_mkldnn_bf16_supported()
     assert ("no bfloat16 arithmetic" in caplog.text) == slow

@@ -1,0 +1,101 @@
+"""Measure: whole encodings, the LSTM alone, the tokenizer, memory. Each prints its table and saves it as JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from _common import Verbs
+
+FOLDER = Path("runs/benchmark")
+
+
+def _options(*names: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """The options of these names, which several benchmarks share."""
+    known = {
+        "shape": click.option(
+            "--shape",
+            type=click.Choice(["large", "small"]),
+            default="large",
+            show_default=True,
+            help="large: E300 H512 bidirectional; small: E128 H256.",
+        ),
+        "corpus": click.option(
+            "--corpus",
+            default="glosses",
+            show_default=True,
+            help="glosses (of WordNet), fortunes, or a run's YAML file.",
+        ),
+        "rows": click.option(
+            "--rows", type=click.IntRange(1), default=20_000, show_default=True, help="Texts, drawn by chance."
+        ),
+        "runs": click.option(
+            "--runs", type=click.IntRange(1), default=5, show_default=True, help="Counted runs of each side."
+        ),
+    }
+
+    def add(function: Callable[..., Any]) -> Callable[..., Any]:
+        for name in reversed(names):
+            function = known[name](function)
+        return function
+
+    return add
+
+
+@click.group(cls=Verbs)
+@click.option("--folder", type=click.Path(path_type=Path), default=FOLDER, show_default=True, help="Keeps the results.")
+@click.pass_context
+def main(context: click.Context, folder: Path) -> None:
+    """Benchmarks. Both sides of a ratio run in turn in one process; let nothing else run on the machine."""
+    context.obj = folder
+
+
+@main.command()
+@_options("shape", "corpus", "rows", "runs")
+@click.pass_obj
+def encode(folder: Path, shape: str, corpus: str, rows: int, runs: int) -> None:
+    """Texts to vectors, against sentence-transformers and a plain loop."""
+    from benchmarks.encode import measure
+
+    measure(shape, corpus, rows, runs, folder).save(folder / f"encode-{shape}.json")
+
+
+@main.command()
+@_options("shape", "rows", "runs")
+@click.option("--corpus", "corpora", multiple=True, default=("glosses", "fortunes"), show_default=True)
+@click.pass_obj
+def kernel(folder: Path, shape: str, corpora: tuple[str, ...], rows: int, runs: int) -> None:
+    """The LSTM alone, against one dense nn.LSTM on equal lengths; and what a time step costs."""
+    from benchmarks.kernel import measure
+
+    measure(shape, corpora, rows, runs, folder).save(folder / f"kernel-{shape}.json")
+
+
+@main.command()
+@_options("corpus", "runs")
+@click.option("--rows", type=click.IntRange(1), default=65_536, show_default=True, help="Texts, drawn by chance.")
+@click.pass_obj
+def tokenize(folder: Path, corpus: str, rows: int, runs: int) -> None:
+    """Texts to token ids, against the tokenizers library alone."""
+    from benchmarks.tokenizing import measure
+
+    measure(corpus, rows, runs, folder).save(folder / "tokenize.json")
+
+
+@main.command()
+@_options("shape", "corpus")
+@click.option("--rows", type=click.IntRange(1), default=20_000, show_default=True, help="Texts; then ten times these.")
+@click.option("--shard-rows", type=click.IntRange(1), default=4_096, show_default=True, help="Rows a shard.")
+@click.pass_obj
+def memory(folder: Path, shape: str, corpus: str, rows: int, shard_rows: int) -> None:
+    """Peak memory of a whole run, and of one on ten times the rows."""
+    from benchmarks.memory import measure
+
+    measure(shape, corpus, rows, shard_rows, folder).save(folder / f"memory-{shape}.json")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,146 @@
+"""End to end, texts to vectors in their order, against what people use today, and against the kernel's limit."""
+
+from __future__ import annotations
+
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from numpy.typing import NDArray
+
+from benchmarks.corpora import benchmark_tokenizer, load_corpus
+from benchmarks.harness import Result, in_turn, median, ratios
+from benchmarks.models import SHAPES, plain_loop, sentence_transformer
+from export.build import build_artifact
+from export.engine import OnnxEngine
+from pipeline.config import RunConfig
+from pipeline.dataset import open_dataset
+from pipeline.encode import encode_texts
+from pipeline.encoder import PackedEncoder
+from pipeline.run import encode_dataset
+from pipeline.tokenizer import TextTokenizer
+from pipeline.torch_engine import TorchEngine
+
+BATCH_SIZES = (32, 64, 128, 256)  # of sentence-transformers; the fastest is what we are compared with
+NO_BF16 = "not run: this CPU has no bfloat16 arithmetic"
+
+
+def measure(shape_name: str, corpus: str, rows: int, runs: int, folder: Path) -> Result:
+    """Ratios of whole encodings, and where the time goes."""
+    shape = SHAPES[shape_name]
+    texts, tokenizer = load_corpus(corpus, rows), benchmark_tokenizer(folder)
+    encoder = shape.encoder(tokenizer.vocab_size)
+    tokens = sum(len(encoding.ids) for encoding in tokenizer.encode_batch(texts))
+    model = sentence_transformer(encoder, tokenizer)
+    vectors: dict[str, NDArray[np.float32]] = {}
+
+    def keep(name: str, function: Callable[[], Any]) -> Callable[[], None]:
+        def run() -> None:
+            vectors[name] = np.asarray(function())
+
+        return run
+
+    with tempfile.TemporaryDirectory() as scratch:
+        engine = TorchEngine(encoder)
+        artifact = build_artifact(encoder, tokenizer, Path(scratch) / "artifact")
+        best = _best_batch_size(model, texts)
+        sides: dict[str, Callable[[], Any]] = {
+            "ours fp32": lambda: encode_texts(texts, tokenizer, engine),
+            f"sentence-transformers, batch {best}": partial(
+                model.encode, texts, batch_size=best, show_progress_bar=False
+            ),
+            "datasets.map, packed, batch 64": partial(plain_loop, encoder, tokenizer, texts),
+            "ours, onnxruntime fp32": partial(encode_texts, texts, tokenizer, OnnxEngine(artifact)),
+        }
+        if torch.ops.mkldnn._is_mkldnn_bf16_supported():
+            sides["ours bf16"] = partial(encode_texts, texts, tokenizer, TorchEngine(encoder, precision="bf16"))
+        seconds = in_turn({name: keep(name, side) for name, side in sides.items()}, runs, f"encode {shape}")
+        result = Result("encode")
+        other = f"sentence-transformers, batch {best}"
+        result.table(
+            f"{shape}, {len(texts):,} texts of `{corpus}`, {tokens:,} tokens, {runs} runs in turn",
+            ["what", "tokens/s", "times as fast as sentence-transformers", "largest difference", "smallest cosine"],
+            [
+                [
+                    name,
+                    f"{tokens / median(seconds[name]):,.0f}",
+                    ratios(seconds[name], seconds[other]),
+                    f"{np.abs(vectors[name] - vectors[other]).max():.1e}",
+                    f"{_smallest_cosine(vectors[name], vectors[other]):.6f}",
+                ]
+                for name in sides
+            ]
+            + ([] if "ours bf16" in sides else [["ours bf16", NO_BF16, "", "", ""]]),
+        )
+        _share_of_the_rest(result, texts, tokenizer, encoder, Path(scratch), runs)
+    return result
+
+
+def _best_batch_size(model: Any, texts: Sequence[str]) -> int:
+    some = list(texts[: max(1, len(texts) // 4)])
+    sides = {str(size): partial(model.encode, some, batch_size=size, show_progress_bar=False) for size in BATCH_SIZES}
+    seconds = in_turn(sides, 3, "batch size")
+    return int(min(seconds, key=lambda size: median(seconds[size])))
+
+
+def _smallest_cosine(found: NDArray[np.float32], right: NDArray[np.float32]) -> float:
+    products = (found.astype(np.float64) * right).sum(axis=1)
+    norms = np.linalg.norm(found, axis=1) * np.linalg.norm(right, axis=1)
+    return float((products[norms > 0] / norms[norms > 0]).min())
+
+
+class _Timed(TorchEngine):
+    """Adds up the processor time of its batches."""
+
+    def __init__(self, encoder: PackedEncoder) -> None:
+        super().__init__(encoder)
+        self.seconds = 0.0
+        self._lock = threading.Lock()
+
+    def encode_batch(self, input_ids: NDArray[np.int64], lengths: NDArray[np.int64]) -> NDArray[np.float32]:
+        began = time.thread_time()
+        vectors = super().encode_batch(input_ids, lengths)
+        with self._lock:
+            self.seconds += time.thread_time() - began
+        return vectors
+
+
+def _share_of_the_rest(
+    result: Result, texts: Sequence[str], tokenizer: TextTokenizer, encoder: PackedEncoder, scratch: Path, runs: int
+) -> None:
+    """Processor time of a whole run, parquet to parquet, that is neither LSTM nor tokenizer."""
+    pq.write_table(pa.table({"text": list(texts)}), scratch / "texts.parquet")
+    measured = []
+    for number in range(runs):
+        run = RunConfig.model_validate(
+            {
+                "dataset": {"path": str(scratch / "texts.parquet")},
+                "model": {"path": "none"},
+                "encode": {"output": str(scratch / f"vectors{number}")},
+            }
+        )
+        source, engine = open_dataset(run.dataset), _Timed(encoder)
+        began = time.process_time()
+        encode_dataset(run, source, tokenizer, engine, "benchmark", show_progress=False)
+        whole = time.process_time() - began
+        began = time.process_time()
+        tokenizer.encode_batch(texts)
+        measured.append((whole, engine.seconds, time.process_time() - began))
+    whole, lstm, tokenizing = (median([row[column] for row in measured]) for column in range(3))
+    result.table(
+        "Processor time of `encode_dataset`, parquet to parquet",
+        ["stage", "seconds", "share"],
+        [
+            ["LSTM and pooling", f"{lstm:.2f}", f"{lstm / whole:.1%}"],
+            ["tokenizer", f"{tokenizing:.2f}", f"{tokenizing / whole:.1%}"],
+            ["everything else", f"{whole - lstm - tokenizing:.2f}", f"{(whole - lstm - tokenizing) / whole:.1%}"],
+        ],
+    )

@@ -1,0 +1,77 @@
+"""Timing in turn, tables, and what a result has to say of where it was measured."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+from tqdm import tqdm
+
+from pipeline.files import write_atomically
+from pipeline.machine import PACKAGES, cores, processor, versions
+
+
+def in_turn(sides: Mapping[str, Callable[[], Any]], runs: int, label: str) -> dict[str, list[float]]:
+    """Seconds of each side in each round, A B C A B C ..., after one round that is not counted."""
+    seconds: dict[str, list[float]] = {name: [] for name in sides}
+    rounds = [(number, name) for number in range(runs + 1) for name in sides]
+    for number, name in tqdm(rounds, desc=label, unit=" runs", leave=False):
+        began = time.perf_counter()
+        sides[name]()
+        if number:
+            seconds[name].append(time.perf_counter() - began)
+    return seconds
+
+
+def median(values: Sequence[float]) -> float:
+    """The middle value (of an even number, the upper of the two)."""
+    return sorted(values)[len(values) // 2]
+
+
+def ratios(of: Sequence[float], to: Sequence[float]) -> str:
+    """How many times as long `to` takes as `of`, round by round: median and range."""
+    each = [b / a for a, b in zip(of, to, strict=True)]
+    return f"{median(each):.2f} ({min(each):.2f} to {max(each):.2f})"
+
+
+class Result:
+    """The rows of one benchmark, printed as a Markdown table and saved as JSON."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.tables: list[dict[str, Any]] = []
+
+    def table(self, title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+        """Print a table, and keep it."""
+        self.tables.append({"title": title, "columns": list(columns), "rows": [list(row) for row in rows]})
+        click.echo(f"\n{title}\n")
+        click.echo(f"| {' | '.join(columns)} |")
+        click.echo(f"|{' --- |' * len(columns)}")
+        for row in rows:
+            click.echo(f"| {' | '.join(map(str, row))} |")
+
+    def save(self, path: Path) -> None:
+        """Write the tables, and where and when they were measured."""
+        record = {"benchmark": self.name, "command": _command(), **environment(), "tables": self.tables}
+        write_atomically(path, json.dumps(record, indent=1, ensure_ascii=False).encode() + b"\n")
+        click.echo(f"\n{environment()['machine']}; {', '.join(environment()['versions'])}; {environment()['date']}")
+        click.echo(f"saved       {path}")
+
+
+def environment() -> dict[str, Any]:
+    """Machine, versions and date."""
+    return {
+        "machine": f"{cores()} cores, {processor()}",
+        "versions": [f"{name} {number}" for name, number in versions((*PACKAGES, "sentence-transformers")).items()],
+        "date": datetime.date.today().isoformat(),
+    }
+
+
+def _command() -> str:
+    return "python scripts/" + " ".join([Path(sys.argv[0]).name, *sys.argv[1:]])

@@ -1,0 +1,40 @@
+"""Texts to TokenShard, against the tokenizers library alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import pyarrow as pa
+
+from benchmarks.corpora import benchmark_tokenizer, load_corpus
+from benchmarks.harness import Result, in_turn, median, ratios
+from pipeline.tokenizer import TextTokenizer
+from pipeline.tokens import CHUNK_TEXTS, tokenize_texts
+
+
+def measure(corpus: str, rows: int, runs: int, folder: Path) -> Result:
+    """Both give up what they made; the library alone makes encodings, ours the two arrays."""
+    texts, tokenizer = load_corpus(corpus, rows), benchmark_tokenizer(folder)
+    column = pa.array(texts)
+    tokens = len(tokenize_texts(column, tokenizer).values)
+    sides: dict[str, Callable[[], object]] = {
+        "tokenize_texts": partial(tokenize_texts, column, tokenizer),
+        f"encode_batch_fast, {CHUNK_TEXTS} texts a call": partial(_bare, texts, tokenizer, CHUNK_TEXTS),
+        "encode_batch_fast, all texts in one call": partial(_bare, texts, tokenizer, len(texts)),
+    }
+    seconds = in_turn(sides, runs, "tokenize")
+    best = min(list(sides)[1:], key=lambda name: median(seconds[name]))
+    result = Result("tokenize")
+    result.table(
+        f"{len(texts):,} texts of `{corpus}`, {tokens:,} tokens, {runs} runs in turn",
+        ["what", "tokens/s", "rate against the library's best"],
+        [[name, f"{tokens / median(seconds[name]):,.0f}", ratios(seconds[name], seconds[best])] for name in sides],
+    )
+    return result
+
+
+def _bare(texts: list[str], tokenizer: TextTokenizer, chunk: int) -> None:
+    for start in range(0, len(texts), chunk):
+        tokenizer.encode_batch(texts[start : start + chunk])
