@@ -77,6 +77,9 @@ def engine_costs(engine: Literal["torch", "onnx"], precision: Precision, *, on_g
     return STEPWISE if precision == "fp32" else PACKED
 
 
+_PARTS, _FEWEST_ROWS = 16, 64  # batches that a plan has at least, where they still have so many rows
+
+
 @dataclass(frozen=True, eq=False)
 class BatchPlan:
     """Which rows are encoded together.
@@ -138,7 +141,9 @@ def plan_batches(lengths: NDArray[np.integer], costs: BatchCosts = STEPWISE) -> 
     """The cheapest plan.
 
     A batch is a run of rows in falling order of length: rows of one length (as many batches as they need, as even as
-    can be), or all rows of some neighbouring lengths. Of all such plans this is one whose cost is the smallest.
+    can be), or all rows of some neighbouring lengths. Of all such plans this is one whose cost is the smallest. Few
+    rows are cut into smaller batches than many, so that several workers have something to do; how many there are has
+    no part in it.
 
     Args:
         lengths: [rows], tokens a row; zero is allowed.
@@ -149,6 +154,7 @@ def plan_batches(lengths: NDArray[np.integer], costs: BatchCosts = STEPWISE) -> 
     lengths = lengths.astype(np.int64)
     order = np.argsort(-lengths, kind="stable")
     order = order[lengths[order] > 0]
+    costs = replace(costs, max_rows=min(costs.max_rows, max(_FEWEST_ROWS, -(-len(order) // _PARTS))))
     distinct, counts = np.unique(lengths[order], return_counts=True)
     sizes = _cheapest_cut(distinct[::-1].tolist(), counts[::-1].tolist(), costs)
     return BatchPlan(order, np.concatenate([np.zeros(1, np.int64), np.cumsum(sizes, dtype=np.int64)]))

@@ -7,7 +7,7 @@ Python's lock. A failure in a thread is raised where its result is asked for; no
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from queue import Full, Queue
@@ -19,7 +19,7 @@ _POLL_SECONDS = 0.1
 _JOIN_SECONDS = 5.0
 
 
-def ahead(items: Iterable[T], depth: int = 1) -> closing[Any]:
+def ahead(items: Iterable[T], depth: int = 1) -> closing[Generator[T]]:
     """The same items, made in another thread, `depth` ahead of where they are used.
 
     Use it as `with ahead(items) as made: for item in made: ...`; leaving the block stops the thread. What `items`
@@ -28,7 +28,7 @@ def ahead(items: Iterable[T], depth: int = 1) -> closing[Any]:
     return closing(_ahead(items, depth))
 
 
-def _ahead(items: Iterable[T], depth: int) -> Iterator[T]:
+def _ahead(items: Iterable[T], depth: int) -> Generator[T]:
     queue: Queue[tuple[str, Any]] = Queue(depth)
     stopped = threading.Event()
 

@@ -5,12 +5,15 @@ Notable decisions:
 - Truncation is done here, on the flat arrays, not inside the tokenizer: the tokenizer's own truncation cannot
   tell "exactly max_length" from "cut", keeps the parts that it cut off in memory, and would come along with any
   tokenizer.json that was saved with it switched on.
+- While one chunk's ids are taken out of the library's objects, which it allows only one by one as Python lists, the
+  next chunk is tokenized in another thread.
 - Special tokens are put in after truncation, so a cut text still ends the way the model was trained to see.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from itertools import chain, pairwise
 from typing import Literal
@@ -18,11 +21,13 @@ from typing import Literal
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
+from tokenizers import Encoding
 
 from pipeline.errors import TextError
+from pipeline.prefetch import ahead
 from pipeline.tokenizer import TextTokenizer
 
-CHUNK_TEXTS = 2_048
+CHUNK_TEXTS = 512
 _ROWS_NAMED = 5
 _NO_TEXT = {type(None): "null", bytes: "not Unicode: bytes that are not UTF-8"}
 
@@ -135,11 +140,16 @@ def tokenize_texts(
         )
     chunks, lengths = [np.empty(0, np.int32)], np.zeros(len(texts), np.int64)
     bad: dict[int, str] = {}
-    for start in range(0, len(texts), CHUNK_TEXTS):
-        rows = _readable(texts[start : start + CHUNK_TEXTS], start, bad)
-        ids = [encoding.ids for encoding in tokenizer.encode_batch(rows)]
-        lengths[start : start + len(rows)] = [len(row) for row in ids]
-        chunks.append(np.fromiter(chain.from_iterable(ids), np.int32, sum(map(len, ids))))
+
+    def encoded() -> Generator[tuple[int, list[Encoding]]]:
+        for start in range(0, len(texts), CHUNK_TEXTS):
+            yield start, tokenizer.encode_batch(_readable(texts[start : start + CHUNK_TEXTS], start, bad))
+
+    with ahead(encoded()) if len(texts) > CHUNK_TEXTS else closing(encoded()) as batches:
+        for start, encodings in batches:
+            ids = [encoding.ids for encoding in encodings]
+            lengths[start : start + len(ids)] = [len(row) for row in ids]
+            chunks.append(np.fromiter(chain.from_iterable(ids), np.int32, sum(map(len, ids))))
     if bad and bad_rows == "error":
         raise TextError(_bad_rows_message(bad, first_row))
     null = np.zeros(len(texts), np.bool_)

@@ -60,7 +60,7 @@ def encode(folder: Path, shape: str, corpus: str, rows: int, runs: int) -> None:
     """Texts to vectors, against sentence-transformers and a plain loop."""
     from benchmarks.encode import measure
 
-    measure(shape, corpus, rows, runs, folder).save(folder / f"encode-{shape}.json")
+    measure(shape, corpus, rows, runs).save(folder / f"encode-{shape}.json")
 
 
 @main.command()
@@ -71,7 +71,7 @@ def kernel(folder: Path, shape: str, corpora: tuple[str, ...], rows: int, runs: 
     """The LSTM alone, against one dense nn.LSTM on equal lengths; and what a time step costs."""
     from benchmarks.kernel import measure
 
-    measure(shape, corpora, rows, runs, folder).save(folder / f"kernel-{shape}.json")
+    measure(shape, corpora, rows, runs).save(folder / f"kernel-{shape}.json")
 
 
 @main.command()
@@ -82,7 +82,7 @@ def tokenize(folder: Path, corpus: str, rows: int, runs: int) -> None:
     """Texts to token ids, against the tokenizers library alone."""
     from benchmarks.tokenizing import measure
 
-    measure(corpus, rows, runs, folder).save(folder / "tokenize.json")
+    measure(corpus, rows, runs).save(folder / "tokenize.json")
 
 
 @main.command()
@@ -94,7 +94,7 @@ def memory(folder: Path, shape: str, corpus: str, rows: int, shard_rows: int) ->
     """Peak memory of a whole run, and of one on ten times the rows."""
     from benchmarks.memory import measure
 
-    measure(shape, corpus, rows, shard_rows, folder).save(folder / f"memory-{shape}.json")
+    measure(shape, corpus, rows, shard_rows).save(folder / f"memory-{shape}.json")
 
 
 if __name__ == "__main__":

@@ -119,6 +119,13 @@ def test_the_same_lengths_give_the_same_plan(lengths: Lengths, costs: BatchCosts
     np.testing.assert_array_equal(first.starts, second.starts)
 
 
+@pytest.mark.parametrize(("rows", "largest"), [(50, 50), (200, 50), (2_000, 125), (65_536, 512)])
+def test_few_rows_are_spread_over_workers(rows: int, largest: int) -> None:
+    sizes = np.diff(plan_batches(np.full(rows, 9), STEPWISE).starts)
+    assert sizes.max() == largest
+    assert sizes.max() - sizes.min() <= 1
+
+
 def test_planning_leaves_the_lengths_alone() -> None:
     lengths = np.array([3, 0, 5, 5, 1], np.int32)
     plan_batches(lengths)

@@ -1,4 +1,4 @@
-"""Real texts: WordNet's glosses, fortunes, or a run's own dataset; and a tokenizer trained on the glosses."""
+"""Real texts: WordNet's glosses, fortunes, or a run's own dataset; and a byte-level BPE trained on them."""
 
 from __future__ import annotations
 
@@ -11,15 +11,17 @@ import numpy as np
 from pipeline.config import TokenizerTraining, load_config
 from pipeline.dataset import open_dataset
 from pipeline.errors import DatasetError
-from pipeline.files import write_atomically
-from pipeline.tokenizer import TextTokenizer, load_tokenizer, train_tokenizer
+from pipeline.tokenizer import TextTokenizer, train_tokenizer
 
 WORDNET, FORTUNES = Path("/usr/share/wordnet"), Path("/usr/share/games/fortunes")
 VOCABULARY = 8_000
 
 
-def load_corpus(name: str, rows: int | None = None) -> list[str]:
-    """Texts by the corpus's name (`glosses`, `fortunes`) or a run's YAML file; some of them in an order of chance.
+def load_corpus(name: str, rows: int | None = None) -> tuple[list[str], TextTokenizer]:
+    """Texts by the corpus's name (`glosses`, `fortunes`) or a run's YAML file, and a tokenizer trained on all of them.
+
+    Args:
+        rows: so many of the texts, drawn by chance (always the same); all where it is left out.
 
     Raises:
         DatasetError: the corpus is not installed.
@@ -30,17 +32,9 @@ def load_corpus(name: str, rows: int | None = None) -> list[str]:
         texts = _fortunes()
     else:
         texts = list(open_dataset(load_config(name).dataset).texts())
+    tokenizer = train_tokenizer(texts, TokenizerTraining(vocab_size=VOCABULARY))
     order = np.random.default_rng(0).permutation(len(texts))[:rows]
-    return [texts[row] for row in order]
-
-
-def benchmark_tokenizer(folder: Path) -> TextTokenizer:
-    """Byte-level BPE over the glosses; trained once and kept in `folder`."""
-    path = folder / "tokenizer.json"
-    if not path.exists():
-        tokenizer = train_tokenizer(_glosses(), TokenizerTraining(vocab_size=VOCABULARY))
-        write_atomically(path, tokenizer.to_json().encode())
-    return load_tokenizer(path)
+    return [texts[row] for row in order], tokenizer
 
 
 def _glosses() -> list[str]:

@@ -16,9 +16,10 @@ import pyarrow.parquet as pq
 import torch
 from numpy.typing import NDArray
 
-from benchmarks.corpora import benchmark_tokenizer, load_corpus
+from benchmarks.corpora import load_corpus
 from benchmarks.harness import Result, in_turn, median, ratios
 from benchmarks.models import SHAPES, plain_loop, sentence_transformer
+from benchmarks.tokenizing import encode_only
 from export.build import build_artifact
 from export.engine import OnnxEngine
 from pipeline.config import RunConfig
@@ -33,10 +34,10 @@ BATCH_SIZES = (32, 64, 128, 256)  # of sentence-transformers; the fastest is wha
 NO_BF16 = "not run: this CPU has no bfloat16 arithmetic"
 
 
-def measure(shape_name: str, corpus: str, rows: int, runs: int, folder: Path) -> Result:
+def measure(shape_name: str, corpus: str, rows: int, runs: int) -> Result:
     """Ratios of whole encodings, and where the time goes."""
     shape = SHAPES[shape_name]
-    texts, tokenizer = load_corpus(corpus, rows), benchmark_tokenizer(folder)
+    texts, tokenizer = load_corpus(corpus, rows)
     encoder = shape.encoder(tokenizer.vocab_size)
     tokens = sum(len(encoding.ids) for encoding in tokenizer.encode_batch(texts))
     model = sentence_transformer(encoder, tokenizer)
@@ -132,7 +133,7 @@ def _share_of_the_rest(
         encode_dataset(run, source, tokenizer, engine, "benchmark", show_progress=False)
         whole = time.process_time() - began
         began = time.process_time()
-        tokenizer.encode_batch(texts)
+        encode_only(texts, tokenizer)
         measured.append((whole, engine.seconds, time.process_time() - began))
     whole, lstm, tokenizing = (median([row[column] for row in measured]) for column in range(3))
     result.table(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import tempfile
 import time
 from collections.abc import Callable
 from functools import partial
@@ -10,94 +11,124 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
+from torch.nn.utils.rnn import pack_padded_sequence
 
-from benchmarks.corpora import benchmark_tokenizer, load_corpus
+from benchmarks.corpora import load_corpus
 from benchmarks.harness import Result, in_turn, median, ratios
 from benchmarks.models import SHAPES
 from export.build import build_artifact
 from export.engine import OnnxEngine
-from pipeline.batching import PADDED, STEPWISE, plan_batches, plan_in_order, report_plan
+from pipeline.batching import plan_batches, plan_in_order, report_plan
+from pipeline.config import Precision
 from pipeline.encode import Engine, encode_tokens
 from pipeline.encoder import PackedEncoder
 from pipeline.tokenizer import TextTokenizer
-from pipeline.tokens import tokenize_texts
+from pipeline.tokens import TokenShard, tokenize_texts
 from pipeline.torch_engine import TorchEngine
 
 LIMIT_ROWS = (32, 64, 128, 256, 512)
+LIMIT_TOKENS = 50_000  # of the sides that are only measured for their rate
 STEP_ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
 STEP_TIMES, STEP_REPEATS = 12, 9
 
 
-def measure(shape_name: str, corpora: tuple[str, ...], rows: int, runs: int, folder: Path) -> Result:
+def measure(shape_name: str, corpora: tuple[str, ...], rows: int, runs: int) -> Result:
     """Rates on real lengths, then the cost of a step by its rows."""
     shape = SHAPES[shape_name]
-    tokenizer = benchmark_tokenizer(folder)
-    encoder = shape.encoder(tokenizer.vocab_size)
-    engines = {"fp32": TorchEngine(encoder)}
-    if torch.ops.mkldnn._is_mkldnn_bf16_supported():
-        engines["bf16"] = TorchEngine(encoder, precision="bf16")
+    precisions: list[Precision] = ["fp32", "bf16"] if torch.ops.mkldnn._is_mkldnn_bf16_supported() else ["fp32"]
     result = Result("kernel")
     table = []
     for corpus in corpora:
-        tokens = tokenize_texts(load_corpus(corpus, rows), tokenizer)
-        lengths = tokens.lengths
-        plan = report_plan(lengths, plan_batches(lengths))
-        in_order = report_plan(lengths, plan_in_order(lengths), PADDED)
-        sides: dict[str, Callable[[], object]] = {
-            f"ours {name}": partial(encode_tokens, tokens, engine) for name, engine in engines.items()
-        }
-        length = max(1, round(float(lengths.mean())))
-        for name in engines:
-            dtype = torch.float32 if name == "fp32" else torch.bfloat16
-            for batch in LIMIT_ROWS:
-                sides[f"limit {name} {batch}"] = partial(_dense, encoder, dtype, batch, length, len(tokens.values))
-        seconds = in_turn(sides, runs, f"kernel {shape} {corpus}")
-        for name in engines:
-            best = min(LIMIT_ROWS, key=lambda batch: median(seconds[f"limit {name} {batch}"]))
-            ours, limit = seconds[f"ours {name}"], seconds[f"limit {name} {best}"]
-            rates = [f"{len(tokens.values) / median(side):,.0f}" for side in (ours, limit)]
-            table.append(
-                [
-                    corpus,
-                    name,
-                    f"{len(tokens.values):,}",
-                    rates[0],
-                    f"{rates[1]} (batch {best})",
-                    ratios(ours, limit),
-                    f"{plan.padding:.2%}",
-                    f"{in_order.padding:.1%}",
-                ]
-            )
+        texts, tokenizer = load_corpus(corpus, rows)
+        encoder = shape.encoder(tokenizer.vocab_size)
+        tokens = tokenize_texts(texts, tokenizer)
+        for precision in precisions:
+            table.append([corpus, precision, *_against_the_limit(encoder, tokens, precision, runs)])
     result.table(
-        f"{shape}: ids to vectors, against one dense nn.LSTM on as many tokens of one length, at its best batch size",
-        ["corpus", "precision", "tokens", "ours, tokens/s", "limit", "ours / limit", "padding", "padding unplanned"],
+        f"{shape}, ids to vectors. The limit is one dense nn.LSTM on rows of one length, at its best batch size",
+        [
+            "corpus",
+            "precision",
+            "tokens",
+            "ours, tokens/s",
+            "limit, tokens/s",
+            "ours / limit",
+            "packed in dataset order / limit",
+            "padding computed",
+            "padding in dataset order",
+        ],
         table,
     )
-    _steps(result, encoder, tokenizer, folder)
+    _steps(result, encoder, tokenizer)
     return result
 
 
-def _dense(encoder: PackedEncoder, dtype: torch.dtype, batch: int, length: int, tokens: int) -> None:
-    lstm = copy.deepcopy(encoder.lstm).to(dtype)
-    x = torch.randn(batch, length, encoder.config.embedding_dim, dtype=dtype)
+def _against_the_limit(encoder: PackedEncoder, tokens: TokenShard, precision: Precision, runs: int) -> list[str]:
+    """The table's cells for one corpus: rates, their ratios, padding."""
+    engine, lstm = TorchEngine(encoder, precision=precision), copy.deepcopy(encoder.lstm)
+    lstm.to(torch.float32 if precision == "fp32" else torch.bfloat16)
+    lengths = tokens.lengths
+    length = max(1, round(float(lengths.mean())))
+    some = np.cumsum(lengths).searchsorted(LIMIT_TOKENS) + 1
+    in_order = [tokens.gather(rows, 0) for rows in plan_in_order(lengths[:some])]
+    sides: dict[str, Callable[[], object]] = {
+        "ours": partial(encode_tokens, tokens, engine),
+        "packed": partial(_packed, lstm, in_order),
+        **{str(batch): partial(_dense, lstm, batch, length) for batch in LIMIT_ROWS},
+    }
+    read = {
+        "ours": len(tokens.values),
+        "packed": int(lengths[:some].sum()),
+        **{str(batch): batch * length * _times(batch, length) for batch in LIMIT_ROWS},
+    }
+    seconds = in_turn(sides, runs, f"kernel {precision}")
+    each = {name: [second / read[name] for second in of_side] for name, of_side in seconds.items()}
+    best = min(map(str, LIMIT_ROWS), key=lambda name: median(each[name]))
+    costs = engine.costs
+    return [
+        f"{len(tokens.values):,}",
+        f"{1 / median(each['ours']):,.0f}",
+        f"{1 / median(each[best]):,.0f} (batch {best})",
+        ratios(each["ours"], each[best]),
+        ratios(each["packed"], each[best]),
+        f"{report_plan(lengths, plan_batches(lengths, costs), costs).padding:.2%}",
+        f"{report_plan(lengths, plan_in_order(lengths), costs.padded()).padding:.1%}",
+    ]
+
+
+def _times(batch: int, length: int) -> int:
+    return max(1, round(LIMIT_TOKENS / (batch * length)))
+
+
+def _dense(lstm: torch.nn.LSTM, batch: int, length: int) -> None:
+    x = torch.randn(batch, length, lstm.input_size, dtype=next(lstm.parameters()).dtype)
     with torch.inference_mode():
-        for _ in range(max(1, round(tokens / (batch * length)))):
+        for _ in range(_times(batch, length)):
             lstm(x)
 
 
-def _steps(result: Result, encoder: PackedEncoder, tokenizer: TextTokenizer, folder: Path) -> None:
+def _packed(lstm: torch.nn.LSTM, batches: list[tuple[NDArray[np.int64], NDArray[np.int64]]]) -> None:
+    with torch.inference_mode():
+        for ids, lengths in batches:
+            x = torch.randn(*ids.shape, lstm.input_size, dtype=next(lstm.parameters()).dtype)
+            packed = pack_padded_sequence(x, torch.from_numpy(lengths), batch_first=True, enforce_sorted=False)
+            lstm(packed)
+
+
+def _steps(result: Result, encoder: PackedEncoder, tokenizer: TextTokenizer) -> None:
     """Microseconds of a step by the rows in it, on one thread, and the line through them."""
-    artifact = build_artifact(encoder, tokenizer, folder / "artifact")
-    engines: dict[str, Engine] = {"step-wise": TorchEngine(encoder, workers=1), "onnxruntime": OnnxEngine(artifact)}
+    with tempfile.TemporaryDirectory() as scratch:
+        onnx = OnnxEngine(build_artifact(encoder, tokenizer, Path(scratch) / "artifact"))
+    engines: dict[str, Engine] = {"step-wise": TorchEngine(encoder), "onnxruntime": onnx}
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     table = []
     for name, engine in engines.items():
         times = {rows: _seconds_a_step(engine, rows) for rows in STEP_ROWS}
         per_row, fixed = np.polyfit(list(times), list(times.values()), 1, w=1 / np.array(list(times.values())))
-        costs = STEPWISE if name == "step-wise" else PADDED
         table.append(
-            [name, *(f"{1e6 * seconds:.0f}" for seconds in times.values()), f"{fixed / per_row:.1f}", costs.step]
+            [name, *(f"{1e6 * seconds:.0f}" for seconds in times.values()), f"{fixed / per_row:.1f}", engine.costs.step]
         )
     torch.set_num_threads(threads)
     result.table(

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
 
-from benchmarks.corpora import benchmark_tokenizer, load_corpus
+from benchmarks.corpora import load_corpus
 from benchmarks.harness import Result
 from benchmarks.models import SHAPES
 from pipeline.checkpoint import save_checkpoint
@@ -21,9 +21,9 @@ from pipeline.errors import LengthwiseError
 TIMES = 10
 
 
-def measure(shape_name: str, corpus: str, rows: int, shard_rows: int, folder: Path) -> Result:
+def measure(shape_name: str, corpus: str, rows: int, shard_rows: int) -> Result:
     """`encode_dataset.py` as a process of its own, on `rows` texts and on ten times as many, read and streamed."""
-    texts, tokenizer = load_corpus(corpus, rows), benchmark_tokenizer(folder)
+    texts, tokenizer = load_corpus(corpus, rows)
     result = Result("memory")
     table = []
     with tempfile.TemporaryDirectory() as scratch:

@@ -2,27 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
-from pathlib import Path
 
 import pyarrow as pa
 
-from benchmarks.corpora import benchmark_tokenizer, load_corpus
+from benchmarks.corpora import load_corpus
 from benchmarks.harness import Result, in_turn, median, ratios
 from pipeline.tokenizer import TextTokenizer
 from pipeline.tokens import CHUNK_TEXTS, tokenize_texts
 
 
-def measure(corpus: str, rows: int, runs: int, folder: Path) -> Result:
+def measure(corpus: str, rows: int, runs: int) -> Result:
     """Both give up what they made; the library alone makes encodings, ours the two arrays."""
-    texts, tokenizer = load_corpus(corpus, rows), benchmark_tokenizer(folder)
+    texts, tokenizer = load_corpus(corpus, rows)
     column = pa.array(texts)
     tokens = len(tokenize_texts(column, tokenizer).values)
     sides: dict[str, Callable[[], object]] = {
         "tokenize_texts": partial(tokenize_texts, column, tokenizer),
-        f"encode_batch_fast, {CHUNK_TEXTS} texts a call": partial(_bare, texts, tokenizer, CHUNK_TEXTS),
-        "encode_batch_fast, all texts in one call": partial(_bare, texts, tokenizer, len(texts)),
+        f"encode_batch_fast, {CHUNK_TEXTS} texts a call": partial(encode_only, texts, tokenizer),
+        "encode_batch_fast, all texts in one call": partial(encode_only, texts, tokenizer, len(texts)),
     }
     seconds = in_turn(sides, runs, "tokenize")
     best = min(list(sides)[1:], key=lambda name: median(seconds[name]))
@@ -35,6 +34,7 @@ def measure(corpus: str, rows: int, runs: int, folder: Path) -> Result:
     return result
 
 
-def _bare(texts: list[str], tokenizer: TextTokenizer, chunk: int) -> None:
+def encode_only(texts: Sequence[str], tokenizer: TextTokenizer, chunk: int = CHUNK_TEXTS) -> None:
+    """The library's work alone, `chunk` texts a call."""
     for start in range(0, len(texts), chunk):
         tokenizer.encode_batch(texts[start : start + chunk])
