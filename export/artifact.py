@@ -23,7 +23,6 @@ from pipeline.errors import ArtifactError
 from pipeline.files import file_sha256, replace_folder, write_atomically
 
 MANIFEST_FILE, GOLDEN_FILE, CARD_FILE = "MANIFEST.json", "golden.safetensors", "README.md"
-CONFIG_FILE = "config.json"
 VALIDATION_JSON, VALIDATION_MD = "validation.json", "validation.md"
 ONNX_FILE, TORCHSCRIPT_FILE = "onnx/model.onnx", "torchscript/model.pt"
 TOKENIZER_CONFIG_FILE, TOKENS_FILE = "tokenizer_config.json", "special_tokens_map.json"

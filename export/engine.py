@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Literal, TypeVar
@@ -10,12 +9,13 @@ from typing import Literal, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from export.artifact import CONFIG_FILE, Artifact
+from export.artifact import Artifact
 from export.runtimes.base import NotRunnable
 from export.runtimes.onnxruntime import OnnxRuntimeCpu, OnnxRuntimeCuda
 from pipeline.batching import engine_costs
-from pipeline.config import load_encoder_config
+from pipeline.config import CONFIG_FILE, load_encoder_config
 from pipeline.errors import ArtifactError
+from pipeline.machine import cores
 from pipeline.prefetch import in_threads
 
 T = TypeVar("T")
@@ -53,7 +53,7 @@ class OnnxEngine:
         on_gpu = isinstance(self._runtime, OnnxRuntimeCuda)
         self.costs = engine_costs("onnx", "fp32", on_gpu=on_gpu)
         self.name = f"{self._runtime.name} {self._runtime.file}"
-        self._workers = workers or (_GPU_WORKERS if on_gpu else len(os.sched_getaffinity(0)))
+        self._workers = workers or (_GPU_WORKERS if on_gpu else cores())
 
     def encode_batch(self, input_ids: NDArray[np.int64], lengths: NDArray[np.int64]) -> NDArray[np.float32]:
         """int64[batch, sequence], right-padded, and int64[batch], from 1 to sequence, to float32[batch, dim]."""

@@ -111,8 +111,6 @@ class PlanReport:
         rows: encoded rows.
         tokens: their tokens.
         batches: their batches.
-        distinct_lengths: different lengths among them.
-        equal_rows: rows in batches of one length.
         cells: tokens and padding that are computed.
         cost: in tokens, see `BatchCosts`.
     """
@@ -120,8 +118,6 @@ class PlanReport:
     rows: int = 0
     tokens: int = 0
     batches: int = 0
-    distinct_lengths: int = 0
-    equal_rows: int = 0
     cells: int = 0
     cost: float = 0.0
 
@@ -131,10 +127,8 @@ class PlanReport:
         return 1 - self.tokens / self.cells if self.cells else 0.0
 
     def __add__(self, other: PlanReport) -> PlanReport:
-        """Both together; of distinct lengths the larger count, since the lengths themselves are gone."""
-        sums = {name: getattr(self, name) + getattr(other, name) for name in self.__dataclass_fields__}
-        sums["distinct_lengths"] = max(self.distinct_lengths, other.distinct_lengths)
-        return PlanReport(**sums)
+        """Both together."""
+        return PlanReport(*(getattr(self, name) + getattr(other, name) for name in self.__dataclass_fields__))
 
 
 def plan_batches(lengths: NDArray[np.integer], costs: BatchCosts = STEPWISE) -> BatchPlan:
@@ -176,8 +170,6 @@ def report_plan(lengths: NDArray[np.integer], plan: BatchPlan, costs: BatchCosts
         rows=len(plan.rows),
         tokens=tokens,
         batches=len(plan),
-        distinct_lengths=len(np.unique(lengths[plan.rows])),
-        equal_rows=sum(rows for longest, rows, tokens in shapes if longest * rows == tokens),
         cells=sum(longest * rows for longest, rows, _ in shapes) if costs.pads else tokens,
         cost=sum(costs.of_batch(*shape) for shape in shapes),
     )

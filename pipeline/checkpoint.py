@@ -15,13 +15,13 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from pipeline.config import EncoderConfig, EncoderSettings, RunConfig, load_encoder_config
+from pipeline.config import CONFIG_FILE, EncoderConfig, EncoderSettings, RunConfig, load_encoder_config
 from pipeline.encoder import PackedEncoder, seeded_encoder
 from pipeline.errors import CheckpointError
 from pipeline.files import replace_folder
 from pipeline.tokenizer import TextTokenizer, check_tokenizer_fits, load_run_tokenizer, load_tokenizer
 
-CONFIG_FILE, WEIGHTS_FILE, TOKENIZER_FILE = "config.json", "model.safetensors", "tokenizer.json"
+WEIGHTS_FILE, TOKENIZER_FILE = "model.safetensors", "tokenizer.json"
 
 
 def save_checkpoint(folder: str | Path, encoder: PackedEncoder, tokenizer: TextTokenizer) -> None:

@@ -31,6 +31,7 @@ PreTokenizer = Literal["whitespace", "whitespace_split", "bert", "punctuation", 
 NonEmpty = Annotated[str, Field(min_length=1)]
 Names = Annotated[tuple[NonEmpty, ...], Field(strict=False)]
 PositiveInt = Annotated[int, Field(ge=1)]
+CONFIG_FILE = "config.json"
 OUTPUT_COLUMNS = ("embedding", "num_tokens", "truncated")
 
 

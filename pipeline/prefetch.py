@@ -6,6 +6,7 @@ Python's lock. A failure in a thread is raised where its result is asked for; no
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -15,8 +16,8 @@ from typing import Any, TypeVar
 
 T = TypeVar("T")
 R = TypeVar("R")
+log = logging.getLogger(__name__)
 _POLL_SECONDS = 0.1
-_JOIN_SECONDS = 5.0
 
 
 def ahead(items: Iterable[T], depth: int = 1) -> closing[Generator[T]]:
@@ -62,7 +63,7 @@ def _ahead(items: Iterable[T], depth: int) -> Generator[T]:
             yield value
     finally:
         stopped.set()
-        thread.join(_JOIN_SECONDS)
+        thread.join()  # for as long as one item takes to make
 
 
 def in_threads(
@@ -82,7 +83,8 @@ def in_threads(
 class Behind:
     """One thread for work whose end need not be waited for, such as writing; at most one piece of it at a time.
 
-    A failure is raised at the next `submit`, or on leaving the block (where the block itself did not fail).
+    A failure is raised at the next `check` or `submit`, or on leaving the block; where the block itself failed, it is
+    logged.
     """
 
     def __init__(self) -> None:
@@ -93,16 +95,23 @@ class Behind:
         return self
 
     def __exit__(self, kind: object, *_: object) -> None:
+        self._pool.shutdown()
         try:
+            self.wait()
+        except Exception as error:
             if kind is None:
-                self.wait()
-        finally:
-            self._pool.shutdown()
+                raise
+            log.error("besides, what was going on behind failed: %s", error)
 
     def submit(self, function: Callable[[], object]) -> None:
         """Start `function` once the piece before it is done."""
         self.wait()
         self._pending = self._pool.submit(function)
+
+    def check(self) -> None:
+        """Raise the failure of what is done; do not wait."""
+        if self._pending is not None and self._pending.done():
+            self.wait()
 
     def wait(self) -> None:
         """Until nothing is pending; a failure is raised once."""

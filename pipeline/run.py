@@ -1,7 +1,8 @@
 """The loop over a dataset's shards: read and tokenize, encode, write, each a shard apart.
 
-The three go on side by side, each in its own thread and never more than one shard ahead, so what is in memory is
-three shards at the most. A failure in any of them ends the run with its own error; shards that were committed stay.
+The three go on side by side, each in its own thread and one shard ahead, so what is in memory is four shards at the
+most: one that is written, one that is encoded, one that waits and one that is read. A failure in any of them ends the
+run with its own error; shards that were committed stay.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from pipeline.batching import BatchCosts, PlanReport, plan_in_order, report_plan
-from pipeline.config import RunConfig
+from pipeline.config import BatchingSettings, RunConfig
 from pipeline.dataset import Shard, Source
 from pipeline.encode import Engine, encode_tokens
 from pipeline.errors import TextError
@@ -49,6 +50,7 @@ class EncodeReport:
 
     Attributes:
         rows, tokens, empty, null, truncated: of the whole folder.
+        engine: the name of what computed.
         encoded_shards: shards that this run encoded; the rest were there already.
         encoded_rows, encoded_tokens: their rows and tokens.
         repeated_rows: rows among them whose ids stood in the shard before, and were not computed again.
@@ -65,6 +67,7 @@ class EncodeReport:
     empty: int
     null: int
     truncated: int
+    engine: str
     encoded_shards: int
     encoded_rows: int
     encoded_tokens: int
@@ -115,9 +118,10 @@ def encode_dataset(
             if tokens is None:
                 progress.update(shard.table.num_rows)
                 continue
+            behind.check()
             began = time.perf_counter()
             vectors, plan = encode_tokens(tokens, engine, run.batching, progress, shard.first_row)
-            deviation = _deviation(tokens, vectors, engine)
+            deviation = _deviation(tokens, vectors, engine, run.batching)
             tally.add(tokens, plan, deviation, seconds, time.perf_counter() - began)
             progress.set_postfix_str(f"{tally.tokens / (time.perf_counter() - started):,.0f} tokens/s")
             behind.submit(partial(_write, run, shard, source, tokens, vectors, deviation, store, tally))
@@ -127,7 +131,7 @@ def encode_dataset(
     for name in ("empty", "null", "truncated"):
         if counts[name]:
             log.warning("%d of %d texts are %s", counts[name], counts["rows"], name)
-    return tally.report(counts, seconds)
+    return tally.report(engine.name, counts, seconds)
 
 
 def run_identity(
@@ -136,7 +140,7 @@ def run_identity(
     """Everything that the bytes of the vectors depend on.
 
     `encode.bad_rows` is left out: it decides whether a run stops, and the bytes of a shard that was written are the
-    same either way. Versions are left out too: an upgrade moves vectors by less than the tolerance.
+    same either way. Versions and the processor are left out too: they move vectors by less than the tolerance.
     """
     return {
         "input": source.fingerprint,
@@ -184,22 +188,22 @@ The configuration is in `run.yaml`, what the vectors depend on in `identity.json
 def _tokenized(
     run: RunConfig, source: Source, tokenizer: TextTokenizer, store: VectorStore
 ) -> Iterator[tuple[Shard, TokenShard | None, float]]:
-    """Each shard, its ids and the seconds that they took; no ids where the shard is committed already."""
+    """Each shard, its ids, and the seconds that reading and tokenizing took; no ids where it is committed already."""
+    began = time.perf_counter()
     for shard in source.shards():
-        if store.committed(shard.index) is not None:
-            yield shard, None, 0.0
-            continue
-        began = time.perf_counter()
-        tokens = tokenize_texts(
-            shard.table[run.dataset.text_column],
-            tokenizer,
-            max_length=run.tokenizer.max_length,
-            truncate=run.tokenizer.truncate,
-            add_special_tokens=run.tokenizer.add_special_tokens,
-            bad_rows=run.encode.bad_rows,
-            first_row=shard.first_row,
-        )
+        tokens = None
+        if store.committed(shard.index) is None:
+            tokens = tokenize_texts(
+                shard.table[run.dataset.text_column],
+                tokenizer,
+                max_length=run.tokenizer.max_length,
+                truncate=run.tokenizer.truncate,
+                add_special_tokens=run.tokenizer.add_special_tokens,
+                bad_rows=run.encode.bad_rows,
+                first_row=shard.first_row,
+            )
         yield shard, tokens, time.perf_counter() - began
+        began = time.perf_counter()
 
 
 def _write(
@@ -230,13 +234,15 @@ def _write(
     tally.write_seconds += time.perf_counter() - began
 
 
-def _deviation(tokens: TokenShard, vectors: NDArray[np.float32], engine: Engine) -> Deviation | None:
+def _deviation(
+    tokens: TokenShard, vectors: NDArray[np.float32], engine: Engine, batching: BatchingSettings
+) -> Deviation | None:
     """Largest difference and smallest cosine to float32, on rows all over the shard; None where this is float32."""
     rows = np.flatnonzero(tokens.lengths)
     if engine.reference is None or not len(rows):
         return None
     rows = np.unique(rows[np.linspace(0, len(rows) - 1, _DEVIATION_ROWS).astype(int)])
-    exact = engine.reference.encode_batch(*tokens.gather(rows, engine.config.pad_token_id)).astype(np.float64)
+    exact = encode_tokens(tokens.take(rows), engine.reference, batching)[0].astype(np.float64)
     found = vectors[rows].astype(np.float64)
     norms = np.linalg.norm(exact, axis=1) * np.linalg.norm(found, axis=1)
     cosines = (exact * found).sum(axis=1) / np.maximum(norms, np.finfo(np.float64).tiny)
@@ -275,10 +281,11 @@ class _Tally:
         self._unplanned += in_order
         self._deviations += [deviation] if deviation else []
 
-    def report(self, counts: Mapping[str, int], seconds: float) -> EncodeReport:
+    def report(self, engine: str, counts: Mapping[str, int], seconds: float) -> EncodeReport:
         """The whole."""
         return EncodeReport(
             **counts,
+            engine=engine,
             encoded_shards=self._shards,
             encoded_rows=self._rows,
             encoded_tokens=self.tokens,
@@ -302,7 +309,7 @@ def _stored(vectors: NDArray[np.float32], run: RunConfig, first_row: int) -> NDA
             f"the vector of row {first_row + int(beyond[0])} has values beyond {largest:.0f}, the most that"
             f" {run.encode.vector_dtype} holds; set encode.vector_dtype to float32"
         )
-    return vectors.astype(run.encode.vector_dtype)
+    return vectors.astype(run.encode.vector_dtype, copy=False)
 
 
 def _with_features(table: pa.Table, source: Source) -> pa.Table:

@@ -58,8 +58,8 @@ def report_to_markdown(run: RunConfig, report: EncodeReport, picture: str = "") 
         _times(report),
         picture,
         _lengths_and_batches(report),
-        _precision(run, report),
-        _machine(run),
+        f"## Precision\n\n{precision}." if (precision := precision_sentence(run, report)) else "",
+        _machine(report),
     ]
     return "\n\n".join(section for section in sections if section) + "\n"
 
@@ -117,18 +117,19 @@ def _plan_cells(plan: PlanReport, planned_cost: float) -> tuple[str, ...]:
     return f"{plan.rows:,}", f"{plan.batches:,}", f"{plan.padding:.1%}", f"{plan.cost / planned_cost:.1f}"
 
 
-def _precision(run: RunConfig, report: EncodeReport) -> str:
+def precision_sentence(run: RunConfig, report: EncodeReport) -> str:
+    """How far a lower precision is from float32; empty for float32 itself."""
     if report.max_deviation is None:
         return ""
     return (
-        f"## Precision\n\n{run.encode.precision}: at most {report.max_deviation:.1e} from float32 on sampled rows,"
-        f" cosine at least {report.min_cosine:.6f}."
+        f"{run.encode.precision}: at most {report.max_deviation:.1e} from float32 on sampled rows,"
+        f" cosine at least {report.min_cosine:.6f}"
     )
 
 
-def _machine(run: RunConfig) -> str:
+def _machine(report: EncodeReport) -> str:
     rows = [
-        ("engine", f"{run.encode.engine}, device {run.encode.device}, {run.encode.precision}"),
+        ("engine", report.engine),
         ("processor", f"{processor()}, {cores()} cores"),
         ("system", f"{platform.system()} {platform.machine()}"),
         *versions().items(),

@@ -73,6 +73,13 @@ class TokenShard:
         same_as = np.fromiter((numbers.setdefault(row, len(numbers)) for row in rows), np.int64, len(self))
         return np.unique(same_as, return_index=True)[1], same_as
 
+    def take(self, rows: NDArray[np.int64]) -> TokenShard:
+        """These rows alone, in this order."""
+        values = [self.row(row) for row in rows.tolist()]
+        offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum([len(row) for row in values], dtype=np.int64)])
+        ids = np.concatenate(values) if values else np.empty(0, np.int32)
+        return TokenShard(ids, offsets, self.truncated[rows], self.null[rows])
+
     def gather(self, rows: NDArray[np.int64], pad_id: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Rows as a right-padded rectangle.
 

@@ -1,8 +1,8 @@
 """`TorchEngine`: a PackedEncoder as an engine of `pipeline.encode`, on a CPU or a GPU.
 
 Notable decisions:
-- On a CPU in float32 the step-wise encoder computes (`pipeline.stepwise`); everywhere else PyTorch's own LSTM on packed
-  batches, whose lengths the plan keeps equal, because that is what its fast kernels need.
+- On a CPU in float32 the step-wise encoder computes (`pipeline.stepwise`); everywhere else PyTorch's own LSTM on
+  batches whose lengths the plan keeps equal, because that is what its fast kernels need; others are packed.
 - Batches run side by side, each on one thread. Threads that share one product wait for each other at its end, and
   lose a factor of ten where the machine has something else to do.
 - On a GPU a worker has a stream and page-locked memory of its own: while one waits for its vectors, the next one's
@@ -18,7 +18,8 @@ import logging
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
-from typing import Literal, TypeVar
+from queue import SimpleQueue
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import torch
@@ -40,7 +41,7 @@ _GPU_WORKERS = 3  # one batch computed, one copied in, one copied out
 
 
 class TorchEngine:
-    """Runs a PackedEncoder.
+    """Runs a copy of a PackedEncoder.
 
     Attributes:
         name: device and precision; part of a run's identity, since both move the last bits.
@@ -67,46 +68,78 @@ class TorchEngine:
         has_gpu = torch.cuda.is_available()
         if device == "cuda" and not has_gpu:
             raise LengthwiseError("encode.device is cuda, but PyTorch finds no GPU here; set it to cpu or auto")
-        self.device = torch.device("cuda" if has_gpu and device != "cpu" else "cpu")
-        on_cpu = self.device.type == "cpu"
-        if on_cpu and precision == "fp16":
+        on_gpu = has_gpu and device != "cpu"
+        if precision == "fp16" and not on_gpu:
             raise LengthwiseError("encode.precision is fp16, which PyTorch computes on a GPU only; set fp32 or bf16")
-        if on_cpu and precision == "bf16" and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        if precision == "bf16" and not on_gpu and not cpu_has_bf16():
             log.warning("this CPU has no bfloat16 arithmetic: encode.precision = bf16 is slower here than fp32")
+        self.device = torch.device("cuda", torch.cuda.current_device()) if on_gpu else torch.device("cpu")
         self.name = f"torch {self.device.type}" + ("" if precision == "fp32" else f" {precision}")
         self.config = encoder.config
+        self.costs = engine_costs("torch", precision, on_gpu=on_gpu)
         self.reference = None if precision == "fp32" else TorchEngine(encoder, device, workers=workers)
-        self._workers = workers or (torch.get_num_threads() if on_cpu else _GPU_WORKERS)
-        self._local = threading.local()
-        self.costs = engine_costs("torch", precision, on_gpu=not on_cpu)
-        if on_cpu and precision == "fp32":
-            self._encode: Callable[..., NDArray[np.float32]] = StepwiseEncoder(encoder.eval())
+        self._threads = torch.get_num_threads()
+        self._workers = workers or (_GPU_WORKERS if on_gpu else self._threads)
+        self._encode: Callable[[NDArray[np.int64], NDArray[np.int64]], NDArray[np.float32]]
+        if on_gpu:
+            self._encoder = _converted(encoder, self.device, _DTYPES[precision])
+            self._streams: SimpleQueue[Any] = SimpleQueue()
+            for _ in range(self._workers):
+                self._streams.put(torch.cuda.Stream(self.device))
+            torch.cuda.synchronize(self.device)  # the weights are there before another stream reads them
+            self._encode = self._run_on_gpu
+        elif precision == "fp32":
+            self._encode = StepwiseEncoder(encoder)
         else:
             self._encoder = _converted(encoder, self.device, _DTYPES[precision])
-            self._encode = self._run_packed if on_cpu else self._run_on_gpu
+            self._encode = self._run_on_cpu
 
     def encode_batch(self, input_ids: NDArray[np.int64], lengths: NDArray[np.int64]) -> NDArray[np.float32]:
-        """int64[batch, sequence], right-padded, and int64[batch], from 1 to sequence, to float32[batch, dim]."""
+        """int64[batch, sequence], right-padded, and int64[batch], from 1 to sequence, to float32[batch, dim].
+
+        Raises:
+            LengthwiseError: not even one row fits into memory.
+        """
         try:
             return self._encode(input_ids, lengths)
         except (RuntimeError, MemoryError) as error:
-            if len(lengths) == 1 or not _out_of_memory(error):
+            if not _out_of_memory(error):
                 raise
+            if len(lengths) == 1:
+                raise LengthwiseError(
+                    f"one text of {int(lengths[0]):,} tokens does not fit into the memory of {self.device.type};"
+                    " set tokenizer.max_length and tokenizer.truncate, or use a machine with more"
+                ) from error
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
-        half = len(lengths) // 2
         log.warning("a batch of %d rows of up to %d tokens does not fit into memory; halved", *input_ids.shape)
+        half = len(lengths) // 2
         halves = (slice(None, half), slice(half, None))
         return np.concatenate([self.encode_batch(input_ids[part], lengths[part]) for part in halves])
 
     def run_all(self, function: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
         """`function` of each item, in order, on the engine's workers."""
-        threads = torch.get_num_threads()
         try:
-            with _without_tf32():  # here, since it is the whole process's
-                yield from in_threads(function, items, self._workers, partial(torch.set_num_threads, 1))
+            yield from in_threads(function, items, self._workers, partial(torch.set_num_threads, 1))
         finally:
-            torch.set_num_threads(threads)  # for the MKL library, so is what the workers set
+            torch.set_num_threads(self._threads)  # what a worker sets is also what new threads begin with
+
+    def _run_on_cpu(self, input_ids: NDArray[np.int64], lengths: NDArray[np.int64]) -> NDArray[np.float32]:
+        with torch.inference_mode():
+            return self._vectors(torch.from_numpy(input_ids), lengths).numpy()
+
+    def _run_on_gpu(self, input_ids: NDArray[np.int64], lengths: NDArray[np.int64]) -> NDArray[np.float32]:
+        stream = self._streams.get()
+        try:
+            with torch.inference_mode(), torch.cuda.stream(stream), without_tf32():
+                ids = torch.from_numpy(input_ids).pin_memory().to(self.device, non_blocking=True)
+                vectors = self._vectors(ids, lengths)
+                fetched = torch.empty(vectors.shape, dtype=vectors.dtype, pin_memory=True)
+                fetched.copy_(vectors, non_blocking=True)
+                stream.synchronize()
+            return fetched.numpy()
+        finally:
+            self._streams.put(stream)
 
     def _vectors(self, input_ids: torch.Tensor, lengths: NDArray[np.int64]) -> torch.Tensor:
         """By the dense kernels where all lengths are equal, else packed; float32[batch, dim] on the ids' device."""
@@ -116,21 +149,43 @@ class TorchEngine:
         packed: torch.Tensor = self._encoder(input_ids, torch.from_numpy(lengths))
         return packed
 
-    def _run_packed(self, input_ids: NDArray[np.int64], lengths: NDArray[np.int64]) -> NDArray[np.float32]:
-        with torch.inference_mode():
-            return self._vectors(torch.from_numpy(input_ids), lengths).numpy()
 
-    def _run_on_gpu(self, input_ids: NDArray[np.int64], lengths: NDArray[np.int64]) -> NDArray[np.float32]:
-        if not hasattr(self._local, "stream"):
-            self._local.stream = torch.cuda.Stream(self.device)
-        stream = self._local.stream
-        with torch.inference_mode(), torch.cuda.stream(stream), _without_tf32():
-            ids = torch.from_numpy(input_ids).pin_memory().to(self.device, non_blocking=True)
-            vectors = self._vectors(ids, lengths)
-            fetched = torch.empty(vectors.shape, dtype=vectors.dtype, pin_memory=True)
-            fetched.copy_(vectors, non_blocking=True)
-            stream.synchronize()
-        return fetched.numpy()
+class without_tf32(contextlib.ContextDecorator):
+    """cuDNN and matrix products in full float32, for the whole process, while any thread is inside.
+
+    `torch.backends.cudnn.flags` would switch cuDNN itself off besides.
+    """
+
+    _lock = threading.Lock()
+    _inside = 0
+    _before: tuple[str, str]
+
+    def __enter__(self) -> None:
+        cls = type(self)
+        with cls._lock:
+            if cls._inside == 0:
+                cls._before = tuple(place.fp32_precision for place in _tf32_places())
+                for place in _tf32_places():
+                    place.fp32_precision = "ieee"
+            cls._inside += 1
+
+    def __exit__(self, *_: object) -> None:
+        cls = type(self)
+        with cls._lock:
+            cls._inside -= 1
+            if cls._inside == 0:
+                for place, precision in zip(_tf32_places(), cls._before, strict=True):
+                    place.fp32_precision = precision
+
+
+def _tf32_places() -> tuple[Any, Any]:
+    """Where PyTorch keeps whether LSTMs and products on a GPU may use TF32."""
+    return torch.backends.cudnn.rnn, torch.backends.cuda.matmul
+
+
+def cpu_has_bf16() -> bool:
+    """Whether PyTorch's LSTM computes in bfloat16 on this CPU, and not only stores it."""
+    return torch.backends.mkldnn.is_available() and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 def _converted(encoder: PackedEncoder, device: torch.device, dtype: torch.dtype) -> PackedEncoder:
@@ -141,18 +196,7 @@ def _converted(encoder: PackedEncoder, device: torch.device, dtype: torch.dtype)
     return copied
 
 
-@contextlib.contextmanager
-def _without_tf32() -> Iterator[None]:
-    """cuDNN in full float32; `torch.backends.cudnn.flags` would switch cuDNN itself off besides."""
-    before = torch.backends.cudnn.allow_tf32
-    torch.backends.cudnn.allow_tf32 = False
-    try:
-        yield
-    finally:
-        torch.backends.cudnn.allow_tf32 = before
-
-
 def _out_of_memory(error: Exception) -> bool:
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
-    return "can't allocate memory" in str(error)  # what PyTorch's allocator of CPU memory says
+    return "DefaultCPUAllocator" in str(error)

@@ -53,7 +53,7 @@ def open_onnx(run: RunConfig) -> tuple[Engine, TextTokenizer, str]:
 
 def summary(run: RunConfig, report: EncodeReport) -> str:
     """What is in the folder, and what this run measured."""
-    from pipeline.run_report import REPORT
+    from pipeline.run_report import REPORT, precision_sentence
 
     flags = f"{report.empty:,} empty, {report.null:,} null, {report.truncated:,} truncated"
     lines = [f"vectors     {run.encode.output}/data: {report.rows:,} rows, {report.tokens:,} tokens ({flags})"]
@@ -62,18 +62,15 @@ def summary(run: RunConfig, report: EncodeReport) -> str:
     if report.encoded_tokens:
         plan = report.plan
         lines += [
-            f"speed       {report.tokens_per_second:,.0f} tokens/s on {run.encode.device}"
+            f"speed       {report.tokens_per_second:,.0f} tokens/s with {report.engine}"
             f" ({report.encoded_tokens:,} tokens in {report.seconds:.1f} s, reading and writing included)",
             f"padding     {plan.padding:.2%} of {plan.cells:,} computed cells, in {plan.batches:,} batches;"
             f" in dataset order it would be {report.unplanned.padding:.1%}",
         ]
     if report.repeated_rows:
         lines.append(f"repeats     {report.repeated_rows:,} rows had the ids of another row, and its vector")
-    if report.max_deviation is not None:
-        lines.append(
-            f"precision   {run.encode.precision}: at most {report.max_deviation:.1e} from float32 on sampled rows,"
-            f" cosine at least {report.min_cosine:.6f}"
-        )
+    if precision := precision_sentence(run, report):
+        lines.append(f"precision   {precision}")
     if (path := Path(run.encode.output) / REPORT).exists():
         lines.append(f"report      {path}")
     return "\n".join(lines)

@@ -56,7 +56,8 @@ def main(config: Path, overrides: tuple[str, ...], picture: Path | None) -> None
     run = load_run(config, overrides)
     if picture is not None:
         check_picture_path(picture)
-    tokenizer, source = load_tokenizer(run.tokenizer.path or run.model.path), open_dataset(run.dataset)
+    folder = run.export.output if run.encode.engine == "onnx" else run.model.path
+    tokenizer, source = load_tokenizer(run.tokenizer.path or folder), open_dataset(run.dataset)
     texts = next(source.shards()).table[run.dataset.text_column]
     tokens = tokenize_texts(texts, tokenizer, add_special_tokens=run.tokenizer.add_special_tokens, bad_rows="zero")
     found = inspect_tokens(tokens, run)

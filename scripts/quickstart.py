@@ -43,8 +43,7 @@ def main(config: Path, overrides: tuple[str, ...]) -> None:
     import init_model
     import train_tokenizer
     import validate_export
-    from pipeline.checkpoint import CONFIG_FILE
-    from pipeline.config import load_encoder_config
+    from pipeline.config import CONFIG_FILE, load_encoder_config
 
     run, typed = load_run(config, overrides), f"{config}{as_typed(overrides)}"
     fetch_corpus(Path(run.dataset.path))

@@ -81,18 +81,22 @@ def test_workers_keep_the_order_and_start_once() -> None:
 
 
 def test_the_first_failure_of_a_worker_ends_the_work() -> None:
-    begun = []
+    begun: list[int] = []
+    failed = threading.Event()
 
     def work(item: int) -> int:
         begun.append(item)
         if item == 1:
+            failed.set()
             raise RuntimeError("worker broke")
-        time.sleep(0.01)
+        if item > 1:
+            time.sleep(0.2)
         return item
 
     with pytest.raises(RuntimeError, match="worker broke"):
-        list(in_threads(work, range(1000), 2))
-    assert len(begun) < 100
+        list(in_threads(work, range(100_000), 2))
+    assert failed.is_set()
+    assert len(begun) < 1_000  # all of them would take hours
     assert not threads_named("worker")
 
 
@@ -136,3 +140,31 @@ def test_a_failing_block_keeps_its_own_error_and_lets_the_work_end() -> None:
     with pytest.raises(ValueError, match="the block's own"):
         fail_beside_work()
     assert done == [1]
+
+
+def test_a_failure_behind_is_seen_without_waiting() -> None:
+    with Behind() as behind:
+        behind.check()
+        release = threading.Event()
+        behind.submit(release.wait)
+        behind.check()  # not done: nothing to say, and no wait
+        release.set()
+        behind.wait()
+        failing = threading.Event()
+        behind.submit(lambda: (failing.wait(), 1 // 0))
+        failing.set()
+        while not behind._pending.done():
+            time.sleep(0.001)
+        with pytest.raises(ZeroDivisionError):
+            behind.check()
+
+
+def test_two_failures_are_both_told(caplog: pytest.LogCaptureFixture) -> None:
+    def fail_twice() -> None:
+        with Behind() as behind:
+            behind.submit(lambda: 1 // 0)
+            raise ValueError("the block's own")
+
+    with pytest.raises(ValueError, match="the block's own"):
+        fail_twice()
+    assert "besides, what was going on behind failed: integer division" in caplog.text

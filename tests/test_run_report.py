@@ -27,6 +27,7 @@ FOUND = EncodeReport(
     empty=2,
     null=1,
     truncated=4,
+    engine="torch cpu bf16",
     encoded_shards=2,
     encoded_rows=200,
     encoded_tokens=2_000,
@@ -34,8 +35,8 @@ FOUND = EncodeReport(
     seconds=4.0,
     stages=StageSeconds(1.5, 3.25, 0.5),
     lengths=np.array([3, 0, 0, 0, 0, 100, 0, 0, 0, 0, 87, 0, 0, 0, 0, 10]),
-    plan=PlanReport(157, 1_600, 3, 3, 157, 1_600, 2_000.0),
-    unplanned=PlanReport(197, 2_000, 4, 3, 0, 2_500, 5_000.0),
+    plan=PlanReport(157, 1_600, 3, 1_600, 2_000.0),
+    unplanned=PlanReport(197, 2_000, 4, 2_500, 5_000.0),
     max_deviation=None,
     min_cosine=None,
 )
@@ -86,7 +87,7 @@ def test_texts_of_no_tokens_have_no_batches() -> None:
 
 def test_what_computed_is_named() -> None:
     found = cells(report_to_markdown(run_with(encode={"precision": "bf16"}), FOUND))
-    assert found["engine"] == ["torch, device cpu, bf16"]
+    assert found["engine"] == ["torch cpu bf16"]
     assert found["torch"] == [version("torch")]
     assert found["tokenizers"] == [version("tokenizers")]
     assert found["processor"][0].endswith(" cores")

@@ -132,6 +132,45 @@ def test_long_texts(hidden: int) -> None:
         assert difference(encoder, *batch_of([1500, 700, 300, 129, 128, 40, 1])) <= 1e-6, pooling
 
 
+@pytest.mark.parametrize("pooling", ["mean", "sum", "last", "max"])
+def test_texts_that_repeat_one_token(pooling: str) -> None:
+    """Each step adds the same state, and a float32 sum would round it the same way each time."""
+    encoder = make_encoder(hidden_size=64, embedding_dim=32, bidirectional=True, pooling=pooling)
+    lengths = np.array([3000, 1000, 300, 100, 20])
+    ids = np.repeat(np.arange(5)[:, None], 3000, axis=1)
+    assert difference(encoder, ids, lengths) <= 1e-6
+
+
+def test_cells_that_forget_slowly() -> None:
+    encoder = make_encoder(hidden_size=32, embedding_dim=16, bidirectional=True)
+    with torch.no_grad():
+        for name, weight in encoder.lstm.named_parameters():
+            if name.startswith("bias_ih"):
+                weight[32:64] += 2  # the forget gate: about 0.9
+    assert difference(encoder, *batch_of([600, 200, 50, 7])) <= 1e-6
+
+
+def test_a_projection_that_takes_away_what_vectors_have_in_common() -> None:
+    encoder = make_encoder(hidden_size=32, projection_dim=8, normalize=True)
+    batch = batch_of([9, 7, 5, 3])
+    with torch.no_grad():
+        pooled = StepwiseEncoder(encoder)._pool(*batch)
+        encoder.projection.weight.mul_(0.02)
+        encoder.projection.bias.copy_(-(pooled @ encoder.projection.weight.T).mean(dim=0))
+        assert encoder.projection(pooled).norm(dim=1).max() < 0.01
+    assert difference(encoder, *batch) <= 1e-6
+
+
+def test_another_default_type_changes_nothing() -> None:
+    encoder, batch = make_encoder(num_layers=2, bidirectional=True, pooling="max"), batch_of([5, 3])
+    right = StepwiseEncoder(encoder)(*batch)
+    torch.set_default_dtype(torch.float64)
+    try:
+        np.testing.assert_array_equal(StepwiseEncoder(encoder)(*batch), right)
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
 def test_runs_repeat_to_the_bit() -> None:
     encoder = make_encoder(hidden_size=64, embedding_dim=48, bidirectional=True)
     batch = batch_of(np.random.default_rng(0).integers(1, 40, 100).tolist())

@@ -351,3 +351,18 @@ def test_distinct_rows(rows: list[list[int]]) -> None:
     assert [tuple(ids.row(row).tolist()) for row in first] == distinct
     assert first.tolist() == [rows.index(list(row)) for row in distinct]
     assert [distinct[number] for number in same_as] == list(map(tuple, rows))
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.data())
+def test_taking_rows(data: st.DataObject) -> None:
+    lengths = data.draw(st.lists(st.integers(0, 4), max_size=10))
+    offsets = np.cumsum([0, *lengths])
+    flags = np.arange(len(lengths)) % 2 == 0
+    shard = TokenShard(np.arange(offsets[-1], dtype=np.int32), offsets, flags, ~flags)
+    rows_taken = data.draw(st.lists(st.sampled_from(range(len(lengths))), max_size=12)) if lengths else []
+    taken = shard.take(np.array(rows_taken, np.int64))
+    assert [taken.row(place).tolist() for place in range(len(taken))] == [shard.row(row).tolist() for row in rows_taken]
+    assert taken.truncated.tolist() == flags[rows_taken].tolist()
+    assert taken.null.tolist() == (~flags)[rows_taken].tolist()
+    assert (taken.values.dtype, taken.offsets.dtype) == (np.int32, np.int64)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,7 @@ from pipeline.batching import PACKED, STEPWISE
 from pipeline.config import EncoderConfig
 from pipeline.encoder import PackedEncoder, seeded_encoder
 from pipeline.errors import LengthwiseError
-from pipeline.torch_engine import TorchEngine, _without_tf32
+from pipeline.torch_engine import TorchEngine, cpu_has_bf16, without_tf32
 
 LENGTHS = np.array([3, 2, 5, 1, 5], np.int64)
 IDS = np.random.default_rng(0).integers(0, 20, (5, 5))
@@ -49,8 +49,7 @@ def test_bf16_is_near_and_has_a_reference(encoder: PackedEncoder, caplog: pytest
         assert vectors.dtype == np.float32
         assert 0 < np.abs(vectors - engine.reference.encode_batch(IDS, lengths)).max() < 0.02
     assert next(encoder.parameters()).dtype == torch.float32  # the encoder that was given is left as it was
-    slow = not torch.ops.mkldnn._is_mkldnn_bf16_supported()
-    assert ("no bfloat16 arithmetic" in caplog.text) == slow
+    assert ("no bfloat16 arithmetic" in caplog.text) != cpu_has_bf16()
 
 
 def test_devices_and_precisions_that_are_not_there(encoder: PackedEncoder, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -62,25 +61,55 @@ def test_devices_and_precisions_that_are_not_there(encoder: PackedEncoder, monke
     assert TorchEngine(encoder, "auto").device.type == "cpu"
 
 
-def test_workers_work_side_by_side_on_one_thread_each(encoder: PackedEncoder) -> None:
+@pytest.fixture
+def three_threads() -> Iterator[None]:
     before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("three_threads")
+def test_workers_work_side_by_side_on_one_thread_each(encoder: PackedEncoder) -> None:
     meeting = threading.Barrier(3, timeout=30)  # passes only where three are at work at once
 
     def work(item: int) -> tuple[int, int]:
         meeting.wait()
         return item, torch.get_num_threads()
 
-    assert list(TorchEngine(encoder, workers=3).run_all(work, range(6))) == [(item, 1) for item in range(6)]
-    assert torch.get_num_threads() == before
+    assert list(TorchEngine(encoder).run_all(work, range(6))) == [(item, 1) for item in range(6)]
+    assert torch.get_num_threads() == 3
 
 
-def test_vectors_do_not_depend_on_the_number_of_workers(encoder: PackedEncoder) -> None:
-    rows = [np.array([row]) for row in range(5)] * 4
+@pytest.mark.usefixtures("three_threads")
+def test_the_threads_come_back_when_a_batch_fails(encoder: PackedEncoder) -> None:
+    with pytest.raises(ZeroDivisionError):
+        list(TorchEngine(encoder).run_all(lambda item: 1 // item, [1, 0]))
+    assert torch.get_num_threads() == 3
+
+
+@pytest.mark.usefixtures("three_threads")
+def test_vectors_do_not_depend_on_the_number_of_workers() -> None:
+    encoder = seeded_encoder(EncoderConfig(vocab_size=500, embedding_dim=64, hidden_size=256, bidirectional=True), 0)
+    rng = np.random.default_rng(0)
+    batches = [(rng.integers(0, 500, (64, 9)), np.sort(rng.integers(1, 10, 64))[::-1].copy()) for _ in range(6)]
     runs = []
-    for workers in (1, 4):
+    for workers in (1, 3):
         engine = TorchEngine(encoder, workers=workers)
-        runs.append(list(engine.run_all(lambda row, e=engine: e.encode_batch(IDS[row], LENGTHS[row]), rows)))
+        runs.append(list(engine.run_all(lambda batch, e=engine: e.encode_batch(*batch), batches)))
     np.testing.assert_array_equal(runs[0], runs[1])
+
+
+def test_the_encoder_may_go_on_changing(encoder_config: Callable[..., EncoderConfig]) -> None:
+    encoder = seeded_encoder(encoder_config(vocab_size=20, projection_dim=3, normalize=True), 0).train()
+    engines = [TorchEngine(encoder, precision=precision) for precision in ("fp32", "bf16")]
+    before = [engine.encode_batch(IDS, LENGTHS) for engine in engines]
+    with torch.no_grad():
+        for weight in encoder.parameters():
+            weight.zero_()
+    for engine, vectors in zip(engines, before, strict=True):
+        np.testing.assert_array_equal(engine.encode_batch(IDS, LENGTHS), vectors)
+    assert encoder.training
 
 
 @pytest.mark.parametrize(
@@ -110,30 +139,43 @@ def test_a_batch_that_does_not_fit_is_halved(
     assert caplog.text.count("does not fit into memory; halved") == 2
 
 
-def test_one_row_that_does_not_fit_and_other_errors_are_raised(encoder: PackedEncoder) -> None:
+def test_one_row_that_does_not_fit_is_told(encoder: PackedEncoder, monkeypatch: pytest.MonkeyPatch) -> None:
     engine = TorchEngine(encoder)
 
-    def fail(error: Exception) -> None:
-        def encode(*_: Any) -> Any:
-            raise error
+    def full(*_: Any) -> Any:
+        raise MemoryError
 
-        engine._encode = encode
+    monkeypatch.setattr(engine, "_encode", full)
+    with pytest.raises(
+        LengthwiseError, match=r"one text of 3 tokens does not fit .* of cpu; set tokenizer\.max_length"
+    ):
+        engine.encode_batch(IDS[:1], LENGTHS[:1])
+
+
+def test_other_errors_are_raised_as_they_are(encoder: PackedEncoder, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = TorchEngine(encoder)
+
+    def fail(*_: Any) -> Any:
+        raise RuntimeError("something else")
+
+    monkeypatch.setattr(engine, "_encode", fail)
+    with pytest.raises(RuntimeError, match="something else"):
         engine.encode_batch(IDS, LENGTHS)
 
-    with pytest.raises(MemoryError):
-        fail(MemoryError())
-    with pytest.raises(RuntimeError, match="something else"):
-        fail(RuntimeError("something else"))
 
-
-def test_tf32_is_off_and_cudnn_stays_on(encoder: PackedEncoder, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
+def test_tf32_is_off_while_any_thread_is_inside() -> None:
+    places = (torch.backends.cudnn.rnn, torch.backends.cuda.matmul)
+    before = [place.fp32_precision for place in places]
     enabled = torch.backends.cudnn.enabled
-    with _without_tf32():
-        assert (torch.backends.cudnn.allow_tf32, torch.backends.cudnn.enabled) == (False, enabled)
-    assert torch.backends.cudnn.allow_tf32
-    seen = list(TorchEngine(encoder).run_all(lambda _: torch.backends.cudnn.allow_tf32, [0]))
-    assert (seen, torch.backends.cudnn.allow_tf32) == ([False], True)
+    first, second = without_tf32(), without_tf32()
+    first.__enter__()
+    second.__enter__()
+    assert [place.fp32_precision for place in places] == ["ieee", "ieee"]
+    assert torch.backends.cudnn.enabled == enabled
+    first.__exit__()
+    assert [place.fp32_precision for place in places] == ["ieee", "ieee"]
+    second.__exit__()
+    assert [place.fp32_precision for place in places] == before
 
 
 @no_gpu
@@ -143,7 +185,13 @@ def test_the_gpu_gives_the_same_vectors(
     encoder: PackedEncoder, precision: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.WARNING)
-    engine = TorchEngine(encoder, "cuda", precision)
-    found = next(engine.run_all(lambda _: engine.encode_batch(IDS, LENGTHS), [0]))
-    np.testing.assert_allclose(found, packed(encoder), atol=1e-5 if precision == "fp32" else 0.02, rtol=0)
+    engine, on_cpu = TorchEngine(encoder, "cuda", precision), TorchEngine(encoder)
+    rng = np.random.default_rng(0)
+    batches = [
+        (rng.integers(0, 20, (33, 9)), np.full(33, 9) if number % 2 else rng.integers(1, 10, 33))
+        for number in range(50)
+    ]
+    found = list(engine.run_all(lambda batch: engine.encode_batch(*batch), batches))
+    right = [on_cpu.encode_batch(*batch) for batch in batches]
+    np.testing.assert_allclose(found, right, atol=1e-5 if precision == "fp32" else 0.02, rtol=0)
     assert not caplog.records

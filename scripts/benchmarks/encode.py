@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-import torch
 from numpy.typing import NDArray
 
 from benchmarks.corpora import load_corpus
@@ -28,7 +27,7 @@ from pipeline.encode import encode_texts
 from pipeline.encoder import PackedEncoder
 from pipeline.run import encode_dataset
 from pipeline.tokenizer import TextTokenizer
-from pipeline.torch_engine import TorchEngine
+from pipeline.torch_engine import TorchEngine, cpu_has_bf16
 
 BATCH_SIZES = (32, 64, 128, 256)  # of sentence-transformers; the fastest is what we are compared with
 NO_BF16 = "not run: this CPU has no bfloat16 arithmetic"
@@ -61,7 +60,7 @@ def measure(shape_name: str, corpus: str, rows: int, runs: int) -> Result:
             "datasets.map, packed, batch 64": partial(plain_loop, encoder, tokenizer, texts),
             "ours, onnxruntime fp32": partial(encode_texts, texts, tokenizer, OnnxEngine(artifact)),
         }
-        if torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        if cpu_has_bf16():
             sides["ours bf16"] = partial(encode_texts, texts, tokenizer, TorchEngine(encoder, precision="bf16"))
         seconds = in_turn({name: keep(name, side) for name, side in sides.items()}, runs, f"encode {shape}")
         result = Result("encode")

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch.nn.utils.rnn import pack_padded_sequence
+from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence
 
 from benchmarks.corpora import load_corpus
 from benchmarks.harness import Result, in_turn, median, ratios
@@ -25,7 +25,7 @@ from pipeline.encode import Engine, encode_tokens
 from pipeline.encoder import PackedEncoder
 from pipeline.tokenizer import TextTokenizer
 from pipeline.tokens import TokenShard, tokenize_texts
-from pipeline.torch_engine import TorchEngine
+from pipeline.torch_engine import TorchEngine, cpu_has_bf16
 
 LIMIT_ROWS = (32, 64, 128, 256, 512)
 LIMIT_TOKENS = 50_000  # of the sides that are only measured for their rate
@@ -36,7 +36,7 @@ STEP_TIMES, STEP_REPEATS = 12, 9
 def measure(shape_name: str, corpora: tuple[str, ...], rows: int, runs: int) -> Result:
     """Rates on real lengths, then the cost of a step by its rows."""
     shape = SHAPES[shape_name]
-    precisions: list[Precision] = ["fp32", "bf16"] if torch.ops.mkldnn._is_mkldnn_bf16_supported() else ["fp32"]
+    precisions: list[Precision] = ["fp32", "bf16"] if cpu_has_bf16() else ["fp32"]
     result = Result("kernel")
     table = []
     for corpus in corpora:
@@ -71,14 +71,14 @@ def _against_the_limit(encoder: PackedEncoder, tokens: TokenShard, precision: Pr
     lengths = tokens.lengths
     length = max(1, round(float(lengths.mean())))
     some = np.cumsum(lengths).searchsorted(LIMIT_TOKENS) + 1
-    in_order = [tokens.gather(rows, 0) for rows in plan_in_order(lengths[:some])]
+    in_order = [_embedded(lstm, *tokens.gather(rows, 0)) for rows in plan_in_order(lengths[:some])]
     sides: dict[str, Callable[[], object]] = {
         "ours": partial(encode_tokens, tokens, engine),
         "packed": partial(_packed, lstm, in_order),
         **{str(batch): partial(_dense, lstm, batch, length) for batch in LIMIT_ROWS},
     }
     read = {
-        "ours": len(tokens.values),
+        "ours": int(lengths[tokens.distinct_rows()[0]].sum()),
         "packed": int(lengths[:some].sum()),
         **{str(batch): batch * length * _times(batch, length) for batch in LIMIT_ROWS},
     }
@@ -108,12 +108,15 @@ def _dense(lstm: torch.nn.LSTM, batch: int, length: int) -> None:
             lstm(x)
 
 
-def _packed(lstm: torch.nn.LSTM, batches: list[tuple[NDArray[np.int64], NDArray[np.int64]]]) -> None:
+def _embedded(lstm: torch.nn.LSTM, ids: NDArray[np.int64], lengths: NDArray[np.int64]) -> PackedSequence:
+    x = torch.randn(*ids.shape, lstm.input_size, dtype=next(lstm.parameters()).dtype)
+    return pack_padded_sequence(x, torch.from_numpy(lengths), batch_first=True, enforce_sorted=False)
+
+
+def _packed(lstm: torch.nn.LSTM, batches: list[PackedSequence]) -> None:
     with torch.inference_mode():
-        for ids, lengths in batches:
-            x = torch.randn(*ids.shape, lstm.input_size, dtype=next(lstm.parameters()).dtype)
-            packed = pack_padded_sequence(x, torch.from_numpy(lengths), batch_first=True, enforce_sorted=False)
-            lstm(packed)
+        for batch in batches:
+            lstm(batch)
 
 
 def _steps(result: Result, encoder: PackedEncoder, tokenizer: TextTokenizer) -> None:

@@ -1,0 +1,111 @@
+"""The benchmarks on a user's own texts: what they print and keep, and that both sides really are the same model."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from click.testing import CliRunner, Result
+
+from conftest import TEXTS
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture
+def invoke(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., Result]:
+    """Runs a benchmark on 70 texts of the user's own, with its results in tmp_path."""
+    monkeypatch.syspath_prepend(str(ROOT / "scripts"))
+    texts = [f"{text} {number}" for number in range(10) for text in TEXTS]
+    (tmp_path / "texts.txt").write_text("\n".join(texts) + "\n")
+    (tmp_path / "run.yaml").write_text(
+        yaml.safe_dump({"dataset": {"path": str(tmp_path / "texts.txt")}, "model": {"path": "none"}})
+    )
+
+    def run(name: str, *arguments: str) -> Result:
+        main = importlib.import_module("benchmark").main
+        given = ["--folder", str(tmp_path), name, "--corpus", str(tmp_path / "run.yaml"), *arguments]
+        result = CliRunner().invoke(main, given)
+        assert result.exit_code == 0, (result.output, result.exception)
+        return result
+
+    return run
+
+
+def table(folder: Path, file: str, number: int = 0) -> dict[str, list[Any]]:
+    saved = json.loads((folder / file).read_bytes())
+    assert saved["command"].startswith("python scripts/")
+    assert saved["machine"]
+    assert any(version.startswith("torch ") for version in saved["versions"])
+    return {row[0]: row[1:] for row in saved["tables"][number]["rows"]}
+
+
+@pytest.mark.slow
+def test_encode_compares_equal_models(invoke: Callable[..., Result], tmp_path: Path) -> None:
+    result = invoke("encode", "--shape", "small", "--runs", "1")
+    rows = table(tmp_path, "encode-small.json")
+    assert {name.split(",")[0] for name in rows} >= {"ours fp32", "sentence-transformers", "datasets.map", "ours"}
+    for name, (rate, _, difference, cosine) in rows.items():
+        if rate.startswith("not run"):
+            continue
+        assert int(rate.replace(",", "")) > 0
+        if "bf16" not in name:
+            assert float(difference) <= 1e-6, name
+            assert float(cosine) == 1.0, name
+    shares = [float(share.rstrip("%")) for _, share in table(tmp_path, "encode-small.json", 1).values()]
+    assert sum(shares) == pytest.approx(100, abs=0.3)
+    assert "| ours fp32 |" in result.output
+
+
+@pytest.mark.slow
+def test_kernel_gives_rates_and_the_cost_of_a_step(invoke: Callable[..., Result], tmp_path: Path) -> None:
+    invoke("kernel", "--shape", "small", "--runs", "1")
+    (cells,) = [cells for cells in table(tmp_path, "kernel-small.json").values() if cells[0] == "fp32"]
+    assert re.fullmatch(r"[\d,]+ \(batch \d+\)", cells[3])
+    assert cells[6] == "0.00%"
+    steps = table(tmp_path, "kernel-small.json", 1)
+    assert set(steps) == {"step-wise", "onnxruntime"}
+    assert int(steps["step-wise"][9]) > int(steps["step-wise"][0]) > 0  # 512 rows and one
+
+
+def test_tokenize_gives_a_ratio(invoke: Callable[..., Result], tmp_path: Path) -> None:
+    invoke("tokenize", "--runs", "1")
+    rows = table(tmp_path, "tokenize.json")
+    assert len(rows) == 3
+    assert all(re.fullmatch(r"\d+\.\d\d \(.*\)", ratio) for _, ratio in rows.values())
+
+
+@pytest.mark.slow
+def test_memory_runs_whole_processes(invoke: Callable[..., Result], tmp_path: Path) -> None:
+    invoke("memory", "--shape", "small", "--shard-rows", "70")
+    rows = table(tmp_path, "memory-small.json")
+    assert set(rows) == {"memory-mapped", "streamed"}
+    assert all(float(ratio) > 0.5 for _, _, ratio in rows.values())
+
+
+def test_ratios_are_round_by_round(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "scripts"))
+    harness = importlib.import_module("benchmarks.harness")
+    assert harness.ratios([1.0, 2.0, 4.0], [2.0, 6.0, 4.0]) == "2.00 (1.00 to 3.00)"
+    order: list[str] = []
+    seconds = harness.in_turn({name: lambda name=name: order.append(name) for name in "ab"}, 2, "test")
+    assert order == list("ababab")
+    assert {name: len(found) for name, found in seconds.items()} == {"a": 2, "b": 2}
+
+
+def test_a_corpus_that_is_not_there(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "scripts"))
+    corpora = importlib.import_module("benchmarks.corpora")
+    monkeypatch.setattr(corpora, "WORDNET", tmp_path)
+    monkeypatch.setattr(corpora, "FORTUNES", tmp_path)
+    main = importlib.import_module("benchmark").main
+    for name, package in (("glosses", "wordnet-base"), ("fortunes", "fortunes")):
+        result = CliRunner().invoke(main, ["tokenize", "--corpus", name])
+        assert result.exit_code == 2
+        assert f"apt-get install {package}" in result.stderr
