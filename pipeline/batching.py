@@ -60,12 +60,12 @@ class BatchCosts:
 
 
 # Measured by `scripts/benchmark.py kernel` (docs/benchmarks.md): a step of n rows takes a + b n, and a / b is `step`;
-# `mixed` is what packing rows of different lengths costs PyTorch's LSTM: 1.2 to 1.5 on a CPU with AVX2, 2.3 to 3.5 on
-# one with AVX-512, where its fast kernel is faster yet.
+# `mixed` is what rows of different lengths cost PyTorch's packed LSTM: 1.8 to 2.9 on a CPU with AVX2, 2.3 to 3.5 on one
+# with AVX-512, where its kernel for equal lengths is faster yet. No costs were measured on a GPU so far.
 STEPWISE = BatchCosts(max_tokens=131_072, max_rows=512, step=8)
 PACKED = BatchCosts(max_tokens=4_096, max_rows=128, step=4, mixed=2.0)
-PADDED = BatchCosts(max_tokens=4_096, max_rows=128, step=4, pads=True)
-PACKED_CUDA = BatchCosts(max_tokens=65_536, max_rows=2_048, step=64, mixed=2.0)  # not measured: not run on a GPU yet
+PADDED = BatchCosts(max_tokens=4_096, max_rows=128, step=2, pads=True)
+PACKED_CUDA = BatchCosts(max_tokens=65_536, max_rows=2_048, step=64, mixed=2.0)
 
 
 def engine_costs(engine: Literal["torch", "onnx"], precision: Precision, *, on_gpu: bool) -> BatchCosts:

@@ -7,11 +7,11 @@ is, so the same plan, order and files come out of PyTorch and of an exported mod
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, Protocol, TypeVar
+from itertools import chain
+from typing import Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from pipeline.batching import BatchCosts, PlanReport, plan_batches, report_plan
 from pipeline.config import BatchingSettings, EncoderConfig
@@ -21,6 +21,7 @@ from pipeline.tokens import TokenShard, tokenize_texts
 
 T = TypeVar("T")
 R = TypeVar("R")
+Progress = Callable[[int, int], object]  # is called with rows and their tokens
 
 
 class Engine(Protocol):
@@ -53,13 +54,13 @@ def encode_tokens(
     tokens: TokenShard,
     engine: Engine,
     batching: BatchingSettings = BatchingSettings(),
-    progress: tqdm[Any] | None = None,
+    progress: Progress | None = None,
     first_row: int = 0,
 ) -> tuple[NDArray[np.float32], PlanReport]:
     """Vectors of a shard's rows, in the shard's order. Rows of the same ids are computed once.
 
     Args:
-        progress: is told of every row that is done.
+        progress: is told of every row that is done, and how many tokens it had.
         first_row: the dataset's row number of the shard's first row, for messages.
 
     Returns:
@@ -81,11 +82,9 @@ def encode_tokens(
         return batch
 
     times = np.bincount(same_as, minlength=len(first))
-    if progress is not None:
-        progress.update(int(times[lengths == 0].sum()))
-    for batch in engine.run_all(encode_rows, plan):
+    for batch in chain([np.flatnonzero(lengths == 0)], engine.run_all(encode_rows, plan)):
         if progress is not None:
-            progress.update(int(times[batch].sum()))
+            progress(int(times[batch].sum()), int((times * lengths)[batch].sum()))
     repeated = np.flatnonzero(first[same_as] != np.arange(len(tokens)))
     vectors[repeated] = vectors[first[same_as[repeated]]]
     return vectors, report_plan(lengths, plan, costs)

@@ -111,7 +111,7 @@ def encode_dataset(
     shards = 0
     tally = _Tally(unplanned=engine.costs.padded())
     started = time.perf_counter()
-    bar = tqdm(total=source.num_rows, unit=" rows", desc="encode", disable=not show_progress, smoothing=0.05)
+    bar = _Bar(total=source.num_rows, unit=" rows", desc="encode", disable=not show_progress, smoothing=0.05)
     with bar as progress, ahead(_tokenized(run, source, tokenizer, store)) as tokenized, Behind() as behind:
         for shard, tokens, seconds in tokenized:
             shards += 1
@@ -120,10 +120,9 @@ def encode_dataset(
                 continue
             behind.check()
             began = time.perf_counter()
-            vectors, plan = encode_tokens(tokens, engine, run.batching, progress, shard.first_row)
+            vectors, plan = encode_tokens(tokens, engine, run.batching, progress.advance, shard.first_row)
             deviation = _deviation(tokens, vectors, engine, run.batching)
             tally.add(tokens, plan, deviation, seconds, time.perf_counter() - began)
-            progress.set_postfix_str(f"{tally.tokens / (time.perf_counter() - started):,.0f} tokens/s")
             behind.submit(partial(_write, run, shard, source, tokens, vectors, deviation, store, tally))
     manifest = store.finish(shards, dataset_card(run, engine, store))
     seconds = time.perf_counter() - started
@@ -247,6 +246,20 @@ def _deviation(
     norms = np.linalg.norm(exact, axis=1) * np.linalg.norm(found, axis=1)
     cosines = (exact * found).sum(axis=1) / np.maximum(norms, np.finfo(np.float64).tiny)
     return float(np.abs(exact - found).max()), float(cosines.min())
+
+
+class _Bar(tqdm):
+    """A bar of rows that shows tokens a second too."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self._tokens, self._began = 0, time.perf_counter()
+
+    def advance(self, rows: int, tokens: int) -> None:
+        """So many more are done."""
+        self._tokens += tokens
+        self.set_postfix_str(f"{self._tokens / (time.perf_counter() - self._began):,.0f} tokens/s", refresh=False)
+        self.update(rows)
 
 
 class _Tally:

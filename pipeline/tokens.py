@@ -154,9 +154,11 @@ def tokenize_texts(
 
     with ahead(encoded()) if len(texts) > CHUNK_TEXTS else closing(encoded()) as batches:
         for start, encodings in batches:
-            ids = [encoding.ids for encoding in encodings]
-            lengths[start : start + len(ids)] = [len(row) for row in ids]
-            chunks.append(np.fromiter(chain.from_iterable(ids), np.int32, sum(map(len, ids))))
+            found = [len(encoding) for encoding in encodings]
+            lengths[start : start + len(found)] = found
+            # A list at a time: many that are alive at once set off Python's garbage collector.
+            ids = chain.from_iterable(encoding.ids for encoding in encodings)
+            chunks.append(np.fromiter(ids, np.int32, sum(found)))
     if bad and bad_rows == "error":
         raise TextError(_bad_rows_message(bad, first_row))
     null = np.zeros(len(texts), np.bool_)

@@ -192,7 +192,8 @@ def test_in_order_means_in_order() -> None:
 
 def test_reports_add_up() -> None:
     a, b = np.array([1, 2, 3]), np.array([4, 4])
-    first, second = (report_plan(lengths, plan_batches(lengths, PADDED), PADDED) for lengths in (a, b))
+    costs = BatchCosts(max_tokens=4_096, max_rows=128, step=4, pads=True)
+    first, second = (report_plan(lengths, plan_batches(lengths, costs), costs) for lengths in (a, b))
     both = first + second
     assert (both.rows, both.tokens, both.batches) == (5, 14, 2)
     assert (both.cells, both.cost) == (first.cells + second.cells, first.cost + second.cost) == (9 + 8, 21 + 24)
