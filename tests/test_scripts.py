@@ -139,7 +139,7 @@ def test_from_texts_to_vectors(tmp_path: Path, texts_file: Path) -> None:
     encoded = run_as_user("encode_dataset", config, "--set", "dataset.keep_columns=[text]")
     assert encoded.returncode == 0, encoded.stderr
     assert f"vectors/data: {len(TEXTS)} rows, {tokens} tokens (0 empty, 0 null, 0 truncated)" in encoded.stdout
-    assert "tokens/s on cpu" in encoded.stdout
+    assert "tokens/s with torch cpu" in encoded.stdout
     assert "never trained (seed 0)" in encoded.stderr
     assert pq.read_table(tmp_path / "vectors/data")["text"].to_pylist() == list(TEXTS)
     assert encoded.stdout.splitlines()[-1] == f"report      {tmp_path / 'vectors/report.md'}"
