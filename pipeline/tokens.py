@@ -145,8 +145,30 @@ def tokenize_texts(
             f"max_length is {max_length}, but the tokenizer adds {special} special tokens to every text;"
             f" set tokenizer.max_length above {special}"
         )
-    chunks, lengths = [np.empty(0, np.int32)], np.zeros(len(texts), np.int64)
     bad: dict[int, str] = {}
+    values, lengths = _ids(texts, tokenizer, bad)
+    if bad and bad_rows == "error":
+        raise TextError(_bad_rows_message(bad, first_row))
+    null = np.zeros(len(texts), np.bool_)
+    null[list(bad)] = True
+    room = np.iinfo(np.int64).max if max_length is None else max_length - special
+    truncated = lengths > room
+    if truncated.any():
+        if not truncate:
+            raise TextError(_too_long_message(lengths + special, truncated, max_length, first_row))
+        values = values[_positions(lengths) < room]
+        lengths = np.minimum(lengths, room)
+    if special:
+        values, lengths = _wrap(values, lengths, prefix, suffix, wrapped=~null)
+    offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)])
+    return TokenShard(values, offsets, truncated, null)
+
+
+def _ids(
+    texts: pa.Array | pa.ChunkedArray | Sequence[str | None], tokenizer: TextTokenizer, bad: dict[int, str]
+) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
+    """The ids of all texts in a row, int32[tokens], and how many each has, int64[rows]; see `_readable` for `bad`."""
+    chunks, lengths = [np.empty(0, np.int32)], np.zeros(len(texts), np.int64)
 
     def encoded() -> Generator[tuple[int, list[Encoding]]]:
         for start in range(0, len(texts), CHUNK_TEXTS):
@@ -159,22 +181,7 @@ def tokenize_texts(
             # A list at a time: many that are alive at once set off Python's garbage collector.
             ids = chain.from_iterable(encoding.ids for encoding in encodings)
             chunks.append(np.fromiter(ids, np.int32, sum(found)))
-    if bad and bad_rows == "error":
-        raise TextError(_bad_rows_message(bad, first_row))
-    null = np.zeros(len(texts), np.bool_)
-    null[list(bad)] = True
-    values = np.concatenate(chunks)
-    room = np.iinfo(np.int64).max if max_length is None else max_length - special
-    truncated = lengths > room
-    if truncated.any():
-        if not truncate:
-            raise TextError(_too_long_message(lengths + special, truncated, max_length, first_row))
-        values = values[_positions(lengths) < room]
-        lengths = np.minimum(lengths, room)
-    if special:
-        values, lengths = _wrap(values, lengths, prefix, suffix, wrapped=~null)
-    offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)])
-    return TokenShard(values, offsets, truncated, null)
+    return np.concatenate(chunks), lengths
 
 
 def _readable(texts: pa.Array | pa.ChunkedArray | Sequence[str | None], start: int, bad: dict[int, str]) -> list[str]:
