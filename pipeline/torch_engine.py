@@ -12,7 +12,6 @@ Notable decisions:
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import logging
 import threading
@@ -150,7 +149,7 @@ class TorchEngine:
         return packed
 
 
-class without_tf32(contextlib.ContextDecorator):
+class without_tf32:
     """cuDNN and matrix products in full float32, for the whole process, while any thread is inside.
 
     `torch.backends.cudnn.flags` would switch cuDNN itself off besides.

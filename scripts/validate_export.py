@@ -24,12 +24,12 @@ def validate(folder: Path, run: RunConfig | None, rows: int = TEXT_ROWS) -> Vali
     from export.report import validation_to_json, validation_to_markdown
     from export.runtimes.registry import RUNTIMES
     from export.validate import validate_artifact
-    from pipeline.config import load_encoder_config
+    from pipeline.config import CONFIG_FILE, load_encoder_config
 
     artifact = Artifact.open(folder)
     texts = None if run is None else first_texts(folder, run, rows)
     validation = validate_artifact(artifact, RUNTIMES, texts, show_progress=True)
-    config = load_encoder_config(folder / "config.json")
+    config = load_encoder_config(folder / CONFIG_FILE)
     artifact.with_files(
         {
             VALIDATION_JSON: validation_to_json(validation),
