@@ -1,4 +1,4 @@
-"""A PackedEncoder behind the interface that sentence-embedding clients use, traced to ONNX and to TorchScript.
+"""A PackedEncoder behind the interface that sentence-embedding clients use, traced to ONNX, `.pt2` and TorchScript.
 
     input_ids       int64[batch, sequence]
     attention_mask  int64[batch, sequence]   ones, then zeros: right padding
@@ -12,6 +12,7 @@ result is then cleared.
 
 from __future__ import annotations
 
+import copy
 import logging
 import warnings
 from collections.abc import Mapping
@@ -22,6 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from export.packed_lstm import OnnxOrderedLstm, to_onnx_lstm
+from export.portable_lstm import PortableLstm, RunLayer
 from pipeline.encoder import PackedEncoder
 from pipeline.errors import ArtifactError
 
@@ -29,6 +31,7 @@ INPUTS = ("input_ids", "attention_mask")
 OUTPUTS = ("sentence_embedding", "token_embeddings")
 OPSET = 18  # onnxruntime's CUDA kernel for LSTM is registered for opsets 14 to 21
 IR_VERSION = 8  # the one of opset 18; what onnx writes by default is newer than many runtimes read
+_DYNAMIC = ({0: torch.export.Dim("batch"), 1: torch.export.Dim("sequence")},) * 2
 PROTOBUF_LIMIT = 2**31 - 2**20  # bytes; above it, weights go into a file beside the graph
 
 
@@ -58,7 +61,7 @@ class OnnxClientEncoder(ClientEncoder):
     """The same, with the LSTM as `packed_lstm` operators, which is what the ONNX exporter can follow."""
 
     def __init__(self, encoder: PackedEncoder) -> None:
-        super().__init__(encoder)
+        super().__init__(_without_lstm(encoder))
         self.lstm = OnnxOrderedLstm(encoder.lstm)
 
     def token_states(self, input_ids: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
@@ -68,34 +71,76 @@ class OnnxClientEncoder(ClientEncoder):
         return states.transpose(0, 1), last
 
 
+class PortableClientEncoder(ClientEncoder):
+    """The same without packing, with operators of PyTorch's own only."""
+
+    def __init__(self, encoder: PackedEncoder, run: RunLayer) -> None:
+        super().__init__(_without_lstm(encoder))
+        self.lstm = PortableLstm(encoder.lstm, run)
+
+    def token_states(self, input_ids: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """As `PackedEncoder.token_states`, but for states beyond a row's length, which are of no meaning."""
+        states, last = self.lstm(self.encoder.embedding(input_ids.t()), lengths)
+        return states.transpose(0, 1), last
+
+
+def _without_lstm(encoder: PackedEncoder) -> PackedEncoder:
+    """The same encoder, its weights shared, for those who bring the LSTM in another form."""
+    head = copy.copy(encoder)
+    head._modules = {name: module for name, module in encoder._modules.items() if name != "lstm"}
+    return head
+
+
 def example_inputs(vocab_size: int) -> tuple[Tensor, Tensor]:
     """Three rows of lengths 5, 2 and 3 in seven columns: int64[3, 7] twice."""
     input_ids = torch.arange(21).reshape(3, 7) % vocab_size
     return input_ids, (torch.arange(7) < torch.tensor([[5], [2], [3]])).long()
 
 
+def trace_to_program(model: ClientEncoder) -> torch.export.ExportedProgram:
+    """`torch.export`'s program of a model, batch and sequence dynamic; nothing of the tracing machine is in it."""
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore")
+        inputs = example_inputs(model.encoder.config.vocab_size)
+        program = torch.export.export(model.eval(), inputs, dynamic_shapes=_DYNAMIC)
+    for module in program.graph_module.modules():
+        if isinstance(module, torch.fx.GraphModule):
+            for node in module.graph.nodes:
+                node.meta.pop("stack_trace", None)
+    program.example_inputs = None
+    return program
+
+
+def save_program(program: torch.export.ExportedProgram, path: Path) -> None:
+    """Write a `.pt2` file."""
+    torch.export.save(program, path)
+
+
 def trace_to_onnx(encoder: PackedEncoder, metadata: Mapping[str, str]) -> onnx.ModelProto:
+    """The native graph of an encoder, see `program_to_onnx`."""
+    return program_to_onnx(trace_to_program(OnnxClientEncoder(encoder)), metadata)
+
+
+def program_to_onnx(program: torch.export.ExportedProgram, metadata: Mapping[str, str]) -> onnx.ModelProto:
     """The native graph: one ONNX LSTM a layer, with `sequence_lens`; batch and sequence dynamic.
 
     Args:
+        program: of an `OnnxClientEncoder`.
         metadata: written into the model's metadata.
 
     Raises:
         ArtifactError: the exporter refuses the encoder.
     """
-    batch, sequence = torch.export.Dim("batch"), torch.export.Dim("sequence")
-    shape = {0: batch, 1: sequence}
     try:
         with warnings.catch_warnings(), torch.no_grad(), _quiet("torch.onnx", "onnxscript", "onnx_ir"):
             warnings.simplefilter("ignore")  # of the exporter's own deprecations
-            program = torch.onnx.export(
-                OnnxClientEncoder(encoder).eval(),
-                example_inputs(encoder.config.vocab_size),
+            exported = torch.onnx.export(
+                program,
                 dynamo=True,
                 opset_version=OPSET,
                 input_names=INPUTS,
                 output_names=OUTPUTS,
-                dynamic_shapes=(shape, shape),
+                dynamic_shapes=_DYNAMIC,  # for the names of the dimensions
                 custom_translation_table={torch.ops.lengthwise.packed_lstm.default: to_onnx_lstm},
                 verbose=False,
             )
@@ -103,9 +148,9 @@ def trace_to_onnx(encoder: PackedEncoder, metadata: Mapping[str, str]) -> onnx.M
         raise ArtifactError(
             f"the ONNX exporter of PyTorch {torch.__version__} refuses the encoder ({error})"
         ) from error
-    if program is None:
+    if exported is None:
         raise ArtifactError(f"the ONNX exporter of PyTorch {torch.__version__} gave nothing back")
-    return _finished(program.model_proto, metadata)
+    return _finished(exported.model_proto, metadata)
 
 
 def save_onnx(model: onnx.ModelProto, path: Path) -> None:
@@ -116,12 +161,12 @@ def save_onnx(model: onnx.ModelProto, path: Path) -> None:
     onnx.checker.check_model(str(path), full_check=True)
 
 
-def trace_to_torchscript(encoder: PackedEncoder) -> torch.jit.ScriptModule:
-    """The same interface as TorchScript; what it computes follows batch, sequence and lengths of each call."""
+def trace_to_torchscript(model: ClientEncoder) -> torch.jit.ScriptModule:
+    """A model as TorchScript; what it computes follows batch, sequence and lengths of each call."""
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")  # torch.jit is deprecated, and the tracer warns of what validation checks
-        inputs = example_inputs(encoder.config.vocab_size)
-        return torch.jit.trace(ClientEncoder(encoder).eval(), inputs, check_trace=False)
+        inputs = example_inputs(model.encoder.config.vocab_size)
+        return torch.jit.trace(model.eval(), inputs, check_trace=False)
 
 
 def _finished(model: onnx.ModelProto, metadata: Mapping[str, str]) -> onnx.ModelProto:

@@ -55,7 +55,7 @@ def test_the_worked_example_comes_out_of_both_files(tmp_path: Path) -> None:
     case = Case("example", input_ids, np.array([3, 2, 5], np.int64))
     save_onnx(trace_to_onnx(encoder, {}), tmp_path / "model.onnx")
     assert_same(run(session_of(tmp_path / "model.onnx"), case), encoder, case)
-    trace_to_torchscript(encoder).save(str(tmp_path / "model.pt"))
+    trace_to_torchscript(ClientEncoder(encoder)).save(str(tmp_path / "model.pt"))
     assert_same(run_script(torch.jit.load(tmp_path / "model.pt"), case), encoder, case)
 
 
@@ -67,7 +67,7 @@ def test_every_configuration_is_the_same_function(
     shape = {"num_layers": layers, "bidirectional": bidirectional, "pooling": pooling}
     config = encoder_config(**shape, projection_dim=5 if full else None, normalize=full)
     encoder = seeded_encoder(config, 1)
-    model, script = trace_to_onnx(encoder, {}), trace_to_torchscript(encoder)
+    model, script = trace_to_onnx(encoder, {}), trace_to_torchscript(ClientEncoder(encoder))
     onnx.checker.check_model(model, full_check=True)
     assert Counter(operators(model))["LSTM"] == layers
     session = session_of(model)
