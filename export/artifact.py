@@ -23,8 +23,9 @@ from pipeline.errors import ArtifactError
 from pipeline.files import file_sha256, replace_folder, write_atomically
 
 MANIFEST_FILE, GOLDEN_FILE, CARD_FILE = "MANIFEST.json", "golden.safetensors", "README.md"
-VALIDATION_JSON, VALIDATION_MD = "validation.json", "validation.md"
-ONNX_FILE, TORCHSCRIPT_FILE = "onnx/model.onnx", "torchscript/model.pt"
+VALIDATION_JSON, VALIDATION_MD, VALIDATION_PNG = "validation.json", "validation.md", "validation.png"
+TORCHSCRIPT_FILE, TORCHSCRIPT_PORTABLE_FILE = "torchscript/model.pt", "torchscript/model_portable.pt"
+PROGRAM_FILE, PROGRAM_PORTABLE_FILE = "pt2/model.pt2", "pt2/model_portable.pt2"
 TOKENIZER_CONFIG_FILE, TOKENS_FILE = "tokenizer_config.json", "special_tokens_map.json"
 
 
@@ -93,12 +94,12 @@ class Artifact:
         except (OSError, SafetensorError, KeyError) as error:
             raise ArtifactError(f"{path}: cannot be read ({error}); export the model again") from error
 
-    def with_files(self, contents: Mapping[str, str]) -> Artifact:
-        """The artifact with some text files written or replaced, and its manifest to match; whole or not at all."""
+    def with_files(self, contents: Mapping[str, str | bytes]) -> Artifact:
+        """The artifact with some files written or replaced, and its manifest to match; whole or not at all."""
         with replace_folder(self.folder) as part:
             shutil.copytree(self.folder, part, copy_function=_link_or_copy, dirs_exist_ok=True)
-            for name, text in contents.items():
-                write_atomically(part / name, text.encode())
+            for name, content in contents.items():
+                write_atomically(part / name, content.encode() if isinstance(content, str) else content)
             manifest = {**self.manifest, "files": describe_files(part)}
             write_manifest(part, manifest)
         return Artifact(self.folder, manifest)

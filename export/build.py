@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -16,18 +17,34 @@ from export.artifact import (
     CARD_FILE,
     GOLDEN_FILE,
     MANIFEST_FILE,
-    ONNX_FILE,
+    PROGRAM_FILE,
+    PROGRAM_PORTABLE_FILE,
     TOKENIZER_CONFIG_FILE,
     TOKENS_FILE,
     TORCHSCRIPT_FILE,
+    TORCHSCRIPT_PORTABLE_FILE,
     Artifact,
     describe_files,
     write_manifest,
 )
 from export.card import model_card
 from export.cases import golden_case, one_row_at_a_time
+from export.portable_lstm import dense, scanned
+from export.rewrite import REWRITES
 from export.runtimes.registry import RUNTIMES
-from export.trace import OPSET, save_onnx, trace_to_onnx, trace_to_torchscript
+from export.trace import (
+    OPSET,
+    ClientEncoder,
+    OnnxClientEncoder,
+    PortableClientEncoder,
+    program_to_onnx,
+    save_onnx,
+    save_program,
+    save_torchscript,
+    trace_to_program,
+    trace_to_torchscript,
+)
+from export.variants import NATIVE, PORTABLE, VARIANTS
 from pipeline import __version__
 from pipeline.checkpoint import weights_fingerprint, write_checkpoint
 from pipeline.encoder import PackedEncoder
@@ -35,9 +52,16 @@ from pipeline.errors import ArtifactError
 from pipeline.files import replace_folder
 from pipeline.tokenizer import TextTokenizer
 
+_NO_LIMIT = 2**31 - 1  # tokens a text: the encoder has none, but fastembed opens no folder that names none
+
 
 def build_artifact(
-    encoder: PackedEncoder, tokenizer: TextTokenizer, output: str | Path, *, add_special_tokens: bool = True
+    encoder: PackedEncoder,
+    tokenizer: TextTokenizer,
+    output: str | Path,
+    *,
+    add_special_tokens: bool = True,
+    variants: Iterable[str] = tuple(VARIANTS),
 ) -> Artifact:
     """Export an encoder and its tokenizer into a folder, whole or not at all.
 
@@ -45,6 +69,8 @@ def build_artifact(
 
     Args:
         add_special_tokens: whether texts are encoded with the tokenizer's special tokens; recorded in the manifest.
+        variants: the graphs to write besides the native one, which always is; see `export.variants`. TorchScript and
+            `.pt2` come in a native and, with the variant of that name, a portable form.
 
     Raises:
         ArtifactError: the folder holds something else, or the encoder cannot be exported.
@@ -64,10 +90,7 @@ def build_artifact(
     with replace_folder(output) as part:
         write_checkpoint(part, encoder, tokenizer)
         _write_tokenizer_settings(part, encoder, tokenizer)
-        (part / ONNX_FILE).parent.mkdir()
-        save_onnx(trace_to_onnx(encoder, _metadata(encoder, weights)), part / ONNX_FILE)
-        (part / TORCHSCRIPT_FILE).parent.mkdir()
-        trace_to_torchscript(encoder).save(str(part / TORCHSCRIPT_FILE))
+        _write_graphs(part, encoder, _metadata(encoder, weights), set(variants))
         _write_golden(part, encoder)
         (part / CARD_FILE).write_text(model_card(encoder.config, part, add_special_tokens), encoding="utf-8")
         manifest = {
@@ -75,11 +98,29 @@ def build_artifact(
             "weights": weights,
             "add_special_tokens": add_special_tokens,
             "versions": versions,
+            "variants": {v.name: v.file for v in VARIANTS.values() if (part / v.file).exists()},
             "tolerances": {runtime.name: runtime.tolerance for runtime in RUNTIMES},
             "files": describe_files(part),
         }
         write_manifest(part, manifest)
     return Artifact(output, manifest)
+
+
+def _write_graphs(folder: Path, encoder: PackedEncoder, metadata: dict[str, str], variants: set[str]) -> None:
+    for name in {variant.file for variant in VARIANTS.values()} | {TORCHSCRIPT_FILE, PROGRAM_FILE}:
+        (folder / name).parent.mkdir(exist_ok=True)
+    program = trace_to_program(OnnxClientEncoder(encoder))
+    native = program_to_onnx(program, metadata)
+    save_onnx(native, folder / VARIANTS[NATIVE].file)
+    for variant in variants - {NATIVE}:
+        save_onnx(REWRITES[variant](native), folder / VARIANTS[variant].file)
+    save_program(program, folder / PROGRAM_FILE)
+    save_torchscript(trace_to_torchscript(ClientEncoder(encoder)), folder / TORCHSCRIPT_FILE)
+    if PORTABLE in variants:
+        save_program(trace_to_program(PortableClientEncoder(encoder, scanned)), folder / PROGRAM_PORTABLE_FILE)
+        save_torchscript(
+            trace_to_torchscript(PortableClientEncoder(encoder, dense)), folder / TORCHSCRIPT_PORTABLE_FILE
+        )
 
 
 def _metadata(encoder: PackedEncoder, weights: str) -> dict[str, str]:
@@ -95,6 +136,8 @@ def _metadata(encoder: PackedEncoder, weights: str) -> dict[str, str]:
         "lengthwise.vocab_size": str(config.vocab_size),
         "lengthwise.pad_token_id": str(config.pad_token_id),
         "lengthwise.trained": str(config.trained).lower(),
+        "lengthwise.variant": NATIVE,
+        "lengthwise.independent_of_batch": "true",
     }
 
 
@@ -105,6 +148,7 @@ def _write_tokenizer_settings(folder: Path, encoder: PackedEncoder, tokenizer: T
     settings = {
         "tokenizer_class": "PreTrainedTokenizerFast",
         "model_input_names": ["input_ids", "attention_mask"],
+        "model_max_length": _NO_LIMIT,
         "padding_side": "right",
         "truncation_side": "right",
         "clean_up_tokenization_spaces": False,

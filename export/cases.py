@@ -8,7 +8,7 @@ oracle computes every row alone, at its own length, where nothing can be shared.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -17,6 +17,8 @@ from numpy.typing import NDArray
 from pipeline.encoder import PackedEncoder
 from pipeline.tokens import TokenShard
 
+EVERY_ID, GOLDEN, TEXTS = "every id of the vocabulary", "golden vectors", "real texts"
+GOLDEN_CASE = "golden"
 GRID_BATCHES = (1, 2, 5, 17)
 _LONGEST = 24
 _SWEEP_BATCH, _SWEEP_LENGTH = 32, 64
@@ -30,11 +32,13 @@ class Case:
 
     Attributes:
         name: as it stands in the report.
+        group: what it varies, which other cases do too.
         input_ids: int64[batch, sequence], with random ids in the padding.
         lengths: int64[batch], from 0 to sequence.
     """
 
     name: str
+    group: str
     input_ids: NDArray[np.int64]
     lengths: NDArray[np.int64]
 
@@ -49,11 +53,11 @@ class Case:
         columns = min(sequence, self.input_ids.shape[1])
         real = self.attention_mask[:, :columns] == 1
         input_ids[:, :columns][real] = self.input_ids[:, :columns][real]
-        return Case(self.name, input_ids, self.lengths)
+        return replace(self, input_ids=input_ids)
 
     def rows(self, order: NDArray[np.integer]) -> Case:
         """The rows of these numbers, in this order."""
-        return Case(self.name, self.input_ids[order], self.lengths[order])
+        return replace(self, input_ids=self.input_ids[order], lengths=self.lengths[order])
 
 
 @dataclass(frozen=True)
@@ -84,7 +88,7 @@ def grid_cases(vocab_size: int, seed: int = 0) -> Iterator[Case]:
         for name, values in lengths.items():
             sequence = max(int(values.max()), 1) + (9 if "axis longer" in name else 0)
             input_ids = rng.integers(vocab_size, size=(batch, sequence))
-            yield Case(f"{batch} x {name}", input_ids, values.astype(np.int64))
+            yield Case(f"{batch} x {name}", name, input_ids, values.astype(np.int64))
 
 
 def vocabulary_cases(vocab_size: int) -> Iterator[Case]:
@@ -94,14 +98,14 @@ def vocabulary_cases(vocab_size: int) -> Iterator[Case]:
         ids = np.arange(start, min(start + step, vocab_size), dtype=np.int64)
         lengths = np.minimum(_SWEEP_LENGTH, len(ids) - np.arange(0, len(ids), _SWEEP_LENGTH))
         input_ids = np.resize(ids, (len(lengths), _SWEEP_LENGTH))
-        yield Case(f"ids {start} to {ids[-1]}", input_ids, lengths.astype(np.int64))
+        yield Case(f"ids {start} to {ids[-1]}", EVERY_ID, input_ids, lengths.astype(np.int64))
 
 
 def golden_case(vocab_size: int) -> Case:
     """Sixteen rows of 1 to 64 tokens, the inputs of an artifact's golden vectors."""
     rng = np.random.default_rng(1)
     lengths = np.array(_GOLDEN_LENGTHS, np.int64)
-    return Case("golden", rng.integers(vocab_size, size=(len(lengths), int(lengths.max()))), lengths)
+    return Case(GOLDEN_CASE, GOLDEN, rng.integers(vocab_size, size=(len(lengths), int(lengths.max()))), lengths)
 
 
 def text_cases(tokens: TokenShard, vocab_size: int) -> Iterator[Case]:
@@ -111,7 +115,7 @@ def text_cases(tokens: TokenShard, vocab_size: int) -> Iterator[Case]:
         rows = np.arange(start, min(start + _TEXT_BATCH, len(tokens)), dtype=np.int64)
         input_ids, lengths = tokens.gather(rows, pad_id=0)
         name = f"texts {start} to {start + len(rows) - 1}"
-        yield Case(name, input_ids, lengths).padded_to(max(1, input_ids.shape[1]), vocab_size, rng)
+        yield Case(name, TEXTS, input_ids, lengths).padded_to(max(1, input_ids.shape[1]), vocab_size, rng)
 
 
 def one_row_at_a_time(encoder: PackedEncoder, case: Case) -> Oracle:

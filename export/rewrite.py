@@ -20,7 +20,7 @@ Notable decisions:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import NamedTuple
 
@@ -96,7 +96,7 @@ class _Lstm(NamedTuple):
     @property
     def name(self) -> str:
         """The path of its weights in the encoder, such as `lstm.layers.0`."""
-        return str(self.node.inputs[1].name).rpartition(".")[0]  # type: ignore[union-attr]  # never left out
+        return str(_given(self.node.inputs[1]).name).rpartition(".")[0]
 
 
 class _Tape(Tape):
@@ -115,9 +115,7 @@ class _Tape(Tape):
 States = tuple[ir.Value, ir.Value]  # float[sequence, directions, batch, hidden] and float[directions, batch, hidden]
 
 
-def _rewritten(
-    native: onnx.ModelProto, variant: str, translate: Callable[[_Tape, _Lstm], States]
-) -> onnx.ModelProto:
+def _rewritten(native: onnx.ModelProto, variant: str, translate: Callable[[_Tape, _Lstm], States]) -> onnx.ModelProto:
     """The graph with each of its LSTM nodes translated."""
     model = ir.from_proto(native)
     graph = model.graph
@@ -141,17 +139,25 @@ def _rewritten(
 
 
 def _read(node: ir.Node) -> _Lstm:
-    x, lengths = node.inputs[0], node.inputs[4]
-    assert x is not None and lengths is not None, "the native graph gives each LSTM its input and lengths"  # noqa: S101
+    x, weight, recurrence, bias, lengths = (_given(value) for value in node.inputs[:5])
     gather = x.producer()
     table = ids = None
     if gather is not None and gather.op_type == "Gather":
-        table, ids = _constant(gather.inputs[0]), gather.inputs[1]
-    return _Lstm(node, x, lengths, *(_constant(value) for value in node.inputs[1:4]), table, ids)
+        table, ids = _constant(_given(gather.inputs[0])), gather.inputs[1]
+    return _Lstm(node, x, lengths, _constant(weight), _constant(recurrence), _constant(bias), table, ids)
 
 
-def _constant(value: ir.Value | None) -> NDArray[np.float32]:
-    assert value is not None and value.const_value is not None, "the native graph keeps weights as initializers"  # noqa: S101
+def _given(value: ir.Value | None) -> ir.Value:
+    if value is None:
+        raise ValueError("an LSTM lacks an input that the native graph has; rewrite the native graph only")
+    return value
+
+
+def _constant(value: ir.Value) -> NDArray[np.float32]:
+    if value.const_value is None:
+        raise ValueError(
+            f"{value.name} is computed, but is a weight in the native graph; rewrite the native graph only"
+        )
     return value.const_value.numpy()
 
 
@@ -211,8 +217,12 @@ def _half_lstm(tape: _Tape, lstm: _Lstm) -> States:
         x = tape.op("Gather", [tape.weight("embedding.fp16", lstm.table.astype(np.float16)), lstm.ids])
     parts = zip("WRB", (lstm.weight, lstm.recurrence, lstm.bias), strict=True)
     weights = [tape.weight(f"{lstm.name}.{letter}.fp16", values.astype(np.float16)) for letter, values in parts]
-    attributes = {"hidden_size": lstm.hidden, "direction": lstm.direction}
-    states, last, _ = tape.op_multi_out("LSTM", [x, *weights, lstm.lengths], attributes, num_outputs=3)
+    states, last, _ = tape.op_multi_out(
+        "LSTM",
+        [x, *weights, lstm.lengths],
+        {"hidden_size": lstm.hidden, "direction": lstm.direction},
+        num_outputs=3,
+    )
     return tape.op("Cast", [states], {"to": ir.DataType.FLOAT}), tape.op("Cast", [last], {"to": ir.DataType.FLOAT})
 
 
@@ -243,7 +253,7 @@ class _Grid(NamedTuple):
 
 def _dynamic_int8_lstm(tape: _Tape, lstm: _Lstm) -> States:
     x, _ = _int8_input(tape, lstm)
-    return _quantized_lstm(tape, lstm, x, lstm.weight, lstm.recurrence, lstm.bias, [])
+    return _quantized_lstm(tape, lstm, x, lstm.weight, lstm.recurrence, lstm.bias)
 
 
 def _fixed_int8_lstm(tape: _Tape, lstm: _Lstm) -> States:
@@ -286,7 +296,7 @@ def _quantized_lstm(
     weight: NDArray[np.float32],
     recurrence: NDArray[np.float32],
     bias: NDArray[np.float32],
-    initial: list[ir.Value],
+    initial: Sequence[ir.Value | None] = (None, None),
 ) -> States:
     """https://github.com/microsoft/onnxruntime/blob/main/docs/ContribOperators.md#com.microsoft.DynamicQuantizeLSTM"""
     matrices, parameters = [], []
@@ -295,7 +305,7 @@ def _quantized_lstm(
         matrices.append(tape.weight(f"{lstm.name}.{letter}.int8", np.ascontiguousarray(quantized.transpose(0, 2, 1))))
         parameters.append(tape.weight(f"{lstm.name}.{letter}.scale", scale))
         parameters.append(tape.weight(f"{lstm.name}.{letter}.zero_point", np.zeros(scale.shape, np.int8)))
-    inputs = [x, *matrices, tape.weight(f"{lstm.name}.B.float", bias), lstm.lengths, *(initial or [None, None]), None]
+    inputs = [x, *matrices, tape.weight(f"{lstm.name}.B.float", bias), lstm.lengths, *initial, None]
     states, last, _ = tape.op_multi_out(
         "DynamicQuantizeLSTM",
         [*inputs, *parameters],

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import copy
 import logging
+import tempfile
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -32,6 +33,7 @@ OUTPUTS = ("sentence_embedding", "token_embeddings")
 OPSET = 18  # onnxruntime's CUDA kernel for LSTM is registered for opsets 14 to 21
 IR_VERSION = 8  # the one of opset 18; what onnx writes by default is newer than many runtimes read
 _DYNAMIC = ({0: torch.export.Dim("batch"), 1: torch.export.Dim("sequence")},) * 2
+_NOT_COPIED = (".debug_pkl", "version", "serialization_id")  # the last two are the writer's own
 PROTOBUF_LIMIT = 2**31 - 2**20  # bytes; above it, weights go into a file beside the graph
 
 
@@ -167,6 +169,19 @@ def trace_to_torchscript(model: ClientEncoder) -> torch.jit.ScriptModule:
         warnings.simplefilter("ignore")  # torch.jit is deprecated, and the tracer warns of what validation checks
         inputs = example_inputs(model.encoder.config.vocab_size)
         return torch.jit.trace(model.eval(), inputs, check_trace=False)
+
+
+def save_torchscript(script: torch.jit.ScriptModule, path: Path) -> None:
+    """Write a file without the records that say where on the tracing machine each line of source was."""
+    with tempfile.TemporaryDirectory(dir=path.parent) as scratch:
+        whole = Path(scratch) / path.name
+        script.save(str(whole))
+        reader, writer = torch._C.PyTorchFileReader(str(whole)), torch._C.PyTorchFileWriter(str(path))
+        for name in reader.get_all_records():
+            if not name.endswith(_NOT_COPIED):
+                record = reader.get_record(name)
+                writer.write_record(name, record, len(record))
+        writer.write_end_of_file()
 
 
 def _finished(model: onnx.ModelProto, metadata: Mapping[str, str]) -> onnx.ModelProto:

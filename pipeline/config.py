@@ -24,6 +24,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationIn
 from pipeline.errors import CheckpointError, ConfigError
 
 Precision = Literal["fp32", "bf16", "fp16"]
+Variant = Literal["native", "portable", "fp16", "int8", "int8_dynamic"]  # see export.variants
 Pooling = Literal["last", "mean", "max", "sum"]
 TokenizerModel = Literal["wordpiece", "bpe", "byte_bpe", "unigram", "wordlevel", "char"]
 Normalizer = Literal["nfc", "nfd", "nfkc", "nfkd", "lowercase", "strip", "strip_accents", "bert"]
@@ -184,12 +185,22 @@ class EncodeSettings(Settings):
         "torch", description="what runs it: PyTorch, or onnxruntime on the artifact at export.output"
     )
     precision: Precision = Field("fp32", description="what PyTorch computes in: fp32, bf16, or on a GPU fp16")
+    variant: Variant | None = Field(
+        None, description="the artifact's graph under engine onnx; the one that validation recommends if null"
+    )
+
+    @field_validator("variant")
+    @classmethod
+    def _only_artifacts_have_graphs(cls, variant: str | None, info: ValidationInfo) -> str | None:
+        if variant is not None and info.data.get("engine", "onnx") != "onnx":
+            raise ValueError(f"is {variant!r}, but only the engine onnx runs a graph; set encode.engine to onnx")
+        return variant
 
     @field_validator("precision")
     @classmethod
     def _graphs_have_their_own_precision(cls, precision: str, info: ValidationInfo) -> str:
         if precision != "fp32" and info.data.get("engine") == "onnx":
-            raise ValueError(f"is {precision!r}, but a graph has a precision of its own; leave it out")
+            raise ValueError(f"is {precision!r}, but a graph has a precision of its own; set encode.variant instead")
         return precision
 
 
@@ -197,6 +208,10 @@ class ExportSettings(Settings):
     """What `export_model` writes."""
 
     output: str = Field("artifact", description="the artifact folder")
+    variants: Annotated[tuple[Variant, ...], Field(strict=False)] = Field(
+        ("native", "portable", "fp16", "int8", "int8_dynamic"),
+        description="the graphs to write; the native one always is",
+    )
 
 
 class RunConfig(Settings):

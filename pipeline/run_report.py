@@ -121,8 +121,9 @@ def precision_sentence(run: RunConfig, report: EncodeReport) -> str:
     """How far a lower precision is from float32; empty for float32 itself."""
     if report.max_deviation is None:
         return ""
+    precision = run.encode.variant or run.encode.precision
     return (
-        f"{run.encode.precision}: at most {report.max_deviation:.1e} from float32 on sampled rows,"
+        f"{precision}: at most {report.max_deviation:.1e} from float32 on sampled rows,"
         f" cosine at least {report.min_cosine:.6f}"
     )
 

@@ -47,7 +47,7 @@ def open_onnx(run: RunConfig) -> tuple[Engine, TextTokenizer, str]:
     from pipeline.tokenizer import load_run_tokenizer
 
     artifact = Artifact.open(run.export.output)
-    engine = OnnxEngine(artifact, run.encode.device)
+    engine = OnnxEngine(artifact, run.encode.device, variant=run.encode.variant)
     return engine, load_run_tokenizer(run, artifact.folder, engine.config), engine.weights
 
 

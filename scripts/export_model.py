@@ -21,7 +21,11 @@ def export(run: RunConfig) -> Artifact:
 
     encoder, tokenizer = load_run_model(run)
     artifact = build_artifact(
-        encoder, tokenizer, run.export.output, add_special_tokens=run.tokenizer.add_special_tokens
+        encoder,
+        tokenizer,
+        run.export.output,
+        add_special_tokens=run.tokenizer.add_special_tokens,
+        variants=run.export.variants,
     )
     return artifact.with_files({"run.yaml": run.to_yaml()})
 

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import json
+import shutil
+import subprocess
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
+import torch
 from tokenizers import Tokenizer
 
 from conftest import TEXTS
 from export import build
 from export.artifact import Artifact
 from export.build import build_artifact
+from export.runtimes.javascript import DRIVER
 from export.trace import OPSET
 from pipeline.checkpoint import load_checkpoint, weights_fingerprint
 from pipeline.config import EncoderConfig, TokenizerTraining
@@ -33,13 +38,43 @@ FILES = {
     "tokenizer_config.json",
     "special_tokens_map.json",
     "onnx/model.onnx",
+    "onnx/model_portable.onnx",
+    "onnx/model_fp16.onnx",
+    "onnx/model_int8.onnx",
+    "onnx/model_int8_dynamic.onnx",
     "torchscript/model.pt",
+    "torchscript/model_portable.pt",
+    "pt2/model.pt2",
+    "pt2/model_portable.pt2",
     "golden.safetensors",
 }
 
 
 def test_it_holds_the_files_of_the_contract(artifact_folder: Path) -> None:
     assert set(Artifact.open(artifact_folder).manifest["files"]) == FILES
+
+
+def test_it_holds_the_graphs_that_were_asked_for_and_the_native_one(
+    tmp_path: Path, tokenizer: TextTokenizer, encoder_config: Callable[..., EncoderConfig]
+) -> None:
+    artifact = build_artifact(seeded_encoder(encoder_config(), 0), tokenizer, tmp_path / "a", variants=("int8",))
+    models = {name for name in artifact.manifest["files"] if "/" in name}
+    assert models == {"onnx/model.onnx", "onnx/model_int8.onnx", "torchscript/model.pt", "pt2/model.pt2"}
+    assert artifact.manifest["variants"] == {"native": "onnx/model.onnx", "int8": "onnx/model_int8.onnx"}
+    card = (artifact.folder / "README.md").read_text()
+    assert "model_int8.onnx" in card
+    assert "OpenVINO" not in card
+
+
+def test_nothing_of_the_building_machine_is_in_a_file(artifact_folder: Path) -> None:
+    here = str(Path(build.__file__).parents[1]).encode()
+    for name in FILES:
+        path = artifact_folder / name
+        parts = [path.read_bytes()]
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as archive:
+                parts = [archive.read(part) for part in archive.namelist()]
+        assert not any(here in part for part in parts), name
 
 
 def test_it_is_a_checkpoint_too(artifact_folder: Path, tokenizer: TextTokenizer) -> None:
@@ -80,14 +115,50 @@ def test_the_cards_code_gives_the_vectors_of_batch_encoding(
     tokenizer = train_tokenizer(TEXTS, words)
     encoder = seeded_encoder(encoder_config(vocab_size=tokenizer.vocab_size), 0)
     artifact_folder = tmp_path / "artifact"
-    build_artifact(encoder, tokenizer, artifact_folder, add_special_tokens=special)
-    code = (artifact_folder / "README.md").read_text().split("```python\n")[1].split("```")[0]
+    build_artifact(encoder, tokenizer, artifact_folder, add_special_tokens=special, variants=())
+    blocks = (artifact_folder / "README.md").read_text().split("```python\n")[1:]
+    with_us, alone = (block.split("```")[0] for block in blocks[:2])
     monkeypatch.chdir(artifact_folder)
-    names: dict[str, np.ndarray] = {}
-    exec(code.replace("a short text", TEXTS[0]).replace("another text, which is longer", TEXTS[3]), names)
     tokens = tokenize_texts([TEXTS[0], TEXTS[3]], tokenizer, add_special_tokens=special)
     right, _ = encode_tokens(tokens, TorchEngine(encoder))
-    np.testing.assert_allclose(names["vectors"], right, atol=1e-6, rtol=0)
+    for code in (with_us, alone):
+        names: dict[str, np.ndarray] = {}
+        exec(code.replace("a short text", TEXTS[0]).replace("another text, which is longer", TEXTS[3]), names)
+        np.testing.assert_allclose(names["vectors"], right, atol=1e-6, rtol=0)
+
+
+def vectors_of_ids(artifact_folder: Path) -> np.ndarray:
+    """What PyTorch says of the ids in the card's code."""
+    encoder, _ = load_checkpoint(artifact_folder)
+    with torch.inference_mode():
+        return encoder(torch.tensor([[5, 6, 7], [5, 6, 0]]), torch.tensor([3, 2])).numpy()
+
+
+@pytest.mark.parametrize("library", ["openvino", "torch"])
+def test_the_cards_code_for_other_runtimes_gives_the_same(
+    library: str, artifact_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip(library, reason=f"the card's code for {library} was not run: it is not installed")
+    blocks = [block.split("```")[0] for block in (artifact_folder / "README.md").read_text().split("```python\n")]
+    code = next(block for block in blocks if f"import {library}\n" in block)
+    monkeypatch.chdir(artifact_folder)
+    names: dict[str, np.ndarray] = {}
+    exec(code, names)
+    np.testing.assert_allclose(names["vectors"], vectors_of_ids(artifact_folder), atol=1e-6, rtol=0)
+
+
+def test_the_cards_code_for_node_gives_the_same(artifact_folder: Path) -> None:
+    node, packages = shutil.which("node"), DRIVER / "node_modules"
+    if node is None or not packages.is_dir():
+        pytest.skip("the card's code for Node was not run: run make runtimes")
+    code = (artifact_folder / "README.md").read_text().split("```javascript\n")[1].split("```")[0]
+    (artifact_folder / "example.mjs").write_text(code)
+    (artifact_folder / "node_modules").symlink_to(packages)
+    done = subprocess.run([node, "example.mjs"], cwd=artifact_folder, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    right = vectors_of_ids(artifact_folder)
+    np.testing.assert_allclose(np.reshape(found["data"], found["dims"]), right, atol=1e-6, rtol=0)
 
 
 def test_the_tokenizer_file_opens_without_us(artifact_folder: Path, tokenizer: TextTokenizer) -> None:
@@ -101,7 +172,7 @@ def test_building_twice_gives_the_same_vectors_and_graph(
     encoder = seeded_encoder(encoder_config(), 0)
     first = build_artifact(encoder, tokenizer, tmp_path / "a").manifest["files"]
     again = build_artifact(encoder, tokenizer, tmp_path / "a").manifest["files"]
-    same = FILES - {"torchscript/model.pt"}
+    same = {name for name in FILES if not name.startswith(("torchscript/", "pt2/"))}
     assert {name: first[name] for name in same} == {name: again[name] for name in same}
 
 

@@ -45,7 +45,7 @@ def test_padding_holds_other_ids_than_zero() -> None:
 
 @given(sequence=st.integers(5, 12), seed=st.integers(0, 9))
 def test_padding_keeps_the_rows_and_changes_what_is_beyond_them(sequence: int, seed: int) -> None:
-    case = Case("case", np.arange(10, 25).reshape(3, 5), np.array([2, 5, 0]))
+    case = Case("case", "group", np.arange(10, 25).reshape(3, 5), np.array([2, 5, 0]))
     other = case.padded_to(sequence, 1_000_000, np.random.default_rng(seed))
     assert other.input_ids.shape == (3, sequence)
     assert other.input_ids[0, :2].tolist() == [10, 11]
@@ -57,7 +57,7 @@ def test_the_oracle_never_sees_padding_or_another_row(encoder_config: Callable[.
     encoder = seeded_encoder(encoder_config(bidirectional=True), 0)
     seen: list[tuple[int, ...]] = []
     encoder.embedding.register_forward_hook(lambda _, given, out: seen.append(tuple(given[0].tolist())))
-    case = Case("case", np.array([[2, 3, 9], [4, 9, 9], [9, 9, 9]]), np.array([2, 1, 0]))
+    case = Case("case", "group", np.array([[2, 3, 9], [4, 9, 9], [9, 9, 9]]), np.array([2, 1, 0]))
     oracle = one_row_at_a_time(encoder, case)
     assert set(seen) == {(2, 3), (4,)}
     assert (oracle.vectors[2] == 0).all()

@@ -313,7 +313,12 @@ def test_an_export_is_validated_and_a_broken_one_fails(trained: Path, tmp_path: 
     assert f"--texts {trained} --set 'export.output={folder}'" in exported.stdout
     validated = invoke("validate_export", folder, "--texts", trained, "--rows", "4")
     assert validated.exit_code == 0, validated.stderr
-    assert "passed      onnxruntime cpu: largest difference" in validated.stdout
+    assert "passed      onnxruntime cpu: native ✓ " in validated.stdout
+    assert "portable ✓ " in validated.stdout
+    assert "use native" in validated.stdout
+    assert (folder / "validation.png").read_bytes().startswith(b"\x89PNG")
+    assert "](validation.png)" in (folder / "validation.md").read_text()
+    assert "## Speed" in (folder / "validation.md").read_text()
     assert json.loads((folder / "validation.json").read_text())["passed"] is True
     assert "| onnxruntime cpu |" in (folder / "README.md").read_text()
 
@@ -325,9 +330,21 @@ def test_an_export_is_validated_and_a_broken_one_fails(trained: Path, tmp_path: 
     write_manifest(folder, {**manifest, "files": describe_files(folder)})
     validated = invoke("validate_export", folder)
     assert validated.exit_code == 1
-    assert "failed      onnxruntime cpu" in validated.stdout
+    assert "failed      onnxruntime cpu: native ✗ " in validated.stdout
+    assert "use portable" in validated.stdout
+    assert "failed      onnxruntime cpu, native: " in validated.stdout
     assert "passed      torchscript" in validated.stdout
     assert json.loads((folder / "validation.json").read_text())["passed"] is False
+
+
+def test_only_the_runtimes_that_were_named_are_judged(artifact_folder: Path, invoke: Invoke) -> None:
+    result = invoke("validate_export", artifact_folder, "--runtimes", "torchscript, onnxruntime cpu")
+    assert result.exit_code == 0, result.stderr
+    record = json.loads((artifact_folder / "validation.json").read_text())
+    assert {verdict["runtime"] for verdict in record["verdicts"]} == {"torchscript", "onnxruntime cpu"}
+    unknown = invoke("validate_export", artifact_folder, "--runtimes", "tflite")
+    assert unknown.exit_code == 2
+    assert "'tflite': no such runtime; there are pytorch (packed batches), " in unknown.stderr
 
 
 def test_a_setting_without_a_run_to_change_is_refused(tmp_path: Path, invoke: Invoke) -> None:

@@ -3,16 +3,37 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from export.variants import VARIANTS, Variant
+
 Outputs = tuple[NDArray[np.float32], NDArray[np.float32]]
+OUTPUT_NAMES = ["sentence_embedding", "token_embeddings"]
+ONNX_FILES: Mapping[str, str] = MappingProxyType({name: variant.file for name, variant in VARIANTS.items()})
 
 
 class NotRunnable(Exception):
     """This runtime cannot run here; the message says why, and how it could. It is no failure of the export."""
+
+
+class Tolerances(NamedTuple):
+    """What passes.
+
+    Attributes:
+        difference: the largest difference from PyTorch in float32.
+        batch: the largest difference between a row's vectors in two batches.
+        cosine: the smallest cosine of a vector to PyTorch's.
+    """
+
+    difference: float
+    batch: float
+    cosine: float
 
 
 class Runtime(ABC):
@@ -20,18 +41,24 @@ class Runtime(ABC):
 
     Attributes:
         name: as it stands in the report.
-        file: the artifact's file that it loads.
-        tolerance: the largest difference from PyTorch that passes, absolute for values of at most 1 and relative
-            to a row's largest value above that.
+        tolerance: the largest difference from PyTorch that passes in float32, absolute for values of at most 1 and
+            relative to a row's largest value above that.
+        files: by variant, the file of the artifact that it loads.
+        optional: whether it needs an installation of its own.
+        reads_lengths: whether it does what `sequence_lens` of an ONNX LSTM says.
+        contrib: whether it has onnxruntime's own operators.
     """
 
     name: str
-    file: str
-    tolerance: float
+    tolerance: float = 1e-6
+    files: Mapping[str, str] = ONNX_FILES
+    optional = False
+    reads_lengths = True
+    contrib = True
 
     @abstractmethod
-    def load(self, artifact: Path) -> None:
-        """Load the file.
+    def load(self, path: Path) -> None:
+        """Load a file.
 
         Raises:
             NotRunnable: the runtime, or the hardware it needs, is not there.
@@ -44,3 +71,21 @@ class Runtime(ABC):
     @abstractmethod
     def describe(self) -> dict[str, str]:
         """Versions, and what proves that it ran where it says."""
+
+    def close(self) -> None:
+        """Let go of what `load` started; also after a failure."""
+        return
+
+    def tolerances(self, variant: Variant) -> Tolerances:
+        """What passes with a variant. Its precision moves vectors, and must not move them with the batch."""
+        return Tolerances(max(variant.difference, self.tolerance), self.tolerance, variant.cosine)
+
+
+def check_output_names(names: list[str]) -> None:
+    """Refuse a graph whose outputs clients would take for one another.
+
+    Raises:
+        ValueError: they are not sentence_embedding and token_embeddings in this order.
+    """
+    if names != OUTPUT_NAMES:
+        raise ValueError(f"the outputs are {names}, not {OUTPUT_NAMES} in this order")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 import torch
@@ -10,7 +11,8 @@ from numpy.typing import NDArray
 
 from export.runtimes.base import Outputs, Runtime
 from export.trace import ClientEncoder
-from pipeline.checkpoint import load_encoder
+from export.variants import NATIVE
+from pipeline.checkpoint import WEIGHTS_FILE, load_encoder
 from pipeline.stepwise import StepwiseEncoder
 
 
@@ -18,11 +20,10 @@ class PyTorchEager(Runtime):
     """Batches through the packed encoder, against its own rows one at a time."""
 
     name = "pytorch (packed batches)"
-    file = "model.safetensors"
-    tolerance = 1e-6
+    files = MappingProxyType({NATIVE: WEIGHTS_FILE})
 
-    def load(self, artifact: Path) -> None:
-        self._model: torch.nn.Module = ClientEncoder(load_encoder(artifact)).eval()
+    def load(self, path: Path) -> None:
+        self._model: torch.nn.Module = ClientEncoder(load_encoder(path.parent)).eval()
 
     def run(self, input_ids: NDArray[np.int64], attention_mask: NDArray[np.int64]) -> Outputs:
         with torch.inference_mode():
@@ -38,9 +39,9 @@ class PyTorchStepwise(PyTorchEager):
 
     name = "pytorch (step-wise)"
 
-    def load(self, artifact: Path) -> None:
-        super().load(artifact)
-        self._stepwise = StepwiseEncoder(load_encoder(artifact))
+    def load(self, path: Path) -> None:
+        super().load(path)
+        self._stepwise = StepwiseEncoder(load_encoder(path.parent))
 
     def run(self, input_ids: NDArray[np.int64], attention_mask: NDArray[np.int64]) -> Outputs:
         _, states = super().run(input_ids, attention_mask)

@@ -1,22 +1,25 @@
-"""TorchScript: the traced file, loaded without any code of ours."""
+"""TorchScript: traced files, loaded without any code of ours."""
 
 from __future__ import annotations
 
 import warnings
 from pathlib import Path
+from types import MappingProxyType
 
 import torch
 
+from export.artifact import TORCHSCRIPT_FILE, TORCHSCRIPT_PORTABLE_FILE
 from export.runtimes.pytorch import PyTorchEager
+from export.variants import NATIVE, PORTABLE
 
 
 class TorchScript(PyTorchEager):
-    """`torch.jit.load` of the traced file, on the CPU."""
+    """`torch.jit.load` of a traced file, on the CPU."""
 
     name = "torchscript"
-    file = "torchscript/model.pt"
+    files = MappingProxyType({NATIVE: TORCHSCRIPT_FILE, PORTABLE: TORCHSCRIPT_PORTABLE_FILE})
 
-    def load(self, artifact: Path) -> None:
+    def load(self, path: Path) -> None:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)
-            self._model = torch.jit.load(artifact / self.file, map_location="cpu")
+            self._model = torch.jit.load(path, map_location="cpu")

@@ -1,0 +1,263 @@
+"""onnxruntime's JavaScript builds: onnxruntime-node in a Node process, onnxruntime-web (WebAssembly) in a browser.
+
+Batches go out and arrays come back as bytes (`javascript_driver/session.mjs` describes them): to Node through its
+standard input and output, to the browser over HTTP on this machine. The browser is any Chromium, without a window.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import queue
+import shutil
+import struct
+import subprocess
+import tempfile
+import threading
+import time
+from abc import abstractmethod
+from collections.abc import Mapping
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from types import MappingProxyType
+from typing import IO, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from export.runtimes.base import NotRunnable, Outputs, Runtime, check_output_names
+
+DRIVER = Path(__file__).with_name("javascript_driver")
+_PACKAGES = DRIVER / "node_modules"
+_BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
+_BROWSER_VARIABLE = "LENGTHWISE_BROWSER"
+_BROWSER_OPTIONS = (
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+)
+_START_SECONDS = 120.0
+_ANSWER_SECONDS = 300.0
+_TYPES: Mapping[str, str] = MappingProxyType({"float32": "<f4", "int64": "<i8", "float64": "<f8"})
+
+
+class _JavaScriptRuntime(Runtime):
+    optional = True
+
+    def load(self, path: Path) -> None:
+        self._start(path)
+        record, _ = _decode(self._receive(_START_SECONDS))
+        check_output_names(record["outputs"])
+        self._versions: dict[str, str] = record["versions"]
+
+    def run(self, input_ids: NDArray[np.int64], attention_mask: NDArray[np.int64]) -> Outputs:
+        header = struct.pack("<II", *input_ids.shape)
+        self._send(header + np.ascontiguousarray(input_ids).tobytes() + np.ascontiguousarray(attention_mask).tobytes())
+        _, (vectors, states) = _decode(self._receive(_ANSWER_SECONDS))
+        return vectors, states
+
+    def describe(self) -> dict[str, str]:
+        return self._versions
+
+    @abstractmethod
+    def _start(self, path: Path) -> None:
+        """Start loading a model; the first answer says how that went."""
+
+    @abstractmethod
+    def _send(self, request: bytes) -> None:
+        """Send a batch."""
+
+    @abstractmethod
+    def _receive(self, seconds: float) -> bytes:
+        """The next answer, waited for that long."""
+
+
+class OnnxRuntimeNode(_JavaScriptRuntime):
+    """onnxruntime-node, on the CPU."""
+
+    name = "onnxruntime-node"
+    _process: subprocess.Popen[bytes] | None = None
+
+    def _start(self, path: Path) -> None:
+        node = _installed("onnxruntime-node", "node", shutil.which("node"))
+        self._errors = tempfile.TemporaryFile()  # noqa: SIM115  # closed with the process
+        command = [node, str(DRIVER / "node.mjs"), str(path.resolve())]
+        self._process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors, cwd=DRIVER
+        )
+
+    def _send(self, request: bytes) -> None:
+        stdin = _pipe(self._process, "stdin")
+        try:
+            stdin.write(struct.pack("<I", len(request)) + request)
+            stdin.flush()
+        except BrokenPipeError:
+            raise RuntimeError(self._last_words()) from None
+
+    def _receive(self, seconds: float) -> bytes:
+        timer = threading.Timer(seconds, self._process.kill)  # type: ignore[union-attr]  # started
+        timer.start()
+        try:
+            return self._read(struct.unpack("<I", self._read(4))[0])
+        finally:
+            timer.cancel()
+
+    def _read(self, size: int) -> bytes:
+        data = _pipe(self._process, "stdout").read(size)
+        if len(data) < size:
+            raise RuntimeError(self._last_words())
+        return data
+
+    def _last_words(self) -> str:
+        """Why the process is gone."""
+        self._errors.seek(0)
+        words = self._errors.read().decode(errors="replace").strip()
+        return f"node ended: {words[-300:] or 'it was killed, or took too long'}"
+
+    def close(self) -> None:
+        if self._process is not None:
+            self._process.kill()
+            self._process.communicate()
+            self._errors.close()
+            self._process = None
+
+
+class OnnxRuntimeWeb(_JavaScriptRuntime):
+    """onnxruntime-web's WebAssembly build, on one thread, in a Chromium without a window."""
+
+    name = "onnxruntime-web (wasm)"
+    _browser: subprocess.Popen[bytes] | None = None
+
+    def _start(self, path: Path) -> None:
+        named = os.environ.get(_BROWSER_VARIABLE)
+        browser = named or next(filter(None, map(shutil.which, _BROWSERS)), None)
+        program = _installed("onnxruntime-web", "a Chromium or Chrome", browser)
+        self._server = _Server(path)
+        self._profile = tempfile.mkdtemp(prefix="lengthwise-browser-")
+        address = f"http://127.0.0.1:{self._server.server_port}/"
+        command = [program, *_BROWSER_OPTIONS, f"--user-data-dir={self._profile}", address]
+        try:
+            self._browser = subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, process_group=0
+            )
+        except OSError as error:
+            self._let_go()
+            raise NotRunnable(f"{program} cannot be started ({error}); see {_BROWSER_VARIABLE}") from error
+
+    def _send(self, request: bytes) -> None:
+        self._server.requests.put(request)
+
+    def _receive(self, seconds: float) -> bytes:
+        give_up = time.monotonic() + seconds
+        while time.monotonic() < give_up:
+            with contextlib.suppress(queue.Empty):
+                return self._server.answers.get(timeout=1)
+            if self._browser is None or self._browser.poll() is not None:
+                raise RuntimeError("the browser ended without an answer")
+        raise RuntimeError(f"the browser gave no answer within {seconds:.0f} s")
+
+    def close(self) -> None:
+        if self._browser is not None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self._browser.pid, 9)
+            self._browser.wait()
+            self._browser = None
+            self._let_go()
+
+    def _let_go(self) -> None:
+        self._server.close()
+        shutil.rmtree(self._profile, ignore_errors=True)
+
+
+class _Server(ThreadingHTTPServer):
+    """What the page asks for: itself, onnxruntime-web, the model; requests out, answers in."""
+
+    daemon_threads = True
+
+    def __init__(self, model: Path) -> None:
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.model = model
+        self.requests: queue.Queue[bytes | None] = queue.Queue()
+        self.answers: queue.Queue[bytes] = queue.Queue()
+        threading.Thread(target=self.serve_forever, daemon=True).start()
+
+    def close(self) -> None:
+        self.requests.put(None)
+        self.shutdown()
+        self.server_close()
+
+
+class _Handler(BaseHTTPRequestHandler):
+    server: _Server
+
+    def do_GET(self) -> None:  # the name that the base class calls
+        if self.path == "/":
+            self._reply(b'<!doctype html><script type="module" src="/web.mjs"></script>', "text/html")
+        elif self.path in ("/web.mjs", "/session.mjs"):
+            self._reply((DRIVER / self.path[1:]).read_bytes(), "text/javascript")
+        elif self.path == "/model":
+            self._reply(self.server.model.read_bytes(), "application/octet-stream")
+        elif self.path == "/request":
+            request = self.server.requests.get()
+            self._reply(request or b"", "application/octet-stream", 200 if request else 204)
+        elif (
+            self.path.startswith("/ort/")
+            and (file := _PACKAGES / "onnxruntime-web/dist" / Path(self.path).name).exists()
+        ):
+            self._reply(file.read_bytes(), "application/wasm" if file.suffix == ".wasm" else "text/javascript")
+        else:
+            self.send_error(404)
+
+    def do_POST(self) -> None:
+        self.server.answers.put(self.rfile.read(int(self.headers["Content-Length"])))
+        self._reply(b"", "text/plain")
+
+    def _reply(self, body: bytes, kind: str, status: int = 200) -> None:
+        self.send_response(status)
+        self.send_header("Content-Type", kind)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        with contextlib.suppress(ConnectionError):  # the browser was stopped
+            self.wfile.write(body)
+
+    def log_message(self, *_: object) -> None:
+        return
+
+
+def _installed(package: str, what: str, program: str | None) -> str:
+    """The program, or what is missing for the package to run."""
+    if program is None:
+        raise NotRunnable(f"{what} is not installed; install it, then run make runtimes")
+    if not (_PACKAGES / package).is_dir():
+        raise NotRunnable(f"{package} is not installed; run make runtimes (npm ci in export/runtimes/{DRIVER.name})")
+    return program
+
+
+def _pipe(process: subprocess.Popen[bytes] | None, name: str) -> IO[bytes]:
+    pipe: IO[bytes] = getattr(process, name)
+    return pipe
+
+
+def _decode(answer: bytes) -> tuple[dict[str, Any], list[NDArray[Any]]]:
+    """The record and the arrays of an answer.
+
+    Raises:
+        RuntimeError: the answer is an error's message.
+    """
+    (length,) = struct.unpack_from("<I", answer)
+    record = json.loads(answer[4 : 4 + length])
+    if "error" in record:
+        raise RuntimeError(record["error"])
+    offset, arrays = 4 + -(-length // 4) * 4, []
+    for array in record.get("arrays", ()):
+        kind = np.dtype(_TYPES.get(array["type"], "<f4"))
+        count = int(np.prod(array["dims"], dtype=np.int64))
+        arrays.append(np.frombuffer(answer, kind, count, offset).reshape(array["dims"]).astype(kind.newbyteorder("=")))
+        offset += count * kind.itemsize
+    return record, arrays

@@ -1,0 +1,40 @@
+"""OpenVINO on the CPU, in float32, with dynamic shapes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from export.runtimes.base import NotRunnable, Outputs, Runtime, check_output_names
+
+
+class OpenVino(Runtime):
+    """OpenVINO's CPU plugin, which ignores `sequence_lens` where shapes are dynamic.
+
+    It takes DynamicQuantizeLSTM too, computes it in float32, and ignores its lengths as well.
+    """
+
+    name = "openvino"
+    optional = True
+    reads_lengths = False
+
+    def load(self, path: Path) -> None:
+        try:
+            import openvino
+        except ModuleNotFoundError as error:
+            raise NotRunnable(
+                "OpenVINO is not installed; install lengthwise[openvino], or run make runtimes"
+            ) from error
+        self._version = openvino.get_version()
+        model = openvino.Core().read_model(path)
+        check_output_names([output.any_name for output in model.outputs])
+        self._model = openvino.Core().compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+
+    def run(self, input_ids: NDArray[np.int64], attention_mask: NDArray[np.int64]) -> Outputs:
+        results = self._model({"input_ids": input_ids, "attention_mask": attention_mask})
+        return results[0].copy(), results[1].copy()
+
+    def describe(self) -> dict[str, str]:
+        return {"openvino": self._version, "device": "CPU, float32"}

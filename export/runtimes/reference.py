@@ -1,0 +1,38 @@
+"""onnx's own evaluator, in NumPy: what the standard's authors wrote down, without a single optimisation."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from export.runtimes.base import ONNX_FILES, OUTPUT_NAMES, Outputs, Runtime, check_output_names
+from export.variants import FP16
+
+
+class Reference(Runtime):
+    """`onnx.reference.ReferenceEvaluator`."""
+
+    name = "onnx reference"
+    files = MappingProxyType({name: file for name, file in ONNX_FILES.items() if name != FP16})  # minutes in NumPy
+    optional = True  # nothing to install, but slow
+    reads_lengths = False
+    contrib = False
+
+    def load(self, path: Path) -> None:
+        from onnx.reference import ReferenceEvaluator
+
+        self._evaluator = ReferenceEvaluator(str(path))
+        check_output_names(self._evaluator.output_names)
+
+    def run(self, input_ids: NDArray[np.int64], attention_mask: NDArray[np.int64]) -> Outputs:
+        feeds = {"input_ids": input_ids, "attention_mask": attention_mask}
+        outputs: Any = self._evaluator.run(OUTPUT_NAMES, feeds)  # typed as names by onnx
+        return outputs[0], outputs[1]
+
+    def describe(self) -> dict[str, str]:
+        return {"onnx": onnx.__version__}

@@ -1,0 +1,58 @@
+"""Every shape of an encoder: exported whole, every file of it judged on every runtime that needs no installation."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from export.build import build_artifact
+from export.runtimes.registry import RUNTIMES
+from export.validate import validate_artifact
+from export.variants import VARIANTS
+from pipeline.config import EncoderConfig
+from pipeline.encoder import seeded_encoder
+from pipeline.tokenizer import TextTokenizer
+
+RUNTIMES_HERE = [kind for kind in RUNTIMES if not kind.optional]
+LAYERS, POOLINGS = (1, 2, 3), ("last", "mean", "max", "sum")
+HEADS = {"plain": (None, False), "projected": (5, False), "normalised": (None, True), "both": (5, True)}
+
+
+def configurations() -> list[Any]:
+    """All 96; of the four heads, each LSTM is run with one in every test run and with the others in a whole one."""
+    found = []
+    for layers, bidirectional, pooling in itertools.product(LAYERS, (False, True), POOLINGS):
+        usual = (layers + 2 * bidirectional + POOLINGS.index(pooling)) % len(HEADS)
+        for position, (name, head) in enumerate(HEADS.items()):
+            marks = pytest.mark.slow if position == usual else pytest.mark.heavy
+            label = f"{layers}-{'bi' if bidirectional else 'uni'}directional-{pooling}-{name}"
+            found.append(pytest.param(layers, bidirectional, pooling, *head, marks=marks, id=label))
+    return found
+
+
+@pytest.mark.parametrize(("layers", "bidirectional", "pooling", "projection", "normalize"), configurations())
+def test_every_configuration_is_the_same_function_everywhere(
+    layers: int,
+    bidirectional: bool,
+    pooling: str,
+    projection: int | None,
+    normalize: bool,
+    tmp_path: Path,
+    tokenizer: TextTokenizer,
+    encoder_config: Callable[..., EncoderConfig],
+) -> None:
+    shape = {"num_layers": layers, "bidirectional": bidirectional, "pooling": pooling}
+    config = encoder_config(**shape, projection_dim=projection, normalize=normalize)
+    artifact = build_artifact(seeded_encoder(config, 1), tokenizer, tmp_path / "artifact")
+    validation = validate_artifact(artifact, RUNTIMES_HERE)
+    assert validation.passed, [(v.runtime, v.variant, v.reason) for v in validation.failed]
+    assert (validation.control.status == "failed") == validation.lengths_matter
+    passed = {(v.runtime, v.variant) for v in validation.verdicts if v.status == "passed"}
+    for kind in RUNTIMES_HERE:
+        if kind.name != "onnxruntime cuda":
+            kept = {variant for variant in kind.files if VARIANTS[variant].independent}
+            assert {variant for runtime, variant in passed if runtime == kind.name} == kept

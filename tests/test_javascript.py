@@ -1,0 +1,120 @@
+"""The JavaScript runtimes: errors that arrive in words, and processes that end."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import struct
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from export.runtimes import NotRunnable, javascript
+from export.runtimes.javascript import DRIVER, OnnxRuntimeNode, OnnxRuntimeWeb
+from export.variants import NATIVE, VARIANTS
+
+KINDS = [OnnxRuntimeNode, OnnxRuntimeWeb]
+IDS = np.array([[2, 3, 4], [5, 6, 0]], np.int64)
+Kind = type[OnnxRuntimeNode] | type[OnnxRuntimeWeb]
+
+
+def load(kind: Kind, path: Path) -> OnnxRuntimeNode | OnnxRuntimeWeb:
+    runtime = kind()
+    try:
+        runtime.load(path)
+    except NotRunnable as reason:
+        pytest.skip(f"{kind.name} was not run: {reason}")
+    except BaseException:
+        runtime.close()
+        raise
+    return runtime
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_file_that_is_no_model_is_an_error_in_words(kind: Kind, tmp_path: Path) -> None:
+    path = tmp_path / "model.onnx"
+    path.write_bytes(b"not a model")
+    with pytest.raises(RuntimeError, match=r"(?i)protobuf|model"):
+        load(kind, path)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_error_of_one_batch_does_not_end_the_session(kind: Kind, artifact_folder: Path) -> None:
+    runtime = load(kind, artifact_folder / VARIANTS[NATIVE].file)
+    try:
+        with pytest.raises(RuntimeError, match=r"bounds|range|index"):
+            runtime.run(np.full((1, 2), 10**6), np.ones((1, 2), np.int64))
+        vectors, _ = runtime.run(IDS, (IDS > 0).astype(np.int64))
+        assert vectors.shape == (2, 12)
+    finally:
+        runtime.close()
+
+
+def test_a_node_that_dies_says_so(artifact_folder: Path) -> None:
+    runtime = load(OnnxRuntimeNode, artifact_folder / VARIANTS[NATIVE].file)
+    assert isinstance(runtime, OnnxRuntimeNode)
+    assert runtime._process is not None
+    runtime._process.kill()
+    runtime._process.wait()
+    with pytest.raises(RuntimeError, match="node ended"):
+        runtime.run(IDS, np.ones_like(IDS))
+    runtime.close()
+
+
+def test_a_browser_that_dies_says_so(artifact_folder: Path) -> None:
+    runtime = load(OnnxRuntimeWeb, artifact_folder / VARIANTS[NATIVE].file)
+    assert isinstance(runtime, OnnxRuntimeWeb)
+    assert runtime._browser is not None
+    runtime._browser.kill()
+    runtime._browser.wait()
+    with pytest.raises(RuntimeError, match="browser ended"):
+        runtime.run(IDS, np.ones_like(IDS))
+    runtime.close()
+
+
+def test_what_is_not_installed_was_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(javascript, "_PACKAGES", tmp_path)
+    monkeypatch.setattr(shutil, "which", lambda name: f"/bin/{name}")
+    for kind in KINDS:
+        with pytest.raises(NotRunnable, match="is not installed; run make runtimes"):
+            kind().load(tmp_path)
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    monkeypatch.delenv("LENGTHWISE_BROWSER", raising=False)
+    with pytest.raises(NotRunnable, match="node is not installed"):
+        OnnxRuntimeNode().load(tmp_path)
+    with pytest.raises(NotRunnable, match="a Chromium or Chrome is not installed"):
+        OnnxRuntimeWeb().load(tmp_path)
+
+
+def test_a_browser_that_is_none_was_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "onnxruntime-web").mkdir()
+    monkeypatch.setattr(javascript, "_PACKAGES", tmp_path)
+    monkeypatch.setenv("LENGTHWISE_BROWSER", str(tmp_path / "none"))
+    with pytest.raises(NotRunnable, match=r"none cannot be started .*LENGTHWISE_BROWSER"):
+        OnnxRuntimeWeb().load(tmp_path)
+
+
+def test_answers_come_apart_as_they_were_put_together() -> None:
+    record = json.dumps({"arrays": [{"type": "float32", "dims": [2, 1]}, {"type": "int64", "dims": [1]}]}).encode()
+    padding = b"\0" * (-len(record) % 4)
+    arrays = np.array([[1.5], [2.5]], "<f4").tobytes() + np.array([7], "<i8").tobytes()
+    found, (first, second) = javascript._decode(struct.pack("<I", len(record)) + record + padding + arrays)
+    assert len(found["arrays"]) == 2
+    assert (first.tolist(), second.tolist(), first.dtype, second.dtype) == ([[1.5], [2.5]], [7], np.float32, np.int64)
+    error = json.dumps({"error": "no"}).encode()
+    with pytest.raises(RuntimeError, match=r"^no$"):
+        javascript._decode(struct.pack("<I", len(error)) + error)
+
+
+def test_the_lock_file_fits_the_packages_and_names_no_host() -> None:
+    package, lock = (json.loads((DRIVER / name).read_text()) for name in ("package.json", "package-lock.json"))
+    assert lock["packages"][""]["dependencies"] == package["dependencies"]
+    assert "://" not in json.dumps([entry for entry in lock["packages"].values() if "resolved" in entry])
+    node = shutil.which("node")
+    if node is None:
+        pytest.skip("the driver's syntax was not checked: node is not installed")
+    for script in sorted(DRIVER.glob("*.mjs")):
+        done = subprocess.run([node, "--check", str(script)], capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
