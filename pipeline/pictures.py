@@ -45,21 +45,42 @@ def check_picture_path(path: Path) -> None:
         raise LengthwiseError(f"{path}: pictures are written as PNG; give a name that ends in .png")
     if not path.parent.is_dir():
         raise LengthwiseError(f"{path}: there is no folder {path.parent}; make it, or choose another place")
-    _new_figure(1, 1)
+    new_figure(1, 1)
+
+
+def new_figure(width: float, height: float) -> Figure:
+    """An empty figure of so many inches, at 100 dots an inch.
+
+    Raises:
+        LengthwiseError: matplotlib is not installed.
+    """
+    try:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise LengthwiseError(f"pictures need matplotlib ({error}); install lengthwise[plot]") from error
+    figure = Figure(figsize=(width, height), dpi=100, layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def figure_to_png(figure: Figure) -> bytes:
+    """A figure as the bytes of a PNG file."""
+    image = io.BytesIO()
+    figure.savefig(image, format="png", facecolor="white")
+    return image.getvalue()
 
 
 def save_figure(figure: Figure, path: Path) -> None:
     """Write a figure as PNG, whole or not at all."""
-    image = io.BytesIO()
-    figure.savefig(image, format="png", facecolor="white")
-    write_atomically(path, image.getvalue())
+    write_atomically(path, figure_to_png(figure))
 
 
 def dataset_figure(inspection: Inspection) -> Figure:
     """How long a dataset's texts are, and the same rows batched in each way."""
     from matplotlib.patches import Patch
 
-    figure = _new_figure(14, 11.5)
+    figure = new_figure(14, 11.5)
     grid = figure.add_gridspec(2, len(inspection.strategies), height_ratios=(4, 7))
     draw_lengths(figure.add_subplot(grid[0, :]), np.bincount(inspection.lengths), inspection.max_length)
     encoded = inspection.encoded_lengths
@@ -90,7 +111,7 @@ def dataset_figure(inspection: Inspection) -> Figure:
 
 def run_figure(report: EncodeReport) -> Figure:
     """How long a run's texts were, and where its time went."""
-    figure = _new_figure(14, 5)
+    figure = new_figure(14, 5)
     left, right = figure.subplots(1, 2, width_ratios=(3, 2))
     draw_lengths(left, report.lengths)
     draw_stages(right, {name: getattr(report.stages, name) for name in _STAGES}, report.seconds)
@@ -171,17 +192,6 @@ def draw_stages(axes: Axes, stages: dict[str, float], seconds: float) -> None:
     axes.set_title(f"Where {seconds:,.1f} s went (the stages overlap)", fontsize=_TITLE, color=INK, loc="left")
     axes.set_xlabel("seconds; the line is the whole run", fontsize=_TEXT)
     _plain(axes)
-
-
-def _new_figure(width: float, height: float) -> Figure:
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise LengthwiseError(f"pictures need matplotlib ({error}); install lengthwise[plot]") from error
-    figure = Figure(figsize=(width, height), dpi=100, layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure
 
 
 def _bin_starts(longest: int, limit: int | None, logarithmic: bool) -> NDArray[np.int64]:
