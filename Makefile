@@ -1,6 +1,7 @@
 # Everything here runs in a virtual environment of its own (.venv), made on first use.
 #   make quickstart   the whole way on a real corpus
-#   make test         the whole test suite
+#   make test         the test suite; test-all adds what takes minutes
+#   make runtimes     the optional runtimes: OpenVINO, and onnxruntime for Node and the browser (Node and npm needed)
 #   make check        lint, types and the whole test suite
 
 PYTHON ?= python3
@@ -9,19 +10,29 @@ VENV   ?= .venv
 RUNTIME ?= $(shell command -v nvidia-smi >/dev/null 2>&1 && echo gpu || echo cpu)
 CONFIG ?= configs/quickstart.yaml
 
+# Several processes, each with one thread: the models of the tests are tiny.
+PYTEST_OPTIONS ?= -n auto --dist worksteal
+DRIVER := export/runtimes/javascript_driver
 BIN   := $(VENV)/bin
 STAMP := $(VENV)/.installed-$(RUNTIME)
 
-.PHONY: quickstart test test-fast lint types check clean
+.PHONY: quickstart runtimes test test-fast test-all lint types check clean
 
 quickstart: $(STAMP)
 	$(BIN)/python scripts/quickstart.py $(CONFIG)
 
 test: $(STAMP)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(PYTEST_OPTIONS)
 
 test-fast: $(STAMP)
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest $(PYTEST_OPTIONS) -m "not slow and not heavy"
+
+test-all: $(STAMP)
+	$(BIN)/python -m pytest $(PYTEST_OPTIONS) -m ""
+
+runtimes: $(STAMP)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[openvino]'
+	npm ci --ignore-scripts --no-audit --no-fund --prefix $(DRIVER)
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
@@ -43,4 +54,4 @@ $(STAMP): pyproject.toml constraints.txt
 	@touch $@
 
 clean:
-	rm -rf $(VENV) runs/quickstart
+	rm -rf $(VENV) $(DRIVER)/node_modules runs/quickstart
