@@ -255,7 +255,9 @@ def test_arrow_texts_are_as_good_as_python_ones(tokenizer: TextTokenizer, kind: 
     assert rows(tokenize_texts(chunked.slice(1, 5), tokenizer)) == expected[1:6]
 
 
-@pytest.mark.parametrize("texts", [[], pa.array([], pa.string()), pa.chunked_array([], pa.string())], ids=repr)
+@pytest.mark.parametrize(
+    "texts", [[], pa.array([], pa.string()), pa.chunked_array([], pa.string())], ids=["list", "array", "chunks"]
+)
 def test_no_texts(tokenizer: TextTokenizer, texts: Any) -> None:
     shard = tokenize_texts(texts, tokenizer, max_length=5)
     check_shard(shard, 0)
