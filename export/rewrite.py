@@ -241,7 +241,7 @@ class _Grid(NamedTuple):
     def between(cls, low: float, high: float) -> _Grid:
         """The grid over a range that holds zero; its ends are moved on to the grid."""
         low, high = min(low, 0.0), max(high, 0.0)
-        scale = np.float32((high - low) / 255) or np.float32(1)
+        scale = max(np.float32((high - low) / 255), np.finfo(np.float32).tiny)
         zero_point = np.uint8(np.clip(np.rint(-low / scale), 0, 255))
         ends = (np.array([0, 255], np.float32) - np.float32(zero_point)) * scale
         return cls(ends[0], ends[1], scale, zero_point)
