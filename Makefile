@@ -1,7 +1,7 @@
 # Everything here runs in a virtual environment of its own (.venv), made on first use.
 #   make quickstart   the whole way on a real corpus
 #   make test         the test suite; test-all adds what takes minutes
-#   make runtimes     the optional runtimes: OpenVINO, and onnxruntime for Node and the browser (Node and npm needed)
+#   make runtimes     optional runtimes and clients: OpenVINO, fastembed and, with Node and npm, those of JavaScript
 #   make check        lint, types and the whole test suite
 
 PYTHON ?= python3
@@ -31,7 +31,7 @@ test-all: $(STAMP)
 	$(BIN)/python -m pytest $(PYTEST_OPTIONS) -m ""
 
 runtimes: $(STAMP)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[openvino]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[openvino,clients]'
 	npm ci --ignore-scripts --no-audit --no-fund --prefix $(DRIVER)
 
 lint: $(STAMP)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import yaml
@@ -11,7 +11,16 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from pipeline.config import OUTPUT_COLUMNS, EncoderConfig, RunConfig, load_config, parse_settings
+from export.variants import VARIANTS
+from pipeline.config import (
+    OUTPUT_COLUMNS,
+    EncoderConfig,
+    ExportSettings,
+    RunConfig,
+    Variant,
+    load_config,
+    parse_settings,
+)
 from pipeline.errors import ConfigError
 
 MINIMAL = "dataset: {path: facts.txt}\nmodel: {path: checkpoint}\n"
@@ -274,6 +283,23 @@ def test_the_quickstart_file_parses() -> None:
 
 def test_a_graph_has_a_precision_of_its_own(tmp_path: Path) -> None:
     message = refusal(tmp_path, MINIMAL + "encode: {engine: onnx, precision: bf16}\n")
-    assert "encode.precision is 'bf16', but a graph has a precision of its own; leave it out" in message
+    assert "encode.precision is 'bf16', but a graph has a precision of its own; set encode.variant instead" in message
     run = load_config(write(tmp_path, MINIMAL + "encode: {precision: bf16}\n"))
     assert (run.encode.engine, run.encode.precision) == ("torch", "bf16")
+
+
+def test_only_the_engine_onnx_runs_a_graph(tmp_path: Path) -> None:
+    run = load_config(write(tmp_path, MINIMAL), ["encode.engine=onnx", "encode.variant=int8"])
+    assert run.encode.variant == "int8"
+    assert load_config(write(tmp_path, MINIMAL), ["encode.engine=onnx"]).encode.variant is None
+    for overrides in (["encode.variant=int8"], ["encode.variant=int8", "encode.engine=torch"]):
+        message = refusal(tmp_path, MINIMAL, *overrides)
+        assert "encode.variant is 'int8', but only the engine onnx runs a graph; set encode.engine to onnx" in message
+    message = refusal(tmp_path, MINIMAL, "encode.engine=onnx", "encode.variant=int4")
+    assert "encode.variant = 'int4'" in message
+    assert "'int8_dynamic'" in message
+
+
+def test_every_graph_has_a_name_in_a_run() -> None:
+    assert get_args(Variant) == tuple(VARIANTS)
+    assert ExportSettings().variants == tuple(VARIANTS)
