@@ -55,7 +55,10 @@ def test_encode_compares_equal_models(invoke: Callable[..., Result], tmp_path: P
         if rate.startswith("not run"):
             continue
         assert int(rate.replace(",", "")) > 0
-        if "bf16" not in name:
+        if "int8" in name:
+            assert 1e-6 < float(difference) < 0.1
+            assert 0.99 < float(cosine) < 1
+        elif "bf16" not in name:
             assert float(difference) <= 1e-6, name
             assert float(cosine) == 1.0, name
     shares = [float(share.rstrip("%")) for _, share in table(tmp_path, "encode-small.json", 1).values()]

@@ -21,6 +21,7 @@ from benchmarks.harness import Result, in_turn, median, ratios
 from benchmarks.models import SHAPES, plain_loop, sentence_transformer
 from export.build import build_artifact
 from export.engine import OnnxEngine
+from export.variants import INT8
 from pipeline.config import RunConfig
 from pipeline.dataset import open_dataset
 from pipeline.encode import encode_texts
@@ -51,7 +52,7 @@ def measure(shape_name: str, corpus: str, rows: int, runs: int) -> Result:
 
     with tempfile.TemporaryDirectory() as scratch:
         engine = TorchEngine(encoder)
-        artifact = build_artifact(encoder, tokenizer, Path(scratch) / "artifact")
+        artifact = build_artifact(encoder, tokenizer, Path(scratch) / "artifact", variants=(INT8,))
         best = _best_batch_size(model, texts)
         sides: dict[str, Callable[[], Any]] = {
             "ours fp32": lambda: encode_texts(texts, tokenizer, engine),
@@ -60,6 +61,7 @@ def measure(shape_name: str, corpus: str, rows: int, runs: int) -> Result:
             ),
             "datasets.map, packed, batch 64": partial(plain_loop, encoder, tokenizer, texts),
             "ours, onnxruntime fp32": partial(encode_texts, texts, tokenizer, OnnxEngine(artifact)),
+            "ours, onnxruntime int8": partial(encode_texts, texts, tokenizer, OnnxEngine(artifact, variant=INT8)),
         }
         if cpu_has_bf16():
             sides["ours bf16"] = partial(encode_texts, texts, tokenizer, TorchEngine(encoder, precision="bf16"))

@@ -122,7 +122,7 @@ def _packed(lstm: torch.nn.LSTM, batches: list[PackedSequence]) -> None:
 def _steps(result: Result, encoder: PackedEncoder, tokenizer: TextTokenizer) -> None:
     """Microseconds of a step by the rows in it, on one thread, and the line through them."""
     with tempfile.TemporaryDirectory() as scratch:
-        onnx = OnnxEngine(build_artifact(encoder, tokenizer, Path(scratch) / "artifact"))
+        onnx = OnnxEngine(build_artifact(encoder, tokenizer, Path(scratch) / "artifact", variants=()))
     engines: dict[str, Engine] = {"step-wise": TorchEngine(encoder), "onnxruntime": onnx}
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
