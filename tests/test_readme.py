@@ -18,7 +18,7 @@ from conftest import TEXTS
 
 ROOT = Path(__file__).parent.parent
 BLOCKS = re.findall(r"```(\w+)\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
-MAKE_TARGETS = {"make quickstart", "make test"}
+MAKE_TARGETS = {"make quickstart", "make test", "make runtimes"}
 
 
 def commands() -> list[str]:
@@ -43,13 +43,13 @@ def test_the_verbs_work_on_a_users_own_files(tmp_path: Path) -> None:
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
     }
     verbs = [command for command in commands() if command not in MAKE_TARGETS]
-    assert len(verbs) == 10
+    assert len(verbs) == 11
     for command in verbs:
         done = subprocess.run(command, shell=True, cwd=tmp_path, env=environment, capture_output=True, text=True)
         assert done.returncode == 0, f"{command}\n{done.stderr}"
 
     snippets = [body for kind, body in BLOCKS if kind == "python"]
-    assert len(snippets) == 3
+    assert len(snippets) == 4
     for snippet in snippets:
         done = subprocess.run(
             [sys.executable, "-c", snippet], cwd=tmp_path, env=environment, capture_output=True, text=True
