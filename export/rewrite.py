@@ -36,6 +36,7 @@ from export.variants import FP16, INT8, INT8_DYNAMIC, PORTABLE, VARIANTS
 _CONTRIB = "com.microsoft"
 _WEIGHT_LIMIT = 63  # 7 bits with a sign
 _SATURATED = 100.0  # of a gate: its sigmoid is 0 or 1 to the last bit
+_ENDS = 2  # columns or units that hold the ends of a range
 _CELL = 30.0  # its tanh is 1 to the last bit
 
 
@@ -80,6 +81,7 @@ class _Lstm(NamedTuple):
     bias: NDArray[np.float32]
     table: NDArray[np.float32] | None
     ids: ir.Value | None
+    is_last: bool
 
     @property
     def hidden(self) -> int:
@@ -119,9 +121,11 @@ def _rewritten(native: onnx.ModelProto, variant: str, translate: Callable[[_Tape
     """The graph with each of its LSTM nodes translated."""
     model = ir.from_proto(native)
     graph = model.graph
-    for node in [node for node in graph if node.op_type == "LSTM"]:
+    nodes = [node for node in graph if node.op_type == "LSTM"]
+    for node in nodes:
         tape = _Tape()
-        translated = dict(zip(node.outputs, translate(tape, _read(node)), strict=False))  # those that the node has
+        states = translate(tape, _read(node, is_last=node is nodes[-1]))
+        translated = dict(zip(node.outputs, states, strict=False))  # those that the node has
         for value in tape.initializers:
             graph.register_initializer(value)
         old, new = list(translated), list(translated.values())
@@ -138,13 +142,13 @@ def _rewritten(native: onnx.ModelProto, variant: str, translate: Callable[[_Tape
     return ir.to_proto(model)
 
 
-def _read(node: ir.Node) -> _Lstm:
+def _read(node: ir.Node, is_last: bool) -> _Lstm:
     x, weight, recurrence, bias, lengths = (_given(value) for value in node.inputs[:5])
     gather = x.producer()
     table = ids = None
     if gather is not None and gather.op_type == "Gather":
         table, ids = _constant(_given(gather.inputs[0])), gather.inputs[1]
-    return _Lstm(node, x, lengths, _constant(weight), _constant(recurrence), _constant(bias), table, ids)
+    return _Lstm(node, x, lengths, _constant(weight), _constant(recurrence), _constant(bias), table, ids, is_last)
 
 
 def _given(value: ir.Value | None) -> ir.Value:
@@ -230,21 +234,17 @@ def _half_lstm(tape: _Tape, lstm: _Lstm) -> States:
 
 
 class _Grid(NamedTuple):
-    """256 values to which DynamicQuantizeLSTM rounds activations between `low` and `high`."""
+    """256 values, 0 among them, to which DynamicQuantizeLSTM rounds activations of a range."""
 
-    low: np.float32
-    high: np.float32
     scale: np.float32
     zero_point: np.uint8
 
     @classmethod
     def between(cls, low: float, high: float) -> _Grid:
-        """The grid over a range that holds zero; its ends are moved on to the grid."""
+        """The grid over a range; the range is widened to hold 0."""
         low, high = min(low, 0.0), max(high, 0.0)
         scale = max(np.float32((high - low) / 255), np.finfo(np.float32).tiny)
-        zero_point = np.uint8(np.clip(np.rint(-low / scale), 0, 255))
-        ends = (np.array([0, 255], np.float32) - np.float32(zero_point)) * scale
-        return cls(ends[0], ends[1], scale, zero_point)
+        return cls(scale, np.uint8(np.clip(np.rint(-low / scale), 0, 255)))
 
     def round(self, values: NDArray[np.float32]) -> NDArray[np.uint8]:
         """Places on the grid, as float32[...] to uint8[...]."""
@@ -252,41 +252,50 @@ class _Grid(NamedTuple):
 
 
 def _dynamic_int8_lstm(tape: _Tape, lstm: _Lstm) -> States:
-    x, _ = _int8_input(tape, lstm)
+    x = lstm.x if lstm.table is None else _int8_embedded(tape, lstm.table, lstm.ids, ends=False)
     return _quantized_lstm(tape, lstm, x, lstm.weight, lstm.recurrence, lstm.bias)
 
 
 def _fixed_int8_lstm(tape: _Tape, lstm: _Lstm) -> States:
-    """With two input columns and two hidden units that hold the ends of the range."""
-    x, ends = _int8_input(tape, lstm)
-    directions, hidden = lstm.directions, lstm.hidden
-    steps_and_rows = tape.op("Shape", [x], {"start": 0, "end": 2})
-    columns = _repeated(tape, np.array(ends, np.float32), steps_and_rows, tape.ints(2))
-    x = tape.op("Concat", [x, columns], {"axis": 2})
+    """With two hidden units, and two columns of the input, that hold the ends of the range.
 
-    weight = _with_units(lstm.weight, 4, hidden, columns=2)
-    recurrence = _with_units(lstm.recurrence, 4, hidden, columns=2)
-    bias = _with_units(lstm.bias[:, :, None], 8, hidden, columns=0)[:, :, 0]
-    gates = bias.reshape(directions, 8, hidden + 2)
+    The columns are the table's own for the first layer, and the units of the layer below for the others.
+    """
+    directions, hidden = lstm.directions, lstm.hidden
+    if lstm.table is None:
+        x = lstm.x
+        below = _padded(lstm.weight.reshape(directions, 4 * hidden, directions, hidden), 0, 0, 0, _ENDS)
+        weight = below.reshape(directions, 4 * hidden, directions * (hidden + _ENDS))
+    else:
+        x = _int8_embedded(tape, lstm.table, lstm.ids, ends=True)
+        weight = _padded(lstm.weight, 0, 0, _ENDS)
+
+    bias = _with_units(lstm.bias[:, :, None], 8)[:, :, 0]
+    gates = bias.reshape(directions, 8, hidden + _ENDS)
     gates[:, :3, hidden:] = np.array([-_SATURATED, _SATURATED, _SATURATED])[:, None]  # input, output, forget
     batch = tape.op("Shape", [x], {"start": 1, "end": 2})
-    shape = (tape.ints(directions), batch, tape.ints(hidden + 2))
-    initial = [np.concatenate([np.zeros(hidden), [-size, size]]).astype(np.float32) for size in (1.0, _CELL)]
-    states, last = _quantized_lstm(
-        tape, lstm, x, weight, recurrence, bias, [_repeated(tape, values, *shape) for values in initial]
-    )
-    return _without_units(tape, states, hidden), _without_units(tape, last, hidden)
+    shape = tape.op("Concat", [tape.ints(directions), batch, tape.ints(hidden + _ENDS)], {"axis": 0})
+    initial = []
+    for size in (1.0, _CELL):
+        values = {"value_floats": [0.0] * hidden + [-size, size]}
+        initial.append(tape.op("Expand", [tape.op("Constant", [], values), shape]))
+    recurrence = _padded(_with_units(lstm.recurrence, 4), 0, 0, _ENDS)
+    states, last = _quantized_lstm(tape, lstm, x, _with_units(weight, 4), recurrence, bias, initial)
+    if not lstm.is_last:
+        return states, last  # the next layer reads the units too
+    without_units = (tape.ints(0), tape.ints(hidden), tape.ints(-1))
+    return tape.op("Slice", [states, *without_units]), tape.op("Slice", [last, *without_units])
 
 
-def _int8_input(tape: _Tape, lstm: _Lstm) -> tuple[ir.Value, tuple[float, float]]:
-    """What the LSTM reads, float[sequence, batch, features], and the ends of its range."""
-    if lstm.table is None:
-        return lstm.x, (-1.0, 1.0)  # another LSTM's states
-    grid = _Grid.between(float(lstm.table.min()), float(lstm.table.max()))
-    rows = tape.op("Gather", [tape.weight("embedding.int8", grid.round(lstm.table)), lstm.ids])
+def _int8_embedded(tape: _Tape, table: NDArray[np.float32], ids: ir.Value | None, *, ends: bool) -> ir.Value:
+    """Rows of the 8-bit embedding table, float[sequence, batch, features]; with `ends`, two columns more."""
+    grid = _Grid.between(float(table.min()), float(table.max()))
+    rounded = grid.round(table)
+    if ends:
+        rounded = np.concatenate([rounded, np.tile(np.array([0, 255], np.uint8), (len(table), 1))], axis=1)
+    rows = tape.op("Gather", [tape.weight("embedding.int8", rounded), ids])
     scale = tape.weight("embedding.scale", np.array(grid.scale))
-    zero_point = tape.weight("embedding.zero_point", np.array(grid.zero_point))
-    return tape.op("DequantizeLinear", [rows, scale, zero_point]), (float(grid.low), float(grid.high))
+    return tape.op("DequantizeLinear", [rows, scale, tape.weight("embedding.zero_point", np.array(grid.zero_point))])
 
 
 def _quantized_lstm(
@@ -322,22 +331,15 @@ def _quantize_rows(weight: NDArray[np.float32]) -> tuple[NDArray[np.int8], NDArr
     return np.clip(np.rint(weight / scale[:, :, None]), -_WEIGHT_LIMIT, _WEIGHT_LIMIT).astype(np.int8), scale
 
 
-def _with_units(values: NDArray[np.float32], gates: int, hidden: int, columns: int) -> NDArray[np.float32]:
-    """Two more hidden units in every gate, and more columns, all zero.
+def _with_units(values: NDArray[np.float32], gates: int) -> NDArray[np.float32]:
+    """Two more hidden units, of zeros, in every gate.
 
-    float32[directions, gates * hidden, width] to float32[directions, gates * (hidden + 2), width + columns].
+    float32[directions, gates * hidden, width] to float32[directions, gates * (hidden + 2), width].
     """
     directions, _, width = values.shape
-    by_gate = values.reshape(directions, gates, hidden, width)
-    wider = np.pad(by_gate, ((0, 0), (0, 0), (0, 2), (0, columns)))
-    return wider.reshape(directions, gates * (hidden + 2), width + columns)
+    return _padded(values.reshape(directions, gates, -1, width), 0, 0, _ENDS, 0).reshape(directions, -1, width)
 
 
-def _without_units(tape: _Tape, states: ir.Value, hidden: int) -> ir.Value:
-    return tape.op("Slice", [states, tape.ints(0), tape.ints(hidden), tape.ints(-1)])
-
-
-def _repeated(tape: _Tape, values: NDArray[np.float32], *shape: ir.Value) -> ir.Value:
-    """The same values along the last axis of `shape`."""
-    constant = tape.op("Constant", [], {"value_floats": values.tolist()})
-    return tape.op("Expand", [constant, tape.op("Concat", list(shape), {"axis": 0})])
+def _padded(values: NDArray[np.float32], *zeros: int) -> NDArray[np.float32]:
+    """So many zeros at the end of each axis."""
+    return np.pad(values, [(0, count) for count in zeros])

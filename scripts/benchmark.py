@@ -1,4 +1,4 @@
-"""Measure: whole encodings, the LSTM alone, the tokenizer, memory. Each prints its table and saves it as JSON."""
+"""Measure: whole encodings, the LSTM, the graphs, the tokenizer, memory. Each prints its table and keeps it as JSON."""
 
 from __future__ import annotations
 
@@ -72,6 +72,17 @@ def kernel(folder: Path, shape: str, corpora: tuple[str, ...], rows: int, runs: 
     from benchmarks.kernel import measure
 
     measure(shape, corpora, rows, runs).save(folder / f"kernel-{shape}.json")
+
+
+@main.command()
+@_options("shape")
+@click.option("--runs", type=click.IntRange(1), default=30, show_default=True, help="Counted runs of each graph.")
+@click.pass_obj
+def graphs(folder: Path, shape: str, runs: int) -> None:
+    """A batch on each ONNX graph, against the native one."""
+    from benchmarks.graphs import measure
+
+    measure(shape, runs).save(folder / f"graphs-{shape}.json")
 
 
 @main.command()

@@ -14,6 +14,7 @@ import yaml
 from click.testing import CliRunner, Result
 
 from conftest import TEXTS
+from export.variants import VARIANTS
 
 ROOT = Path(__file__).parents[1]
 
@@ -30,7 +31,8 @@ def invoke(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., Res
 
     def run(name: str, *arguments: str) -> Result:
         main = importlib.import_module("benchmark").main
-        given = ["--folder", str(tmp_path), name, "--corpus", str(tmp_path / "run.yaml"), *arguments]
+        corpus = [] if name == "graphs" else ["--corpus", str(tmp_path / "run.yaml")]
+        given = ["--folder", str(tmp_path), name, *corpus, *arguments]
         result = CliRunner().invoke(main, given)
         assert result.exit_code == 0, (result.output, result.exception)
         return result
@@ -75,6 +77,15 @@ def test_kernel_gives_rates_and_the_cost_of_a_step(invoke: Callable[..., Result]
     steps = table(tmp_path, "kernel-small.json", 1)
     assert set(steps) == {"step-wise", "onnxruntime"}
     assert int(steps["step-wise"][9]) > int(steps["step-wise"][0]) > 0  # 512 rows and one
+
+
+def test_graphs_are_compared_with_the_native_one(invoke: Callable[..., Result], tmp_path: Path) -> None:
+    invoke("graphs", "--shape", "small", "--runs", "1")
+    for number in (0, 1):
+        rows = table(tmp_path, "graphs-small.json", number)
+        assert set(rows) == set(VARIANTS)
+        assert rows["native"][1:] == ["1.00 (1.00 to 1.00)", "0.0e+00"]
+        assert float(rows["portable"][2]) <= 1e-6 < float(rows["int8"][2]) < 0.1
 
 
 def test_tokenize_gives_a_ratio(invoke: Callable[..., Result], tmp_path: Path) -> None:

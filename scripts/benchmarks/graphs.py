@@ -1,0 +1,58 @@
+"""What a batch takes on each ONNX graph, against the native one: onnxruntime on the CPU, one thread a session."""
+
+from __future__ import annotations
+
+import tempfile
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import onnx
+
+from benchmarks.harness import Result, in_turn, median, ratios
+from benchmarks.models import SHAPES
+from export.compare import scaled_difference
+from export.rewrite import REWRITES
+from export.runtimes.onnxruntime import OnnxRuntimeCpu
+from export.speed import BATCHES, batch_name
+from export.trace import trace_to_onnx
+from export.variants import NATIVE
+
+VOCAB_SIZE = 8_000
+
+
+def measure(shape_name: str, runs: int) -> Result:
+    """Milliseconds of batches of real sizes, and how far the vectors are from the native graph's."""
+    shape = SHAPES[shape_name]
+    native = trace_to_onnx(shape.encoder(VOCAB_SIZE), {})
+    graphs = {NATIVE: native, **{name: rewrite(native) for name, rewrite in REWRITES.items()}}
+    with tempfile.TemporaryDirectory() as scratch:
+        sessions = {name: _session(graph, Path(scratch) / f"{name}.onnx") for name, graph in graphs.items()}
+    result = Result("graphs")
+    for rows, tokens in BATCHES:
+        input_ids = np.random.default_rng(0).integers(VOCAB_SIZE, size=(rows, tokens))
+        mask = np.ones_like(input_ids)
+        vectors = {name: session.vectors(input_ids, mask) for name, session in sessions.items()}
+        sides = {name: partial(session.vectors, input_ids, mask) for name, session in sessions.items()}
+        seconds = in_turn(sides, runs, batch_name(rows, tokens))
+        result.table(
+            f"{shape}, a batch of {batch_name(rows, tokens)} tokens, {runs} runs in turn, one thread",
+            ["graph", "ms", "times as fast as native", "largest difference of a vector"],
+            [
+                [
+                    name,
+                    f"{1e3 * median(seconds[name]):.2f}",
+                    ratios(seconds[name], seconds[NATIVE]),
+                    f"{scaled_difference(vectors[name], vectors[NATIVE]).max():.1e}",
+                ]
+                for name in sides
+            ],
+        )
+    return result
+
+
+def _session(graph: onnx.ModelProto, path: Path) -> OnnxRuntimeCpu:
+    onnx.save(graph, path)
+    runtime = OnnxRuntimeCpu(threads=1)  # idle threads of the other sessions would spin on the processor
+    runtime.load(path)
+    return runtime
