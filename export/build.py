@@ -111,9 +111,9 @@ def _write_graphs(folder: Path, encoder: PackedEncoder, metadata: dict[str, str]
         (folder / name).parent.mkdir(exist_ok=True)
     program = trace_to_program(OnnxClientEncoder(encoder))
     native = program_to_onnx(program, metadata)
-    save_onnx(native, folder / VARIANTS[NATIVE].file)
     for variant in variants - {NATIVE}:
         save_onnx(REWRITES[variant](native), folder / VARIANTS[variant].file)
+    save_onnx(native, folder / VARIANTS[NATIVE].file)  # the last, for saving a large model takes its weights out
     save_program(program, folder / PROGRAM_FILE)
     save_torchscript(trace_to_torchscript(ClientEncoder(encoder)), folder / TORCHSCRIPT_FILE)
     if PORTABLE in variants:

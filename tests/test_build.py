@@ -16,11 +16,14 @@ import torch
 from tokenizers import Tokenizer
 
 from conftest import TEXTS
-from export import build
+from export import build, trace
 from export.artifact import Artifact
 from export.build import build_artifact
 from export.runtimes.javascript import DRIVER
+from export.runtimes.onnxruntime import OnnxRuntimeCpu
 from export.trace import OPSET
+from export.validate import validate_artifact
+from export.variants import VARIANTS
 from pipeline.checkpoint import load_checkpoint, weights_fingerprint
 from pipeline.config import EncoderConfig, TokenizerTraining
 from pipeline.encode import encode_tokens
@@ -64,6 +67,21 @@ def test_it_holds_the_graphs_that_were_asked_for_and_the_native_one(
     card = (artifact.folder / "README.md").read_text()
     assert "model_int8.onnx" in card
     assert "OpenVINO" not in card
+
+
+def test_a_large_models_graphs_keep_their_weights_beside_them(
+    tmp_path: Path,
+    tokenizer: TextTokenizer,
+    encoder_config: Callable[..., EncoderConfig],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(trace, "PROTOBUF_LIMIT", 1_000)
+    encoder = seeded_encoder(encoder_config(bidirectional=True, vocab_size=300), 0)
+    variants = {"native", "portable", "fp16", "int8"}
+    artifact = build_artifact(encoder, tokenizer, tmp_path / "a", variants=variants)
+    assert f"{VARIANTS['int8'].file}.data" in artifact.manifest["files"]
+    verdicts = validate_artifact(artifact, [OnnxRuntimeCpu]).verdicts
+    assert {verdict.variant: verdict.status for verdict in verdicts} == dict.fromkeys(variants, "passed")
 
 
 def test_nothing_of_the_building_machine_is_in_a_file(artifact_folder: Path) -> None:
