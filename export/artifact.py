@@ -7,7 +7,6 @@ finished, and one whose files no longer fit it is refused by the name of the fil
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -20,7 +19,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
 from pipeline.errors import ArtifactError
-from pipeline.files import file_sha256, replace_folder, write_atomically
+from pipeline.files import file_sha256, link_or_copy, replace_folder, write_atomically
 
 MANIFEST_FILE, GOLDEN_FILE, CARD_FILE = "MANIFEST.json", "golden.safetensors", "README.md"
 VALIDATION_JSON, VALIDATION_MD, VALIDATION_PNG = "validation.json", "validation.md", "validation.png"
@@ -94,11 +93,14 @@ class Artifact:
         except (OSError, SafetensorError, KeyError) as error:
             raise ArtifactError(f"{path}: cannot be read ({error}); export the model again") from error
 
-    def with_files(self, contents: Mapping[str, str | bytes]) -> Artifact:
-        """The artifact with some files written or replaced, and its manifest to match; whole or not at all."""
+    def with_files(self, contents: Mapping[str, str | bytes | None]) -> Artifact:
+        """The artifact with some files written or (where None) removed, and its manifest to match; all or nothing."""
         with replace_folder(self.folder) as part:
-            shutil.copytree(self.folder, part, copy_function=_link_or_copy, dirs_exist_ok=True)
+            shutil.copytree(self.folder, part, copy_function=link_or_copy, dirs_exist_ok=True)
             for name, content in contents.items():
+                if content is None:
+                    (part / name).unlink(missing_ok=True)
+                    continue
                 write_atomically(part / name, content.encode() if isinstance(content, str) else content)
             manifest = {**self.manifest, "files": describe_files(part)}
             write_manifest(part, manifest)
@@ -117,10 +119,3 @@ def describe_files(folder: Path) -> dict[str, dict[str, Any]]:
 def write_manifest(folder: Path, manifest: Mapping[str, Any]) -> None:
     """Write the manifest, the last file of an artifact."""
     write_atomically(folder / MANIFEST_FILE, json.dumps(manifest, indent=1).encode() + b"\n")
-
-
-def _link_or_copy(source: str, target: str) -> None:
-    try:
-        os.link(source, target)
-    except OSError:
-        shutil.copy2(source, target)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from pathlib import Path
 
@@ -109,7 +110,7 @@ vectors = list(model.embed(["a short text", "another text, which is longer"]))  
 _OPENVINO = """\
 ### OpenVINO
 
-`{native}` gives wrong vectors there: OpenVINO ignores `sequence_lens` where shapes are dynamic.
+{why}
 
 ```python
 import openvino
@@ -120,6 +121,10 @@ vectors = results["sentence_embedding"]  # float32[2, {dim}]
 ```
 
 """
+_OPENVINO_WRONG = (
+    f"`{VARIANTS[NATIVE].file}` gives wrong vectors there: OpenVINO ignores `sequence_lens` where shapes are dynamic."
+)
+_OPENVINO_SAFE = "OpenVINO ignores `sequence_lens` where shapes are dynamic; this graph has none."
 _TORCH = """\
 ### PyTorch
 
@@ -137,20 +142,19 @@ with torch.inference_mode():
 """
 
 
-def validation_files(artifact: Artifact, validation: Validation) -> dict[str, str | bytes]:
+def validation_files(artifact: Artifact, validation: Validation) -> dict[str, str | bytes | None]:
     """What a validation adds to its artifact: the reports, the picture where matplotlib is installed, the card."""
-    try:
-        from export.pictures import draw_heat_map
+    from export.pictures import draw_heat_map
 
-        picture = {VALIDATION_PNG: draw_heat_map(validation)}
-    except LengthwiseError:
-        picture = {}
+    picture: bytes | None = None  # which takes an older one away
+    with contextlib.suppress(LengthwiseError):
+        picture = draw_heat_map(validation)
     config = load_encoder_config(artifact.folder / CONFIG_FILE)
     return {
         VALIDATION_JSON: validation_to_json(validation),
         VALIDATION_MD: validation_to_markdown(validation, VALIDATION_PNG if picture else None),
         CARD_FILE: model_card(config, artifact.folder, artifact.manifest["add_special_tokens"], validation),
-        **picture,
+        VALIDATION_PNG: picture,
     }
 
 
@@ -232,6 +236,7 @@ def _use(config: EncoderConfig, folder: Path, add_special_tokens: bool) -> str:
     names = {
         "native": VARIANTS[NATIVE].file,
         "portable": VARIANTS[PORTABLE].file,
+        "why": _OPENVINO_WRONG if config.bidirectional or config.pooling == "last" else _OPENVINO_SAFE,
         "script": TORCHSCRIPT_FILE,
         "program": PROGRAM_FILE,
         "dim": config.dim,

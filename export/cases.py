@@ -21,6 +21,7 @@ EVERY_ID, GOLDEN, TEXTS = "every id of the vocabulary", "golden vectors", "real 
 GOLDEN_CASE = "golden"
 GRID_BATCHES = (1, 2, 5, 17)
 _LONGEST = 24
+_LONG, _MANY = (600, 1, 333), 100  # longer than where lengths are often cut, more rows than a batch is often split at
 _SWEEP_BATCH, _SWEEP_LENGTH = 32, 64
 _GOLDEN_LENGTHS = (1, 1, 2, 3, 4, 5, 7, 8, 11, 13, 16, 17, 24, 32, 48, 64)
 _TEXT_BATCH = 32
@@ -74,7 +75,7 @@ class Oracle:
 
 
 def grid_cases(vocab_size: int, seed: int = 0) -> Iterator[Case]:
-    """Every batch size with every pattern of lengths."""
+    """Every batch size with every pattern of lengths; then long texts, and many rows."""
     rng = np.random.default_rng(seed)
     for batch in GRID_BATCHES:
         lengths = {
@@ -89,6 +90,8 @@ def grid_cases(vocab_size: int, seed: int = 0) -> Iterator[Case]:
             sequence = max(int(values.max()), 1) + (9 if "axis longer" in name else 0)
             input_ids = rng.integers(vocab_size, size=(batch, sequence))
             yield Case(f"{batch} x {name}", name, input_ids, values.astype(np.int64))
+    for name, values in (("long texts", np.array(_LONG)), ("many rows", rng.integers(1, 9, _MANY))):
+        yield Case(f"{len(values)} x {name}", name, rng.integers(vocab_size, size=(len(values), values.max())), values)
 
 
 def vocabulary_cases(vocab_size: int) -> Iterator[Case]:

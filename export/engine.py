@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Literal, TypeVar, get_args
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -203,6 +203,8 @@ def recommended_variant(artifact: Artifact, runtime: str) -> str:
         return NATIVE
     try:
         record = json.loads(path.read_bytes())
+        if "recommended" not in record and "verdicts" in record:  # of an older version, whose only graph it was
+            return NATIVE
         recommended = record["recommended"].get(runtime)
         judged = {verdict["runtime"] for verdict in record["verdicts"] if verdict["status"] != "not run"}
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
@@ -214,6 +216,8 @@ def recommended_variant(artifact: Artifact, runtime: str) -> str:
 
 def _loaded(artifact: Artifact, device: Device, variant: str | None) -> tuple[OnnxRuntimeCpu, str]:
     """A runtime with a graph loaded, and which graph."""
+    if device not in get_args(Device):
+        raise ArtifactError(f"the device is {device!r}; choose {', '.join(get_args(Device))}")
     if device != "cpu":
         cuda = OnnxRuntimeCuda()
         try:

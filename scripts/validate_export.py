@@ -92,7 +92,8 @@ def summary(validation: Validation) -> str:
 def main(artifact: Path, runtimes: str, config: Path | None, rows: int, overrides: tuple[str, ...]) -> None:
     """Compare runtimes with PyTorch on every graph of ARTIFACT.
 
-    Exits with 1 if one fails in a way that was not known of it; a cross in brackets was known, and measured again.
+    Exits with 1 if one fails in a way that was not known of it, or has no graph that passes, or if none ran. A cross
+    in brackets was known, and measured again.
     """
     if overrides and config is None:
         raise click.UsageError("--set changes a setting of the run that --texts names; give --texts too")

@@ -141,6 +141,17 @@ def outputs_swapped(model: onnx.ModelProto) -> None:
     second.type.ParseFromString(shapes[0])
 
 
+def lengths_cut_at_512(model: onnx.ModelProto) -> None:
+    """What a graph does that was made with a largest length in mind."""
+    position, clip = next((i, node) for i, node in enumerate(model.graph.node) if node.op_type == "Clip")
+    model.graph.initializer.append(numpy_helper.from_array(np.array(512, np.int64), "most"))
+    model.graph.node.insert(position + 1, helper.make_node("Min", [clip.output[0], "most"], ["cut"]))
+    for node in list(model.graph.node)[position + 2 :]:
+        for index, name in enumerate(node.input):
+            if name == clip.output[0]:
+                node.input[index] = "cut"
+
+
 def one_layer_missing(model: onnx.ModelProto) -> None:
     """The second layer's input product is the first one's weights: it reads what the first one should have."""
     first, second = lstms(model)
@@ -207,6 +218,7 @@ SABOTAGES: list[Sabotage] = [
     outputs_in_another_order,
     half_precision_out,
     one_layer_missing,
+    lengths_cut_at_512,
 ]
 
 PORTABLE_SABOTAGES: list[Sabotage] = [
@@ -218,4 +230,5 @@ PORTABLE_SABOTAGES: list[Sabotage] = [
     batch_baked_in,
     length_baked_in,
     pooled_over_padding,
+    lengths_cut_at_512,
 ]

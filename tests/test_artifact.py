@@ -114,3 +114,11 @@ def test_reading_an_artifact_needs_no_torch(artifact_folder: Path) -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert (done.returncode, done.stdout.split()) == (0, []), done.stderr
+
+
+def test_a_file_can_be_taken_out(artifact_folder: Path) -> None:
+    artifact = Artifact.open(artifact_folder).with_files({"picture.png": b"bytes", "note.txt": "words"})
+    artifact = artifact.with_files({"picture.png": None, "never there.png": None})
+    assert "picture.png" not in Artifact.open(artifact.folder).manifest["files"]
+    assert not (artifact.folder / "picture.png").exists()
+    assert (artifact.folder / "note.txt").read_text() == "words"

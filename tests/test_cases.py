@@ -19,8 +19,8 @@ from pipeline.tokens import tokenize_texts
 
 def test_the_grid_has_every_batch_size_with_every_pattern() -> None:
     cases = list(grid_cases(50))
-    assert len(cases) == len({case.name for case in cases}) == len(GRID_BATCHES) * 6
-    assert {len(case.lengths) for case in cases} == set(GRID_BATCHES)
+    assert len(cases) == len({case.name for case in cases}) == len(GRID_BATCHES) * 6 + 2
+    assert {len(case.lengths) for case in cases} == {*GRID_BATCHES, 3, 100}
     for case in cases:
         assert case.input_ids.dtype == case.lengths.dtype == case.attention_mask.dtype == np.int64
         assert case.lengths.max() <= case.input_ids.shape[1]
@@ -33,6 +33,7 @@ def test_the_grid_has_every_batch_size_with_every_pattern() -> None:
     assert sorted(by_name["5 x one long, the rest one token"].lengths) == [1, 1, 1, 1, 24]
     assert (np.diff(by_name["17 x unsorted"].lengths) > 0).any()
     assert (np.diff(by_name["17 x unsorted"].lengths) < 0).any()
+    assert by_name["3 x long texts"].lengths.max() > 512
     longer = by_name["17 x unsorted, axis longer than any row"]
     assert longer.input_ids.shape[1] > longer.lengths.max()
     assert (by_name["17 x some rows without tokens"].lengths == 0).sum() == 6

@@ -439,3 +439,15 @@ def test_a_whole_run_without_pytorch(artifact_folder: Path, texts_file: Path, tm
     right = encode_texts(TEXTS, tokenizer, TorchEngine(encoder))
     np.testing.assert_allclose(np.array(found["embedding"], np.float32), right, atol=1e-6, rtol=0)
     np.testing.assert_allclose(np.load(tmp_path / "found.npy"), right, atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("device", ["gpu", "cuda:0", "CUDA", "mps", ""])
+def test_a_device_that_there_is_not_is_never_taken_for_the_cpu(device: Any, artifact_folder: Path) -> None:
+    with pytest.raises(ArtifactError, match=f"the device is '{device}'; choose cpu, cuda, auto"):
+        OnnxEncoder.load(artifact_folder, device)
+
+
+def test_a_validation_of_an_older_version_recommends_the_native_graph(artifact_folder: Path) -> None:
+    older = {"passed": True, "verdicts": [{"runtime": "onnxruntime cpu", "status": "passed"}]}
+    artifact = Artifact.open(artifact_folder).with_files({"validation.json": json.dumps(older)})
+    assert recommended_variant(artifact, "onnxruntime cpu") == "native"

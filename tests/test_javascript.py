@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import http.client
 import json
+import os
 import shutil
 import struct
 import subprocess
+import sys
+import tempfile
+import time
 from pathlib import Path
 
 import numpy as np
@@ -74,6 +79,82 @@ def test_a_browser_that_dies_says_so(artifact_folder: Path) -> None:
     runtime.close()
 
 
+def test_only_the_page_that_knows_the_secret_is_answered(tmp_path: Path) -> None:
+    (tmp_path / "model.onnx").write_bytes(b"weights")
+    server = javascript._Server(tmp_path / "model.onnx")
+
+    def status(method: str, path: str, body: bytes | None = None) -> int:
+        connection = http.client.HTTPConnection("127.0.0.1", server.server_port, timeout=10)
+        connection.request(method, path, body)
+        return connection.getresponse().status
+
+    try:
+        assert status("GET", f"{server.secret}model") == 200
+        assert status("POST", f"{server.secret}answer", b"right") == 200
+        ort = f"{server.secret}ort/"
+        for path in ("/", "/model", "/wrong/model", f"{ort}..", f"{ort}../../../package.json"):
+            assert status("GET", path) == 404, path
+        assert status("POST", "/answer", b"forged") == 404
+        assert (server.answers.get(timeout=5), server.answers.empty()) == (b"right", True)
+    finally:
+        server.close()
+
+
+def test_a_browser_leaves_nothing_behind_and_ends_with_the_process_that_started_it(
+    artifact_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    load(OnnxRuntimeWeb, artifact_folder / VARIANTS[NATIVE].file).close()
+    folder = Path(tempfile.mkdtemp(prefix="lw"))  # a short path: a browser's sockets have to have one
+    code = """if True:
+        import sys, time, pathlib
+        from export.runtimes.javascript import OnnxRuntimeWeb
+        runtime = OnnxRuntimeWeb()
+        runtime.load(pathlib.Path(sys.argv[1]))
+        print(runtime._browser.pid, runtime._profile, flush=True)
+        time.sleep(600)
+    """
+    monkeypatch.setenv("TMPDIR", str(folder))
+    parent = subprocess.Popen(
+        [sys.executable, "-c", code, str(artifact_folder / VARIANTS[NATIVE].file)], stdout=subprocess.PIPE, text=True
+    )
+    assert parent.stdout is not None
+    browser, profile = parent.stdout.readline().split()
+    assert [str(path) for path in folder.iterdir()] == [profile]
+    parent.kill()
+    parent.communicate()
+    for _ in range(100):
+        try:
+            os.kill(int(browser), 0)
+        except ProcessLookupError:
+            break
+        time.sleep(0.1)
+    else:
+        pytest.fail("the browser is still there")
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def test_a_page_that_lacks_onnxruntime_says_so_at_once(
+    artifact_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    load(OnnxRuntimeWeb, artifact_folder / VARIANTS[NATIVE].file).close()
+    (tmp_path / "onnxruntime-web").mkdir()
+    monkeypatch.setattr(javascript, "_PACKAGES", tmp_path)
+    runtime = OnnxRuntimeWeb()
+    try:
+        with pytest.raises(RuntimeError, match="module"):
+            runtime.load(artifact_folder / VARIANTS[NATIVE].file)
+    finally:
+        runtime.close()
+
+
+def test_weights_beside_a_graph_are_not_sent_to_a_browser(artifact_folder: Path) -> None:
+    path = artifact_folder / VARIANTS[NATIVE].file
+    load(OnnxRuntimeWeb, path).close()
+    path.with_name(path.name + ".data").write_bytes(b"")
+    with pytest.raises(NotRunnable, match="more than 2 GB"):
+        OnnxRuntimeWeb().load(path)
+
+
 def test_what_is_not_installed_was_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(javascript, "_PACKAGES", tmp_path)
     monkeypatch.setattr(shutil, "which", lambda name: f"/bin/{name}")
@@ -92,7 +173,7 @@ def test_a_browser_that_is_none_was_not_run(tmp_path: Path, monkeypatch: pytest.
     (tmp_path / "onnxruntime-web").mkdir()
     monkeypatch.setattr(javascript, "_PACKAGES", tmp_path)
     monkeypatch.setenv("LENGTHWISE_BROWSER", str(tmp_path / "none"))
-    with pytest.raises(NotRunnable, match=r"none cannot be started .*LENGTHWISE_BROWSER"):
+    with pytest.raises(NotRunnable, match=r"none cannot be started; see LENGTHWISE_BROWSER"):
         OnnxRuntimeWeb().load(tmp_path)
 
 

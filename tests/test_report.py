@@ -27,7 +27,7 @@ EXACT = Tolerances(1e-6, 1e-6, 0.99999)
 
 
 def verdict(runtime: str, variant: str, status: Any, comparison: Comparison = Comparison(), **changes: Any) -> Verdict:
-    default = {"reason": "", "known": False, "tolerances": EXACT, "environment": {}}
+    default = {"reason": "", "known": False, "tolerances": EXACT, "environment": {"version": "1"}}
     return Verdict(runtime, variant, VARIANTS[variant].file, status, comparison=comparison, **{**default, **changes})
 
 
@@ -102,10 +102,15 @@ def test_rows_stand_in_the_json_once_a_graph() -> None:
 
 def test_the_headline_names_what_failed_and_what_was_not_run() -> None:
     assert "**Failed**: torchscript (native)." in validation_to_markdown(validation(PASSED, FAILED, ABSENT))
-    passed = validation_to_markdown(validation(PASSED, DEAF, HEARS, REFUSED, ABSENT))
-    assert "**Passed** on 3 runtimes" in passed
+    passed = validation_to_markdown(validation(PASSED, DEAF, HEARS, ABSENT))
+    assert "**Passed** on 2 runtimes" in passed
     assert "Not run: onnxruntime cuda." in passed
     assert "cannot tell when lengths are ignored" in validation_to_markdown(validation(PASSED, control=PASSED))
+    assert "**Nothing passed**" in validation_to_markdown(validation(ABSENT))
+    assert "no graph in float32 passed on onnx reference" in validation_to_markdown(validation(PASSED, REFUSED))
+    itself = verdict("pytorch (packed batches)", NATIVE, "failed", compared(5e-5))
+    itself = replace(itself, file="model.safetensors")
+    assert "PyTorch itself, in batches, is 5.0e-05 from" in validation_to_markdown(validation(PASSED, itself))
 
 
 def test_what_to_deploy_is_what_passed_and_says_what_is_wrong_there() -> None:
@@ -122,7 +127,7 @@ def test_the_matrix_has_a_cell_for_each_pair_and_brackets_what_was_known() -> No
     assert len({line.count("|") for line in lines}) == 1
     assert lines[0] == "| runtime | native | portable | fp16 | int8_dynamic |"
     assert lines[2:] == [
-        "| onnxruntime cpu | ✓ 2.0e-07 | – | ✓ 2.0e-04 | (✗) 2.0e-03 |",
+        "| onnxruntime cpu | ✓ 2.0e-07 | – | ✓ 2.0e-04 | (✗) 2.0e-03 by its batch |",
         "| onnxruntime cuda | not run | – | – | – |",
         "| openvino | (✗) 3.6e-01 | ✓ 3.0e-07 | – | – |",
         "| onnx reference | – | – | – | (refuses) |",
@@ -130,13 +135,25 @@ def test_the_matrix_has_a_cell_for_each_pair_and_brackets_what_was_known() -> No
     assert matrix([FAILED])[2] == "| torchscript | ✗ inf |"
 
 
+def test_a_failures_cell_shows_what_decided() -> None:
+    def cell(comparison: Comparison, **changes: Any) -> str:
+        return matrix([verdict("openvino", NATIVE, "failed", comparison, **changes)])[2].split("| ")[2].strip(" |")
+
+    assert cell(compared(0.5)) == "✗ 5.0e-01"
+    assert cell(compared(0.0, cosine=0.9)) == "✗ cosine 0.9000"
+    assert cell(compared(0.0, cosine=float("nan"))) == "✗ cosine nan"
+    assert cell(compared(0.0, batch=1e-3)) == "✗ 1.0e-03 by its batch"
+    assert cell(compared(0.0), environment={}) == "✗ error"
+    assert cell(compared(0.0), known=True) == "(✗) by its batch"
+
+
 def test_the_overview_is_a_line_a_runtime() -> None:
     lines = overview(validation(PASSED, DEPENDENT, ABSENT, DEAF, HEARS, FAILED))
     assert lines == [
-        "passed      onnxruntime cpu: native ✓ 2.0e-07, int8_dynamic (✗) 2.0e-03; use native",
+        "passed      onnxruntime cpu: native ✓ 2.0e-07, int8_dynamic (✗) 2.0e-03 by its batch; use native",
         "not run     onnxruntime cuda: no GPU; get one",
         "passed      openvino: native (✗) 3.6e-01, portable ✓ 3.0e-07; use portable",
-        "failed      torchscript: native ✗ inf",
+        "failed      torchscript: native ✗ inf; nothing passed in float32",
     ]
 
 
@@ -188,7 +205,9 @@ def test_a_value_that_is_not_a_number_can_be_written_down() -> None:
 def test_only_failures_that_were_not_known_fail_and_the_control_is_not_one() -> None:
     assert validation(PASSED, FAILED, ABSENT).failed == (FAILED,)
     assert not validation(PASSED, FAILED, ABSENT).passed
-    assert validation(PASSED, ABSENT, DEAF, HEARS, DEPENDENT, REFUSED).passed
+    assert validation(PASSED, ABSENT, DEAF, HEARS, DEPENDENT).passed
+    assert not validation(PASSED, REFUSED).passed
+    assert validation(PASSED, REFUSED).stranded == ("onnx reference",)
 
 
 @pytest.mark.parametrize("verdicts", [(HALF,), (DEAF,), (ABSENT,), (DEPENDENT,)])
@@ -205,5 +224,5 @@ def test_the_control_says_whether_the_comparisons_see_lengths() -> None:
     assert "was caught: off by 0.39, cosine down to 0.87." in control_line(validation())
     assert "cannot be relied on" in control_line(validation(control=PASSED))
     assert "say nothing about lengths" in control_line(validation(control=PASSED, lengths_matter=False))
-    crashed = replace(CONTROL, comparison=Comparison(), reason="RuntimeError after loading: no")
+    crashed = replace(CONTROL, comparison=Comparison(), environment={}, reason="RuntimeError after loading: no")
     assert "could not be run (RuntimeError after loading: no)" in control_line(validation(control=crashed))

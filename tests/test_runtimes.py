@@ -61,10 +61,9 @@ def test_names_are_distinct_and_files_are_of_known_variants() -> None:
     assert OnnxRuntimeCuda.files == OnnxRuntimeCpu.files == ONNX_FILES
 
 
-def test_half_precision_may_move_with_the_batch_on_a_gpu_alone() -> None:
-    half = VARIANTS[FP16]
-    assert OnnxRuntimeCpu().tolerances(half) == (half.difference, 1e-6, half.cosine)
-    assert OnnxRuntimeCuda().tolerances(half) == (half.difference, half.difference, half.cosine)
+def test_half_precision_is_not_taken_to_be_independent_of_the_batch_on_a_gpu() -> None:
+    assert OnnxRuntimeCuda.dependent == {FP16}
+    assert OnnxRuntimeCpu.dependent == set()
     native = VARIANTS[NATIVE]
     assert OnnxRuntimeCuda().tolerances(native) == (1e-5, 1e-5, native.cosine)
 
@@ -103,6 +102,8 @@ def fake(monkeypatch: pytest.MonkeyPatch, session: FakeSession) -> dict[str, Any
     asked: dict[str, Any] = {}
 
     def make(path: str, options: onnxruntime.SessionOptions, providers: list[Any]) -> FakeSession:
+        if providers == [CPU]:
+            return FakeSession([CPU], {})
         asked["providers"] = providers
         asked["records placement"] = options.get_session_config_entry("session.record_ep_graph_assignment_info")
         return session
@@ -172,13 +173,25 @@ def test_without_onnxruntime_it_says_how_to_get_it(monkeypatch: pytest.MonkeyPat
 def test_a_session_that_cannot_be_made_on_cuda_was_not_run(
     monkeypatch: pytest.MonkeyPatch, artifact_folder: Path
 ) -> None:
-    def refuse(*_: object, **__: object) -> None:
+    original = onnxruntime.InferenceSession
+
+    def refuse(path: str, options: onnxruntime.SessionOptions, providers: list[Any]) -> onnxruntime.InferenceSession:
+        if providers == [CPU]:
+            return original(path, options, providers=providers)
         raise RuntimeError("libcudnn is missing")
 
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: [CUDA, CPU])
     monkeypatch.setattr(onnxruntime, "InferenceSession", refuse)
     with pytest.raises(NotRunnable, match="libcudnn is missing"):
         OnnxRuntimeCuda().load(artifact_folder / ONNX_FILE)
+
+
+def test_a_file_that_is_wrong_fails_on_cuda_too(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: [CUDA, CPU])
+    (tmp_path / "model.onnx").write_bytes(b"not a model")
+    with pytest.raises(Exception, match=r"(?i)protobuf") as raised:
+        OnnxRuntimeCuda().load(tmp_path / "model.onnx")
+    assert raised.type is not NotRunnable
 
 
 @pytest.mark.gpu

@@ -1,4 +1,4 @@
-"""What a batch takes: every graph is measured on every batch, there and back, and nothing stays open."""
+"""What a batch takes: every graph is measured on every batch, and nothing stays open."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Counting(Runtime):
         EVENTS.append("close")
 
 
-def test_each_graph_is_measured_there_and_back(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_graph_is_measured_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(speed, "_SECONDS", 0.01)
     EVENTS.clear()
     found = measure_speed([(Counting, VARIANTS[NATIVE]), (Counting, VARIANTS[PORTABLE])], Path(), vocab_size=7)
@@ -50,16 +50,18 @@ def test_each_graph_is_measured_there_and_back(monkeypatch: pytest.MonkeyPatch) 
     native, portable = found["counting"][NATIVE], found["counting"][PORTABLE]
     assert native["1 x 32"] < portable["1 x 32"]
     loads = [event.removeprefix("load ") for event in EVENTS if event.startswith("load")]
-    assert loads == ["model.onnx", "model_portable.onnx", "model_portable.onnx", "model.onnx"]
-    assert EVENTS.count("close") == 4
+    assert loads == ["model.onnx", "model_portable.onnx"]
+    assert EVENTS.count("close") == 2
 
 
-def test_a_session_is_closed_when_it_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_pair_that_fails_is_left_out_closed_and_told(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     def fail(*_: object) -> Outputs:
         raise RuntimeError("out of memory")
 
     monkeypatch.setattr(Counting, "run", fail)
     EVENTS.clear()
-    with pytest.raises(RuntimeError, match="out of memory"):
-        measure_speed([(Counting, VARIANTS[NATIVE])], Path(), vocab_size=7)
+    assert measure_speed([(Counting, VARIANTS[NATIVE])], Path(), vocab_size=7) == {}
     assert EVENTS[-1] == "close"
+    assert "counting, native: its speed was not measured (out of memory)" in caplog.text

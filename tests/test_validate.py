@@ -16,7 +16,6 @@ import pytest
 from numpy.typing import NDArray
 
 from conftest import TEXTS
-from export import validate
 from export.artifact import Artifact
 from export.build import build_artifact
 from export.cases import Case, Oracle, grid_cases, one_row_at_a_time
@@ -31,12 +30,22 @@ from export.runtimes.registry import RUNTIMES
 from export.runtimes.torchscript import TorchScript
 from export.trace import save_onnx, trace_to_onnx
 from export.validate import Validation, Verdict, judge, validate_artifact
-from export.variants import INT8_DYNAMIC, NATIVE, PORTABLE, VARIANTS
+from export.variants import FP16, INT8, INT8_DYNAMIC, NATIVE, PORTABLE, VARIANTS
 from pipeline.config import EncoderConfig
 from pipeline.encoder import PackedEncoder, seeded_encoder
 from pipeline.tokenizer import TextTokenizer
 from pipeline.tokens import tokenize_texts
-from sabotages import PORTABLE_SABOTAGES, SABOTAGES, Sabotage, edit_weight, lengths_ignored
+from sabotages import (
+    PORTABLE_SABOTAGES,
+    SABOTAGES,
+    Sabotage,
+    edit_weight,
+    gates_swapped,
+    lengths_ignored,
+    lengths_off_by_one,
+    one_weight_is_stale,
+    unknown_token_moved,
+)
 
 DEFAULT = [runtime for runtime in RUNTIMES if not runtime.optional]
 ONNX_FILE = VARIANTS[NATIVE].file
@@ -311,17 +320,6 @@ class DeafAndWrong(Deaf):
         return vectors + np.float32(1e-3), states
 
 
-@pytest.fixture
-def not_the_control(monkeypatch: pytest.MonkeyPatch) -> None:
-    """`judge` tells the control by its type, and the runtimes above are of it."""
-
-    class Control(LengthsIgnored):
-        pass
-
-    monkeypatch.setattr(validate, "LengthsIgnored", Control)
-
-
-@pytest.mark.usefixtures("not_the_control")
 def test_a_runtime_that_is_known_to_ignore_lengths_gets_the_portable_graph(artifact_folder: Path) -> None:
     validation = validate_artifact(Artifact.open(artifact_folder), [Deaf])
     verdicts = {verdict.variant: verdict for verdict in validation.verdicts}
@@ -333,13 +331,60 @@ def test_a_runtime_that_is_known_to_ignore_lengths_gets_the_portable_graph(artif
     assert validation.passed
 
 
-@pytest.mark.usefixtures("not_the_control")
 @pytest.mark.parametrize("kind", [Unheard, DeafAndWrong])
 def test_what_was_not_known_fails_the_artifact(kind: type[Runtime], artifact_folder: Path) -> None:
     validation = validate_artifact(Artifact.open(artifact_folder), [kind])
     assert not validation.passed
     native = next(verdict for verdict in validation.failed if verdict.variant == NATIVE)
     assert native.reason.startswith("ignores the lengths") == (kind is Unheard)
+
+
+@pytest.mark.parametrize("sabotage", [gates_swapped, one_weight_is_stale, lengths_off_by_one, unknown_token_moved])
+def test_a_broken_graph_is_not_excused_by_a_runtime_that_ignores_lengths(
+    sabotage: Sabotage, tmp_path: Path, checks: tuple[PackedEncoder, list[tuple[Case, Oracle]], onnx.ModelProto]
+) -> None:
+    encoder, cases, native = checks
+    for model, known in ((native, True), (copy.deepcopy(native), False)):
+        if not known:
+            sabotage(model)
+        (tmp_path / "onnx").mkdir(exist_ok=True)
+        (tmp_path / ONNX_FILE).write_bytes(model.SerializeToString())
+        verdict = judge(Deaf(), VARIANTS[NATIVE], tmp_path, cases, encoder.config.vocab_size)
+        assert (verdict.status, verdict.known) == ("failed", known)
+
+
+def test_nothing_that_ran_is_no_pass(artifact_folder: Path) -> None:
+    class Absent(PyTorchEager):
+        name = "absent"
+
+        def load(self, path: Path) -> None:
+            raise NotRunnable("no such chip")
+
+    artifact = Artifact.open(artifact_folder)
+    assert not validate_artifact(artifact, [Absent]).passed
+    assert not validate_artifact(artifact, []).passed
+
+
+def test_a_runtime_without_a_graph_to_use_is_no_pass(
+    tmp_path: Path, tokenizer: TextTokenizer, encoder_config: Callable[..., EncoderConfig]
+) -> None:
+    encoder = seeded_encoder(encoder_config(bidirectional=True), 0)
+    artifact = build_artifact(encoder, tokenizer, tmp_path / "native alone", variants=())
+    validation = validate_artifact(artifact, [Deaf, OnnxRuntimeCpu])
+    assert not validation.failed
+    assert validation.stranded == ("deaf",)
+    assert not validation.passed
+
+
+def test_a_control_that_could_not_be_run_shows_nothing(artifact_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(self: LengthsIgnored, path: Path) -> None:
+        raise RuntimeError("no room")
+
+    monkeypatch.setattr(LengthsIgnored, "load", fail)
+    validation = validate_artifact(Artifact.open(artifact_folder), [OnnxRuntimeCpu])
+    assert not validation.failed
+    assert not validation.lengths_seen
+    assert not validation.passed
 
 
 def test_a_graph_that_says_its_vectors_depend_on_the_batch_never_passes(artifact_folder: Path) -> None:
@@ -365,10 +410,27 @@ def test_a_file_that_a_runtime_does_not_take_is_refused_only_where_that_was_know
 
         run = describe = None  # type: ignore[assignment]  # never reached
 
-    verdicts = validate_artifact(Artifact.open(artifact_folder), [Standard]).verdicts
+    artifact = Artifact.open(artifact_folder)
+    verdicts = validate_artifact(artifact, [Standard]).verdicts
     assert {verdict.variant: verdict.status for verdict in verdicts} == {
         variant.name: "refused" if variant.contrib else "failed" for variant in VARIANTS.values()
     }
+    (artifact_folder / VARIANTS[INT8].file).write_bytes(b"not a model")
+    damaged = next(v for v in validate_artifact(artifact, [Standard]).verdicts if v.variant == INT8)
+    assert (damaged.status, damaged.known) == ("failed", False)
+
+
+def test_on_a_runtime_where_a_graph_depends_on_its_batch_that_is_known(artifact_folder: Path) -> None:
+    class InTiles(OnnxRuntimeCpu):
+        name, dependent = "in tiles", frozenset({FP16})
+
+        def run(self, input_ids: NDArray[np.int64], attention_mask: NDArray[np.int64]) -> Outputs:
+            vectors, states = super().run(input_ids, attention_mask)
+            return vectors + np.float32(1e-4) * (len(input_ids) == 1), states
+
+    verdicts = {v.variant: v for v in validate_artifact(Artifact.open(artifact_folder), [InTiles]).verdicts}
+    assert (verdicts[FP16].status, verdicts[FP16].known) == ("failed", True)
+    assert (verdicts[NATIVE].status, verdicts[NATIVE].known) == ("failed", False)
 
 
 def test_programs_need_no_code_of_ours_in_their_portable_form(artifact_folder: Path) -> None:

@@ -47,6 +47,7 @@ class Runtime(ABC):
         optional: whether it needs an installation of its own.
         reads_lengths: whether it does what `sequence_lens` of an ONNX LSTM says.
         contrib: whether it has onnxruntime's own operators.
+        dependent: variants whose vectors depend on the batch here, although they do not elsewhere.
     """
 
     name: str
@@ -55,6 +56,7 @@ class Runtime(ABC):
     optional = False
     reads_lengths = True
     contrib = True
+    dependent: frozenset[str] = frozenset()
 
     @abstractmethod
     def load(self, path: Path) -> None:

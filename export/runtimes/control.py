@@ -7,11 +7,13 @@ agrees with it has ignored them.
 
 from __future__ import annotations
 
+import tempfile
 from pathlib import Path
 
 import onnx
 
 from export.runtimes.onnxruntime import OnnxRuntimeCpu
+from pipeline.files import link_or_copy
 
 _TOLD_LENGTHS = ("LSTM", "DynamicQuantizeLSTM")
 
@@ -22,8 +24,13 @@ class LengthsIgnored(OnnxRuntimeCpu):
     name = "control: lengths ignored"
 
     def load(self, path: Path) -> None:
-        model = onnx.load(path)
+        model = onnx.load(path, load_external_data=False)
         for node in model.graph.node:
             if node.op_type in _TOLD_LENGTHS:
                 node.input[4] = ""
-        self._open(model.SerializeToString())
+        with tempfile.TemporaryDirectory() as scratch:
+            weights = path.with_name(path.name + ".data")
+            if weights.exists():
+                link_or_copy(weights, Path(scratch) / weights.name)
+            onnx.save(model, Path(scratch) / path.name)
+            self._open(str(Path(scratch) / path.name))

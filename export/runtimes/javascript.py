@@ -10,9 +10,11 @@ import contextlib
 import json
 import os
 import queue
+import secrets
 import shutil
 import struct
 import subprocess
+import sys
 import tempfile
 import threading
 import time
@@ -34,13 +36,19 @@ _BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-sta
 _BROWSER_VARIABLE = "LENGTHWISE_BROWSER"
 _BROWSER_OPTIONS = (
     "--headless",
-    "--no-sandbox",
+    "--remote-debugging-pipe",
     "--disable-gpu",
     "--disable-quic",
     "--no-first-run",
     "--disable-background-networking",
     "--disable-component-update",
     "--disable-sync",
+)
+# A browser with a debugging pipe reads it at descriptor 3 and answers at 4.
+_WITH_PIPE = (
+    "import os, sys; os.dup2(int(sys.argv[1]), 3); os.dup2(os.open(os.devnull, os.O_WRONLY), 4);"
+    " os.set_inheritable(3, True); os.set_inheritable(4, True);"
+    " os.execv(sys.argv[2], sys.argv[2:])"
 )
 _START_SECONDS = 120.0
 _ANSWER_SECONDS = 300.0
@@ -88,9 +96,13 @@ class OnnxRuntimeNode(_JavaScriptRuntime):
         node = _installed("onnxruntime-node", "node", shutil.which("node"))
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115  # closed with the process
         command = [node, str(DRIVER / "node.mjs"), str(path.resolve())]
-        self._process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors, cwd=DRIVER
-        )
+        try:
+            self._process = subprocess.Popen(
+                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors, cwd=DRIVER
+            )
+        except OSError as error:
+            self._errors.close()
+            raise NotRunnable(f"{node} cannot be started ({error})") from error
 
     def _send(self, request: bytes) -> None:
         stdin = _pipe(self._process, "stdin")
@@ -136,19 +148,35 @@ class OnnxRuntimeWeb(_JavaScriptRuntime):
 
     def _start(self, path: Path) -> None:
         named = os.environ.get(_BROWSER_VARIABLE)
-        browser = named or next(filter(None, map(shutil.which, _BROWSERS)), None)
-        program = _installed("onnxruntime-web", "a Chromium or Chrome", browser)
+        found = named or next(filter(None, map(shutil.which, _BROWSERS)), None)
+        program = shutil.which(_installed("onnxruntime-web", "a Chromium or Chrome", found))
+        if program is None:
+            raise NotRunnable(f"{found} cannot be started; see {_BROWSER_VARIABLE}")
+        if path.with_name(path.name + ".data").exists():
+            raise NotRunnable(
+                "a graph with its weights in a file of their own, of more than 2 GB, is not sent to a browser"
+            )
         self._server = _Server(path)
         self._profile = tempfile.mkdtemp(prefix="lengthwise-browser-")
-        address = f"http://127.0.0.1:{self._server.server_port}/"
-        command = [program, *_BROWSER_OPTIONS, f"--user-data-dir={self._profile}", address]
+        sandbox = ["--no-sandbox"] if os.geteuid() == 0 else []  # root can have none
+        options = [*_BROWSER_OPTIONS, *sandbox, f"--user-data-dir={self._profile}"]
+        self._browser = self._open_browser([program, *options, self._server.address])
+
+    def _open_browser(self, command: list[str]) -> subprocess.Popen[bytes]:
+        """Start a browser that ends with this process, however that ends: its debugging pipe closes then."""
+        theirs, self._pipe = os.pipe()
         try:
-            self._browser = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, process_group=0
+            return subprocess.Popen(
+                [sys.executable, "-I", "-S", "-c", _WITH_PIPE, str(theirs), *command],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                pass_fds=(theirs,),
+                process_group=0,
+                env={**os.environ, "TMPDIR": self._profile},  # what it leaves behind goes with the profile
             )
-        except OSError as error:
-            self._let_go()
-            raise NotRunnable(f"{program} cannot be started ({error}); see {_BROWSER_VARIABLE}") from error
+        finally:
+            os.close(theirs)
 
     def _send(self, request: bytes) -> None:
         self._server.requests.put(request)
@@ -164,25 +192,29 @@ class OnnxRuntimeWeb(_JavaScriptRuntime):
 
     def close(self) -> None:
         if self._browser is not None:
+            os.close(self._pipe)
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self._browser.pid, 9)
             self._browser.wait()
             self._browser = None
-            self._let_go()
-
-    def _let_go(self) -> None:
-        self._server.close()
-        shutil.rmtree(self._profile, ignore_errors=True)
+            self._server.close()
+            shutil.rmtree(self._profile, ignore_errors=True)
 
 
 class _Server(ThreadingHTTPServer):
-    """What the page asks for: itself, onnxruntime-web, the model; requests out, answers in."""
+    """What the page asks for: itself, onnxruntime-web, the model; requests out, answers in.
+
+    Attributes:
+        secret: stands before every path, so that no other page or program is answered.
+    """
 
     daemon_threads = True
 
     def __init__(self, model: Path) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
         self.model = model
+        self.secret = f"/{secrets.token_urlsafe()}/"
+        self.address = f"http://127.0.0.1:{self.server_port}{self.secret}"
         self.requests: queue.Queue[bytes | None] = queue.Queue()
         self.answers: queue.Queue[bytes] = queue.Queue()
         threading.Thread(target=self.serve_forever, daemon=True).start()
@@ -197,26 +229,33 @@ class _Handler(BaseHTTPRequestHandler):
     server: _Server
 
     def do_GET(self) -> None:  # the name that the base class calls
-        if self.path == "/":
-            self._reply(b'<!doctype html><script type="module" src="/web.mjs"></script>', "text/html")
-        elif self.path in ("/web.mjs", "/session.mjs"):
-            self._reply((DRIVER / self.path[1:]).read_bytes(), "text/javascript")
-        elif self.path == "/model":
+        name = self._asked_for()
+        library = _PACKAGES / "onnxruntime-web/dist" / Path(name or "").name
+        if name == "":
+            self._reply(b'<!doctype html><script type="module" src="web.mjs"></script>', "text/html")
+        elif name in ("web.mjs", "session.mjs"):
+            self._reply((DRIVER / name).read_bytes(), "text/javascript")
+        elif name == "model":
             self._reply(self.server.model.read_bytes(), "application/octet-stream")
-        elif self.path == "/request":
+        elif name == "request":
             request = self.server.requests.get()
             self._reply(request or b"", "application/octet-stream", 200 if request else 204)
-        elif (
-            self.path.startswith("/ort/")
-            and (file := _PACKAGES / "onnxruntime-web/dist" / Path(self.path).name).exists()
-        ):
-            self._reply(file.read_bytes(), "application/wasm" if file.suffix == ".wasm" else "text/javascript")
+        elif name is not None and name.startswith("ort/") and library.is_file():
+            self._reply(library.read_bytes(), "application/wasm" if library.suffix == ".wasm" else "text/javascript")
         else:
             self.send_error(404)
 
     def do_POST(self) -> None:
-        self.server.answers.put(self.rfile.read(int(self.headers["Content-Length"])))
+        length = self.headers["Content-Length"]
+        if self._asked_for() != "answer" or length is None:
+            self.send_error(404)
+            return
+        self.server.answers.put(self.rfile.read(int(length)))
         self._reply(b"", "text/plain")
+
+    def _asked_for(self) -> str | None:
+        """The path behind the secret; None for those who do not know it."""
+        return self.path.removeprefix(self.server.secret) if self.path.startswith(self.server.secret) else None
 
     def _reply(self, body: bytes, kind: str, status: int = 200) -> None:
         self.send_response(status)

@@ -13,14 +13,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from export.runtimes.base import OUTPUT_NAMES, NotRunnable, Outputs, Runtime, Tolerances, check_output_names
-from export.variants import FP16, Variant
+from export.runtimes.base import OUTPUT_NAMES, NotRunnable, Outputs, Runtime, check_output_names
+from export.variants import FP16
 
 if TYPE_CHECKING:
     import onnxruntime
 
 _CUDA = "CUDAExecutionProvider"
-_ON_CUDA = ("LSTM", "Gather")
+_LSTMS = ("LSTM", "DynamicQuantizeLSTM")
+_ON_CUDA = (*_LSTMS, "Gather")
 
 
 class OnnxRuntimeCpu(Runtime):
@@ -66,12 +67,8 @@ class OnnxRuntimeCuda(OnnxRuntimeCpu):
 
     name = "onnxruntime cuda"
     tolerance = 1e-5
+    dependent = frozenset({FP16})  # computed in half precision, in tiles that follow the batch; not measured yet
     _providers = ((_CUDA, {"use_tf32": "0"}), "CPUExecutionProvider")
-
-    def tolerances(self, variant: Variant) -> Tolerances:
-        """Half precision is computed in half precision here, and the tiles of a product follow the batch."""
-        tolerances = super().tolerances(variant)
-        return tolerances._replace(batch=variant.difference) if variant.name == FP16 else tolerances
 
     def load(self, path: Path) -> None:
         library = _onnxruntime()
@@ -80,6 +77,7 @@ class OnnxRuntimeCuda(OnnxRuntimeCpu):
                 f"onnxruntime {library.__version__} is built without CUDA; on a machine with an NVIDIA GPU install"
                 " onnxruntime-gpu instead of onnxruntime"
             )
+        OnnxRuntimeCpu(threads=1).load(path)  # what is wrong with the file is no reason not to run it
         try:
             super().load(path)
         except Exception as error:  # onnxruntime raises its own types, one for each status code
@@ -115,7 +113,8 @@ class OnnxRuntimeCuda(OnnxRuntimeCpu):
             raise NotRunnable("the session was asked for CUDA and fell back to the CPU; see onnxruntime's messages")
         placement = self._placement()
         elsewhere = sorted({f"{op} on {ep}" for op, ep in placement if ep != _CUDA})
-        if elsewhere or {op for op, _ in placement} != set(_ON_CUDA):
+        placed = {op for op, _ in placement}
+        if elsewhere or "Gather" not in placed or not placed & set(_LSTMS):
             raise NotRunnable(f"not placed on CUDA: {', '.join(elsewhere) or 'no LSTM or Gather at all'}")
 
 
