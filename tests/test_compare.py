@@ -3,35 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from conftest import Answer, Answering
 from export.cases import GOLDEN, Case, Oracle
 from export.compare import ALONE, ANOTHER_ORDER, MORE_PADDING, Comparison, Tally, scaled_difference
-from export.runtimes import Outputs, Runtime
-
-Answer = Callable[[NDArray[np.int64], NDArray[np.int64]], Outputs]
-
-
-class Answering(Runtime):
-    """A runtime made of a function."""
-
-    name = "answering"
-
-    def __init__(self, answer: Answer) -> None:
-        self._answer = answer
-
-    def load(self, path: Path) -> None:
-        return
-
-    def run(self, input_ids: NDArray[np.int64], attention_mask: NDArray[np.int64]) -> Outputs:
-        return self._answer(input_ids, attention_mask)
-
-    def describe(self) -> dict[str, str]:
-        return {}
+from export.runtimes import Outputs
 
 
 def sums(input_ids: NDArray[np.int64], attention_mask: NDArray[np.int64]) -> Outputs:

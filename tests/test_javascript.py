@@ -57,24 +57,12 @@ def test_an_error_of_one_batch_does_not_end_the_session(kind: Kind, artifact_fol
         runtime.close()
 
 
-def test_a_node_that_dies_says_so(artifact_folder: Path) -> None:
-    runtime = load(OnnxRuntimeNode, artifact_folder / VARIANTS[NATIVE].file)
-    assert isinstance(runtime, OnnxRuntimeNode)
-    assert runtime._process is not None
-    runtime._process.kill()
-    runtime._process.wait()
-    with pytest.raises(RuntimeError, match="node ended"):
-        runtime.run(IDS, np.ones_like(IDS))
-    runtime.close()
-
-
-def test_a_browser_that_dies_says_so(artifact_folder: Path) -> None:
-    runtime = load(OnnxRuntimeWeb, artifact_folder / VARIANTS[NATIVE].file)
-    assert isinstance(runtime, OnnxRuntimeWeb)
-    assert runtime._browser is not None
-    runtime._browser.kill()
-    runtime._browser.wait()
-    with pytest.raises(RuntimeError, match="browser ended"):
+@pytest.mark.parametrize(("kind", "process"), [(OnnxRuntimeNode, "_process"), (OnnxRuntimeWeb, "_browser")])
+def test_a_process_that_dies_says_so(kind: Kind, process: str, artifact_folder: Path) -> None:
+    runtime = load(kind, artifact_folder / VARIANTS[NATIVE].file)
+    getattr(runtime, process).kill()
+    getattr(runtime, process).wait()
+    with pytest.raises(RuntimeError, match=r"(node|browser) ended"):
         runtime.run(IDS, np.ones_like(IDS))
     runtime.close()
 

@@ -8,14 +8,13 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from types import MappingProxyType
 
 import numpy as np
 import onnx
 import pytest
 from numpy.typing import NDArray
 
-from conftest import TEXTS
+from conftest import TEXTS, Answering
 from export.artifact import Artifact
 from export.build import build_artifact
 from export.cases import Case, Oracle, grid_cases, one_row_at_a_time
@@ -203,24 +202,6 @@ def test_one_stale_row_of_a_large_embedding_table_is_caught(
     assert verdict.reason.startswith("ids ")
 
 
-class Scripted(Runtime):
-    """A runtime made of a function."""
-
-    name, files = "scripted", MappingProxyType({NATIVE: "nothing"})
-
-    def __init__(self, answer: Callable[[NDArray[np.int64], NDArray[np.int64]], Outputs]) -> None:
-        self._answer = answer
-
-    def load(self, path: Path) -> None:
-        return
-
-    def run(self, input_ids: NDArray[np.int64], attention_mask: NDArray[np.int64]) -> Outputs:
-        return self._answer(input_ids, attention_mask)
-
-    def describe(self) -> dict[str, str]:
-        return {}
-
-
 @pytest.fixture
 def eager(artifact_folder: Path) -> PyTorchEager:
     runtime = PyTorchEager()
@@ -233,7 +214,7 @@ def judge_answer(eager: PyTorchEager, change: Callable[[Outputs, NDArray[np.int6
 
     encoder = load_encoder(folder)
     cases = [(case, one_row_at_a_time(encoder, case)) for case in grid_cases(encoder.config.vocab_size)]
-    runtime = Scripted(lambda ids, mask: change(eager.run(ids, mask), mask))
+    runtime = Answering(lambda ids, mask: change(eager.run(ids, mask), mask))
     return judge(runtime, VARIANTS[NATIVE], folder, cases, encoder.config.vocab_size)
 
 
