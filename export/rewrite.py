@@ -36,8 +36,8 @@ from export.variants import FP16, INT8, INT8_DYNAMIC, PORTABLE, VARIANTS
 _CONTRIB = "com.microsoft"
 _WEIGHT_LIMIT = 63  # 7 bits with a sign
 _SATURATED = 100.0  # of a gate: its sigmoid is 0 or 1 to the last bit
-_ENDS = 2  # columns or units that hold the ends of a range
 _CELL = 30.0  # its tanh is 1 to the last bit
+_ENDS = 2  # columns or units that hold the ends of a range
 
 
 def to_portable(native: onnx.ModelProto) -> onnx.ModelProto:
