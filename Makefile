@@ -2,6 +2,7 @@
 #   make quickstart   the whole way on a real corpus
 #   make test         the test suite; test-all adds what takes minutes
 #   make runtimes     optional runtimes and clients: OpenVINO, fastembed and, with Node and npm, those of JavaScript
+#   make faults       runs that are killed, starved of disk space and fed with damaged files, at length
 #   make check        lint, types and the whole test suite
 
 PYTHON ?= python3
@@ -16,7 +17,7 @@ DRIVER := export/runtimes/javascript_driver
 BIN   := $(VENV)/bin
 STAMP := $(VENV)/.installed-$(RUNTIME)
 
-.PHONY: quickstart runtimes test test-fast test-all lint types check clean
+.PHONY: quickstart runtimes test test-fast test-all faults lint types check clean
 
 quickstart: $(STAMP)
 	$(BIN)/python scripts/quickstart.py $(CONFIG)
@@ -29,6 +30,9 @@ test-fast: $(STAMP)
 
 test-all: $(STAMP)
 	$(BIN)/python -m pytest $(PYTEST_OPTIONS) -m ""
+
+faults: $(STAMP)
+	LENGTHWISE_FAULTS=whole $(BIN)/python -m pytest tests/faults -m "" -s
 
 runtimes: $(STAMP)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[openvino,clients]'
@@ -49,7 +53,7 @@ $(STAMP): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@test ! -e "$(firstword $(filter-out $(STAMP),$(wildcard $(VENV)/.installed-*)))" \
 		|| $(BIN)/python -m pip uninstall --quiet --yes onnxruntime onnxruntime-gpu
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[$(RUNTIME),plot,bench,quickstart,dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[$(RUNTIME),plot,ray,bench,quickstart,dev]'
 	@rm -f $(VENV)/.installed-*
 	@touch $@
 

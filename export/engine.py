@@ -19,12 +19,12 @@ from export.runtimes.base import NotRunnable
 from export.runtimes.onnxruntime import OnnxRuntimeCpu, OnnxRuntimeCuda
 from export.variants import NATIVE, VARIANTS
 from pipeline.batching import engine_costs
-from pipeline.config import CONFIG_FILE, BatchingSettings, load_encoder_config
+from pipeline.config import CONFIG_FILE, BatchingSettings, RunConfig, load_encoder_config
 from pipeline.encode import encode_tokens
 from pipeline.errors import ArtifactError, TextError
 from pipeline.machine import cores
 from pipeline.prefetch import in_threads
-from pipeline.tokenizer import TextTokenizer, load_tokenizer
+from pipeline.tokenizer import TextTokenizer, load_run_tokenizer, load_tokenizer
 from pipeline.tokens import TokenShard, tokenize_texts
 
 Device = Literal["cpu", "cuda", "auto"]
@@ -190,6 +190,22 @@ class OnnxEngine:
     def run_all(self, function: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
         """`function` of each item, in order, on the engine's workers."""
         return in_threads(function, items, self._workers)
+
+
+def open_onnx(run: RunConfig, workers: int | None = None) -> tuple[OnnxEngine, TextTokenizer, str]:
+    """What a run encodes with: the artifact at export.output on an engine, its tokenizer, its weights' fingerprint.
+
+    PyTorch is not imported.
+
+    Args:
+        workers: batches at a time, as for OnnxEngine.
+
+    Raises:
+        LengthwiseError: one of them cannot be loaded, or they do not fit.
+    """
+    artifact = Artifact.open(run.export.output)
+    engine = OnnxEngine(artifact, run.encode.device, workers, run.encode.variant)
+    return engine, load_run_tokenizer(run, artifact.folder, engine.config), engine.weights
 
 
 def recommended_variant(artifact: Artifact, runtime: str) -> str:

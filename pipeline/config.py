@@ -29,6 +29,7 @@ Pooling = Literal["last", "mean", "max", "sum"]
 TokenizerModel = Literal["wordpiece", "bpe", "byte_bpe", "unigram", "wordlevel", "char"]
 Normalizer = Literal["nfc", "nfd", "nfkc", "nfkd", "lowercase", "strip", "strip_accents", "bert"]
 PreTokenizer = Literal["whitespace", "whitespace_split", "bert", "punctuation", "digits", "byte_level", "metaspace"]
+BadRows = Literal["error", "quarantine", "zero"]
 NonEmpty = Annotated[str, Field(min_length=1)]
 Names = Annotated[tuple[NonEmpty, ...], Field(strict=False)]
 PositiveInt = Annotated[int, Field(ge=1)]
@@ -177,8 +178,9 @@ class EncodeSettings(Settings):
 
     output: str = Field("vectors", description="the folder of vectors")
     vector_dtype: Literal["float32", "float16"] = Field("float32", description="how vectors are stored")
-    bad_rows: Literal["error", "zero"] = Field(
-        "error", description="a null, or a text that is not Unicode: stop, or write a vector of zeros"
+    bad_rows: BadRows = Field(
+        "error",
+        description="a row that cannot be encoded: stop; or write null and set it aside (quarantine); or write zeros",
     )
     device: Literal["cpu", "cuda", "auto"] = Field("cpu", description="where the encoder runs")
     engine: Literal["torch", "onnx"] = Field(
@@ -214,6 +216,19 @@ class ExportSettings(Settings):
     )
 
 
+class ClusterSettings(Settings):
+    """How a run is spread over a Ray cluster; no byte of the output depends on it."""
+
+    workers: PositiveInt | None = Field(None, description="processes; as many as the cluster has room for if null")
+    cpus_per_worker: PositiveInt = Field(1, description="cores of a worker, for its tokenizer and encoder")
+    gpus_per_worker: Annotated[float, Field(ge=0)] = Field(
+        0.0, description="GPUs of a worker; below 1, so many share one and keep it busy while others tokenize"
+    )
+    retries: Annotated[int, Field(ge=0)] = Field(
+        3, description="how often a shard is tried again whose worker died under it"
+    )
+
+
 class RunConfig(Settings):
     """One run, from a dataset to vectors and an artifact."""
 
@@ -223,6 +238,7 @@ class RunConfig(Settings):
     batching: BatchingSettings = BatchingSettings()
     encode: EncodeSettings = EncodeSettings()
     export: ExportSettings = ExportSettings()
+    cluster: ClusterSettings = ClusterSettings()
 
     def to_yaml(self) -> str:
         """The resolved configuration, defaults included, as YAML that `load_config` reads back to an equal run."""

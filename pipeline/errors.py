@@ -33,5 +33,9 @@ class StoreError(LengthwiseError):
     """An output folder cannot be written, or holds something else."""
 
 
+class RunError(LengthwiseError):
+    """A run broke off: a part of it failed, or a worker died. What was committed is safe."""
+
+
 class ArtifactError(LengthwiseError):
     """An artifact folder is incomplete or changed, or an export cannot be made."""

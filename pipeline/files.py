@@ -6,10 +6,13 @@ import contextlib
 import hashlib
 import os
 import shutil
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
 from pipeline.errors import StoreError
+
+PART = ".part"  # the ending of what is not whole yet
 
 
 def file_sha256(path: Path) -> str:
@@ -18,19 +21,34 @@ def file_sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def write_atomically(path: Path, contents: bytes) -> None:
-    """Write a small file whole or not at all, and the folders above it where they are missing."""
-    part = path.with_name(path.name + ".part")
+@contextlib.contextmanager
+def drafted(path: Path) -> Iterator[Path]:
+    """A path beside `path` to write to; the file takes its place, flushed, once the block ends without an error.
+
+    Several processes may draft the same file at a time; the last one to end stays.
+
+    Raises:
+        OSError: it cannot be written; the file before is still there.
+    """
+    part = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}{PART}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with open(part, "wb") as file:
-            file.write(contents)
-            file.flush()
-            os.fsync(file.fileno())
+        yield part
+        flush(part)
         os.replace(part, path)
-    except OSError as error:
+        flush(path.parent)
+    except BaseException:
         with contextlib.suppress(OSError):
             part.unlink(missing_ok=True)
+        raise
+
+
+def write_atomically(path: Path, contents: bytes) -> None:
+    """Write a small file whole or not at all, and the folders above it where they are missing."""
+    try:
+        with drafted(path) as part:
+            part.write_bytes(contents)
+    except OSError as error:
         raise StoreError(f"{path}: cannot be written ({error}); mend that, or choose another place") from error
 
 

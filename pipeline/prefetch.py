@@ -2,6 +2,9 @@
 
 Threads, not processes: what the pipeline spends its time in (the tokenizer, matrix products, parquet) lets go of
 Python's lock. A failure in a thread is raised where its result is asked for; nothing is left waiting for it.
+
+A thread cannot be ended from outside, so work that takes long asks now and then whether it is still wanted
+(`stop_point`). Whoever leaves `ahead` waits until the thread has got there, and no longer.
 """
 
 from __future__ import annotations
@@ -11,20 +14,42 @@ import threading
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
-from queue import Full, Queue
+from queue import Empty, Full, Queue
 from typing import Any, TypeVar
 
 T = TypeVar("T")
 R = TypeVar("R")
 log = logging.getLogger(__name__)
 _POLL_SECONDS = 0.1
+_here = threading.local()  # .stopped: of a thread that works for an `ahead`, whether its items are still wanted
+
+
+class Unwanted(BaseException):
+    """Ends work whose result nobody waits for any more; never leaves this module's threads.
+
+    Not an Exception, so that nothing in between takes it for a failure.
+    """
+
+
+def stop_point() -> None:
+    """End what this thread is doing, if it does it for an `ahead` whose block was left.
+
+    To be called now and then in work that takes seconds an item.
+    """
+    stopped = getattr(_here, "stopped", None)
+    if stopped is not None and stopped.is_set():
+        raise Unwanted
 
 
 def ahead(items: Iterable[T], depth: int = 1) -> closing[Generator[T]]:
     """The same items, made in another thread, `depth` ahead of where they are used.
 
-    Use it as `with ahead(items) as made: for item in made: ...`; leaving the block stops the thread. What `items`
-    raises is raised here, after the items before it.
+    Use it as `with ahead(items) as made: for item in made: ...`; leaving the block stops the thread, at its next item
+    or `stop_point`. What `items` raises is raised here, after the items before it. Waiting for an item is itself a
+    `stop_point`: what is made ahead for a thread that is no longer wanted is not wanted either.
+
+    Raises:
+        RuntimeError: the thread ended without having said so.
     """
     return closing(_ahead(items, depth))
 
@@ -41,6 +66,7 @@ def _ahead(items: Iterable[T], depth: int) -> Generator[T]:
                 continue
 
     def work() -> None:
+        _here.stopped = stopped
         try:
             for item in items:
                 put("item", item)
@@ -55,7 +81,7 @@ def _ahead(items: Iterable[T], depth: int) -> Generator[T]:
     thread.start()
     try:
         while True:
-            kind, value = queue.get()
+            kind, value = _received(queue, thread)
             if kind == "error":
                 raise value
             if kind == "end":
@@ -63,7 +89,19 @@ def _ahead(items: Iterable[T], depth: int) -> Generator[T]:
             yield value
     finally:
         stopped.set()
-        thread.join()  # for as long as one item takes to make
+        thread.join()  # for as long as one item takes to make, or to come to a `stop_point`
+
+
+def _received(queue: Queue[tuple[str, Any]], thread: threading.Thread) -> tuple[str, Any]:
+    """The next of what a thread puts into a queue; an error where it has ended, and nothing more will come."""
+    while True:
+        stop_point()
+        alive = thread.is_alive()
+        try:
+            return queue.get(timeout=_POLL_SECONDS)
+        except Empty:
+            if not alive:
+                raise RuntimeError("the thread that reads ahead has died without a word") from None
 
 
 def in_threads(

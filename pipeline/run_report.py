@@ -12,38 +12,44 @@ from pathlib import Path
 
 from pipeline.batching import PlanReport
 from pipeline.config import RunConfig
-from pipeline.errors import LengthwiseError
-from pipeline.files import write_atomically
+from pipeline.errors import LengthwiseError, StoreError
+from pipeline.folder import open_folder
 from pipeline.inspection import length_percentiles
 from pipeline.machine import cores, processor, versions
-from pipeline.pictures import run_figure, save_figure
+from pipeline.pictures import figure_to_png, run_figure
 from pipeline.run import EncodeReport
 
 REPORT, PICTURE = "report.md", "report.png"
 
 
-def write_report(folder: str | Path, run: RunConfig, report: EncodeReport) -> Path | None:
+def write_report(folder: str | Path, run: RunConfig, report: EncodeReport) -> str | None:
     """Write report.md, and report.png where matplotlib is installed.
 
     Returns:
-        The report's path; None where this run encoded nothing, and an older report stays.
+        The report's path or URL; None where this run encoded nothing, and an older report stays, or was one part of
+        several, which would write over each other's.
 
     Raises:
         StoreError: the files cannot be written.
     """
-    if not report.encoded_shards:
+    if not report.encoded_shards or not report.complete:
         return None
-    path, picture = Path(folder) / REPORT, Path(folder) / PICTURE
+    place = open_folder(folder)
     try:
-        figure = run_figure(report)
-    except LengthwiseError:
-        picture.unlink(missing_ok=True)  # an older run's
-        shown = "There is no picture, because matplotlib is missing: install lengthwise[plot]."
-    else:
-        save_figure(figure, picture)
-        shown = f"![How long the texts were, and where the time went]({PICTURE})"
-    write_atomically(path, report_to_markdown(run, report, shown).encode())
-    return path
+        try:
+            figure = run_figure(report)
+        except LengthwiseError:
+            place.remove(PICTURE)  # an older run's
+            shown = "There is no picture, because matplotlib is missing: install lengthwise[plot]."
+        else:
+            place.write(PICTURE, figure_to_png(figure))
+            shown = f"![How long the texts were, and where the time went]({PICTURE})"
+        place.write(REPORT, report_to_markdown(run, report, shown).encode())
+    except OSError as error:
+        raise StoreError(
+            f"{place.at(REPORT)}: cannot be written ({error}); the vectors are safe, only the report is missing"
+        ) from error
+    return place.at(REPORT)
 
 
 def report_to_markdown(run: RunConfig, report: EncodeReport, picture: str = "") -> str:
@@ -84,6 +90,7 @@ def _encoded(report: EncodeReport) -> str:
             ("rows that repeat the ids of another, computed once", f"{report.repeated_rows:,}"),
             ("texts of no tokens, in the whole folder", f"{report.empty:,}"),
             ("rows without a text, in the whole folder", f"{report.null:,}"),
+            ("rows that could not be encoded, these among them", f"{report.bad:,}"),
             ("truncated texts, in the whole folder", f"{report.truncated:,}"),
         ],
     )

@@ -7,11 +7,16 @@
       shards.jsonl          one record a committed shard, appended
       manifest.json         totals; written last, so its presence means that the run is complete
       data/shard-000000.parquet ...
+      quarantine/shard-000000.jsonl ...   rows that were set aside, where there are any
 
 Notable decisions:
 - Shards have a folder to themselves, so that pandas, polars and DuckDB can be pointed at it as it is.
 - A shard is written beside its place, flushed to the disk, renamed, and only then recorded: it exists whole or
   not at all. One without a record is written again.
+- One run writes to a folder at a time. The parts of a run that is divided write side by side, each its own shards and
+  its own log of records (`shards-00003-of-00064.jsonl`); whoever opens the folder alone the next time joins the logs.
+- Records do not tell in which order, by whom, or in how many attempts shards were written. So the folder of a run that
+  was disturbed ends byte for byte as that of one that was not.
 - Vectors are stored plain with zstd: a dictionary would make a column of distinct floats larger
   (github.com/apache/arrow/issues/49715).
 """
@@ -20,8 +25,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-from collections.abc import Mapping
+import logging
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -31,19 +38,50 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from pipeline.config import BadRows
 from pipeline.errors import StoreError
-from pipeline.files import file_sha256, flush, write_atomically
+from pipeline.files import file_sha256
+from pipeline.folder import Folder, is_draft, open_folder
+from pipeline.identity import describe_changes, identity_hash
 
 DATA, RUN, IDENTITY, RECORDS, MANIFEST = "data", "run.yaml", "identity.json", "shards.jsonl", "manifest.json"
+CARD, QUARANTINE, LOCK = "README.md", "quarantine", ".lock"
 ROW_GROUP_ROWS = 8_192
+COUNTS = ("rows", "tokens", "empty", "null", "bad", "truncated")
+_OURS = re.compile(
+    r"README\.md|run\.yaml|identity\.json|manifest\.json|report\.(md|png)|shards(-\d+-of-\d+)?\.jsonl"
+    rf"|{DATA}/shard-\d+\.parquet|{QUARANTINE}/shard-\d+\.jsonl"
+)
+_LOG = re.compile(r"shards(-\d+-of-\d+)?\.jsonl")
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Part:
+    """One of `count` processes that divide a run's shards: those whose number leaves the remainder `index`."""
+
+    index: int
+    count: int
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.index < self.count:
+            raise StoreError(f"part {self.index} of {self.count}: parts are numbered from 0 to {self.count - 1}")
+
+    def __str__(self) -> str:
+        return f"{self.index:05d}-of-{self.count:05d}"
+
+    def owns(self, shard: int) -> bool:
+        """Whether a shard is this part's to encode."""
+        return shard % self.count == self.index
 
 
 @dataclass(frozen=True)
 class ShardRecord:
     """What is known of a committed shard; counts are of rows unless they say tokens.
 
-    `max_deviation` and `min_cosine` tell how far vectors of a precision below float32 are from those in float32,
-    measured on some rows of the shard; they are null for a run in float32.
+    `bad` counts the rows that could not be encoded, those without a text (`null`) among them. `quarantine` is the
+    sha256 of the file that they were set aside in. `max_deviation` and `min_cosine` tell how far vectors of a precision
+    below float32 are from those in float32, measured on some rows of the shard; they are null for a run in float32.
     """
 
     index: int
@@ -52,127 +90,361 @@ class ShardRecord:
     tokens: int
     empty: int
     null: int
+    bad: int
     truncated: int
     max_deviation: float | None
     min_cosine: float | None
     file: str
     sha256: str
+    quarantine: str | None
+
+    @property
+    def checksums(self) -> dict[str, str]:
+        """sha256 of each of its files, by name."""
+        set_aside = {} if self.quarantine is None else {quarantine_file(self.index): self.quarantine}
+        return {self.file: self.sha256, **set_aside}
 
 
 class VectorStore:
-    """The shards of one run in one folder.
+    """The shards of one run in one folder; a context manager, since the folder is locked until it is closed.
 
     Attributes:
+        folder: where they lie.
         identity: the hash of what the run's vectors depend on.
         records: of the committed shards, by their index.
     """
 
-    def __init__(self, folder: Path, identity: str, records: dict[int, ShardRecord]) -> None:
+    def __init__(
+        self,
+        folder: Folder,
+        identity: str,
+        records: dict[int, ShardRecord],
+        log_name: str,
+        bad_rows: BadRows,
+        lock: ExitStack,
+    ) -> None:
         self.folder = folder
         self.identity = identity
         self.records = records
+        self._log, self._bad_rows, self._lock = log_name, bad_rows, lock
+        self._was_finished = folder.read(MANIFEST) is not None
 
     @classmethod
-    def open(cls, folder: str | Path, identity: Mapping[str, Any], run_yaml: str) -> VectorStore:
+    def open(
+        cls,
+        folder: str | Path,
+        identity: Mapping[str, Any],
+        run_yaml: str,
+        *,
+        bad_rows: BadRows = "error",
+        part: Part | None = None,
+        fresh: bool = False,
+    ) -> VectorStore:
         """Open a folder for a run: an empty or new one, or one that holds shards of the same run.
 
         Args:
+            folder: a path, or a URL that fsspec knows.
             identity: everything that the bytes of the vectors depend on, as JSON-ready values.
             run_yaml: the resolved configuration, saved beside the vectors.
+            bad_rows: what is written for a row that cannot be encoded. A shard with such rows that was written under
+                another policy does not count as committed.
+            part: which part of a divided run writes; the whole run if None.
+            fresh: remove the shards that are there, whatever run they are of.
 
         Raises:
-            StoreError: the folder holds another run's vectors, or something else, or cannot be written.
+            StoreError: the folder holds another run's vectors, or something else; another process writes to it; or it
+                cannot be written.
         """
-        folder = Path(folder)
-        try:
-            _refuse_another_run(folder, identity)
+        place = open_folder(folder)
+        log_name, lock_name = (RECORDS, LOCK) if part is None else (f"shards-{part}.jsonl", f"{LOCK}-{part}")
+        record: dict[str, Any] = {"sha256": identity_hash(identity), "depends_on": dict(identity)}
+        with ExitStack() as stack, _told(f"{place}: cannot be written", "mend that, or choose another encode.output"):
+            _refuse_what_is_not_ours(place)
+            _lock(place, lock_name, part, stack)
+            if fresh:
+                _start_over(place, part)
+            _refuse_another_run(place, identity)
             # First, since a folder that a crash left without an identity would not be known as ours again.
-            record: dict[str, Any] = {"sha256": identity_hash(identity), "depends_on": dict(identity)}
-            write_atomically(folder / IDENTITY, _json_bytes(record))
-            (folder / DATA).mkdir(exist_ok=True)
-            for left_over in folder.rglob("*.part"):
-                left_over.unlink()
-            write_atomically(folder / RUN, run_yaml.encode())
-            records = _read_records(folder / RECORDS)
-            # Written anew, since appending to a line that a crash cut off would lose the next record too.
-            write_atomically(folder / RECORDS, b"".join(map(_record_line, records.values())))
-        except OSError as error:
-            raise StoreError(
-                f"{folder}: cannot be written ({error}); mend that, or choose another encode.output"
-            ) from error
-        return cls(folder, record["sha256"], records)
+            if place.read(IDENTITY) != (identity_bytes := _json_bytes(record)):
+                place.write(IDENTITY, identity_bytes)
+            if place.read(RUN) != run_yaml.encode():
+                place.write(RUN, run_yaml.encode())
+            records = _read_records(place)
+            if part is None:
+                _tidy(place, records)
+            elif place.read(log_name) is not None:
+                own = [record for record in records.values() if part.owns(record.index)]
+                place.write(log_name, b"".join(map(_record_line, own)))  # without a line that a crash cut off
+            return cls(place, record["sha256"], records, log_name, bad_rows, stack.pop_all())
+
+    def __enter__(self) -> VectorStore:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let go of the folder's lock."""
+        self._lock.close()
 
     def committed(self, index: int) -> ShardRecord | None:
-        """The record of a shard whose file is there and unchanged, else None."""
+        """The record of a shard whose files are there and unchanged, else None."""
         record = self.records.get(index)
         if record is None:
             return None
-        path = self.folder / record.file
-        return record if path.is_file() and file_sha256(path) == record.sha256 else None
-
-    def commit(self, table: pa.Table, counts: Mapping[str, Any]) -> ShardRecord:
-        """Write a shard's table, then its record.
-
-        Args:
-            table: the rows, in the dataset's order.
-            counts: the record's fields beside `rows`, `file` and `sha256`.
-        """
-        file = f"{DATA}/shard-{counts['index']:06d}.parquet"
-        path = self.folder / file
-        part = path.with_suffix(".part")
-        plain = [name for name in table.column_names if name != "embedding"]
-        try:
-            # Pages end where chunks end, and a stream has others than a file: in one piece, so that bytes are equal.
-            whole = table.combine_chunks()
-            pq.write_table(whole, part, compression="zstd", use_dictionary=plain, row_group_size=ROW_GROUP_ROWS)
-            flush(part)
-            sha256 = file_sha256(part)
-            os.replace(part, path)
-            flush(path.parent)
-            record = ShardRecord(rows=table.num_rows, file=file, sha256=sha256, **counts)
-            with open(self.folder / RECORDS, "ab") as records:
-                records.write(_record_line(record))
-                records.flush()
-                os.fsync(records.fileno())
-        except OSError as error:
-            part.unlink(missing_ok=True)
-            raise StoreError(
-                f"{path}: the shard cannot be written ({error}); the shards before it are safe, and the same command"
-                " goes on from there"
-            ) from error
-        self.records[record.index] = record
+        if record.bad and self._bad_rows != "error" and (self._bad_rows == "quarantine") != bool(record.quarantine):
+            log.warning("%s has rows that cannot be encoded: written again, for encode.bad_rows", record.file)
+            return None
+        for name, sha256 in record.checksums.items():
+            if self.folder.sha256(name) != sha256:
+                log.warning("%s is missing or not what was written; its shard is encoded again", self.folder.at(name))
+                return None
         return record
 
-    def finish(self, shards: int, card: str) -> dict[str, Any]:
-        """Write the dataset card and, last, the manifest; returns the manifest."""
-        records = [self.records[index] for index in range(shards)]
-        totals = {
-            name: sum(getattr(record, name) for record in records)
-            for name in ("rows", "tokens", "empty", "null", "truncated")
-        }
-        manifest = {
-            "identity": self.identity,
-            **totals,
-            "shards": [asdict(record) for record in records],
-        }
-        write_atomically(self.folder / "README.md", card.encode())
-        write_atomically(self.folder / MANIFEST, _json_bytes(manifest))
+    def commit(self, table: pa.Table, counts: Mapping[str, Any], set_aside: bytes | None = None) -> ShardRecord:
+        """Write a shard's table, then its record; see `write_shard`."""
+        record = write_shard(self.folder, self.identity, table, counts, set_aside)
+        self.add(record)
+        return record
+
+    def add(self, record: ShardRecord) -> None:
+        """Record a shard that was written."""
+        with _told(self.folder.at(self._log), "the shards before it are safe, and the same command goes on from there"):
+            self.folder.check_lock()
+            if self._was_finished:
+                self.folder.remove(MANIFEST)  # it speaks of the shard's last version
+                self._was_finished = False
+            self.folder.append(self._log, _record_line(record))
+        self.records[record.index] = record
+
+    def finish(self, rows: int, shard_rows: int, card: str) -> dict[str, Any]:
+        """Check that everything is there; then write the dataset card and, last, the manifest, which is returned.
+
+        Args:
+            rows: how many the input has.
+            shard_rows: how many a shard has, but for the last one.
+            card: the README.md.
+
+        Raises:
+            StoreError: shards are missing, or do not fit the input or each other.
+        """
+        records = self._complete_records(rows, shard_rows)
+        totals = {name: sum(getattr(record, name) for record in records) for name in COUNTS}
+        manifest = {"identity": self.identity, **totals, "shards": [asdict(record) for record in records]}
+        with _told(f"{self.folder}: cannot be written", "mend that; the shards are safe, and the same command goes on"):
+            self._check_schemas(records)
+            self.folder.write(RECORDS, b"".join(map(_record_line, records)))
+            known = {name for record in records for name in record.checksums}
+            for name in self.folder.names():
+                if name.startswith((f"{DATA}/", f"{QUARANTINE}/")) and _OURS.fullmatch(name) and name not in known:
+                    self.folder.remove(name)
+            self.folder.write(CARD, card.encode())
+            self.folder.write(MANIFEST, _json_bytes(manifest))
+            self._was_finished = True
         return manifest
+
+    def _complete_records(self, rows: int, shard_rows: int) -> list[ShardRecord]:
+        names = set(self.folder.names())
+        shards = -(-rows // shard_rows)
+        missing = [
+            index for index in range(shards) if index not in self.records or self.records[index].file not in names
+        ]
+        if missing:
+            raise StoreError(
+                f"{self.folder}: {len(missing)} of {shards} shards are not there (numbers {_ranges(missing)});"
+                " run the command that encodes them again"
+            )
+        records = [self.records[index] for index in range(shards)]
+        for index, record in enumerate(records):
+            expected = min(shard_rows, rows - index * shard_rows)
+            if (record.first_row, record.rows) != (index * shard_rows, expected):
+                raise StoreError(
+                    f"{self.folder.at(record.file)}: has the rows {record.first_row} to"
+                    f" {record.first_row + record.rows - 1}, but the input has {expected} rows from"
+                    f" {index * shard_rows} there; encode again with --fresh"
+                )
+        return records
+
+    def _check_schemas(self, records: list[ShardRecord]) -> None:
+        first = None
+        for record in records:
+            with self.folder.open(record.file) as file:
+                schema = pq.read_schema(file)
+            first = first or schema
+            if not schema.equals(first, check_metadata=True):
+                raise StoreError(
+                    f"{self.folder.at(record.file)}: its columns are {_columns(schema)}, those of the first shard"
+                    f" {_columns(first)}; encode again with --fresh"
+                )
+
+
+def write_shard(
+    folder: Folder, identity: str, table: pa.Table, counts: Mapping[str, Any], set_aside: bytes | None = None
+) -> ShardRecord:
+    """Write a shard's table, whole or not at all, for a store to record.
+
+    Args:
+        identity: the hash that the folder must still have: another run may have started it over.
+        table: the rows, in the dataset's order.
+        counts: the record's fields beside `rows`, `file`, `sha256` and `quarantine`.
+        set_aside: the lines of the shard's file in the quarantine, if it has one.
+
+    Raises:
+        StoreError: it cannot be written, or the folder is another run's by now.
+    """
+    file, aside = f"{DATA}/shard-{counts['index']:06d}.parquet", quarantine_file(counts["index"])
+    plain = [name for name in table.column_names if name != "embedding"]
+    # Pages end where chunks end, and a stream has others than a file: in one piece, so that bytes are equal.
+    whole = table.combine_chunks()
+    with _told(
+        f"{folder.at(file)}: the shard cannot be written",
+        "the shards before it are safe, and the same command goes on from there",
+    ):
+        if json.loads(folder.read(IDENTITY) or b"{}").get("sha256") != identity:
+            raise StoreError(f"{folder}: another run has started it over; this one has ended")
+        if set_aside is None:
+            folder.remove(aside)
+        else:
+            folder.write(aside, set_aside)
+        with folder.draft(file) as part:
+            pq.write_table(whole, part, compression="zstd", use_dictionary=plain, row_group_size=ROW_GROUP_ROWS)
+            sha256 = file_sha256(part)
+    return ShardRecord(
+        **counts,
+        rows=table.num_rows,
+        file=file,
+        sha256=sha256,
+        quarantine=None if set_aside is None else hashlib.sha256(set_aside).hexdigest(),
+    )
+
+
+def quarantine_file(index: int) -> str:
+    """Where the rows of a shard are set aside."""
+    return f"{QUARANTINE}/shard-{index:06d}.jsonl"
 
 
 def vector_table(
-    kept: pa.Table, vectors: NDArray[np.floating], num_tokens: NDArray[np.int64], truncated: NDArray[np.bool_]
+    kept: pa.Table,
+    vectors: NDArray[np.floating],
+    num_tokens: NDArray[np.int64],
+    truncated: NDArray[np.bool_],
+    absent: NDArray[np.bool_] | None = None,
 ) -> pa.Table:
-    """A shard's table: the kept columns, then embedding fixed_size_list[dim], num_tokens int32, truncated bool."""
+    """A shard's table: the kept columns, then embedding fixed_size_list[dim], num_tokens int32, truncated bool.
+
+    Args:
+        absent: bool[rows], the rows whose embedding is null.
+    """
     flat = pa.array(np.ascontiguousarray(vectors).reshape(-1))
-    table = kept.append_column("embedding", pa.FixedSizeListArray.from_arrays(flat, vectors.shape[1]))
+    mask = None if absent is None else pa.array(absent)
+    table = kept.append_column("embedding", pa.FixedSizeListArray.from_arrays(flat, vectors.shape[1], mask=mask))
     table = table.append_column("num_tokens", pa.array(num_tokens.astype(np.int32)))
     return table.append_column("truncated", pa.array(truncated))
 
 
-def identity_hash(identity: Mapping[str, Any]) -> str:
-    """sha256 (hex) of an identity."""
-    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
+def read_identity(folder: Folder) -> dict[str, Any] | None:
+    """What the vectors in a folder depend on; None where it is no folder of vectors.
+
+    Raises:
+        StoreError: the file is damaged.
+    """
+    contents = folder.read(IDENTITY)
+    if contents is None:
+        return None
+    try:
+        value = json.loads(contents)
+        depends_on = value["depends_on"]
+        if value["sha256"] == identity_hash(depends_on) and isinstance(depends_on, dict):
+            return depends_on
+        problem = "its sha256 is not that of what it says"
+    except (ValueError, KeyError, TypeError) as error:
+        problem = f"{type(error).__name__}: {error}"
+    raise StoreError(
+        f"{folder.at(IDENTITY)}: cannot be read ({problem}); the folder is damaged: start it over with --fresh, or"
+        " choose another encode.output"
+    )
+
+
+def _lock(place: Folder, own: str, part: Part | None, stack: ExitStack) -> None:
+    """Hold the run's or the part's lock, and make sure that nobody writes whom it does not go with."""
+    try:
+        stack.enter_context(place.lock(own))
+    except BlockingIOError as error:
+        raise _taken(place, str(error)) from None
+    for name in place.names():
+        goes_with = part is not None and name.endswith(f"-of-{part.count:05d}")
+        if name.startswith(LOCK) and name != own and not goes_with and (holder := place.holder(name)):
+            raise _taken(place, holder)
+
+
+def _taken(place: Folder, holder: str) -> StoreError:
+    return StoreError(
+        f"{place}: {holder}, is writing to this folder; wait until it is done, stop it, or choose another encode.output"
+    )
+
+
+def _start_over(place: Folder, part: Part | None) -> None:
+    if part is not None:
+        raise StoreError(
+            f"{place}: part {part.index} cannot start the folder over, since other parts write to it too; remove it"
+        )
+    ours = [name for name in place.names() if _OURS.fullmatch(name) or is_draft(name)]
+    for name in sorted(ours, key=lambda name: name == IDENTITY):  # last: without it the folder is not known as ours
+        place.remove(name)
+
+
+def _tidy(place: Folder, records: dict[int, ShardRecord]) -> None:
+    """Remove what a crash left half-written, and join the logs of parts; only while nobody else writes."""
+    names = place.names()
+    # Also since appending to a line that a crash cut off would lose the next record too.
+    place.write(RECORDS, b"".join(map(_record_line, records.values())))
+    for name in names:
+        if is_draft(name) or (name != LOCK and name.startswith(LOCK)) or (_LOG.fullmatch(name) and name != RECORDS):
+            place.remove(name)
+
+
+def _read_records(place: Folder) -> dict[int, ShardRecord]:
+    """Records by shard, of all logs; a line that was cut off by a crash is the last and is left out."""
+    records = {}
+    names = {field.name for field in fields(ShardRecord)}
+    logs = [name for name in place.names() if _LOG.fullmatch(name)]
+    for line in b"".join((place.read(name) or b"") + b"\n" for name in logs).splitlines():
+        try:
+            values = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(values, dict) and values.keys() == names:
+            records[values["index"]] = ShardRecord(**values)
+    return records
+
+
+def _refuse_what_is_not_ours(place: Folder) -> None:
+    """Raise a StoreError where there is something, and it is no folder of vectors."""
+    try:
+        names = place.names()
+    except NotADirectoryError:
+        names = ["a file"]
+    unfinished = [name for name in names if name.startswith((LOCK, f".{IDENTITY}."))]
+    if IDENTITY not in names and len(names) > len(unfinished):
+        raise StoreError(f"{place}: not empty, and not a folder of vectors; choose another encode.output")
+
+
+def _refuse_another_run(place: Folder, identity: Mapping[str, Any]) -> None:
+    found = read_identity(place)
+    if found is not None and identity_hash(found) != identity_hash(identity):
+        raise StoreError(
+            f"{place}: holds the vectors of another run ({describe_changes(found, identity)}); choose another"
+            " encode.output, or start over with --fresh if those vectors are no longer wanted"
+        )
+
+
+@contextmanager
+def _told(problem: str, remedy: str) -> Iterator[None]:
+    """An OSError inside becomes a StoreError that says what, why and what to do."""
+    try:
+        yield
+    except OSError as error:
+        raise StoreError(f"{problem} ({error}); {remedy}") from error
 
 
 def _json_bytes(value: Any) -> bytes:
@@ -183,62 +455,14 @@ def _record_line(record: ShardRecord) -> bytes:
     return json.dumps(asdict(record)).encode() + b"\n"
 
 
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(path.read_bytes())
-    except (OSError, ValueError) as error:
-        raise StoreError(f"{path}: cannot be read ({error}); the folder is damaged, choose another output") from error
-    if not isinstance(value, dict):
-        raise StoreError(f"{path}: not a JSON object; the folder is damaged, choose another output")
-    return value
+def _columns(schema: pa.Schema) -> str:
+    return ", ".join(f"{field.name} {field.type}" for field in schema)
 
 
-def _read_records(path: Path) -> dict[int, ShardRecord]:
-    """Records by shard; a line that was cut off by a crash is the last and is left out."""
-    records = {}
-    names = {field.name for field in fields(ShardRecord)}
-    for line in path.read_bytes().splitlines() if path.exists() else ():
-        try:
-            values = json.loads(line)
-        except ValueError:
-            continue
-        if isinstance(values, dict) and values.keys() == names:
-            records[values["index"]] = ShardRecord(**values)
-    return records
-
-
-def _refuse_another_run(folder: Path, identity: Mapping[str, Any]) -> None:
-    """Raise a StoreError where the folder holds something else than shards of this run."""
-    if not (folder / IDENTITY).exists():
-        unfinished = {IDENTITY + ".part"}
-        if folder.exists() and (not folder.is_dir() or {path.name for path in folder.iterdir()} - unfinished):
-            raise StoreError(f"{folder}: not empty, and not a folder of vectors; choose another encode.output")
-        return
-    found = _read_json(folder / IDENTITY)
-    if found.get("sha256") != identity_hash(identity):
-        changed = _changes(_flat(found.get("depends_on", {})), _flat(identity))
-        raise StoreError(
-            f"{folder}: holds the vectors of another run ({changed}); choose another encode.output, or remove the"
-            " folder if those vectors are no longer wanted"
-        )
-
-
-def _flat(value: Any, path: str = "") -> dict[str, Any]:
-    """The leaves of nested mappings by their dotted paths."""
-    if not isinstance(value, Mapping):
-        return {path: value}
-    return {
-        name: leaf
-        for key, inner in value.items()
-        for name, leaf in _flat(inner, f"{path}.{key}" if path else key).items()
-    }
-
-
-def _changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
-    changed = [name for name in sorted(old.keys() | new.keys()) if old.get(name) != new.get(name)]
-    return "; ".join(f"{name} was {_short(old.get(name))}, is {_short(new.get(name))}" for name in changed)
-
-
-def _short(value: Any) -> str:
-    text = json.dumps(value)
-    return text if len(text) <= 40 else text[:37] + "..."
+def _ranges(numbers: list[int], most: int = 10) -> str:
+    """Sorted numbers in words: "0-3, 7"."""
+    among = set(numbers)
+    starts = [number for number in numbers if number - 1 not in among]
+    ends = [number for number in numbers if number + 1 not in among]
+    shown = [f"{start}-{end}" if end > start else f"{start}" for start, end in zip(starts, ends, strict=True)]
+    return ", ".join(shown[:most]) + (", ..." if len(shown) > most else "")

@@ -57,7 +57,9 @@ class TextTokenizer:
         """
         try:
             return self._tokenizer.encode_batch_fast(texts, add_special_tokens=False)
-        except Exception as error:
+        except BaseException as error:
+            if not isinstance(error, Exception) and not _is_the_librarys(error):
+                raise
             raise TokenizerError(
                 f"the tokenizer cannot encode these texts ({error}); use one whose vocabulary has its unknown token"
             ) from error

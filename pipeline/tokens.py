@@ -6,28 +6,32 @@ Notable decisions:
   tell "exactly max_length" from "cut", keeps the parts that it cut off in memory, and would come along with any
   tokenizer.json that was saved with it switched on.
 - While one chunk's ids are taken out of the library's objects, which it allows only one by one as Python lists, the
-  next chunk is tokenized in another thread.
+  next chunk is tokenized in another thread. A chunk is bounded in rows and in bytes: the library needs some 120 bytes
+  for a byte of text while it tokenizes it (300 with a token a character), and 20 until its ids are taken out. A text
+  is never cut, so one of 10 MB takes 1.2 GB for some seconds.
+- A text that the library refuses takes none of its chunk with it: the chunk is halved until the text stands alone.
 - Special tokens are put in after truncation, so a cut text still ends the way the model was trained to see.
 """
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import chain, pairwise
-from typing import Literal
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 from tokenizers import Encoding
 
-from pipeline.errors import TextError
-from pipeline.prefetch import ahead
+from pipeline.config import BadRows
+from pipeline.errors import TextError, TokenizerError
+from pipeline.prefetch import ahead, stop_point
 from pipeline.tokenizer import TextTokenizer
 
-CHUNK_TEXTS = 512
+CHUNK_TEXTS, CHUNK_BYTES = 512, 4 * 2**20
 _ROWS_NAMED = 5
 _NO_TEXT = {type(None): "null", bytes: "not Unicode: bytes that are not UTF-8"}
 
@@ -41,12 +45,14 @@ class TokenShard:
         offsets: int64[rows + 1]; row i is `values[offsets[i]:offsets[i + 1]]`.
         truncated: bool[rows], whether tokens of the row were cut off.
         null: bool[rows], whether the row had no text (null, or not Unicode) and so has no ids.
+        bad: why a row could not be encoded, by its number; those without a text are among them. They have no ids.
     """
 
     values: NDArray[np.int32]
     offsets: NDArray[np.int64]
     truncated: NDArray[np.bool_]
     null: NDArray[np.bool_]
+    bad: Mapping[int, str] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
@@ -58,8 +64,10 @@ class TokenShard:
 
     @property
     def empty(self) -> NDArray[np.bool_]:
-        """bool[rows], whether the row has a text, but no token."""
-        return (self.lengths == 0) & ~self.null
+        """bool[rows], whether the row has a text that is not bad, but no token."""
+        empty = (self.lengths == 0) & ~self.null
+        empty[list(self.bad)] = False
+        return empty
 
     def row(self, index: int) -> NDArray[np.int32]:
         """int32[tokens], a view of one row's ids."""
@@ -78,7 +86,8 @@ class TokenShard:
         values = [self.row(row) for row in rows.tolist()]
         offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum([len(row) for row in values], dtype=np.int64)])
         ids = np.concatenate(values) if values else np.empty(0, np.int32)
-        return TokenShard(ids, offsets, self.truncated[rows], self.null[rows])
+        bad = {new: self.bad[row] for new, row in enumerate(rows.tolist()) if row in self.bad}
+        return TokenShard(ids, offsets, self.truncated[rows], self.null[rows], bad)
 
     def gather(self, rows: NDArray[np.int64], pad_id: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Rows as a right-padded rectangle.
@@ -98,9 +107,11 @@ class TokenShard:
         return input_ids, lengths
 
     def to_arrow(self) -> pa.Table:
-        """Columns input_ids (large_list<int32>), truncated and null (bool). The ids are not copied."""
+        """Columns input_ids (large_list<int32>), truncated and null (bool), bad (string). The ids are not copied."""
         ids = pa.LargeListArray.from_arrays(pa.array(self.offsets), pa.array(self.values))
-        return pa.table({"input_ids": ids, "truncated": pa.array(self.truncated), "null": pa.array(self.null)})
+        flags = {"truncated": pa.array(self.truncated), "null": pa.array(self.null)}
+        bad = pa.array([self.bad.get(row) for row in range(len(self))], pa.string())
+        return pa.table({"input_ids": ids, **flags, "bad": bad})
 
     @classmethod
     def from_arrow(cls, table: pa.Table) -> TokenShard:
@@ -109,8 +120,9 @@ class TokenShard:
         ids = column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
         offsets = ids.offsets.to_numpy()
         values = ids.values.to_numpy()[offsets[0] : offsets[-1]]
-        flags = (table[name].to_numpy(zero_copy_only=False) for name in ("truncated", "null"))
-        return cls(values, offsets - offsets[0], *flags)
+        truncated, null = (table[name].to_numpy(zero_copy_only=False) for name in ("truncated", "null"))
+        bad = {row: reason for row, reason in enumerate(table["bad"].to_pylist()) if reason is not None}
+        return cls(values, offsets - offsets[0], truncated, null, bad)
 
 
 def tokenize_texts(
@@ -120,7 +132,7 @@ def tokenize_texts(
     max_length: int | None = None,
     truncate: bool = False,
     add_special_tokens: bool = True,
-    bad_rows: Literal["error", "zero"] = "error",
+    bad_rows: BadRows = "error",
     first_row: int = 0,
 ) -> TokenShard:
     """Turn texts into ids.
@@ -129,14 +141,14 @@ def tokenize_texts(
         texts: strings, or an Arrow array of them; None where there is no text.
         tokenizer: from `pipeline.tokenizer`.
         max_length: the most tokens a row may have, special tokens included; None for no limit.
-        truncate: cut a longer row at its end and flag it; without it a longer row is an error.
+        truncate: cut a longer row at its end and flag it; without it a longer row is bad.
         add_special_tokens: put in what the tokenizer's post-processor adds.
-        bad_rows: what to do with a row that is null or not Unicode: stop, or let it have no ids.
+        bad_rows: what to do with a row that is bad, which is one that is null, not Unicode, refused by the tokenizer
+            or too long: stop, or let it have no ids and say why.
         first_row: the dataset's row number of `texts[0]`, for messages.
 
     Raises:
-        TextError: a bad row under `"error"`, a row longer than max_length without `truncate`, or a max_length that
-            the special tokens alone fill.
+        TextError: a bad row under `"error"`, or a max_length that the special tokens alone fill.
     """
     prefix, suffix = (tokenizer.prefix, tokenizer.suffix) if add_special_tokens else ((), ())
     special = len(prefix) + len(suffix)
@@ -145,43 +157,104 @@ def tokenize_texts(
             f"max_length is {max_length}, but the tokenizer adds {special} special tokens to every text;"
             f" set tokenizer.max_length above {special}"
         )
-    bad: dict[int, str] = {}
-    values, lengths = _ids(texts, tokenizer, bad)
-    if bad and bad_rows == "error":
-        raise TextError(_bad_rows_message(bad, first_row))
-    null = np.zeros(len(texts), np.bool_)
-    null[list(bad)] = True
+    absent: dict[int, str] = {}
+    refused: dict[int, str] = {}
+    values, lengths = _ids(texts, tokenizer, absent, refused, stop=first_row if bad_rows == "error" else None)
+    if absent and bad_rows == "error":
+        raise TextError(_bad_rows_message(absent, first_row))
     room = np.iinfo(np.int64).max if max_length is None else max_length - special
-    truncated = lengths > room
-    if truncated.any():
-        if not truncate:
-            raise TextError(_too_long_message(lengths + special, truncated, max_length, first_row))
-        values = values[_positions(lengths) < room]
-        lengths = np.minimum(lengths, room)
+    beyond = lengths > room
+    if beyond.any():
+        if truncate:
+            values = values[_positions(lengths) < room]
+            lengths = np.minimum(lengths, room)
+        elif bad_rows == "error":
+            raise TextError(_too_long_message(lengths + special, beyond, max_length, first_row))
+        else:
+            rows = np.flatnonzero(beyond).tolist()
+            refused |= {row: f"{lengths[row] + special} tokens, but max_length is {max_length}" for row in rows}
+            values = values[np.repeat(~beyond, lengths)]
+            lengths = np.where(beyond, 0, lengths)
+    bad = dict(sorted({**absent, **refused}.items()))
     if special:
-        values, lengths = _wrap(values, lengths, prefix, suffix, wrapped=~null)
+        wrapped = np.ones(len(texts), np.bool_)
+        wrapped[list(bad)] = False
+        values, lengths = _wrap(values, lengths, prefix, suffix, wrapped)
     offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)])
-    return TokenShard(values, offsets, truncated, null)
+    null = np.zeros(len(texts), np.bool_)
+    null[list(absent)] = True
+    return TokenShard(values, offsets, beyond if truncate else np.zeros(len(texts), np.bool_), null, bad)
+
+
+def cut_texts(
+    texts: pa.Array | pa.ChunkedArray | Sequence[str | None], most_rows: int, most_bytes: int
+) -> list[tuple[int, int]]:
+    """Ranges of rows, one after the other: as many rows as the limits allow, and at least one.
+
+    Bytes are those of UTF-8 in an Arrow array; in a list, characters are counted.
+    """
+    if isinstance(texts, pa.Array | pa.ChunkedArray):
+        try:
+            sizes = pc.binary_length(texts)
+        except pa.ArrowNotImplementedError:  # of a dictionary, say
+            sizes = pc.binary_length(texts.cast(pa.large_string()))
+        sizes = pc.fill_null(sizes, 0).to_numpy(zero_copy_only=False).astype(np.int64)
+    else:
+        sizes = np.fromiter((len(text) if isinstance(text, str | bytes) else 0 for text in texts), np.int64, len(texts))
+    ends = np.cumsum(sizes)
+    ranges, start = [], 0
+    while start < len(sizes):
+        fitting = int(np.searchsorted(ends, ends[start] - sizes[start] + most_bytes, side="right"))
+        stop = max(start + 1, min(fitting, start + most_rows))
+        ranges.append((start, stop))
+        start = stop
+    return ranges
 
 
 def _ids(
-    texts: pa.Array | pa.ChunkedArray | Sequence[str | None], tokenizer: TextTokenizer, bad: dict[int, str]
+    texts: pa.Array | pa.ChunkedArray | Sequence[str | None],
+    tokenizer: TextTokenizer,
+    absent: dict[int, str],
+    refused: dict[int, str],
+    stop: int | None,
 ) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
-    """The ids of all texts in a row, int32[tokens], and how many each has, int64[rows]; see `_readable` for `bad`."""
+    """The ids of all texts in a row, int32[tokens], and how many each has, int64[rows].
+
+    Rows that cannot be read are noted in `absent`, and those that the tokenizer refuses in `refused`, which ends in a
+    TextError at the first of them where `stop`, the dataset's row number of the first text, is given.
+    """
     chunks, lengths = [np.empty(0, np.int32)], np.zeros(len(texts), np.int64)
+    ranges = cut_texts(texts, CHUNK_TEXTS, CHUNK_BYTES)
 
     def encoded() -> Generator[tuple[int, list[Encoding]]]:
-        for start in range(0, len(texts), CHUNK_TEXTS):
-            yield start, tokenizer.encode_batch(_readable(texts[start : start + CHUNK_TEXTS], start, bad))
+        for start, end in ranges:
+            rows = _readable(texts[start:end], start, absent)
+            encodings = _encoded(rows, start, tokenizer, refused)
+            if refused and stop is not None:
+                raise TextError(_bad_rows_message(refused, stop))
+            yield start, encodings
 
-    with ahead(encoded()) if len(texts) > CHUNK_TEXTS else closing(encoded()) as batches:
+    with ahead(encoded()) if len(ranges) > 1 else closing(encoded()) as batches:
         for start, encodings in batches:
+            stop_point()
             found = [len(encoding) for encoding in encodings]
             lengths[start : start + len(found)] = found
             # A list at a time: many that are alive at once set off Python's garbage collector.
             ids = chain.from_iterable(encoding.ids for encoding in encodings)
             chunks.append(np.fromiter(ids, np.int32, sum(found)))
     return np.concatenate(chunks), lengths
+
+
+def _encoded(rows: list[str], start: int, tokenizer: TextTokenizer, refused: dict[int, str]) -> list[Encoding]:
+    """The rows' encodings; those of rows that the tokenizer refuses are empty, and are found by halving."""
+    try:
+        return tokenizer.encode_batch(rows)
+    except TokenizerError as error:
+        if len(rows) == 1:
+            refused[start] = f"refused by the tokenizer: {error.__cause__}"
+            return [Encoding()]
+    half = len(rows) // 2
+    return _encoded(rows[:half], start, tokenizer, refused) + _encoded(rows[half:], start + half, tokenizer, refused)
 
 
 def _readable(texts: pa.Array | pa.ChunkedArray | Sequence[str | None], start: int, bad: dict[int, str]) -> list[str]:
@@ -244,7 +317,7 @@ def _bad_rows_message(bad: dict[int, str], first_row: int) -> str:
     more = f"; and {len(bad) - _ROWS_NAMED} more" if len(bad) > _ROWS_NAMED else ""
     return (
         f"{len(bad)} of the texts cannot be encoded ({shown}{more});"
-        " mend them, or set encode.bad_rows to zero to give such rows a vector of zeros"
+        " mend them, or set encode.bad_rows to quarantine, which sets such rows aside, or to zero"
     )
 
 
@@ -254,5 +327,6 @@ def _too_long_message(
     row = int(np.argmax(too_long))
     return (
         f"{int(too_long.sum())} of the texts are longer than tokenizer.max_length = {max_length} tokens (the first,"
-        f" row {first_row + row}, has {int(lengths[row])}); raise max_length, or set tokenizer.truncate to true"
+        f" row {first_row + row}, has {int(lengths[row])}); raise max_length, set tokenizer.truncate to true,"
+        " or set encode.bad_rows to quarantine or zero"
     )

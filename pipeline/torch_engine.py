@@ -25,11 +25,13 @@ import torch
 from numpy.typing import NDArray
 
 from pipeline.batching import engine_costs
-from pipeline.config import Precision
+from pipeline.checkpoint import load_run_model, weights_fingerprint
+from pipeline.config import Precision, RunConfig
 from pipeline.encoder import PackedEncoder
 from pipeline.errors import LengthwiseError
 from pipeline.prefetch import in_threads
 from pipeline.stepwise import StepwiseEncoder
+from pipeline.tokenizer import TextTokenizer
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -147,6 +149,20 @@ class TorchEngine:
             return vectors
         packed: torch.Tensor = self._encoder(input_ids, torch.from_numpy(lengths))
         return packed
+
+
+def open_torch(run: RunConfig, workers: int | None = None) -> tuple[TorchEngine, TextTokenizer, str]:
+    """What a run encodes with: the checkpoint at model.path on an engine, its tokenizer, its weights' fingerprint.
+
+    Args:
+        workers: batches at a time, as for TorchEngine.
+
+    Raises:
+        LengthwiseError: one of them cannot be loaded, or they do not fit.
+    """
+    encoder, tokenizer = load_run_model(run)
+    engine = TorchEngine(encoder, run.encode.device, run.encode.precision, workers)
+    return engine, tokenizer, weights_fingerprint(encoder)
 
 
 class without_tf32:

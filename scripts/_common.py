@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import shlex
 import sys
 from collections.abc import Callable
@@ -13,21 +14,41 @@ import click
 
 if TYPE_CHECKING:
     from pipeline.config import RunConfig
+    from pipeline.interrupt import Interrupted
+
+TRACEBACK = "LENGTHWISE_TRACEBACK"  # set, it shows where an error comes from
 
 
 class _Polite:
-    """Prints a LengthwiseError as one paragraph and exits with 2; no traceback for a user's mistake."""
+    """Tells a user's mistake, or wish to end, in one paragraph, without a traceback.
+
+    Exits with 2 on a LengthwiseError, and with 128 and the signal's number on SIGINT and SIGTERM, within seconds.
+    """
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command."""
         from pipeline.errors import LengthwiseError
+        from pipeline.interrupt import Interrupted, interruptible
 
         logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s", stream=sys.stderr)
         try:
-            return super().invoke(ctx)  # type: ignore[misc]  # click's, of the classes below
+            with interruptible(_farewell):
+                return super().invoke(ctx)  # type: ignore[misc]  # click's, of the classes below
         except LengthwiseError as error:
+            if os.environ.get(TRACEBACK):
+                raise
             click.echo(f"error: {error}", err=True)
             ctx.exit(2)
+        except Interrupted as interrupted:
+            click.echo(f"\n{_farewell(interrupted)}", err=True)
+            ctx.exit(interrupted.exit_code)
+
+
+def _farewell(interrupted: Interrupted) -> str:
+    return (
+        f"error: ended by {interrupted}; what is there is whole, shards that were committed are safe, and the same"
+        " command goes on from there"
+    )
 
 
 class Verb(_Polite, click.Command):

@@ -1,4 +1,4 @@
-"""Measure: whole encodings, the LSTM, the graphs, the tokenizer, memory. Each prints its table and keeps it as JSON."""
+"""Measure: whole encodings, LSTM, graphs, tokenizer, memory, Ray. Each prints its table and keeps it as JSON."""
 
 from __future__ import annotations
 
@@ -31,6 +31,9 @@ def _options(*names: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
         ),
         "rows": click.option(
             "--rows", type=click.IntRange(1), default=20_000, show_default=True, help="Texts, drawn by chance."
+        ),
+        "shard_rows": click.option(
+            "--shard-rows", type=click.IntRange(1), default=65_536, show_default=True, help="Rows a shard."
         ),
         "runs": click.option(
             "--runs", type=click.IntRange(1), default=5, show_default=True, help="Counted runs of each side."
@@ -98,14 +101,29 @@ def tokenize(folder: Path, corpus: str, rows: int, runs: int) -> None:
 
 @main.command()
 @_options("shape", "corpus")
-@click.option("--rows", type=click.IntRange(1), default=20_000, show_default=True, help="Texts; then ten times these.")
-@click.option("--shard-rows", type=click.IntRange(1), default=4_096, show_default=True, help="Rows a shard.")
+@click.option("--rows", type=click.IntRange(1), default=200_000, show_default=True, help="Rows of the shorter run.")
+@click.option(
+    "--times", type=click.IntRange(2), default=5, show_default=True, help="How many times as many of the other."
+)
+@_options("shard_rows")
 @click.pass_obj
-def memory(folder: Path, shape: str, corpus: str, rows: int, shard_rows: int) -> None:
-    """Peak memory of a whole run, and of one on ten times the rows."""
+def memory(folder: Path, shape: str, corpus: str, rows: int, times: int, shard_rows: int) -> None:
+    """Peak memory of a whole run, and of one on several times the rows."""
     from benchmarks.memory import measure
 
-    measure(shape, corpus, rows, shard_rows).save(folder / f"memory-{shape}.json")
+    measure(shape, corpus, rows, times, shard_rows).save(folder / f"memory-{shape}.json")
+
+
+@main.command()
+@_options("shape", "corpus", "shard_rows")
+@click.option("--rows", type=click.IntRange(1), default=1_000_000, show_default=True, help="Rows.")
+@click.option("--runs", type=click.IntRange(1), default=2, show_default=True, help="Counted runs of each side.")
+@click.pass_obj
+def cluster(folder: Path, shape: str, corpus: str, shard_rows: int, rows: int, runs: int) -> None:
+    """Ray on this machine, against one process with as many threads; and the size of what is written."""
+    from benchmarks.cluster import measure
+
+    measure(shape, corpus, rows, shard_rows, runs).save(folder / f"cluster-{shape}.json")
 
 
 if __name__ == "__main__":

@@ -10,53 +10,58 @@ import click
 from _common import Verb, load_run, run_options
 
 if TYPE_CHECKING:
+    from pipeline.cluster import OpenEngine
     from pipeline.config import RunConfig
-    from pipeline.encode import Engine
     from pipeline.run import EncodeReport
-    from pipeline.tokenizer import TextTokenizer
+    from pipeline.store import Part
 
 
-def encode(run: RunConfig) -> EncodeReport:
+def encode(
+    run: RunConfig, *, part: Part | None = None, cluster: str | None = None, fresh: bool = False
+) -> EncodeReport:
     """Encode what is not encoded yet, and write a report of it beside the vectors."""
     from pipeline.dataset import open_dataset
     from pipeline.run import encode_dataset
     from pipeline.run_report import write_report
 
-    source = open_dataset(run.dataset)
-    engine, tokenizer, weights = open_onnx(run) if run.encode.engine == "onnx" else open_torch(run)
-    if not engine.config.trained:
-        click.echo(f"note: the encoder was never trained (seed {engine.config.seed})", err=True)
-    report = encode_dataset(run, source, tokenizer, engine, weights)
+    source, open_engine = open_dataset(run.dataset), engine_opener(run)
+    if cluster is None:
+        engine, tokenizer, weights = open_engine(run, None)
+        if not engine.config.trained:
+            click.echo(f"note: the encoder was never trained (seed {engine.config.seed})", err=True)
+        report = encode_dataset(run, source, tokenizer, engine, weights, part=part, fresh=fresh)
+    else:
+        from pipeline.cluster import encode_on_cluster
+
+        report = encode_on_cluster(run, source, open_engine, cluster, fresh=fresh)
     write_report(run.encode.output, run, report)
     return report
 
 
-def open_torch(run: RunConfig) -> tuple[Engine, TextTokenizer, str]:
-    """The checkpoint at model.path: its engine, tokenizer and weights' fingerprint."""
-    from pipeline.checkpoint import load_run_model, weights_fingerprint
-    from pipeline.torch_engine import TorchEngine
+def engine_opener(run: RunConfig) -> OpenEngine:
+    """What opens the run's engine: PyTorch on a checkpoint, or onnxruntime, without PyTorch, on an artifact."""
+    if run.encode.engine == "onnx":
+        from export.engine import open_onnx
 
-    encoder, tokenizer = load_run_model(run)
-    return TorchEngine(encoder, run.encode.device, run.encode.precision), tokenizer, weights_fingerprint(encoder)
+        return open_onnx
+    from pipeline.torch_engine import open_torch
 
-
-def open_onnx(run: RunConfig) -> tuple[Engine, TextTokenizer, str]:
-    """The same of the artifact at export.output; PyTorch is not imported."""
-    from export.artifact import Artifact
-    from export.engine import OnnxEngine
-    from pipeline.tokenizer import load_run_tokenizer
-
-    artifact = Artifact.open(run.export.output)
-    engine = OnnxEngine(artifact, run.encode.device, variant=run.encode.variant)
-    return engine, load_run_tokenizer(run, artifact.folder, engine.config), engine.weights
+    return open_torch
 
 
 def summary(run: RunConfig, report: EncodeReport) -> str:
     """What is in the folder, and what this run measured."""
+    from pipeline.folder import open_folder
     from pipeline.run_report import REPORT, precision_sentence
+    from pipeline.store import QUARANTINE
 
     flags = f"{report.empty:,} empty, {report.null:,} null, {report.truncated:,} truncated"
     lines = [f"vectors     {run.encode.output}/data: {report.rows:,} rows, {report.tokens:,} tokens ({flags})"]
+    if not report.complete:
+        lines[0] += " in the shards that this part knows of; once all parts are done, run scripts/finalize_vectors.py"
+    if report.bad:
+        where = f"set aside in {run.encode.output}/{QUARANTINE}" if run.encode.bad_rows == "quarantine" else "zeros"
+        lines.append(f"bad rows    {report.bad:,} could not be encoded: {where}")
     if not report.encoded_shards:
         lines.append("speed       nothing to encode: all shards were there, and their sha256 is right")
     if report.encoded_tokens:
@@ -71,17 +76,36 @@ def summary(run: RunConfig, report: EncodeReport) -> str:
         lines.append(f"repeats     {report.repeated_rows:,} rows had the ids of another row, and its vector")
     if precision := precision_sentence(run, report):
         lines.append(f"precision   {precision}")
-    if (path := Path(run.encode.output) / REPORT).exists():
-        lines.append(f"report      {path}")
+    folder = open_folder(run.encode.output)
+    if report.complete and folder.read(REPORT) is not None:
+        lines.append(f"report      {folder.at(REPORT)}")
     return "\n".join(lines)
 
 
 @click.command(cls=Verb)
 @run_options
-def main(config: Path, overrides: tuple[str, ...]) -> None:
+@click.option("--fresh", is_flag=True, help="Start over: remove the shards that are there, whatever run they are of.")
+@click.option("--cluster", metavar="local|ADDRESS", help="Encode on a Ray cluster; see the settings cluster.*")
+@click.option("--shard-index", type=int, metavar="I", help="Encode part I, from 0, of a run in several processes.")
+@click.option("--num-shards", type=int, metavar="N", help="How many parts there are; then run finalize_vectors.py.")
+def main(
+    config: Path,
+    overrides: tuple[str, ...],
+    fresh: bool,
+    cluster: str | None,
+    shard_index: int | None,
+    num_shards: int | None,
+) -> None:
     """Encode the dataset of the run CONFIG (a YAML file) into parquet shards below encode.output."""
+    from pipeline.store import Part
+
+    if (shard_index is None) != (num_shards is None):
+        raise click.UsageError("--shard-index and --num-shards go together: part I of N")
+    if shard_index is not None and cluster is not None:
+        raise click.UsageError("--cluster divides the run itself; leave --shard-index and --num-shards out")
     run = load_run(config, overrides)
-    click.echo(summary(run, encode(run)))
+    part = None if shard_index is None or num_shards is None else Part(shard_index, num_shards)
+    click.echo(summary(run, encode(run, part=part, cluster=cluster, fresh=fresh)))
 
 
 if __name__ == "__main__":

@@ -97,10 +97,19 @@ def test_tokenize_gives_a_ratio(invoke: Callable[..., Result], tmp_path: Path) -
 
 @pytest.mark.slow
 def test_memory_runs_whole_processes(invoke: Callable[..., Result], tmp_path: Path) -> None:
-    invoke("memory", "--shape", "small", "--shard-rows", "70")
+    invoke("memory", "--shape", "small", "--rows", "70", "--times", "10", "--shard-rows", "70")
     rows = table(tmp_path, "memory-small.json")
     assert set(rows) == {"memory-mapped", "streamed"}
     assert all(float(ratio) > 0.5 for _, _, ratio in rows.values())
+
+
+@pytest.mark.heavy
+def test_ray_writes_the_same_as_one_process(invoke: Callable[..., Result], tmp_path: Path) -> None:
+    pytest.importorskip("ray", reason="Ray is not installed: pip install lengthwise[ray]")
+    invoke("cluster", "--shape", "small", "--rows", "200", "--shard-rows", "70", "--runs", "1")
+    assert [name.split(",")[0] for name in table(tmp_path, "cluster-small.json")] == ["one process", "Ray"]
+    sizes = table(tmp_path, "cluster-small.json", 1)
+    assert 256 * 4 * 0.8 < int(sizes["a row"][0].replace(",", "")) < 256 * 4 * 1.5
 
 
 def test_ratios_are_round_by_round(monkeypatch: pytest.MonkeyPatch) -> None:

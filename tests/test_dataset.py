@@ -6,6 +6,7 @@ import bz2
 import gzip
 import json
 import os
+import random
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -107,8 +108,9 @@ def write(path: Path, rows: Sequence[Row] = ROWS) -> Path:
 )
 def test_every_kind_of_file_gives_the_same_rows(tmp_path: Path, name: str, streaming: bool) -> None:
     source = opened(write(tmp_path / name), keep_columns=("id",), streaming=streaming)
-    assert rows_of(source) == ROWS
     assert source.num_rows == (None if streaming else len(ROWS))
+    assert rows_of(source) == ROWS
+    assert source.num_rows == len(ROWS)  # of a stream, once it was read
 
 
 @pytest.mark.parametrize("streaming", [False, True])
@@ -271,13 +273,70 @@ def test_shards_cut_all_rows_in_order(
         pq.write_table(pa.table({"text": texts}, schema), folder / f"part-{number}.parquet")
     expected = [text for texts in files for text in texts]
     source = opened(folder, shard_rows=shard_rows, streaming=streaming)
+    assert source.num_shards == (None if streaming else -(-len(expected) // shard_rows))
     shards = list(source.shards())
     assert [text for shard in shards for text in shard.table["text"].to_pylist()] == expected
     assert [shard.index for shard in shards] == list(range(-(-len(expected) // shard_rows)))
     assert [shard.first_row for shard in shards] == [shard.index * shard_rows for shard in shards]
     assert {shard.table.num_rows for shard in shards[:-1]} <= {shard_rows}
-    assert source.num_shards == (None if streaming else len(shards))
+    assert source.num_shards == len(shards)
     assert list(source.texts()) == [text for text in expected if text is not None]
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    rows=st.integers(1, 30),
+    shard_rows=st.integers(1, 12),
+    streaming=st.booleans(),
+    chance=st.randoms(use_true_random=False),
+)
+def test_any_shards_can_be_had_in_any_order(
+    scratch: Callable[[], Path], rows: int, shard_rows: int, streaming: bool, chance: random.Random
+) -> None:
+    folder = scratch()
+    write(folder / "rows.jsonl", [{"text": str(row)} for row in range(rows)])
+    source = opened(folder / "rows.jsonl", shard_rows=shard_rows, streaming=streaming)
+    every = list(opened(folder / "rows.jsonl", shard_rows=shard_rows).shards())
+    wanted = {shard.index for shard in every if chance.random() < 0.5}
+    asked: list[int] = []
+
+    def is_wanted(index: int) -> bool:
+        asked.append(index)
+        return index in wanted
+
+    assert [shard.table for shard in source.shards(is_wanted)] == [
+        shard.table for shard in every if shard.index in wanted
+    ]
+    assert asked == [shard.index for shard in every]
+    for index in [chance.randrange(len(every)) for _ in range(6)]:
+        found = source.read(index)
+        assert (found.index, found.first_row, found.table) == (index, index * shard_rows, every[index].table)
+    with pytest.raises(IndexError):
+        source.read(len(every))
+    assert source.read(0).table == every[0].table
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_rows_are_counted(tmp_path: Path, streaming: bool) -> None:
+    source = opened(write(tmp_path / "rows.jsonl"), streaming=streaming, shard_rows=2)
+    assert (source.count_rows(), source.count_rows(), source.num_rows) == (len(ROWS),) * 3
+
+
+def test_a_known_fingerprint_is_believed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write(tmp_path / "rows.txt")
+    first = opened(path).fingerprint
+    monkeypatch.setattr("pipeline.dataset.file_sha256", None)
+    settings = DatasetSettings(path=str(path))
+    assert open_dataset(settings, first).fingerprint == first
+
+
+def test_a_stream_whose_files_differ_in_a_columns_type(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text('{"text": "a", "n": 1}\n{"text": "b", "n": 2}\n')
+    (tmp_path / "b.jsonl").write_text('{"text": "c", "n": "three"}\n')
+    shards = opened(tmp_path / "*.jsonl", streaming=True, shard_rows=2, keep_columns=("n",)).shards()
+    assert next(shards).table["n"].to_pylist() == [1, 2]
+    with pytest.raises(DatasetError, match=r"\*\.jsonl: "):
+        next(shards)
 
 
 def test_columns_are_the_text_column_and_then_the_kept_ones(tmp_path: Path) -> None:

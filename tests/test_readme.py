@@ -43,7 +43,7 @@ def test_the_verbs_work_on_a_users_own_files(tmp_path: Path) -> None:
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
     }
     verbs = [command for command in commands() if command not in MAKE_TARGETS]
-    assert len(verbs) == 11
+    assert len(verbs) == 17
     for command in verbs:
         done = subprocess.run(command, shell=True, cwd=tmp_path, env=environment, capture_output=True, text=True)
         assert done.returncode == 0, f"{command}\n{done.stderr}"
@@ -58,11 +58,11 @@ def test_the_verbs_work_on_a_users_own_files(tmp_path: Path) -> None:
 
     folders = [
         datasets.Dataset.from_parquet(f"{tmp_path / name}/data/*.parquet", cache_dir=str(tmp_path / "hf"))
-        for name in ("vectors", "v2", "v3", "v4")
+        for name in ("vectors", "v2", "v3", "v4", "v5", "v6")
     ]
     first = np.array(folders[0]["embedding"])
     assert first.shape == (len(rows), 512)
-    for other in folders[1:3]:
+    for other in (*folders[1:3], *folders[4:]):
         np.testing.assert_array_equal(np.array(other["embedding"]), first)
     np.testing.assert_allclose(np.array(folders[3]["embedding"]), first, atol=1e-6, rtol=0)
 

@@ -7,14 +7,12 @@ import subprocess
 import sys
 import textwrap
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import datasets
 import numpy as np
-import pandas as pd
-import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
@@ -22,15 +20,16 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from conftest import TEXTS, LookupEngine, full_disk
-from pipeline.config import EncoderConfig, RunConfig
-from pipeline.dataset import Source, open_dataset
+from pipeline.config import EncoderConfig
+from pipeline.dataset import open_dataset
 from pipeline.encode import encode_texts, encode_tokens
 from pipeline.encoder import seeded_encoder
-from pipeline.errors import DatasetError, StoreError, TextError
-from pipeline.run import EncodeReport, encode_dataset
+from pipeline.errors import DatasetError, RunError, StoreError, TextError
+from pipeline.run import encode_dataset
 from pipeline.tokenizer import TextTokenizer
 from pipeline.tokens import tokenize_texts
 from pipeline.torch_engine import TorchEngine
+from runs import data_files, encode, run_config, source_of, vectors_at
 
 ROOT = Path(__file__).parents[1]
 WORDS = sorted({word for text in TEXTS for word in text.split()})
@@ -52,40 +51,6 @@ class BreakingEngine(LookupEngine):
 @pytest.fixture(scope="module")
 def torch_engine(encoder_config: Callable[..., EncoderConfig]) -> TorchEngine:
     return TorchEngine(seeded_encoder(encoder_config(bidirectional=True, num_layers=2), 0), workers=2)
-
-
-def run_config(output: Path, path: str | Path = "memory", **sections: dict[str, Any]) -> RunConfig:
-    """A run with shards of three rows, unless the sections say otherwise."""
-    given_sections = {
-        "dataset": {"path": str(path), "shard_rows": 3},
-        "model": {"path": "model"},
-        "encode": {"output": str(output)},
-    }
-    names = given_sections.keys() | sections.keys()
-    return RunConfig.model_validate(
-        {name: {**given_sections.get(name, {}), **sections.get(name, {})} for name in names}
-    )
-
-
-def source_of(texts: Sequence[str | None], run: RunConfig, **columns: Any) -> Source:
-    features = datasets.Features.from_arrow_schema(pa.schema({"text": pa.string()}))
-    data = datasets.Dataset.from_dict({"text": list(texts)}, features=features)
-    for name, column in columns.items():
-        data = data.add_column(name, column)
-    return Source(data, json.dumps(texts), run.dataset)
-
-
-def encode(run: RunConfig, source: Source, tokenizer: TextTokenizer, engine: Any) -> EncodeReport:
-    return encode_dataset(run, source, tokenizer, engine, "weights of a test", show_progress=False)
-
-
-def vectors_at(folder: Path) -> NDArray[np.float32]:
-    table = pq.read_table(folder / "data")
-    return np.array(table["embedding"].to_pylist(), np.float32).reshape(table.num_rows, -1)
-
-
-def data_files(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in sorted((folder / "data").iterdir())}
 
 
 @pytest.fixture(scope="module")
@@ -167,18 +132,6 @@ def test_an_id_beyond_the_vocabulary_names_its_row(
     assert list(data_files(tmp_path)) == ["shard-000000.parquet"]
 
 
-def test_nulls_stop_a_run_or_become_zeros(tmp_path: Path, tokenizer: TextTokenizer, engine: LookupEngine) -> None:
-    texts = ["moon", "", "rain fell", "moon", None, " \t"]
-    run = run_config(tmp_path / "out")
-    with pytest.raises(TextError, match=r"1 of the texts cannot be encoded \(row 4: null\).*encode\.bad_rows to zero"):
-        encode(run, source_of(texts, run), tokenizer, engine)
-    assert list(data_files(tmp_path / "out")) == ["shard-000000.parquet"]
-    run = run_config(tmp_path / "out", encode={"bad_rows": "zero"})
-    report = encode(run, source_of(texts, run), tokenizer, engine)
-    assert (report.rows, report.null, report.empty, report.encoded_shards) == (6, 1, 2, 1)
-    assert vectors_at(tmp_path / "out").any(axis=1).tolist() == [True, False, True, True, False, False]
-
-
 def test_rows_of_no_tokens_alone(tmp_path: Path, tokenizer: TextTokenizer, engine: LookupEngine) -> None:
     run = run_config(tmp_path)
     report = encode(run, source_of(["", " ", "\n"], run), tokenizer, engine)
@@ -226,7 +179,7 @@ def test_an_interrupted_run_ends_as_an_undisturbed_one(
         for name in ("broken", "whole")
     }
     encode(runs["whole"], open_dataset(runs["whole"].dataset), tokenizer, engine)
-    with pytest.raises(RuntimeError, match="pulled the plug"):
+    with pytest.raises(RunError, match=r"broke off \(RuntimeError: pulled the plug\); the shards .* are safe, and the"):
         encode(runs["broken"], open_dataset(runs["broken"].dataset), tokenizer, BreakingEngine(engine.config, last=6))
     whole = data_files(tmp_path / "whole")
     assert data_files(tmp_path / "broken") == dict(list(whole.items())[:2])
@@ -314,55 +267,7 @@ def test_an_input_that_breaks_off(tmp_path: Path, tokenizer: TextTokenizer, engi
     assert not (tmp_path / "out/manifest.json").exists()
 
 
-# What is written
-
-
-def test_values_that_float16_cannot_hold_are_refused(
-    tmp_path: Path, tokenizer: TextTokenizer, engine: LookupEngine
-) -> None:
-    engine.table[:] = 70_000
-    run = run_config(tmp_path / "vectors", encode={"vector_dtype": "float16"})
-    with pytest.raises(TextError, match=r"row 1 has values beyond 65504.*float32"):
-        encode(run, source_of(["", "rain fell"], run), tokenizer, engine)
-    assert not list((tmp_path / "vectors").rglob("*.parquet"))
-    encode(run_config(tmp_path / "wide"), source_of(["", "rain fell"], run), tokenizer, engine)
-
-
-@pytest.mark.parametrize("dtype", ["float32", "float16"])
-def test_every_reader_gets_the_same_rows(
-    tmp_path: Path, tokenizer: TextTokenizer, engine: LookupEngine, dtype: str
-) -> None:
-    dataset = {"keep_columns": ["id", "text", "tags"]}
-    run = run_config(tmp_path / "out", dataset=dataset, encode={"vector_dtype": dtype})
-    ids, tags = list(range(100, 100 + len(TEXTS))), [["a"] * (row % 3) for row in range(len(TEXTS))]
-    encode(run, source_of(TEXTS, run, id=ids, tags=tags), tokenizer, engine)
-    expected = encode_texts(TEXTS, tokenizer, engine).astype(dtype)
-    frame = pd.read_parquet(tmp_path / "out/data")
-    assert frame.columns.tolist() == ["id", "text", "tags", "embedding", "num_tokens", "truncated"]
-    np.testing.assert_array_equal(np.stack(frame["embedding"].tolist()), expected)
-    assert (frame["id"].tolist(), frame["text"].tolist()) == (ids, list(TEXTS))
-    for data in (
-        datasets.load_dataset(str(tmp_path / "out"), split="train"),
-        datasets.load_dataset("parquet", data_dir=str(tmp_path / "out/data"), split="train"),
-    ):
-        columns = data[:]
-        assert (columns["id"], columns["text"], columns["tags"]) == (ids, list(TEXTS), tags)
-        assert columns["num_tokens"] == [len(text.split()) for text in TEXTS]
-        assert data.features["embedding"].length == engine.config.dim
-        np.testing.assert_array_equal(np.array(columns["embedding"], dtype), expected)
-
-
-@pytest.mark.parametrize("streaming", [False, True])
-def test_class_names_survive(tmp_path: Path, tokenizer: TextTokenizer, engine: LookupEngine, streaming: bool) -> None:
-    run = run_config(tmp_path / "out", dataset={"keep_columns": ["label"]})
-    features = datasets.Features({"text": datasets.Value("string"), "label": datasets.ClassLabel(names=["no", "yes"])})
-    kind = datasets.IterableDataset if streaming else datasets.Dataset  # a stream's tables do not carry the names
-    rows = [{"text": text, "label": row % 2} for row, text in enumerate(TEXTS)]
-    data = kind.from_generator(lambda: iter(rows), features=features)
-    encode(run, Source(data, f"streaming {streaming}", run.dataset), tokenizer, engine)
-    found = datasets.load_dataset(str(tmp_path / "out"), split="train")
-    assert found.features["label"].names == ["no", "yes"]
-    assert found["label"][:3] == [0, 1, 0]
+# What is told
 
 
 def test_the_folder_says_what_is_in_it(
@@ -392,7 +297,7 @@ def test_flags_are_warned_of(
     run = run_config(tmp_path, encode={"bad_rows": "zero"}, tokenizer={"max_length": 1, "truncate": True})
     encode(run, source_of(["", None, "a dog", "moon"], run), tokenizer, engine)
     told = [record.getMessage() for record in caplog.records if record.name == "pipeline.run"]
-    assert told == ["1 of 4 texts are empty", "1 of 4 texts are null", "1 of 4 texts are truncated"]
+    assert told == ["1 of 4 texts are empty", "1 of 4 texts are null or not Unicode", "1 of 4 texts are truncated"]
 
 
 def test_the_plan_of_a_run_adds_up(tmp_path: Path, tokenizer: TextTokenizer, engine: LookupEngine) -> None:
@@ -410,26 +315,6 @@ def test_the_plan_of_a_run_adds_up(tmp_path: Path, tokenizer: TextTokenizer, eng
     assert report.tokens_per_second > 0
     assert 0 < max(report.stages.tokenize, report.stages.encode, report.stages.write) <= report.seconds
     assert (report.max_deviation, report.min_cosine) == (None, None)
-
-
-def test_a_lower_precision_records_how_far_it_is(
-    tmp_path: Path, tokenizer: TextTokenizer, encoder_config: Callable[..., EncoderConfig]
-) -> None:
-    encoder = seeded_encoder(encoder_config(bidirectional=True), 0)
-    exact = encode_texts(TEXTS, tokenizer, TorchEngine(encoder))
-    run = run_config(tmp_path)
-    report = encode(run, source_of(TEXTS, run), tokenizer, TorchEngine(encoder, precision="bf16"))
-    found = vectors_at(tmp_path)
-    deviations = np.abs(found - exact).max(axis=1)
-    cosines = (found * exact).sum(axis=1) / np.linalg.norm(found, axis=1) / np.linalg.norm(exact, axis=1)
-    assert report.max_deviation == pytest.approx(deviations.max(), rel=1e-3)
-    assert report.min_cosine == pytest.approx(cosines.min(), abs=1e-6)
-    assert 0.999 < report.min_cosine < 1
-    shards = json.loads((tmp_path / "manifest.json").read_bytes())["shards"]
-    assert [shard["max_deviation"] for shard in shards] == pytest.approx(
-        [deviations[start : start + 3].max() for start in (0, 3, 6)], rel=1e-3
-    )
-    assert json.loads((tmp_path / "identity.json").read_bytes())["depends_on"]["engine"] == "torch cpu bf16"
 
 
 def test_a_shard_is_tokenized_while_the_one_before_is_encoded(
@@ -451,7 +336,7 @@ def test_a_shard_is_tokenized_while_the_one_before_is_encoded(
         assert time.monotonic() < deadline, "the next shard was not begun"
         return original(input_ids, lengths)
 
-    monkeypatch.setattr("pipeline.run.tokenize_texts", tokenize)
+    monkeypatch.setattr("pipeline.shard.tokenize_texts", tokenize)
     monkeypatch.setattr(engine, "encode_batch", encode_batch)
     run = run_config(tmp_path)
     encode(run, source_of(TEXTS, run), tokenizer, engine)

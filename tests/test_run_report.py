@@ -7,6 +7,7 @@ from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 
+import fsspec
 import numpy as np
 import pytest
 from matplotlib.image import imread
@@ -14,6 +15,7 @@ from matplotlib.image import imread
 from conftest import contents
 from pipeline.batching import PlanReport
 from pipeline.config import RunConfig
+from pipeline.errors import StoreError
 from pipeline.pictures import TOKENS, run_figure
 from pipeline.run import EncodeReport, StageSeconds
 from pipeline.run_report import report_to_markdown, write_report
@@ -26,6 +28,8 @@ FOUND = EncodeReport(
     tokens=3_600,
     empty=2,
     null=1,
+    bad=3,
+    complete=True,
     truncated=4,
     engine="torch cpu bf16",
     encoded_shards=2,
@@ -100,14 +104,15 @@ def test_no_place_is_named(tmp_path: Path) -> None:
     run = RunConfig.model_validate(settings)
     path = write_report(tmp_path / "vectors", run, FOUND)
     assert path is not None
-    assert "`facts.txt`" in path.read_text()
-    assert str(tmp_path) not in path.read_text()
-    assert "where/" not in path.read_text()
+    text = Path(path).read_text()
+    assert "`facts.txt`" in text
+    assert str(tmp_path) not in text
+    assert "where/" not in text
     assert str(tmp_path).encode() not in (tmp_path / "vectors/report.png").read_bytes()
 
 
 def test_the_report_shows_the_picture(tmp_path: Path) -> None:
-    assert write_report(tmp_path, RUN, FOUND) == tmp_path / "report.md"
+    assert write_report(tmp_path, RUN, FOUND) == str(tmp_path / "report.md")
     assert sorted(contents(tmp_path)) == ["report.md", "report.png"]
     assert "](report.png)" in (tmp_path / "report.md").read_text()
     assert imread(tmp_path / "report.png").shape[:2] == (500, 1400)
@@ -128,6 +133,23 @@ def test_an_older_report_stays_where_nothing_was_encoded(tmp_path: Path) -> None
     before = contents(tmp_path)
     assert write_report(tmp_path, RUN, NOTHING) is None
     assert contents(tmp_path) == before
+
+
+def test_a_part_writes_none(tmp_path: Path) -> None:
+    assert write_report(tmp_path, RUN, replace(FOUND, complete=False)) is None
+    assert not contents(tmp_path)
+
+
+def test_a_report_at_a_url(tmp_path: Path) -> None:
+    url = f"memory://{tmp_path.name}-report/vectors"
+    assert write_report(url, RUN, FOUND) == f"{url}/report.md"
+    assert fsspec.filesystem("memory").cat(f"/{tmp_path.name}-report/vectors/report.md").startswith(b"# Report")
+
+
+def test_a_report_that_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "vectors").write_text("a file")
+    with pytest.raises(StoreError, match=r"report\.md: cannot be written .* only the report is missing"):
+        write_report(tmp_path / "vectors", RUN, FOUND)
 
 
 def test_without_matplotlib_there_is_text_and_no_older_picture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

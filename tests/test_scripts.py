@@ -411,7 +411,7 @@ def test_rows_without_a_text_stop_a_run_or_become_zeros(
     path = ("--set", f"dataset.path={tmp_path / 'in.jsonl'}")
     message = refusal(invoke("encode_dataset", trained, *path))
     assert told in message
-    assert "set encode.bad_rows to zero" in message
+    assert "or set encode.bad_rows to quarantine" in message
     assert not [name for name in contents(tmp_path / "vectors") if name.startswith("data") or name.endswith(".part")]
     result = invoke("encode_dataset", trained, *path, "--set", "encode.bad_rows=zero")
     assert result.exit_code == 0, result.stderr

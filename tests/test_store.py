@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import errno
 import json
+import os
+from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +16,17 @@ import pyarrow.parquet as pq
 import pytest
 
 from conftest import contents, full_disk
+from pipeline.config import BadRows
 from pipeline.errors import StoreError
-from pipeline.files import file_sha256, write_atomically
+from pipeline.files import file_sha256
+from pipeline.folder import LocalFolder
 from pipeline.store import (
+    COUNTS,
     IDENTITY,
     MANIFEST,
     RECORDS,
     RUN,
+    Part,
     ShardRecord,
     VectorStore,
     vector_table,
@@ -29,8 +36,30 @@ IDENTITY_A = {"weights": "aaaa", "max_length": None, "batching": {"max_rows": 12
 ROWS = 3
 
 
-def open_store(folder: Path, **changes: Any) -> VectorStore:
-    return VectorStore.open(folder, {**IDENTITY_A, **changes}, "run: 1\n")
+_opened: list[VectorStore] = []
+
+
+def close_stores() -> None:
+    """As the end of a process does."""
+    while _opened:
+        _opened.pop().close()
+
+
+@pytest.fixture(autouse=True)
+def _closed_at_the_end() -> Iterator[None]:
+    yield
+    close_stores()
+
+
+def open_store(
+    folder: Path, *, part: Part | None = None, fresh: bool = False, bad_rows: BadRows = "error", **changes: Any
+) -> VectorStore:
+    """A store, as by the next process: the one that was opened before is closed."""
+    close_stores()
+    identity = {**IDENTITY_A, **changes}
+    store = VectorStore.open(folder, identity, "run: 1\n", part=part, fresh=fresh, bad_rows=bad_rows)
+    _opened.append(store)
+    return store
 
 
 def table(seed: int = 0, rows: int = ROWS) -> pa.Table:
@@ -47,6 +76,7 @@ def counts(index: int) -> dict[str, int]:
         "tokens": 10 + index,
         "empty": 1,
         "null": 0,
+        "bad": 0,
         "truncated": index,
         "max_deviation": None,
         "min_cosine": None,
@@ -65,9 +95,14 @@ def test_a_committed_shard_is_known_to_the_next_run(tmp_path: Path) -> None:
     again = open_store(tmp_path / "out")
     assert (again.committed(0), again.committed(1), again.committed(2)) == (first, second, None)
     assert second == ShardRecord(
-        **counts(1), rows=ROWS, file="data/shard-000001.parquet", sha256=file_sha256(tmp_path / "out" / second.file)
+        **counts(1),
+        rows=ROWS,
+        file="data/shard-000001.parquet",
+        sha256=file_sha256(tmp_path / "out" / second.file),
+        quarantine=None,
     )
     assert pq.read_table(tmp_path / "out" / second.file).equals(table(1))
+    close_stores()
     assert sorted(contents(tmp_path / "out")) == sorted([first.file, second.file, IDENTITY, RECORDS, RUN])
 
 
@@ -95,10 +130,12 @@ def test_a_line_that_a_crash_cut_off_costs_its_own_shard_only(tmp_path: Path) ->
 
 def test_half_written_files_of_a_crash_are_removed(tmp_path: Path) -> None:
     commit(open_store(tmp_path), 0)
-    (tmp_path / "data/shard-000001.part").write_bytes(b"half")
-    (tmp_path / "manifest.json.part").write_bytes(b"half")
+    close_stores()
+    (tmp_path / "data/.shard-000001.parquet.0a1b2c3d.part").write_bytes(b"half")
+    (tmp_path / ".manifest.json.0a1b2c3d.part").write_bytes(b"half")
     before = {name: data for name, data in contents(tmp_path).items() if not name.endswith(".part")}
     open_store(tmp_path)
+    close_stores()
     assert contents(tmp_path) == before
 
 
@@ -113,16 +150,18 @@ def test_a_shard_without_a_record_is_written_again(tmp_path: Path) -> None:
 
 
 def test_a_crash_before_the_identity_leaves_a_folder_that_can_be_used(tmp_path: Path) -> None:
-    (tmp_path / f"{IDENTITY}.part").write_bytes(b'{"sha2')
+    draft = f".{IDENTITY}.0a1b2c3d.part"
+    (tmp_path / draft).write_bytes(b'{"sha2')
     commit(open_store(tmp_path), 0)
-    assert f"{IDENTITY}.part" not in contents(tmp_path)
+    assert draft not in contents(tmp_path)
 
 
 def test_the_same_shards_are_the_same_bytes(tmp_path: Path) -> None:
     for name in ("a", "b"):
         store = open_store(tmp_path / name)
         commit(store, 0, 1)
-        store.finish(2, "card")
+        store.finish(2 * ROWS, ROWS, "card")
+    close_stores()
     assert contents(tmp_path / "a") == contents(tmp_path / "b")
 
 
@@ -141,23 +180,25 @@ def test_the_bytes_do_not_depend_on_how_the_input_was_chunked(tmp_path: Path) ->
 
 def test_the_manifest_is_written_last_and_adds_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     written: list[str] = []
+    write = LocalFolder.write
 
-    def note(path: Path, data: bytes) -> None:
-        written.append(path.name)
-        write_atomically(path, data)
+    def note(self: LocalFolder, name: str, data: bytes) -> None:
+        written.append(name)
+        write(self, name, data)
 
-    monkeypatch.setattr("pipeline.store.write_atomically", note)
+    monkeypatch.setattr(LocalFolder, "write", note)
     store = open_store(tmp_path)
     records = commit(store, 1, 0)
     assert not (tmp_path / MANIFEST).exists()
-    manifest = store.finish(2, "# A card\n")
+    manifest = store.finish(2 * ROWS, ROWS, "# A card\n")
     assert written[-2:] == ["README.md", MANIFEST]
     assert json.loads((tmp_path / MANIFEST).read_text()) == manifest
-    assert {name: manifest[name] for name in ("rows", "tokens", "empty", "null", "truncated")} == {
+    assert {name: manifest[name] for name in COUNTS} == {
         "rows": 2 * ROWS,
         "tokens": 21,
         "empty": 2,
         "null": 0,
+        "bad": 0,
         "truncated": 1,
     }
     assert [shard["sha256"] for shard in manifest["shards"]] == [records[1].sha256, records[0].sha256]
@@ -169,9 +210,9 @@ def test_a_full_disk_at_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     store = open_store(tmp_path)
     commit(store, 0)
     before = contents(tmp_path)
-    monkeypatch.setattr("pipeline.store.os.replace", full_disk)
-    with pytest.raises(StoreError, match=r"README\.md: cannot be written \(.*No space left"):
-        store.finish(1, "card")
+    monkeypatch.setattr("pipeline.files.os.replace", full_disk)
+    with pytest.raises(StoreError, match=r"cannot be written \(.*No space left.*the shards are safe"):
+        store.finish(ROWS, ROWS, "card")
     assert contents(tmp_path) == before
 
 
@@ -190,6 +231,7 @@ def test_a_full_disk_at_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 )
 def test_another_run_is_refused_and_told_what_changed(tmp_path: Path, changes: dict[str, Any], told: str) -> None:
     commit(open_store(tmp_path), 0)
+    close_stores()
     before = contents(tmp_path)
     with pytest.raises(StoreError) as caught:
         open_store(tmp_path, **changes)
@@ -219,8 +261,10 @@ def test_a_file_in_the_place_of_the_folder(tmp_path: Path) -> None:
 def test_a_damaged_identity_is_refused(tmp_path: Path, damage: bytes) -> None:
     open_store(tmp_path)
     (tmp_path / IDENTITY).write_bytes(damage)
-    with pytest.raises(StoreError, match="choose another"):
+    with pytest.raises(StoreError, match="the folder is damaged: start it over with --fresh, or choose another"):
         open_store(tmp_path)
+    commit(open_store(tmp_path, fresh=True), 0)
+    assert open_store(tmp_path).committed(0) is not None
 
 
 def test_a_folder_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -234,7 +278,7 @@ def test_a_folder_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 @pytest.mark.parametrize(
-    "failing", ["pyarrow.parquet.write_table", "pipeline.store.os.replace", "pipeline.store.os.fsync"]
+    "failing", ["pyarrow.parquet.write_table", "pipeline.files.os.replace", "pipeline.files.os.fsync"]
 )
 def test_a_full_disk_leaves_the_earlier_shards_and_nothing_half_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failing: str
@@ -263,6 +307,159 @@ def test_a_table_that_is_half_written_when_the_disk_is_full(tmp_path: Path, monk
     with pytest.raises(StoreError):
         commit(store, 0)
     assert list((tmp_path / "data").iterdir()) == []
+
+
+# Bad rows
+
+
+def test_rows_that_were_set_aside_belong_to_the_shard(tmp_path: Path) -> None:
+    store = open_store(tmp_path, bad_rows="quarantine")
+    record = store.commit(table(), {**counts(0), "bad": 2}, b'{"row": 1}\n')
+    aside = tmp_path / "quarantine/shard-000000.jsonl"
+    assert aside.read_bytes() == b'{"row": 1}\n'
+    assert record.checksums == {record.file: record.sha256, "quarantine/shard-000000.jsonl": file_sha256(aside)}
+    for bad_rows, counts_as in (("quarantine", record), ("error", record), ("zero", None)):
+        assert open_store(tmp_path, bad_rows=bad_rows).committed(0) == counts_as
+    aside.write_bytes(b"changed")
+    assert open_store(tmp_path, bad_rows="quarantine").committed(0) is None
+    open_store(tmp_path, bad_rows="zero").commit(table(), {**counts(0), "bad": 2})
+    assert not aside.exists()
+    assert open_store(tmp_path, bad_rows="quarantine").committed(0) is None
+
+
+# The lock, parts, starting over
+
+
+def test_two_runs_do_not_write_to_one_folder(tmp_path: Path) -> None:
+    store = open_store(tmp_path)
+    with pytest.raises(StoreError, match=rf"process {os.getpid()} on .*, since .*, is writing to this folder; wait"):
+        VectorStore.open(tmp_path, IDENTITY_A, "run: 1\n")
+    commit(store, 0)
+    store.close()
+    assert not (tmp_path / ".lock").exists()
+    assert open_store(tmp_path).committed(0) is not None
+
+
+def test_parts_write_side_by_side_and_a_whole_run_does_not(tmp_path: Path) -> None:
+    with ExitStack() as stack:
+
+        def opened(part: Part | None) -> VectorStore:
+            return stack.enter_context(VectorStore.open(tmp_path, IDENTITY_A, "run: 1\n", part=part))
+
+        parts = [opened(Part(index, 2)) for index in range(2)]
+        commit(parts[0], 0, 2)
+        (tmp_path / "data/.shard-000001.parquet.0a1b2c3d.part").write_bytes(b"half, of the other part")
+        commit(parts[1], 3)
+        for refused in (None, Part(1, 2), Part(0, 3)):
+            with pytest.raises(StoreError, match="is writing to this folder"):
+                opened(refused)
+    assert (tmp_path / "data/.shard-000001.parquet.0a1b2c3d.part").exists()
+    commit(open_store(tmp_path, part=Part(1, 2)), 1)
+    store = open_store(tmp_path)
+    assert [store.committed(index) is not None for index in range(5)] == [True] * 4 + [False]
+    store.finish(4 * ROWS, ROWS, "card")
+    close_stores()
+    whole = open_store(tmp_path.parent / "whole")
+    commit(whole, 0, 1, 2, 3)
+    whole.finish(4 * ROWS, ROWS, "card")
+    close_stores()
+    assert contents(tmp_path) == contents(tmp_path.parent / "whole")
+
+
+def test_a_part_waits_for_no_whole_run(tmp_path: Path) -> None:
+    open_store(tmp_path)
+    with pytest.raises(StoreError, match="is writing to this folder"):
+        VectorStore.open(tmp_path, IDENTITY_A, "run: 1\n", part=Part(0, 2))
+
+
+@pytest.mark.parametrize(("index", "count"), [(-1, 2), (2, 2), (0, 0)])
+def test_parts_that_there_are_not(index: int, count: int) -> None:
+    with pytest.raises(StoreError, match=f"part {index} of {count}: parts are numbered from 0 to {count - 1}"):
+        Part(index, count)
+
+
+def test_starting_over_takes_what_is_ours_alone(tmp_path: Path) -> None:
+    store = open_store(tmp_path)
+    commit(store, 0, 1)
+    store.finish(2 * ROWS, ROWS, "card")
+    for name in ("notes.txt", "data/mine.parquet", "x.part"):
+        (tmp_path / name).write_text("precious")
+    with pytest.raises(StoreError, match="another run"):
+        open_store(tmp_path, weights="bbbb")
+    with pytest.raises(StoreError, match="part 0 cannot start the folder over"):
+        open_store(tmp_path, weights="bbbb", part=Part(0, 2), fresh=True)
+    store = open_store(tmp_path, weights="bbbb", fresh=True)
+    assert store.records == {}
+    close_stores()
+    assert sorted(contents(tmp_path)) == ["data/mine.parquet", IDENTITY, "notes.txt", RUN, RECORDS, "x.part"]
+
+
+def test_starting_over_a_strange_folder_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("precious")
+    with pytest.raises(StoreError, match="not a folder of vectors"):
+        open_store(tmp_path, fresh=True)
+
+
+def test_a_writer_of_a_run_that_was_started_over_is_refused(tmp_path: Path) -> None:
+    store = open_store(tmp_path)
+    _opened.clear()
+    store.close()  # its writer does not know
+    open_store(tmp_path, weights="bbbb", fresh=True)
+    with pytest.raises(StoreError, match="another run has started it over"):
+        commit(store, 0)
+    assert "data/shard-000000.parquet" not in contents(tmp_path)
+
+
+# The end
+
+
+def test_a_finished_folder_that_changes_is_not_finished(tmp_path: Path) -> None:
+    store = open_store(tmp_path)
+    commit(store, 0)
+    store.finish(ROWS, ROWS, "card")
+    before = contents(tmp_path)
+    store = open_store(tmp_path)
+    assert (tmp_path / MANIFEST).exists()
+    commit(store, 0)
+    assert not (tmp_path / MANIFEST).exists()
+    store.finish(ROWS, ROWS, "card")
+    assert contents(tmp_path) == before
+
+
+def test_what_is_missing_is_told(tmp_path: Path) -> None:
+    store = open_store(tmp_path)
+    commit(store, 0, 1, 3, 7)
+    (tmp_path / "data/shard-000001.parquet").unlink()
+    with pytest.raises(StoreError, match=r"6 of 9 shards are not there \(numbers 1-2, 4-6, 8\); run the command"):
+        store.finish(9 * ROWS, ROWS, "card")
+    assert not (tmp_path / MANIFEST).exists()
+
+
+@pytest.mark.parametrize("rows", [ROWS - 1, ROWS + 1])
+def test_an_input_of_another_number_of_rows(tmp_path: Path, rows: int) -> None:
+    store = open_store(tmp_path)
+    commit(store, 0)
+    with pytest.raises(StoreError, match=r"the input has|shards are not there"):
+        store.finish(rows, ROWS, "card")
+
+
+def test_a_shard_of_other_columns(tmp_path: Path) -> None:
+    store = open_store(tmp_path)
+    commit(store, 0)
+    store.commit(table(1).rename_columns(["number", "embedding", "num_tokens", "truncated"]), counts(1))
+    with pytest.raises(StoreError, match=r"shard-000001.*its columns are number int64, .* first shard id int64"):
+        store.finish(2 * ROWS, ROWS, "card")
+
+
+def test_strays_are_removed_at_the_end(tmp_path: Path) -> None:
+    store = open_store(tmp_path)
+    commit(store, 0)
+    (tmp_path / "data/shard-000001.parquet").write_bytes(b"of a shard that is no more")
+    (tmp_path / "quarantine").mkdir()
+    (tmp_path / "quarantine/shard-000000.jsonl").write_bytes(b"of a version that is no more")
+    store.finish(ROWS, ROWS, "card")
+    close_stores()
+    assert sorted(contents(tmp_path)) == ["README.md", "data/shard-000000.parquet", IDENTITY, MANIFEST, RUN, RECORDS]
 
 
 # Tables

@@ -208,7 +208,7 @@ def test_bad_rows_stop_the_run(bos_eos: TextTokenizer, texts: Any, reason: str) 
     assert message.startswith("3 of the texts cannot be encoded (row 12: null; row 14: not Unicode")
     assert reason in message
     assert "row 15: null)" in message
-    assert "encode.bad_rows to zero" in message
+    assert "encode.bad_rows to quarantine, which sets such rows aside, or to zero" in message
 
 
 @pytest.mark.usefixtures("_small_chunks")
@@ -330,8 +330,8 @@ def test_ids_go_to_arrow_and_back_without_a_copy() -> None:
 
 def test_columns_of_a_token_table() -> None:
     schema = ragged([1]).to_arrow().schema
-    assert schema.names == ["input_ids", "truncated", "null"]
-    assert schema.types == [pa.large_list(pa.int32()), pa.bool_(), pa.bool_()]
+    assert schema.names == ["input_ids", "truncated", "null", "bad"]
+    assert schema.types == [pa.large_list(pa.int32()), pa.bool_(), pa.bool_(), pa.string()]
 
 
 def test_a_vocabulary_of_words_by_hand() -> None:

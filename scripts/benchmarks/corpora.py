@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from pipeline.config import TokenizerTraining, load_config
 from pipeline.dataset import open_dataset
@@ -35,6 +37,14 @@ def load_corpus(name: str, rows: int | None = None) -> tuple[list[str], TextToke
     tokenizer = train_tokenizer(texts, TokenizerTraining(vocab_size=VOCABULARY))
     order = np.random.default_rng(0).permutation(len(texts))[:rows]
     return [texts[row] for row in order], tokenizer
+
+
+def write_rows(path: Path, texts: Sequence[str], rows: int) -> None:
+    """Write so many rows as parquet: the texts again and again, with a number before, so that none is a repeat."""
+    with pq.ParquetWriter(path, pa.schema([("text", pa.string())])) as writer:
+        for number, start in enumerate(range(0, rows, len(texts))):
+            some = texts[: rows - start]
+            writer.write_table(pa.table({"text": [f"{number} {text}" for text in some]}))
 
 
 def _glosses() -> list[str]:

@@ -142,7 +142,7 @@ def _share_of_the_rest(
     for _ in range(runs):
         engine = _Timed(encoder)
         whole = seconds(engine)
-        with mock.patch("pipeline.run.tokenize_texts", return_value=tokens):
+        with mock.patch("pipeline.shard.tokenize_texts", return_value=tokens):
             rest = seconds(_Timed(encoder, idle=True))
         measured.append((whole, engine.seconds, rest))
     whole, lstm, rest = (median([row[column] for row in measured]) for column in range(3))

@@ -1,0 +1,59 @@
+"""Ray on one machine against one process, with the same number of threads; and what a shard costs."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from pathlib import Path
+
+from benchmarks.corpora import load_corpus, write_rows
+from benchmarks.harness import Result, in_turn, median, ratios
+from benchmarks.models import SHAPES
+from benchmarks.processes import encode
+from pipeline.checkpoint import save_checkpoint
+from pipeline.errors import LengthwiseError
+from pipeline.machine import cores
+from pipeline.store import MANIFEST, RECORDS
+
+
+def measure(shape_name: str, corpus: str, rows: int, shard_rows: int, runs: int) -> Result:
+    """Whole runs in turn, starting up included, each into a folder of its own; their shards have to be equal."""
+    texts, tokenizer = load_corpus(corpus)
+    result = Result("cluster")
+    with tempfile.TemporaryDirectory() as name:
+        scratch = Path(name)
+        save_checkpoint(scratch / "model", SHAPES[shape_name].encoder(tokenizer.vocab_size), tokenizer)
+        write_rows(scratch / "rows.parquet", texts, rows)
+        dataset = {"path": str(scratch / "rows.parquet"), "shard_rows": shard_rows}
+        sides = {
+            "one process": lambda: encode(scratch, "one", "--fresh", dataset=dataset),
+            f"Ray, {cores()} workers of one thread": lambda: encode(
+                scratch, "ray", "--fresh", "--cluster", "local", dataset=dataset, cluster={"workers": cores()}
+            ),
+        }
+        seconds = in_turn(sides, runs, "cluster")
+        folders = [scratch / "one", scratch / "ray"]
+        if len({(folder / RECORDS).read_bytes() for folder in folders}) != 1:
+            raise LengthwiseError("the shards that Ray wrote are not those of one process")
+        alone = seconds["one process"]
+        result.table(
+            f"{rows:,} rows in shards of {shard_rows:,}, {SHAPES[shape_name]}, starting up included",
+            ["what", "rows/s", "times as fast as one process"],
+            [[side, f"{rows / median(took):,.0f}", ratios(took, alone)] for side, took in seconds.items()],
+        )
+        shards = json.loads((scratch / "one" / MANIFEST).read_text())["shards"]
+        written = sum((scratch / "one" / shard["file"]).stat().st_size for shard in shards)
+        result.table(
+            "What is written",
+            ["what", "bytes"],
+            [
+                ["a row", f"{written / rows:,.0f}"],
+                ["a shard", f"{written / len(shards):,.0f}"],
+                [
+                    "a shard's record in shards.jsonl",
+                    f"{(scratch / 'one' / RECORDS).stat().st_size / len(shards):,.0f}",
+                ],
+                ["a shard in manifest.json", f"{(scratch / 'one' / MANIFEST).stat().st_size / len(shards):,.0f}"],
+            ],
+        )
+    return result

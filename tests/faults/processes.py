@@ -1,0 +1,89 @@
+"""Whole runs as processes of their own, to be stopped, killed and starved of disk space."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import yaml
+
+from conftest import TEXTS, contents
+from pipeline.checkpoint import save_checkpoint
+from pipeline.config import EncoderConfig
+from pipeline.encoder import seeded_encoder
+from pipeline.tokenizer import TextTokenizer
+
+ROOT = Path(__file__).parents[2]
+REPORTS = {"report.md", "report.png"}  # tell how fast a run was
+
+
+class Job:
+    """A run on files of its own.
+
+    Attributes:
+        output: its folder of vectors.
+        rows: how many the input has.
+    """
+
+    def __init__(self, folder: Path, tokenizer: TextTokenizer, rows: int, **sections: dict[str, Any]) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self.folder, self.rows, self.output = folder, rows, folder / "vectors"
+        texts = [f"{TEXTS[row % len(TEXTS)]} {TEXTS[row // 7 % len(TEXTS)]} {row}" for row in range(rows)]
+        pq.write_table(pa.table({"id": range(rows), "text": texts}), folder / "rows.parquet")
+        config = EncoderConfig(vocab_size=tokenizer.vocab_size, embedding_dim=16, hidden_size=24, bidirectional=True)
+        save_checkpoint(folder / "model", seeded_encoder(config, 0), tokenizer)
+        run = {
+            "dataset": {"path": "rows.parquet", "keep_columns": ["id", "text"], "shard_rows": 50},
+            "model": {"path": "model"},
+            "encode": {"output": "vectors"},
+        }
+        for name, settings in sections.items():
+            run[name] = {**run.get(name, {}), **settings}
+        (folder / "run.yaml").write_text(yaml.safe_dump(run))
+
+    def start(self, *options: str, script: str = "encode_dataset", before: Sequence[str] = ()) -> subprocess.Popen[str]:
+        """The script on this run, with what it says in one stream.
+
+        Args:
+            before: a command that runs it.
+        """
+        return subprocess.Popen(
+            [*before, sys.executable, str(ROOT / "scripts" / f"{script}.py"), "run.yaml", *options],
+            env={**os.environ, "HF_HOME": str(self.folder / "cache"), "HF_DATASETS_CACHE": str(self.folder / "cache")},
+            cwd=self.folder,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+
+    def finish(self, *options: str, script: str = "encode_dataset") -> str:
+        """Run it to its end, which has to be a good one; what it said."""
+        code, said = self.end(*options, script=script)
+        assert code == 0, said
+        return said
+
+    def end(self, *options: str, script: str = "encode_dataset") -> tuple[int, str]:
+        """Run it to its end: the exit code, and what it said."""
+        process = self.start(*options, script=script)
+        said, _ = process.communicate(timeout=300)
+        return process.returncode, said
+
+    def files(self) -> dict[str, bytes]:
+        """What is in the folder of vectors, but for the reports."""
+        return {name: data for name, data in contents(self.output).items() if name not in REPORTS}
+
+    def shards(self) -> int:
+        """How many shards are there."""
+        return len(list(self.output.glob("data/shard-*.parquet")))
+
+
+def check_rows(job: Job) -> None:
+    """No row is lost, doubled or out of its place."""
+    table = pq.read_table(job.output / "data")
+    assert table["id"].to_pylist() == list(range(job.rows))

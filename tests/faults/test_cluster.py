@@ -1,0 +1,90 @@
+"""Ray on one machine: the same bytes, and a worker that is killed costs its shard only."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from faults.form import WHOLE, cases
+from faults.processes import Job, check_rows
+from pipeline.tokenizer import TextTokenizer
+
+pytest.importorskip("ray", reason="Ray is not installed: pip install lengthwise[ray]")
+KILLS = cases(short=1, whole=10)
+ROWS = 20_000 if WHOLE else 2_000
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory, tokenizer: TextTokenizer) -> Job:
+    """The same run in one process."""
+    job = Job(tmp_path_factory.mktemp("alone"), tokenizer, ROWS, cluster={"workers": 2, "retries": 20})
+    job.finish()
+    return job
+
+
+def workers_of(process: subprocess.Popen[str]) -> list[int]:
+    """The processes that encode for it."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            name = (folder / "cmdline").read_text()
+        except OSError:
+            continue
+        if name.startswith("ray::") and "ShardWorker" in name and process.pid in ancestors(int(folder.name)):
+            found.append(int(folder.name))
+    return found
+
+
+def ancestors(pid: int) -> list[int]:
+    """The process, its parent, and so on."""
+    found = []
+    while pid > 1:
+        found.append(pid)
+        try:
+            pid = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+        except OSError:
+            break
+    return found
+
+
+@pytest.mark.slow
+def test_workers_that_are_killed(alone: Job, tmp_path: Path, tokenizer: TextTokenizer) -> None:
+    job = Job(tmp_path, tokenizer, ROWS, cluster={"workers": 2, "retries": 20})
+    process, chance, killed, seen = job.start("--cluster", "local"), random.Random(0), 0, 0
+    while process.poll() is None and killed < KILLS:
+        if job.shards() > seen and (workers := workers_of(process)):
+            time.sleep(chance.uniform(0, 0.2))
+            try:
+                os.kill(chance.choice(workers), signal.SIGKILL)
+            except ProcessLookupError:
+                continue
+            killed, seen = killed + 1, job.shards()
+        time.sleep(0.01)
+    said, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, said
+    assert killed == KILLS
+    check_rows(job)
+    assert job.files() == alone.files()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not WHOLE, reason="part of the whole form: make faults")
+def test_the_process_that_asked_is_told_to_end(alone: Job, tmp_path: Path, tokenizer: TextTokenizer) -> None:
+    job = Job(tmp_path, tokenizer, ROWS, cluster={"workers": 2, "retries": 20})
+    process = job.start("--cluster", "local")
+    while not job.shards() and process.poll() is None:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGTERM)
+    began = time.monotonic()
+    said, _ = process.communicate(timeout=60)
+    assert time.monotonic() - began <= 5
+    assert process.returncode == 128 + signal.SIGTERM
+    assert "error: ended by SIGTERM" in said
+    job.finish()  # in one process
+    assert job.files() == alone.files()

@@ -1,0 +1,70 @@
+"""A folder whose runs crash at any write, whose log is cut off and whose files are damaged: it ends the same."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from conftest import contents
+from faults.form import cases
+from pipeline.store import IDENTITY, Part
+from test_store import ROWS, close_stores, commit, open_store
+
+
+class Crash(BaseException):
+    """The process is gone."""
+
+
+@settings(max_examples=cases(short=40, whole=2_000), deadline=None)
+@given(history=st.lists(st.tuples(st.integers(0, 30), st.integers(0, 4), st.integers(0, 3), st.booleans()), max_size=8))
+def test_whatever_happens_the_folder_ends_the_same(
+    tmp_path_factory: pytest.TempPathFactory, history: list[tuple[int, int, int, bool]]
+) -> None:
+    """Crashes at any write, in whole runs and parts; logs that are cut off; files that are damaged or gone."""
+    shards, folder, whole = 4, tmp_path_factory.mktemp("history"), tmp_path_factory.mktemp("whole")
+
+    def run(place: Path, part: Part | None, writes: float = math.inf) -> None:
+        done = 0
+
+        def count(original: Callable[..., Any]) -> Callable[..., Any]:
+            def counted(*arguments: Any, **options: Any) -> Any:
+                nonlocal done
+                done += 1
+                if done > writes:
+                    raise Crash
+                return original(*arguments, **options)
+
+            return counted
+
+        with pytest.MonkeyPatch.context() as patch:
+            for name in ("replace", "fsync", "open"):
+                patch.setattr(f"pipeline.files.os.{name}", count(getattr(os, name)))
+            store = open_store(place, part=part)
+            for index in range(shards):
+                if (part is None or part.owns(index)) and store.committed(index) is None:
+                    commit(store, index)
+            if part is None:
+                store.finish(shards * ROWS, ROWS, "card")
+        close_stores()
+
+    run(whole, None)
+    for writes, cut, damaged, in_parts in history:
+        with suppress(Crash):
+            run(folder, Part(writes % 2, 2) if in_parts else None, writes)
+        close_stores()
+        for log in folder.glob("shards*.jsonl"):
+            log.write_bytes(log.read_bytes()[: max(0, len(log.read_bytes()) - cut * 40)])
+        victim = folder / f"data/shard-{damaged:06d}.parquet"
+        if victim.exists() and cut % 2:
+            victim.write_bytes(victim.read_bytes()[:-7]) if in_parts else victim.unlink()
+        (folder / "data").mkdir(exist_ok=True, parents=True) if (folder / IDENTITY).exists() else None
+    run(folder, None)
+    assert contents(folder) == contents(whole)
