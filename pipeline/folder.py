@@ -115,6 +115,7 @@ class LocalFolder:
             part.write_bytes(contents)
 
     def append(self, name: str, line: bytes) -> None:  # noqa: D102
+        self._path.mkdir(parents=True, exist_ok=True)
         with open(self._path / name, "ab") as file:
             start = file.tell()
             try:
@@ -178,7 +179,9 @@ def _locked_file(path: Path) -> int | None:
                     return descriptor
         except BlockingIOError:
             os.close(descriptor)
-            contents = path.read_bytes() if path.exists() else None
+            contents = None
+            with contextlib.suppress(FileNotFoundError):
+                contents = path.read_bytes()
             raise BlockingIOError(describe_holder(contents)) from None
         except OSError as error:
             os.close(descriptor)

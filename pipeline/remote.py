@@ -171,7 +171,7 @@ class _Lease:
         """Become the holder, or raise a BlockingIOError that describes who is."""
         for _ in range(2):
             try:
-                self._fs.pipe_file(self._path, self._contents(), mode="create")
+                self._create()
                 break
             except FileExistsError:
                 contents = self._fs.cat_file(self._path)
@@ -181,6 +181,14 @@ class _Lease:
         else:
             raise BlockingIOError("another process")
         self._thread.start()
+
+    def _create(self) -> None:
+        try:
+            self._fs.pipe_file(self._path, self._contents(), mode="create")
+        except (NotImplementedError, TypeError, ValueError):  # a store that cannot; two at the same moment get through
+            if self._fs.exists(self._path):
+                raise FileExistsError(self._path) from None
+            self._fs.pipe_file(self._path, self._contents())
 
     def give_back(self) -> None:
         """Stop to renew, and remove the object if it is still this lease's."""

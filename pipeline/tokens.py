@@ -231,7 +231,7 @@ def _ids(
             rows = _readable(texts[start:end], start, absent)
             encodings = _encoded(rows, start, tokenizer, refused)
             if refused and stop is not None:
-                raise TextError(_bad_rows_message(refused, stop))
+                raise TextError(_bad_rows_message(refused, stop, ", use a tokenizer that has its unknown token"))
             yield start, encodings
 
     with ahead(encoded()) if len(ranges) > 1 else closing(encoded()) as batches:
@@ -312,12 +312,12 @@ def _wrap(
     return out, longer
 
 
-def _bad_rows_message(bad: dict[int, str], first_row: int) -> str:
+def _bad_rows_message(bad: dict[int, str], first_row: int, remedy: str = "") -> str:
     shown = "; ".join(f"row {first_row + row}: {reason}" for row, reason in list(bad.items())[:_ROWS_NAMED])
     more = f"; and {len(bad) - _ROWS_NAMED} more" if len(bad) > _ROWS_NAMED else ""
     return (
         f"{len(bad)} of the texts cannot be encoded ({shown}{more});"
-        " mend them, or set encode.bad_rows to quarantine, which sets such rows aside, or to zero"
+        f" mend them{remedy}, or set encode.bad_rows to quarantine, which sets such rows aside, or to zero"
     )
 
 

@@ -1,0 +1,92 @@
+"""The end of a divided run: complete and right, or told what is not."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from conftest import TEXTS, LookupEngine, contents
+from pipeline.config import RunConfig
+from pipeline.dataset import open_dataset
+from pipeline.errors import StoreError
+from pipeline.finalize import finalize_folder
+from pipeline.store import Part
+from pipeline.tokenizer import TextTokenizer
+from runs import encode, run_config
+
+
+@pytest.fixture
+def run(tmp_path: Path, texts_file: Path) -> RunConfig:
+    return run_config(tmp_path / "out", texts_file, dataset={"keep_columns": ["text"]})
+
+
+def encode_part(run: RunConfig, tokenizer: TextTokenizer, engine: LookupEngine, *parts: Part | None) -> None:
+    for part in parts:
+        report = encode(run, open_dataset(run.dataset), tokenizer, engine, part=part)
+        assert report.complete == (part is None)
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_parts_become_one_folder(
+    tmp_path: Path, texts_file: Path, tokenizer: TextTokenizer, engine: LookupEngine, streaming: bool
+) -> None:
+    dataset = {"keep_columns": ["text"], "streaming": streaming}
+    run, whole = (run_config(tmp_path / name, texts_file, dataset=dataset) for name in ("out", "whole"))
+    encode_part(run, tokenizer, engine, Part(1, 2), Part(0, 2))
+    assert not (tmp_path / "out/manifest.json").exists()
+    manifest = finalize_folder(run, open_dataset(run.dataset))
+    assert (manifest["rows"], len(manifest["shards"])) == (len(TEXTS), 3)
+    encode_part(whole, tokenizer, engine, None)
+    found, expected = contents(tmp_path / "out"), contents(tmp_path / "whole")
+    assert {name for name in found.keys() | expected.keys() if found.get(name) != expected.get(name)} == {"run.yaml"}
+    assert finalize_folder(run, open_dataset(run.dataset), verify=False) == manifest
+
+
+def test_a_part_that_is_missing(run: RunConfig, tokenizer: TextTokenizer, engine: LookupEngine) -> None:
+    encode_part(run, tokenizer, engine, Part(0, 2))
+    with pytest.raises(StoreError, match=r"1 of 3 shards are not there \(numbers 1\); run the command that encodes"):
+        finalize_folder(run, open_dataset(run.dataset))
+
+
+def test_a_damaged_shard(
+    run: RunConfig, tokenizer: TextTokenizer, engine: LookupEngine, caplog: pytest.LogCaptureFixture
+) -> None:
+    encode_part(run, tokenizer, engine, Part(0, 2), Part(1, 2))
+    shard = Path(run.encode.output) / "data/shard-000002.parquet"
+    shard.write_bytes(shard.read_bytes()[:-1] + b"?")
+    with pytest.raises(StoreError, match=r"1 of 3 shards are not there \(numbers 2\)"):
+        finalize_folder(run, open_dataset(run.dataset))
+    assert "shard-000002.parquet is missing or not what was written" in caplog.text
+    encode_part(run, tokenizer, engine, Part(0, 2))
+    finalize_folder(run, open_dataset(run.dataset))
+
+
+def test_another_run(run: RunConfig, texts_file: Path, tokenizer: TextTokenizer, engine: LookupEngine) -> None:
+    with pytest.raises(StoreError, match=r"out: not a folder of vectors; encode first, or check encode\.output"):
+        finalize_folder(run, open_dataset(run.dataset))
+    encode_part(run, tokenizer, engine, None)
+    other = run_config(Path(run.encode.output), texts_file)
+    with pytest.raises(StoreError, match=r'another run \(keep_columns was \["text"\], is \[\]\); give the run that'):
+        finalize_folder(other, open_dataset(other.dataset))
+    texts_file.write_text("another text\n")
+    with pytest.raises(StoreError, match=r"another run \(input was"):
+        finalize_folder(run, open_dataset(run.dataset))
+
+
+def test_the_card_says_where_the_vectors_come_from(
+    run: RunConfig, tokenizer: TextTokenizer, engine: LookupEngine
+) -> None:
+    encode_part(run, tokenizer, engine, None)
+    card = (Path(run.encode.output) / "README.md").read_text()
+    identity = json.loads((Path(run.encode.output) / "identity.json").read_text())
+    for told in (
+        f"| input's fingerprint | `{identity['depends_on']['input']}` |",
+        f"| tokenizer's fingerprint | `{tokenizer.fingerprint}` |",
+        "| weights' fingerprint | `weights of a test` |",
+        "| encoder | embedding 8, 1 LSTM layers of 6, mean pooling |",
+        f"| run's identity | `{identity['sha256']}` |",
+        f"{len(TEXTS)} rows, one a row of the split `train`, in its order, in 3 shards.",
+    ):
+        assert told in card

@@ -1,0 +1,63 @@
+"""A run's identity: what moves a byte is in it, and what does not is not."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from conftest import TEXTS, LookupEngine
+from pipeline.config import EncoderConfig, RunConfig
+from pipeline.identity import describe_changes, identity_hash, input_identity, run_identity
+from pipeline.tokenizer import TextTokenizer
+from runs import run_config, source_of
+
+
+def identity(run: RunConfig, tokenizer: TextTokenizer, engine: LookupEngine, weights: str = "w") -> dict[str, Any]:
+    return run_identity(run, source_of(TEXTS, run), tokenizer, engine, weights)
+
+
+@pytest.mark.parametrize(
+    ("section", "changes", "moves"),
+    [
+        ("dataset", {"shard_rows": 4}, True),
+        ("dataset", {"keep_columns": ["text"]}, True),
+        ("tokenizer", {"add_special_tokens": False}, True),
+        ("tokenizer", {"max_length": 9}, True),
+        ("tokenizer", {"max_length": 9, "truncate": True}, True),
+        ("batching", {"max_rows": 3}, True),
+        ("encode", {"vector_dtype": "float16"}, True),
+        ("encode", {"bad_rows": "quarantine"}, False),
+        ("encode", {"output": "elsewhere"}, False),
+        ("dataset", {"streaming": True}, False),
+        ("cluster", {"workers": 3}, False),
+        ("export", {"output": "elsewhere"}, False),
+    ],
+)
+def test_settings(
+    tokenizer: TextTokenizer, engine: LookupEngine, section: str, changes: dict[str, Any], moves: bool
+) -> None:
+    first = identity(run_config("out"), tokenizer, engine)  # type: ignore[arg-type]
+    other = identity(run_config("out", **{section: changes}), tokenizer, engine)  # type: ignore[arg-type]
+    assert (identity_hash(first) != identity_hash(other)) == moves == bool(describe_changes(first, other))
+
+
+def test_the_model(tokenizer: TextTokenizer, engine: LookupEngine) -> None:
+    run = run_config("out")  # type: ignore[arg-type]
+    first = identity(run, tokenizer, engine)
+    assert describe_changes(first, identity(run, tokenizer, engine, "v")) == 'weights was "w", is "v"'
+    other = LookupEngine(EncoderConfig(**{**engine.config.model_dump(), "pooling": "sum"}))
+    assert describe_changes(first, identity(run, tokenizer, other)) == 'encoder.pooling was "mean", is "sum"'
+
+
+def test_the_part_of_it_that_needs_no_model(tokenizer: TextTokenizer, engine: LookupEngine) -> None:
+    run = run_config("out")  # type: ignore[arg-type]
+    whole = identity(run, tokenizer, engine)
+    assert input_identity(run, whole["input"]).items() <= whole.items()
+
+
+def test_changes_in_words() -> None:
+    old, new = {"a": {"b": 1, "c": None}, "long": "x" * 100}, {"a": {"b": 2, "c": None}, "long": "y", "d": []}
+    told = 'a.b was 1, is 2; d was null, is []; long was "' + "x" * 36 + '..., is "y"'
+    assert describe_changes(old, new) == told
+    assert describe_changes(old, old) == ""

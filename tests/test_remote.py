@@ -1,0 +1,157 @@
+"""Folders at URLs: the lease that stands for a lock, and a whole run."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import time
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import pyarrow.parquet as pq
+import pytest
+
+from conftest import TEXTS, LookupEngine, contents
+from pipeline.errors import StoreError
+from pipeline.remote import RemoteFolder
+from pipeline.store import Part, VectorStore
+from pipeline.tokenizer import TextTokenizer
+from runs import encode, run_config, source_of
+from test_store import IDENTITY_A, ROWS, commit, table
+
+
+@pytest.fixture
+def url(tmp_path: Path) -> str:
+    """A place of its own in memory."""
+    return f"memory://{tmp_path.parent.name}-{tmp_path.name}"
+
+
+@pytest.fixture
+def memory() -> Any:
+    return fsspec.filesystem("memory")
+
+
+def files_at(url: str) -> dict[str, bytes]:
+    folder = RemoteFolder(url)
+    return {name: folder.read(name) or b"" for name in folder.names()}
+
+
+def lock_of(memory: Any, url: str, **changes: Any) -> str:
+    """Another process's lock."""
+    path = f"{url.removeprefix('memory:/')}/.lock"
+    record = {"pid": 1, "host": "elsewhere", "since": "then", "token": "theirs", "renewed": time.time(), **changes}
+    memory.pipe_file(path, json.dumps(record).encode())
+    return path
+
+
+def test_a_whole_run_writes_what_it_writes_on_a_disk(
+    tmp_path: Path, url: str, tokenizer: TextTokenizer, engine: LookupEngine
+) -> None:
+    texts = [*TEXTS, None]
+    for output in (url, tmp_path / "out"):
+        run = run_config(output, encode={"bad_rows": "quarantine"})  # type: ignore[arg-type]
+        assert encode(run, source_of(texts, run), tokenizer, engine).encoded_shards == 3
+        assert encode(run, source_of(texts, run), tokenizer, engine).encoded_shards == 0
+    expected = contents(tmp_path / "out")
+    found = files_at(url)
+    assert found.keys() == expected.keys()
+    assert {name for name in found if found[name] != expected[name]} == {"run.yaml"}  # which names the output
+    assert pq.read_table(fsspec.open(f"{url}/data/shard-000001.parquet").open()).num_rows == 3
+
+
+def test_a_run_that_broke_off_goes_on(url: str, tokenizer: TextTokenizer, engine: LookupEngine) -> None:
+    run = run_config(url)  # type: ignore[arg-type]
+    for part in (Part(1, 2), Part(0, 2)):
+        encode(run, source_of(TEXTS, run), tokenizer, engine, part=part)
+    memory = fsspec.filesystem("memory")
+    memory.pipe_file(f"{url.removeprefix('memory:/')}/data/shard-000001.parquet", b"damaged")
+    assert encode(run, source_of(TEXTS, run), tokenizer, engine).encoded_shards == 1
+    assert not [name for name in memory.find(url) if ".lines" in name or ".lock" in name or "-of-" in name]
+
+
+def test_another_holder_is_refused_while_it_renews(url: str, memory: Any) -> None:
+    lock_of(memory, url)
+    with pytest.raises(StoreError, match="process 1 on elsewhere, since then, is writing to this folder"):
+        VectorStore.open(url, IDENTITY_A, "")
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"renewed": time.time() - 1_000}, {"host": platform.node(), "pid": 2**22 + 1}, {"renewed": "nonsense"}],
+    ids=["silent", "dead", "damaged"],
+)
+def test_a_stale_lock_is_taken_over(url: str, memory: Any, changes: dict[str, Any]) -> None:
+    path = lock_of(memory, url, **changes)
+    folder = RemoteFolder(url)
+    assert folder.holder(".lock") is None
+    with folder.lock(".lock"):
+        assert json.loads(memory.cat_file(path))["pid"] == os.getpid()
+    assert not memory.exists(path)
+
+
+def test_a_lock_is_renewed(url: str, memory: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipeline.remote.BEAT_SECONDS", 0.01)
+    folder = RemoteFolder(url)
+    with folder.lock(".lock"):
+        path = f"{url.removeprefix('memory:/')}/.lock"
+        first = json.loads(memory.cat_file(path))["renewed"]
+        deadline = time.monotonic() + 10
+        while json.loads(memory.cat_file(path))["renewed"] == first:
+            assert time.monotonic() < deadline
+        folder.check_lock()
+
+
+def test_a_lock_that_was_lost_stops_the_run(url: str, memory: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipeline.remote.BEAT_SECONDS", 0.01)
+    with VectorStore.open(url, IDENTITY_A, "") as store:
+        commit(store, 0)
+        path = lock_of(memory, url)
+        deadline = time.monotonic() + 10
+        while not store.folder._leases[0].lost and time.monotonic() < deadline:  # type: ignore[attr-defined]
+            time.sleep(0.01)
+        with pytest.raises(StoreError, match="another process took the lock over"):
+            commit(store, 1)
+    assert json.loads(memory.cat_file(path))["token"] == "theirs"  # what is another's is not removed
+
+
+def test_a_store_that_cannot_create_only_what_is_not_there(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = RemoteFolder(url)
+    original = type(folder._fs).pipe_file
+
+    def pipe_file(self: Any, path: str, value: bytes, mode: str = "overwrite", **options: Any) -> Any:
+        if mode == "create":
+            raise NotImplementedError("no such mode")
+        return original(self, path, value, **options)
+
+    monkeypatch.setattr(type(folder._fs), "pipe_file", pipe_file)
+    with folder.lock(".lock"), pytest.raises(BlockingIOError), RemoteFolder(url).lock(".lock"):
+        pass
+    assert folder.names() == []
+
+
+def test_a_store_that_fails_is_told(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    class ClientError(Exception):
+        """Clients of object stores have their own."""
+
+    def refuse(*_: Any, **__: Any) -> None:
+        raise ClientError("Access Denied")
+
+    with VectorStore.open(url, IDENTITY_A, "") as store:
+        monkeypatch.setattr(type(store.folder._fs), "put_file", refuse)  # type: ignore[attr-defined]
+        with pytest.raises(StoreError, match=r"shard-000000.*\(ClientError: Access Denied\)"):
+            commit(store, 0)
+
+
+def test_a_protocol_that_nothing_speaks() -> None:
+    for path in ("nonsense://a", "gs://a"):
+        with pytest.raises(StoreError, match=f"{path}: cannot be opened .*install the package for that protocol"):
+            RemoteFolder(path)
+
+
+def test_the_table_is_what_was_given(url: str) -> None:
+    with VectorStore.open(url, IDENTITY_A, "") as store:
+        [record] = commit(store, 0)
+        assert pq.read_table(store.folder.open(record.file)).equals(table(0))
+        assert record.rows == ROWS
