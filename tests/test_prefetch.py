@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 import time
 from collections.abc import Iterator
 
 import pytest
 
-from pipeline.prefetch import Behind, ahead, in_threads
+from pipeline.prefetch import Behind, ahead, in_threads, stop_point
 
 
 def threads_named(*names: str) -> list[str]:
@@ -63,6 +64,47 @@ def test_leaving_early_stops_the_thread() -> None:
     count = len(made)
     time.sleep(0.05)
     assert len(made) == count <= 4
+
+
+def test_long_work_ends_at_its_next_stop_point() -> None:
+    """Of the thread that works for a block that was left, and of no other."""
+    begun, ended = threading.Event(), []
+
+    def items() -> Iterator[int]:
+        yield 1
+        begun.set()
+        try:
+            for _ in range(6_000):
+                stop_point()
+                time.sleep(0.01)
+        finally:
+            ended.append(True)
+        yield 2
+
+    began = time.monotonic()
+    with ahead(items()) as made:
+        assert next(made) == 1
+        begun.wait()
+    assert ended == [True]
+    assert time.monotonic() - began < 30
+    stop_point()
+
+
+def test_a_thread_that_dies_without_a_word_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As none does; whoever waits for one would wait for ever."""
+    monkeypatch.setattr("pipeline.prefetch.Queue.put", lambda *_, **__: sys.exit())
+    with ahead([1]) as made, pytest.raises(RuntimeError, match="died without a word"):
+        next(made)
+
+
+def test_an_interrupt_passes_through() -> None:
+    def block() -> None:
+        with ahead(range(10**9)) as made:
+            next(made)
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        block()
 
 
 def test_workers_keep_the_order_and_start_once() -> None:
