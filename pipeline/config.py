@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import reprlib
 import types
 import typing
 from collections.abc import Iterator, Sequence
@@ -320,7 +321,10 @@ def parse_settings(model: type[SettingsT], data: Any, origin: str) -> SettingsT:
 def _parse_yaml(text: str, origin: str) -> Any:
     try:
         return yaml.load(text, _UniqueKeyLoader)
-    except (yaml.YAMLError, ValueError) as error:  # ValueError: what only looks like a date, such as 2024-13-01
+    except RecursionError:
+        raise ConfigError(f"{origin}: nested too deep to be read") from None
+    except (yaml.YAMLError, ValueError, TypeError, AttributeError) as error:
+        # All but the first: a value that only looks like a date or a number, or is tagged as one, such as 2024-13-01.
         raise ConfigError(f"{origin}: not YAML that can be read: {error}") from error
 
 
@@ -340,6 +344,9 @@ def _apply_override(data: dict[str, Any], override: str) -> None:
         node = child
     node[parts[-1]] = parsed
 
+
+_REPR = reprlib.Repr()
+_REPR.maxlevel, _REPR.maxstring, _REPR.maxother = 3, 61, 61
 
 _PLAINER = {
     "model_type": "should be a section of settings; fill it in or leave it out",
@@ -389,5 +396,8 @@ def _kinds(annotation: Any) -> Iterator[type]:
 
 def _shown(value: Any) -> str:
     """A value for a message: its repr, or its kind where that would fill the screen."""
-    text = repr(value)
-    return text if len(text) <= 60 else f"a {type(value).__name__} of {len(text)} characters"
+    if isinstance(value, str):
+        text = repr(value)
+        return text if len(text) <= 60 else f"a str of {len(text)} characters"
+    text = _REPR.repr(value)  # of some of it, since references within a YAML file can make a small one stand for all
+    return text if len(text) <= 60 else f"a {type(value).__name__} that is too long to be shown"

@@ -26,6 +26,8 @@ from tokenizers import Encoding, Regex, Tokenizer, decoders, models, normalizers
 from pipeline.config import EncoderConfig, RunConfig, TokenizerTraining
 from pipeline.errors import TokenizerError
 
+MOST_IDS = 2**24  # many times the largest vocabulary that is in use
+
 
 class TextTokenizer:
     """A `tokenizers.Tokenizer` without padding or truncation, and what the pipeline has to know of it.
@@ -95,9 +97,12 @@ def load_tokenizer(path: str | Path) -> TextTokenizer:
     except (OSError, UnicodeDecodeError) as error:
         raise TokenizerError(f"{path}: the tokenizer cannot be read ({error})") from error
     try:
+        _check_ids(text)
         return TextTokenizer(Tokenizer.from_str(text))
     except TokenizerError as error:
         raise TokenizerError(f"{path}: {error}") from error
+    except RecursionError:
+        raise TokenizerError(f"{path}: nested too deep to be a tokenizer.json") from None
     except BaseException as error:
         if not _is_the_librarys(error):
             raise
@@ -284,6 +289,21 @@ def _special_affixes(tokenizer: Tokenizer) -> tuple[tuple[int, ...], tuple[int, 
             " only special tokens before and after a text are supported"
         )
     return tuple(whole.ids[:start]), tuple(whole.ids[stop:])
+
+
+def _check_ids(text: str) -> None:
+    """Refuse ids that the tokenizers library would count up to: it takes minutes to save a tokenizer with such an id."""
+    try:
+        tree = json.loads(text)
+    except ValueError:
+        return  # the library says it better
+    vocab = tree["model"].get("vocab") if isinstance(tree, dict) and isinstance(tree.get("model"), dict) else None
+    added = tree.get("added_tokens") if isinstance(tree, dict) else None
+    ids = list(vocab.values()) if isinstance(vocab, dict) else []
+    ids += [token.get("id") for token in added if isinstance(token, dict)] if isinstance(added, list) else []
+    largest = max((number for number in ids if isinstance(number, int)), default=0)
+    if largest >= MOST_IDS:
+        raise TokenizerError(f"has the id {largest}; ids run from 0, without large gaps, and end below {MOST_IDS:,}")
 
 
 def _is_the_librarys(error: BaseException) -> bool:

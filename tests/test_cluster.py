@@ -93,7 +93,8 @@ def test_what_ray_would_wait_for_is_refused() -> None:
             _check_room(settings)
 
 
-def test_a_worker_with_another_model_or_input_refuses(run: RunConfig) -> None:
+def test_a_worker_with_another_model_or_input_refuses(run: RunConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAYON_NUM_THREADS", "1")  # which a worker sets for itself
     source = open_dataset(run.dataset)
     worker = ShardWorker(run, open_torch, source.fingerprint, 200, {"weights": "other"})
     assert "a worker's run is another one (" in str(worker._error)

@@ -267,6 +267,24 @@ def test_widths_of_an_encoder(changes: dict[str, Any], state_dim: int, dim: int)
     assert (config.state_dim, config.dim) == (state_dim, dim)
 
 
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("a: " + "[" * 3_000, "nested too deep to be read"),
+        ("a: !!timestamp nonsense", "not YAML that can be read"),
+        (
+            "".join(f"{b}: &{b} [{', '.join([f'*{a}'] * 9)}]\n" for a, b in zip(" abcdefgh", "abcdefghi", strict=True)),
+            "",
+        ),
+    ],
+    ids=["deep", "tag", "references"],
+)
+def test_yaml_that_is_meant_to_harm(tmp_path: Path, text: str, told: str) -> None:
+    (tmp_path / "run.yaml").write_text(text.replace("* ", "1"))
+    with pytest.raises(ConfigError, match=told):
+        load_config(tmp_path / "run.yaml")
+
+
 def test_a_long_value_does_not_fill_the_screen(tmp_path: Path) -> None:
     message = refusal(tmp_path, MINIMAL, f"batching.max_rows={'9' * 70}x")
     assert "a str of 73 characters" in message

@@ -265,6 +265,24 @@ def test_json_that_is_no_tokenizer(tmp_path: Path, contents: str) -> None:
     assert str(path) in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("contents", "told"),
+    [
+        (
+            '{"model": {"type": "BPE", "vocab": {"a": 2147483648}, "merges": []}}',
+            "has the id 2147483648; ids run from 0",
+        ),
+        ('{"added_tokens": [{"id": 99999999, "content": "a"}], "model": {}}', "has the id 99999999"),
+        ("[" * 100_000, "nested too deep|not a tokenizer"),
+    ],
+)
+def test_json_that_is_meant_to_harm(tmp_path: Path, contents: str, told: str) -> None:
+    """The library would count up to the largest id, for minutes."""
+    (tmp_path / "tokenizer.json").write_text(contents)
+    with pytest.raises(TokenizerError, match=told):
+        load_tokenizer(tmp_path / "tokenizer.json")
+
+
 def test_a_tokenizer_that_is_not_text(tmp_path: Path) -> None:
     path = tmp_path / "tokenizer.json"
     path.write_bytes(b"\xff\xfe\x00")

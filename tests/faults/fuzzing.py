@@ -1,0 +1,193 @@
+"""Damage, and a process of its own to see what becomes of it: one that may die or hang, and is counted if it does."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import json
+import multiprocessing
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from hypothesis import strategies as st
+
+SECONDS = 60.0  # more than any case takes, on a machine that is busy
+READ, REFUSED = "read", "refused"
+
+Damage = list[tuple[str, float, int, int]]
+DAMAGE = st.lists(
+    st.tuples(
+        st.sampled_from(["flip", "set", "cut", "delete", "repeat", "ones", "zeros", "insert"]),
+        st.floats(0, 1, exclude_max=True),
+        st.integers(1, 64),
+        st.integers(0, 255),
+    ),
+    max_size=4,
+)
+ROWS = st.lists(st.text(max_size=12) | st.none() | st.sampled_from(["NA", "1", "true", "2024-01-01"]), max_size=20)
+KINDS = ("parquet", "arrow", "json", "jsonl", "csv", "tsv", "txt", "jsonl.gz", "csv.gz", "txt.gz")
+
+
+class Child:
+    """Runs functions of importable modules in a process that is started again when it dies."""
+
+    def __init__(self) -> None:
+        self._process: Any = None
+
+    def run(self, function: Callable[..., str], *arguments: Any) -> str:
+        """What the function answers; or that it killed its process, or that it did not end."""
+        if self._process is None or not self._process.is_alive():
+            context = multiprocessing.get_context("spawn")
+            self._pipe, theirs = context.Pipe()
+            self._process = context.Process(target=serve, args=(theirs,), daemon=True)
+            self._process.start()
+            theirs.close()
+        self._pipe.send((function, arguments))
+        if not self._pipe.poll(SECONDS):
+            self.close()
+            return "it hangs"
+        try:
+            return str(self._pipe.recv())
+        except EOFError:
+            self._process.join()
+            return f"it dies with exit code {self._process.exitcode}"
+
+    def close(self) -> None:
+        """End the process."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.join()
+
+
+def serve(pipe: Any) -> None:
+    """The child's loop."""
+    os.environ["RUST_BACKTRACE"] = "0"
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, 2)  # readers and panics are loud
+    while True:
+        try:
+            function, arguments = pipe.recv()
+        except EOFError:
+            return
+        pipe.send(judged(function, arguments))
+
+
+def judged(function: Callable[..., str], arguments: tuple[Any, ...]) -> str:
+    """What the function answers, or `refused` where it raises an error of ours of one paragraph, or what it raises."""
+    from pipeline.errors import LengthwiseError
+
+    try:
+        return function(*arguments)
+    except LengthwiseError as error:
+        return REFUSED if str(error).strip() else "an error without a message"
+    except BaseException as error:
+        return f"it raises {type(error).__name__}: {str(error)[:200]}"
+
+
+def damaged(data: bytes, damage: Damage) -> bytes:
+    """The data with some of it changed."""
+    for kind, place, length, value in damage:
+        start = int(place * (len(data) + 1))
+        end = min(len(data), start + length)
+        before, hit, after = data[:start], data[start:end], data[end:]
+        middle = {
+            "flip": bytes(byte ^ (1 << value % 8) for byte in hit[:1]) + hit[1:],
+            "set": bytes([value]) + hit[1:],
+            "cut": b"",
+            "delete": b"",
+            "repeat": hit * (2 + value % 3),
+            "ones": b"\xff" * len(hit),
+            "zeros": bytes(len(hit)),
+            "insert": bytes([value]) * length + hit,
+        }[kind]
+        data = before + middle + (b"" if kind == "cut" else after)
+    return data
+
+
+def file_of(kind: str, rows: list[str | None]) -> bytes:
+    """A file of this ending, with the column `text` (a line a row in `txt`) and a number."""
+    if kind.endswith(".gz"):
+        return gzip.compress(file_of(kind.removesuffix(".gz"), rows))
+    table = pa.table({"text": pa.array(rows, pa.string()), "n": pa.array(range(len(rows)), pa.int64())})
+    buffer = io.BytesIO()
+    if kind == "parquet":
+        pq.write_table(table, buffer, row_group_size=7)
+    elif kind == "arrow":
+        with pa.ipc.new_stream(buffer, table.schema) as writer:
+            writer.write_table(table)
+    elif kind == "json":
+        return json.dumps(table.to_pylist()).encode()
+    elif kind == "jsonl":
+        return "".join(json.dumps(row) + "\n" for row in table.to_pylist()).encode()
+    elif kind == "txt":
+        return "".join((row or "").replace("\r", " ").replace("\n", " ") + "\n" for row in rows).encode()
+    else:
+        separator = {"csv": ",", "tsv": "\t"}[kind]
+        cells = ['"' + (row or "").replace('"', '""') + '"' for row in rows]
+        return "".join([f"text{separator}n\n", *(f"{c}{separator}{n}\n" for n, c in enumerate(cells))]).encode()
+    return buffer.getvalue()
+
+
+def read_file(path: str, data: bytes, streaming: bool, shard_rows: int, keep: bool) -> str:
+    """Open a file and read all its rows; the error has to name the file, and the rows have to add up."""
+    import datasets
+
+    from pipeline.config import DatasetSettings
+    from pipeline.dataset import open_dataset
+    from pipeline.errors import LengthwiseError
+
+    datasets.disable_progress_bars()
+    Path(path).write_bytes(data)
+    columns = ("n",) if keep and ".txt" not in path else ()
+    settings = DatasetSettings(path=path, streaming=streaming, shard_rows=shard_rows, keep_columns=columns)
+    try:
+        source = open_dataset(settings)
+        known, shards = source.num_rows, list(source.shards())
+    except LengthwiseError as error:
+        return REFUSED if str(error).startswith(path) and "\n" not in str(error) else f"the message is {error}"
+    finally:
+        shutil.rmtree(Path(datasets.config.HF_DATASETS_CACHE) / "lengthwise", ignore_errors=True)
+    rows = sum(shard.table.num_rows for shard in shards)
+    if known not in (None, rows) or source.num_rows != rows:
+        return f"{known} and {source.num_rows} rows are announced, {rows} are read"
+    if any(shard.table.schema != source.features.arrow_schema for shard in shards):
+        return "shards have different columns"
+    return READ
+
+
+def load_settings(path: str, text: bytes, overrides: list[str]) -> str:
+    """Read a run's YAML file."""
+    from pipeline.config import RunConfig, load_config
+
+    Path(path).write_bytes(text)
+    assert isinstance(load_config(path, overrides), RunConfig)
+    return READ
+
+
+def use_tokenizer(path: str, data: bytes, texts: list[str]) -> str:
+    """Load a tokenizer.json, and tokenize texts with it under a policy that sets bad ones aside."""
+    from pipeline.tokenizer import load_tokenizer
+    from pipeline.tokens import tokenize_texts
+
+    Path(path).write_bytes(data)
+    tokenizer = load_tokenizer(path)
+    shard = tokenize_texts(texts, tokenizer, bad_rows="zero")
+    if len(shard) != len(texts) or shard.offsets[-1] != len(shard.values):
+        return "the rows do not add up"
+    if len(shard.values) and not 0 <= shard.values.min() <= shard.values.max() < max(tokenizer.vocab_size, 1):
+        return "an id is out of range"
+    return READ
+
+
+def load_model(folder: str, file: str, data: bytes) -> str:
+    """Load a checkpoint one of whose files is given."""
+    from pipeline.checkpoint import load_checkpoint
+
+    (Path(folder) / file).write_bytes(data)
+    load_checkpoint(folder)
+    return READ
