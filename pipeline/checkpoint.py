@@ -69,6 +69,7 @@ def load_encoder(folder: Path) -> PackedEncoder:
         raise CheckpointError(f"{path}: the weights are missing; the checkpoint is incomplete") from None
     except (OSError, SafetensorError) as error:
         raise CheckpointError(f"{path}: not a safetensors file that can be read ({error})") from error
+    _check_sizes(weights, config, path)
     with torch.device("meta"):
         encoder = PackedEncoder(config)
     _check_weights(weights, encoder.state_dict(), path)
@@ -118,6 +119,17 @@ def weights_fingerprint(encoder: PackedEncoder) -> str:
         digest.update(f"{name} {values.dtype} {list(values.shape)}\n".encode())
         digest.update(np.ascontiguousarray(values.view(torch.uint8).numpy()).data)
     return digest.hexdigest()
+
+
+def _check_sizes(weights: Mapping[str, torch.Tensor], config: EncoderConfig, path: Path) -> None:
+    """Refuse an encoder that is larger than all weights: even without memory for them, it takes hours to make one."""
+    largest = sum(weight.numel() for weight in weights.values())
+    for name in ("num_layers", "vocab_size", "embedding_dim", "hidden_size", "projection_dim"):
+        if (getattr(config, name) or 0) > largest:
+            raise CheckpointError(
+                f"{path} does not fit {CONFIG_FILE}: {name} is {getattr(config, name)}, but there are {largest} weights"
+                " in all; use the config.json of these weights"
+            )
 
 
 def _check_weights(found: Mapping[str, torch.Tensor], wanted: Mapping[str, torch.Tensor], path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import os
 import shutil
@@ -36,7 +37,7 @@ def drafted(path: Path) -> Iterator[Path]:
         yield part
         flush(part)
         os.replace(part, path)
-        flush(path.parent)
+        flush_names(path.parent)
     except BaseException:
         with contextlib.suppress(OSError):
             part.unlink(missing_ok=True)
@@ -83,12 +84,21 @@ def replace_folder(folder: str | Path) -> Iterator[Path]:
 
 
 def flush(path: Path) -> None:
-    """Wait until a file, or a folder's list of files, is on the disk."""
+    """Wait until a file is on the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def flush_names(folder: Path) -> None:
+    """Wait until a folder's list of files is on the disk, where the file system (CIFS does not) lets one wait for it."""
+    try:
+        flush(folder)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS):
+            raise
 
 
 def link_or_copy(source: str | Path, target: str | Path) -> None:

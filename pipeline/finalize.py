@@ -45,7 +45,7 @@ def finalize_folder(run: RunConfig, source: Source, *, verify: bool = True) -> d
     expected = {**identity, **input_identity(run, source.fingerprint)}
     if changes := describe_changes(identity, expected):
         raise StoreError(f"{folder}: holds the vectors of another run ({changes}); give the run that encoded them")
-    with VectorStore.open(run.encode.output, identity, run.to_yaml()) as store:
+    with VectorStore.open(run.encode.output, identity, run.to_yaml(), bad_rows=run.encode.bad_rows) as store:
         if verify:
             damaged = [
                 index

@@ -15,15 +15,17 @@ import json
 import logging
 import os
 import platform
+import re
 import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import IO, Protocol
 
-from pipeline.files import PART, drafted, file_sha256
+from pipeline.files import PART, drafted, file_sha256, flush_names
 
 LOG_ENDING = ".jsonl"  # of the files, directly in the folder, that lines are appended to
+_DRAFT = re.compile(rf"\..+\.[0-9a-f]{{8}}{re.escape(PART)}")  # as `drafted` names them
 log = logging.getLogger(__name__)
 
 
@@ -73,8 +75,9 @@ def open_folder(url: str | Path) -> Folder:
     Raises:
         StoreError: no installed package knows the URL's protocol.
     """
-    if "://" not in str(url):
-        return LocalFolder(Path(url).expanduser())
+    path = re.sub("^(file|local)://", "", str(url))  # fsspec's words for a disk
+    if "://" not in path:
+        return LocalFolder(Path(path).expanduser())
     from pipeline.remote import RemoteFolder
 
     return RemoteFolder(str(url))
@@ -116,15 +119,17 @@ class LocalFolder:
 
     def append(self, name: str, line: bytes) -> None:  # noqa: D102
         self._path.mkdir(parents=True, exist_ok=True)
-        with open(self._path / name, "ab") as file:
-            start = file.tell()
+        with open(self._path / name, "ab", buffering=0) as file:  # a buffer would be written again as it is closed
+            start, rest = file.tell(), memoryview(line)
             try:
-                file.write(line)
-                file.flush()
+                while rest:
+                    rest = rest[file.write(rest) :]
                 os.fsync(file.fileno())
             except OSError:
-                os.truncate(self._path / name, start)  # half a line would spoil the next one
+                file.truncate(start)  # half a line would spoil the next one
                 raise
+        if not start:
+            flush_names(self._path)
 
     def draft(self, name: str) -> AbstractContextManager[Path]:  # noqa: D102
         return drafted(self._path / name)
@@ -143,18 +148,19 @@ class LocalFolder:
             yield
         finally:
             if descriptor is not None:
-                self.remove(name)  # while it is held, so that nobody else's is removed
+                with contextlib.suppress(OSError):  # a file that stays is locked by nobody
+                    self.remove(name)  # while it is held, so that nobody else's is removed
                 os.close(descriptor)
 
     def holder(self, name: str) -> str | None:  # noqa: D102
-        import fcntl
-
         try:
+            import fcntl
+
             with open(self._path / name, "rb") as file:
                 fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except BlockingIOError:
             return describe_holder(self.read(name))
-        except OSError:
+        except (ImportError, OSError):
             return None
         return None
 
@@ -206,4 +212,4 @@ def describe_holder(contents: bytes | None) -> str:
 
 def is_draft(name: str) -> bool:
     """Whether a file is one that a crash left half-written."""
-    return name.rpartition("/")[2].startswith(".") and name.endswith(PART)
+    return _DRAFT.fullmatch(name.rpartition("/")[2]) is not None

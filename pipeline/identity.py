@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from pipeline.encode import Engine
     from pipeline.tokenizer import TextTokenizer
 
+_ABSENT = object()
+
 
 def run_identity(
     run: RunConfig, source: Source, tokenizer: TextTokenizer, engine: Engine, weights: str
@@ -64,8 +66,9 @@ def identity_hash(identity: Mapping[str, Any]) -> str:
 def describe_changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
     """What differs between two identities, in words; empty where nothing does."""
     flat_old, flat_new = _flat(old), _flat(new)
-    changed = [name for name in sorted(flat_old.keys() | flat_new.keys()) if flat_old.get(name) != flat_new.get(name)]
-    return "; ".join(f"{name} was {_short(flat_old.get(name))}, is {_short(flat_new.get(name))}" for name in changed)
+    names = sorted(flat_old.keys() | flat_new.keys())
+    pairs = ((name, flat_old.get(name, _ABSENT), flat_new.get(name, _ABSENT)) for name in names)
+    return "; ".join(f"{name} was {_short(was)}, is {_short(now)}" for name, was, now in pairs if was != now)
 
 
 def _flat(value: Any, path: str = "") -> dict[str, Any]:
@@ -80,5 +83,7 @@ def _flat(value: Any, path: str = "") -> dict[str, Any]:
 
 
 def _short(value: Any) -> str:
+    if value is _ABSENT:
+        return "not there"
     text = json.dumps(value)
     return text if len(text) <= 40 else text[:37] + "..."

@@ -5,7 +5,9 @@ Notable decisions:
   a local draft and then put, and an appended line is an object of its own, until the lines are written as one file.
 - They have no locks either. A lock is an object that is created only where there is none (where the store can do
   that), says who holds it, and is written again every half a minute; one that was not for two minutes, or whose process
-  is known to be dead, is taken over. Clocks of machines that share a folder may differ by a minute.
+  is known to be dead, is taken over. Whoever wrote it looks again a second later: of two that wrote it at the same
+  moment, as some stores let them and as taking over does, the last one holds it. Clocks of machines that share a folder
+  may differ by a minute.
 - Credentials come from the environment or fsspec's own configuration, never from a run's YAML, which is saved beside
   the vectors.
 """
@@ -30,6 +32,7 @@ from pipeline.folder import LOG_ENDING, describe_holder, holder_record
 
 BEAT_SECONDS = 30.0
 LEASE_SECONDS = 120.0
+SETTLE_SECONDS = 1.0
 _LINES = ".lines/"  # below it, a log's appended lines
 _READ_BYTES = 2**22
 
@@ -122,10 +125,10 @@ class RemoteFolder:
     @contextlib.contextmanager
     def lock(self, name: str) -> Iterator[None]:  # noqa: D102
         lease = _Lease(self._fs, self._path(name))
-        with _as_os_errors():
-            lease.take()
         self._leases.append(lease)
         try:
+            with _as_os_errors():
+                lease.take()
             yield
         finally:
             self._leases.remove(lease)
@@ -137,7 +140,9 @@ class RemoteFolder:
         return describe_holder(contents) if contents is not None and _is_alive(contents) else None
 
     def check_lock(self) -> None:  # noqa: D102
-        if any(lease.lost for lease in self._leases):
+        with _as_os_errors():
+            lost = any(lease.lost for lease in self._leases)
+        if lost:
             raise OSError("another process took the lock over, since this one had not renewed it for too long")
 
     def _path(self, name: str) -> str:
@@ -165,72 +170,93 @@ class _Lease:
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._renew, name="lease", daemon=True)
         self._since = holder_record()
-        self.lost = False
+        self._renewed, self._was_lost = time.time(), False
+
+    @property
+    def lost(self) -> bool:
+        """Whether another process may hold it by now; the store is asked where it was not renewed for too long."""
+        if not self._was_lost and time.time() - self._renewed > LEASE_SECONDS:
+            self._was_lost = not self._is_mine()
+        return self._was_lost
 
     def take(self) -> None:
         """Become the holder, or raise a BlockingIOError that describes who is."""
-        for _ in range(2):
-            try:
-                self._create()
-                break
-            except FileExistsError:
-                contents = self._fs.cat_file(self._path)
+        for _ in range(3):
+            # First, since there are stores that "create" what is there already.
+            contents = self._read()
+            if contents is not None:
                 if _is_alive(contents):
-                    raise BlockingIOError(describe_holder(contents)) from None
-                self._fs.rm_file(self._path)
-        else:
-            raise BlockingIOError("another process")
+                    raise BlockingIOError(describe_holder(contents))
+                with contextlib.suppress(FileNotFoundError):
+                    self._fs.rm_file(self._path)
+            if self._is_created():
+                break
+        time.sleep(SETTLE_SECONDS)
+        if not self._is_mine():
+            raise BlockingIOError(describe_holder(self._read()))
         self._thread.start()
 
-    def _create(self) -> None:
+    def _is_created(self) -> bool:
+        self._renewed = time.time()
         try:
             self._fs.pipe_file(self._path, self._contents(), mode="create")
-        except (NotImplementedError, TypeError, ValueError):  # a store that cannot; two at the same moment get through
-            if self._fs.exists(self._path):
-                raise FileExistsError(self._path) from None
+        except FileExistsError:
+            return False
+        except (NotImplementedError, TypeError, ValueError):  # the store has no such mode
             self._fs.pipe_file(self._path, self._contents())
+        return True
 
     def give_back(self) -> None:
         """Stop to renew, and remove the object if it is still this lease's."""
         self._ended.set()
-        self._thread.join()
+        if self._thread.is_alive():
+            self._thread.join()
         with contextlib.suppress(Exception):
             if self._is_mine():
                 self._fs.rm_file(self._path)
 
     def _renew(self) -> None:
-        renewed = time.monotonic()
         while not self._ended.wait(BEAT_SECONDS):
-            try:
+            with contextlib.suppress(Exception):  # the store cannot be reached: tried again
                 if not self._is_mine():
-                    self.lost = True
+                    self._was_lost = True
                     return
+                now = time.time()
                 self._fs.pipe_file(self._path, self._contents())
-                renewed = time.monotonic()
-            except Exception:  # the store cannot be reached: tried again, for as long as the lock is ours
-                if time.monotonic() - renewed > LEASE_SECONDS:
-                    self.lost = True
-                    return
+                self._renewed = now
 
     def _contents(self) -> bytes:
-        return json.dumps({**self._since, "token": self._token, "renewed": time.time()}).encode()
+        record = {**self._since, "processes": _processes(), "token": self._token, "renewed": time.time()}
+        return json.dumps(record).encode()
 
     def _is_mine(self) -> bool:
-        try:
-            return bool(json.loads(self._fs.cat_file(self._path)).get("token") == self._token)
-        except FileNotFoundError:
-            return False
+        contents = self._read()
+        return contents is not None and self._token.encode() in contents
+
+    def _read(self) -> bytes | None:
+        with contextlib.suppress(FileNotFoundError):
+            return cast(bytes, self._fs.cat_file(self._path))
+        return None
 
 
 def _is_alive(contents: bytes) -> bool:
     """Whether the holder that a lock object names may still be at work."""
     try:
         record = json.loads(contents)
-        if record["host"] == platform.node() and not _process_exists(int(record["pid"])):
+        same_processes = (record["host"], record.get("processes")) == (platform.node(), _processes())
+        if same_processes and not _process_exists(int(record["pid"])):
             return False
         return bool(time.time() - record["renewed"] < LEASE_SECONDS)
     except (ValueError, KeyError, TypeError):
         return False
+
+
+def _processes() -> str:
+    """Whose numbers of processes these are: containers on one host may have the host's name, and numbers of their own."""
+    try:
+        return f"{Path('/proc/sys/kernel/random/boot_id').read_text().strip()} {os.readlink('/proc/self/ns/pid')}"
+    except OSError:
+        return ""
 
 
 def _process_exists(pid: int) -> bool:

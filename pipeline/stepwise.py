@@ -29,6 +29,7 @@ import copy
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -102,7 +103,7 @@ class StepwiseEncoder:
         steps = len(lengths) - np.searchsorted(lengths[::-1], times, side="right")
         ids = torch.from_numpy(input_ids[:, : lengths[0]].T[times[:, None] < lengths])
         fills = self._fills(ids, layers[0], None if exact else self._tables)
-        for below, above in zip(layers, layers[1:], strict=False):
+        for below, above in pairwise(layers):
             states = torch.empty(len(ids), self.config.state_dim, dtype=torch.float32)
             parts = states.split(self.config.hidden_size, dim=1)
             for direction, fill, part in zip(below, fills, parts, strict=True):

@@ -28,7 +28,7 @@ import json
 import logging
 import re
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -163,7 +163,8 @@ class VectorStore:
             _lock(place, lock_name, part, stack)
             if fresh:
                 _start_over(place, part)
-            _refuse_another_run(place, identity)
+            else:
+                _refuse_another_run(place, identity)
             # First, since a folder that a crash left without an identity would not be known as ours again.
             if place.read(IDENTITY) != (identity_bytes := _json_bytes(record)):
                 place.write(IDENTITY, identity_bytes)
@@ -190,16 +191,29 @@ class VectorStore:
     def committed(self, index: int) -> ShardRecord | None:
         """The record of a shard whose files are there and unchanged, else None."""
         record = self.records.get(index)
-        if record is None:
+        if record is not None and not self._stands(record):
+            self._reopen()
             return None
+        return record
+
+    def _stands(self, record: ShardRecord) -> bool:
         if record.bad and self._bad_rows != "error" and (self._bad_rows == "quarantine") != bool(record.quarantine):
             log.warning("%s has rows that cannot be encoded: written again, for encode.bad_rows", record.file)
-            return None
+            return False
         for name, sha256 in record.checksums.items():
-            if self.folder.sha256(name) != sha256:
+            with _told(f"{self.folder.at(name)}: cannot be read", "mend that; the same command goes on from there"):
+                found = self.folder.sha256(name)
+            if found != sha256:
                 log.warning("%s is missing or not what was written; its shard is encoded again", self.folder.at(name))
-                return None
-        return record
+                return False
+        return True
+
+    def _reopen(self) -> None:
+        """Take the manifest of a folder that is not complete any more: it speaks of a shard's last version."""
+        if self._was_finished:
+            with _told(f"{self.folder.at(MANIFEST)}: cannot be removed", "mend that, or choose another encode.output"):
+                self.folder.remove(MANIFEST)
+            self._was_finished = False
 
     def commit(self, table: pa.Table, counts: Mapping[str, Any], set_aside: bytes | None = None) -> ShardRecord:
         """Write a shard's table, then its record; see `write_shard`."""
@@ -211,9 +225,7 @@ class VectorStore:
         """Record a shard that was written."""
         with _told(self.folder.at(self._log), "the shards before it are safe, and the same command goes on from there"):
             self.folder.check_lock()
-            if self._was_finished:
-                self.folder.remove(MANIFEST)  # it speaks of the shard's last version
-                self._was_finished = False
+            self._reopen()
             self.folder.append(self._log, _record_line(record))
         self.records[record.index] = record
 
@@ -228,11 +240,12 @@ class VectorStore:
         Raises:
             StoreError: shards are missing, or do not fit the input or each other.
         """
-        records = self._complete_records(rows, shard_rows)
-        totals = {name: sum(getattr(record, name) for record in records) for name in COUNTS}
-        manifest = {"identity": self.identity, **totals, "shards": [asdict(record) for record in records]}
         with _told(f"{self.folder}: cannot be written", "mend that; the shards are safe, and the same command goes on"):
+            records = self._complete_records(rows, shard_rows)
+            totals = {name: sum(getattr(record, name) for record in records) for name in COUNTS}
+            manifest = {"identity": self.identity, **totals, "shards": [asdict(record) for record in records]}
             self._check_schemas(records)
+            self.folder.check_lock()
             self.folder.write(RECORDS, b"".join(map(_record_line, records)))
             known = {name for record in records for name in record.checksums}
             for name in self.folder.names():
@@ -247,7 +260,9 @@ class VectorStore:
         names = set(self.folder.names())
         shards = -(-rows // shard_rows)
         missing = [
-            index for index in range(shards) if index not in self.records or self.records[index].file not in names
+            index
+            for index in range(shards)
+            if index not in self.records or not names.issuperset(self.records[index].checksums)
         ]
         if missing:
             raise StoreError(
@@ -268,8 +283,14 @@ class VectorStore:
     def _check_schemas(self, records: list[ShardRecord]) -> None:
         first = None
         for record in records:
-            with self.folder.open(record.file) as file:
-                schema = pq.read_schema(file)
+            try:
+                with self.folder.open(record.file) as file:
+                    schema = pq.read_schema(file)
+            except pa.ArrowException as error:
+                raise StoreError(
+                    f"{self.folder.at(record.file)}: cannot be read ({error}); remove it, and run the command that"
+                    " encodes again"
+                ) from error
             first = first or schema
             if not schema.equals(first, check_metadata=True):
                 raise StoreError(
@@ -300,15 +321,16 @@ def write_shard(
         f"{folder.at(file)}: the shard cannot be written",
         "the shards before it are safe, and the same command goes on from there",
     ):
-        if json.loads(folder.read(IDENTITY) or b"{}").get("sha256") != identity:
-            raise StoreError(f"{folder}: another run has started it over; this one has ended")
-        if set_aside is None:
-            folder.remove(aside)
-        else:
-            folder.write(aside, set_aside)
         with folder.draft(file) as part:
             pq.write_table(whole, part, compression="zstd", use_dictionary=plain, row_group_size=ROW_GROUP_ROWS)
             sha256 = file_sha256(part)
+            found = read_identity(folder)  # as late as can be: what follows takes moments
+            if found is None or identity_hash(found) != identity:
+                raise StoreError(f"{folder}: another run has started it over; this one has ended")
+            if set_aside is None:
+                folder.remove(aside)
+            else:
+                folder.write(aside, set_aside)
     return ShardRecord(
         **counts,
         rows=table.num_rows,
@@ -348,7 +370,8 @@ def read_identity(folder: Folder) -> dict[str, Any] | None:
     Raises:
         StoreError: the file is damaged.
     """
-    contents = folder.read(IDENTITY)
+    with _told(f"{folder.at(IDENTITY)}: cannot be read", "mend that, or choose another encode.output"):
+        contents = folder.read(IDENTITY)
     if contents is None:
         return None
     try:
@@ -388,9 +411,11 @@ def _start_over(place: Folder, part: Part | None) -> None:
         raise StoreError(
             f"{place}: part {part.index} cannot start the folder over, since other parts write to it too; remove it"
         )
-    ours = [name for name in place.names() if _OURS.fullmatch(name) or is_draft(name)]
-    for name in sorted(ours, key=lambda name: name == IDENTITY):  # last: without it the folder is not known as ours
-        place.remove(name)
+    # The manifest first, since it would speak of shards that are gone. The identity stays until another takes its
+    # place: without one, the folder would not be known as ours after a crash.
+    for name in sorted(place.names(), key=lambda name: name != MANIFEST):
+        if name != IDENTITY and (_OURS.fullmatch(name) or is_draft(name)):
+            place.remove(name)
 
 
 def _tidy(place: Folder, records: dict[int, ShardRecord]) -> None:
@@ -399,16 +424,28 @@ def _tidy(place: Folder, records: dict[int, ShardRecord]) -> None:
     # Also since appending to a line that a crash cut off would lose the next record too.
     place.write(RECORDS, b"".join(map(_record_line, records.values())))
     for name in names:
-        if is_draft(name) or (name != LOCK and name.startswith(LOCK)) or (_LOG.fullmatch(name) and name != RECORDS):
+        if is_draft(name) or (_LOG.fullmatch(name) and name != RECORDS):
             place.remove(name)
+        elif name != LOCK and name.startswith(LOCK):
+            with suppress(BlockingIOError), place.lock(name):  # a dead part's: giving it back removes it
+                pass
 
 
 def _read_records(place: Folder) -> dict[int, ShardRecord]:
-    """Records by shard, of all logs; a line that was cut off by a crash is the last and is left out."""
+    """Records by shard, of all logs."""
+    found: dict[int, list[ShardRecord]] = {}
+    for name in place.names():
+        if _LOG.fullmatch(name):
+            for index, record in _records_of(place.read(name) or b"").items():
+                found.setdefault(index, []).append(record)
+    return {index: _current(place, records) for index, records in found.items()}
+
+
+def _records_of(lines: bytes) -> dict[int, ShardRecord]:
+    """Records by shard, the last one of each; a line that was cut off by a crash is left out."""
     records = {}
     names = {field.name for field in fields(ShardRecord)}
-    logs = [name for name in place.names() if _LOG.fullmatch(name)]
-    for line in b"".join((place.read(name) or b"") + b"\n" for name in logs).splitlines():
+    for line in lines.splitlines():
         try:
             values = json.loads(line)
         except ValueError:
@@ -416,6 +453,15 @@ def _read_records(place: Folder) -> dict[int, ShardRecord]:
         if isinstance(values, dict) and values.keys() == names:
             records[values["index"]] = ShardRecord(**values)
     return records
+
+
+def _current(place: Folder, records: list[ShardRecord]) -> ShardRecord:
+    """Of a shard's records in several logs, which do not say which is newest, the one of what is there."""
+    if len(set(records)) > 1:
+        for record in records:
+            if all(place.sha256(name) == sha256 for name, sha256 in record.checksums.items()):
+                return record
+    return records[-1]
 
 
 def _refuse_what_is_not_ours(place: Folder) -> None:

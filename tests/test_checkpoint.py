@@ -104,6 +104,13 @@ def test_weights_that_are_missing_or_extra_are_named(checkpoint: Path) -> None:
         load_checkpoint(checkpoint)
 
 
+@pytest.mark.parametrize("name", ["num_layers", "hidden_size", "embedding_dim", "vocab_size", "projection_dim"])
+def test_an_encoder_beyond_all_bounds_is_not_made(checkpoint: Path, name: str) -> None:
+    edit_config(checkpoint, **{name: 10**30})
+    with pytest.raises(CheckpointError, match=f"{name} is 1000000000000000000000000000000, but there are .* weights"):
+        load_checkpoint(checkpoint)
+
+
 def test_another_number_type_is_refused(checkpoint: Path) -> None:
     weights = load_file(checkpoint / "model.safetensors")
     weights["embedding.weight"] = weights["embedding.weight"].half()
