@@ -32,7 +32,7 @@ test-all: $(STAMP)
 	$(BIN)/python -m pytest $(PYTEST_OPTIONS) -m ""
 
 faults: $(STAMP)
-	LENGTHWISE_FAULTS=whole $(BIN)/python -m pytest tests/faults -m "" -s
+	LENGTHWISE_FAULTS=whole $(BIN)/python -m pytest $(PYTEST_OPTIONS) tests/faults -m "" -rP
 
 runtimes: $(STAMP)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[openvino,clients]'

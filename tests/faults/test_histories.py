@@ -23,7 +23,7 @@ class Crash(BaseException):
     """The process is gone."""
 
 
-@settings(max_examples=cases(short=40, whole=2_000), deadline=None)
+@settings(max_examples=cases(short=40, whole=1_000), deadline=None)
 @given(history=st.lists(st.tuples(st.integers(0, 30), st.integers(0, 4), st.integers(0, 3), st.booleans()), max_size=8))
 def test_whatever_happens_the_folder_ends_the_same(
     tmp_path_factory: pytest.TempPathFactory, history: list[tuple[int, int, int, bool]]
