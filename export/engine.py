@@ -21,8 +21,8 @@ from export.variants import NATIVE, VARIANTS
 from pipeline.batching import engine_costs
 from pipeline.config import CONFIG_FILE, BatchingSettings, RunConfig, load_encoder_config
 from pipeline.encode import encode_tokens
-from pipeline.errors import ArtifactError, TextError
-from pipeline.machine import cores
+from pipeline.errors import ArtifactError, LengthwiseError, TextError
+from pipeline.machine import cores, free_memory
 from pipeline.prefetch import in_threads
 from pipeline.tokenizer import TextTokenizer, load_run_tokenizer, load_tokenizer
 from pipeline.tokens import TokenShard, tokenize_texts
@@ -31,6 +31,8 @@ Device = Literal["cpu", "cuda", "auto"]
 T = TypeVar("T")
 R = TypeVar("R")
 _GPU_WORKERS = 2
+_UNIT_BYTES = 20  # that onnxruntime needs on a CPU for a token's gates and state, a unit; 19 to 32 were measured in all
+_MUCH_MEMORY = 2**30
 
 
 class OnnxEncoder:
@@ -183,7 +185,20 @@ class OnnxEngine:
         self.reference = None if exact else OnnxEngine(artifact, device, workers, NATIVE)
 
     def encode_batch(self, input_ids: NDArray[np.int64], lengths: NDArray[np.int64]) -> NDArray[np.float32]:
-        """int64[batch, sequence], right-padded, and int64[batch], from 1 to sequence, to float32[batch, dim]."""
+        """int64[batch, sequence], right-padded, and int64[batch], from 1 to sequence, to float32[batch, dim].
+
+        Raises:
+            LengthwiseError: it would take more memory than there is. The system would end the process for it.
+        """
+        needed = _UNIT_BYTES * self.config.state_dim * input_ids.size
+        if needed > _MUCH_MEMORY and not isinstance(self._runtime, OnnxRuntimeCuda):
+            free = free_memory()
+            if free is not None and needed > free:
+                raise LengthwiseError(
+                    f"a text of {input_ids.shape[1]:,} tokens takes onnxruntime {needed / 1e9:.1f} GB or more, and"
+                    f" {free / 1e9:.1f} GB are free; set encode.engine to torch, which needs next to nothing for a long"
+                    " text, or set tokenizer.max_length and tokenizer.truncate"
+                )
         attention_mask = (np.arange(input_ids.shape[1]) < lengths[:, None]).astype(np.int64)
         return self._runtime.vectors(input_ids, attention_mask)
 

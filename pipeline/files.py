@@ -93,7 +93,7 @@ def flush(path: Path) -> None:
 
 
 def flush_names(folder: Path) -> None:
-    """Wait until a folder's list of files is on the disk, where the file system (CIFS does not) lets one wait for it."""
+    """Wait until a folder's list of files is on the disk, where its file system lets one wait; CIFS does not."""
     try:
         flush(folder)
     except OSError as error:

@@ -59,6 +59,7 @@ class Inspection:
         max_length: the run's `tokenizer.max_length`.
         empty: rows of a text, but no token.
         null: rows of no text.
+        refused: rows of a text that the tokenizer refuses.
         repeated: rows of tokens whose ids stand in an earlier row.
         strategies: each way to batch the rows, and what it costs; the planned one is the last.
     """
@@ -67,6 +68,7 @@ class Inspection:
     max_length: int | None
     empty: int
     null: int
+    refused: int
     repeated: int
     strategies: tuple[tuple[Strategy, PlanReport], ...]
 
@@ -99,6 +101,7 @@ def inspect_tokens(tokens: TokenShard, run: RunConfig) -> Inspection:
         max_length=run.tokenizer.max_length,
         empty=int(tokens.empty.sum()),
         null=int(tokens.null.sum()),
+        refused=len(tokens.bad.keys() - np.flatnonzero(tokens.null).tolist()),
         repeated=int(np.count_nonzero(tokens.lengths) - np.count_nonzero(tokens.lengths[first])),
         strategies=(),
     )

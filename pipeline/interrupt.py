@@ -21,7 +21,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-GRACE_SECONDS = 3.0
+GRACE_SECONDS = 2.0
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _SAME_WISH_SECONDS = 0.2  # two signals within it come from one wish: of a shell and its terminal, say
 _LEFT = b"\0"
@@ -48,8 +48,8 @@ class Interrupted(KeyboardInterrupt):
 def interruptible(message: Callable[[Interrupted], str]) -> Iterator[None]:
     """Raise `Interrupted` at SIGINT or SIGTERM inside the block, and see to it that the process then ends.
 
-    It has to be entered in the main thread. Once a signal has come, the watch goes on after the block, until the process
-    has ended. `Interrupted` is raised once: another signal ends the process, but does not break its cleaning up off.
+    It has to be entered in the main thread. Once a signal has come, the watch goes on after the block, until the
+    process has ended. `Interrupted` is raised once: what is being cleaned up is not broken off by another signal.
 
     Args:
         message: what the process says if it has to be ended as it stands.

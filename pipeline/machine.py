@@ -1,4 +1,4 @@
-"""What a figure was measured on: processor, cores, versions."""
+"""What a figure was measured on, and what there is to work with: processor, cores, memory, versions."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 PACKAGES = ("lengthwise", "torch", "onnxruntime", "onnxruntime-gpu", "datasets", "tokenizers", "numpy")
+_MEMORY = Path("/proc/meminfo")
+_LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
 _FEATURES = ("avx2", "avx512f", "avx512_bf16", "amx_bf16")
 
 
@@ -26,6 +28,21 @@ def processor() -> str:
 def cores() -> int:
     """Those that this process may use, where the system tells, else all."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def free_memory() -> int | None:
+    """Bytes that this process can have at the most, unless others give some back; None where the system is silent."""
+    try:
+        fields = dict(line.split(":") for line in _MEMORY.read_text(encoding="utf-8").splitlines())
+        free = 1024 * sum(int(fields[name].split()[0]) for name in ("MemAvailable", "SwapFree"))
+    except (OSError, ValueError, KeyError):
+        return None
+    for path in _LIMITS:
+        try:
+            free = min(free, int(path.read_text(encoding="utf-8")))
+        except (OSError, ValueError):  # there is no such file, or no limit
+            continue
+    return free
 
 
 def versions(packages: tuple[str, ...] = PACKAGES) -> dict[str, str]:

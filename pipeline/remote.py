@@ -35,6 +35,7 @@ LEASE_SECONDS = 120.0
 SETTLE_SECONDS = 1.0
 _LINES = ".lines/"  # below it, a log's appended lines
 _READ_BYTES = 2**22
+_READ_TIMES = 5  # while another process writes the lines of its log as one file
 
 
 class RemoteFolder:
@@ -75,12 +76,18 @@ class RemoteFolder:
         return sorted({name.partition(_LINES)[0] for name in names if name})
 
     def read(self, name: str) -> bytes | None:  # noqa: D102
-        with _as_os_errors():
-            contents, lines = self._read(self._path(name)), self._lines(name)
-            appended = self._fs.cat(lines) if lines else {}  # many at a time
-        if contents is None and not appended:
-            return None
-        return b"".join([contents or b"", *(appended[path] for path in sorted(appended))])
+        for _ in range(_READ_TIMES):
+            with _as_os_errors():
+                lines = self._lines(name)  # before the file that they may just be written to
+                contents = self._read(self._path(name))
+                appended = self._fs.cat_ranges(lines, None, None) if lines else []  # many at a time
+                failures = [line for line in appended if isinstance(line, Exception)]
+                for failure in failures:
+                    if not isinstance(failure, FileNotFoundError):
+                        raise failure
+            if not failures:
+                return None if contents is None and not lines else b"".join([contents or b"", *appended])
+        raise OSError(f"{self.at(name)}: its lines are gone whenever they are read")
 
     def open(self, name: str) -> IO[bytes]:  # noqa: D102
         with _as_os_errors():
@@ -252,7 +259,7 @@ def _is_alive(contents: bytes) -> bool:
 
 
 def _processes() -> str:
-    """Whose numbers of processes these are: containers on one host may have the host's name, and numbers of their own."""
+    """Whose numbers of processes these are: containers may have their host's name, and numbers of their own."""
     try:
         return f"{Path('/proc/sys/kernel/random/boot_id').read_text().strip()} {os.readlink('/proc/self/ns/pid')}"
     except OSError:

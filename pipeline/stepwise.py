@@ -11,8 +11,8 @@ Notable decisions:
   made anew for the tokens of each batch.
 - tanh(x) is computed as 2 sigmoid(2x) - 1, since PyTorch's vectorised sigmoid takes a quarter of the time of its tanh.
   The factor inside is part of the weights. It costs relative precision near zero: a step errs by up to 1.2e-7 absolute.
-  Where that would be made larger (a short vector is normalised or projected), rows are read once more in float64, so
-  that the promised 1e-6 holds there too.
+  Where that would be made larger (a short vector is normalised or projected, or small states are summed over time),
+  rows are read once more in float64, which takes three times as long, so that the promised 1e-6 holds there too.
 - Sums over time are in float64, but for a few steps. In float32, a text that repeats one token adds the same number at
   each step and rounds it the same way each time: a thousand tokens moved a mean by 5e-6.
 - A step's states are pooled and forgotten, so a text of millions of tokens needs no more than its ids. Only stacked
@@ -41,6 +41,7 @@ from pipeline.encoder import PackedEncoder
 TABLE_BYTES = 512 * 2**20
 FEW_STEPS = 8  # are summed in float32
 SHORT = 0.5  # a vector below this length, before it is projected or normalised, is computed again
+STEP_ERROR, TOLERANCE = 1.2e-7, 1e-6  # so is a sum whose steps together may err by more than is promised
 
 _STEPS_LISTED = 4_096  # at a time, of what would be a Python object a token
 
@@ -79,7 +80,7 @@ class StepwiseEncoder:
         with torch.inference_mode():
             pooled = self._pool(input_ids, lengths)
             vectors = self._packed.finish(pooled)
-            again = self._sensitive_rows(pooled)
+            again = self._sensitive_rows(pooled, torch.from_numpy(lengths))
             if len(again):
                 exact = self._pool(input_ids[again], lengths[again], exact=True)
                 vectors[again] = self._packed.finish(exact.float())
@@ -87,13 +88,17 @@ class StepwiseEncoder:
         unsorted[order] = vectors.numpy()
         return unsorted
 
-    def _sensitive_rows(self, pooled: Tensor) -> NDArray[np.int64]:
+    def _sensitive_rows(self, pooled: Tensor, lengths: Tensor) -> NDArray[np.int64]:
         """The rows whose error grows beyond that of their states on the way to a vector."""
+        is_sum = self.config.pooling == "sum"
+        times = lengths if is_sum else torch.ones_like(lengths)  # how often a step's error is in what is pooled
         short = torch.zeros(len(pooled), dtype=torch.bool)
+        if is_sum and not self.config.normalize:
+            short |= STEP_ERROR * times > TOLERANCE * pooled.abs().amax(dim=1).clamp(min=1)
         if self.config.normalize or self._packed.projection is not None:
-            short |= pooled.norm(dim=1) < SHORT
-        if self.config.normalize and self._packed.projection is not None:
-            short |= self._packed.projection(pooled).norm(dim=1) < SHORT
+            short |= pooled.norm(dim=1) < SHORT * times
+        if (self.config.normalize or is_sum) and self._packed.projection is not None:
+            short |= self._packed.projection(pooled).norm(dim=1) < SHORT * times
         return np.flatnonzero(short.numpy())
 
     def _pool(self, input_ids: NDArray[np.int64], lengths: NDArray[np.int64], exact: bool = False) -> Tensor:

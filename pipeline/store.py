@@ -52,6 +52,7 @@ _OURS = re.compile(
     r"README\.md|run\.yaml|identity\.json|manifest\.json|report\.(md|png)|shards(-\d+-of-\d+)?\.jsonl"
     rf"|{DATA}/shard-\d+\.parquet|{QUARANTINE}/shard-\d+\.jsonl"
 )
+_GOES_ON = "the shards before it are safe, and the same command goes on from there"
 _LOG = re.compile(r"shards(-\d+-of-\d+)?\.jsonl")
 log = logging.getLogger(__name__)
 
@@ -223,7 +224,7 @@ class VectorStore:
 
     def add(self, record: ShardRecord) -> None:
         """Record a shard that was written."""
-        with _told(self.folder.at(self._log), "the shards before it are safe, and the same command goes on from there"):
+        with _told(f"{self.folder.at(self._log)}: cannot be written", _GOES_ON):
             self.folder.check_lock()
             self._reopen()
             self.folder.append(self._log, _record_line(record))
@@ -317,20 +318,17 @@ def write_shard(
     plain = [name for name in table.column_names if name != "embedding"]
     # Pages end where chunks end, and a stream has others than a file: in one piece, so that bytes are equal.
     whole = table.combine_chunks()
-    with _told(
-        f"{folder.at(file)}: the shard cannot be written",
-        "the shards before it are safe, and the same command goes on from there",
-    ):
-        with folder.draft(file) as part:
-            pq.write_table(whole, part, compression="zstd", use_dictionary=plain, row_group_size=ROW_GROUP_ROWS)
-            sha256 = file_sha256(part)
-            found = read_identity(folder)  # as late as can be: what follows takes moments
-            if found is None or identity_hash(found) != identity:
-                raise StoreError(f"{folder}: another run has started it over; this one has ended")
-            if set_aside is None:
-                folder.remove(aside)
-            else:
-                folder.write(aside, set_aside)
+    told = _told(f"{folder.at(file)}: the shard cannot be written", _GOES_ON)
+    with told, folder.draft(file) as part:
+        pq.write_table(whole, part, compression="zstd", use_dictionary=plain, row_group_size=ROW_GROUP_ROWS)
+        sha256 = file_sha256(part)
+        found = read_identity(folder)  # as late as can be: what follows takes moments
+        if found is None or identity_hash(found) != identity:
+            raise StoreError(f"{folder}: another run has started it over; this one has ended")
+        if set_aside is None:
+            folder.remove(aside)
+        else:
+            folder.write(aside, set_aside)
     return ShardRecord(
         **counts,
         rows=table.num_rows,

@@ -45,6 +45,7 @@ class TextTokenizer:
         canonical = json.dumps(json.loads(self._tokenizer.to_str()), sort_keys=True, ensure_ascii=False)
         self.fingerprint = hashlib.sha256(canonical.encode()).hexdigest()
         self.prefix, self.suffix = _special_affixes(self._tokenizer)
+        _check_largest(max((*self.prefix, *self.suffix), default=0))
 
     @property
     def vocab_size(self) -> int:
@@ -292,7 +293,7 @@ def _special_affixes(tokenizer: Tokenizer) -> tuple[tuple[int, ...], tuple[int, 
 
 
 def _check_ids(text: str) -> None:
-    """Refuse ids that the tokenizers library would count up to: it takes minutes to save a tokenizer with such an id."""
+    """Refuse ids that the tokenizers library would count up to: to save a tokenizer with such an id takes minutes."""
     try:
         tree = json.loads(text)
     except ValueError:
@@ -301,9 +302,12 @@ def _check_ids(text: str) -> None:
     added = tree.get("added_tokens") if isinstance(tree, dict) else None
     ids = list(vocab.values()) if isinstance(vocab, dict) else []
     ids += [token.get("id") for token in added if isinstance(token, dict)] if isinstance(added, list) else []
-    largest = max((number for number in ids if isinstance(number, int)), default=0)
-    if largest >= MOST_IDS:
-        raise TokenizerError(f"has the id {largest}; ids run from 0, without large gaps, and end below {MOST_IDS:,}")
+    _check_largest(max((number for number in ids if isinstance(number, int)), default=0))
+
+
+def _check_largest(number: int) -> None:
+    if number >= MOST_IDS:
+        raise TokenizerError(f"has the id {number}; ids run from 0, without large gaps, and end below {MOST_IDS:,}")
 
 
 def _is_the_librarys(error: BaseException) -> bool:

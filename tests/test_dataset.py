@@ -313,6 +313,37 @@ def test_json_texts(tmp_path: Path) -> None:
     assert texts_at(path) == ["a", "b"]
 
 
+@pytest.mark.parametrize("streaming", [False, True])
+@pytest.mark.parametrize(
+    ("name", "contents"),
+    [
+        ("first.jsonl", b'null\n{"text": "a"}\n \tnull\n'),
+        ("returns.jsonl", b'null\r{"text": "a"}\rnull'),
+        ("marked.jsonl", b'\xef\xbb\xbfnull\n{"text": "a"}\nnull\n'),
+        ("packed.jsonl.gz", gzip.compress(b'null\n{"text": "a"}\nnull\n')),
+        ("array.json", b'[null, {"text": "a"}, null]'),
+    ],
+)
+def test_json_rows_that_are_null(tmp_path: Path, name: str, contents: bytes, streaming: bool) -> None:
+    """pyarrow's reader kills the process where a block of lines begins with null."""
+    (tmp_path / name).write_bytes(contents)
+    assert texts_at(tmp_path / name, streaming=streaming) == [None, "a", None]
+
+
+@pytest.mark.parametrize("width", [10, 1_000])
+def test_json_rows_that_are_null_at_the_start_of_any_block(tmp_path: Path, width: int) -> None:
+    lines = [json.dumps({"text": "x" * width}), "null", "null"] * (1_000_000 // width)
+    (tmp_path / "rows.jsonl").write_text("\n".join(lines))
+    assert texts_at(tmp_path / "rows.jsonl") == ["x" * width, None, None] * (1_000_000 // width)
+
+
+@pytest.mark.parametrize("contents", [b"null", b"null\nnull\n", b'null, "n": 1}\n', b"nullify\n", b"null[]"])
+def test_json_that_begins_with_null_and_has_no_texts(tmp_path: Path, contents: bytes) -> None:
+    (tmp_path / "rows.jsonl").write_bytes(contents)
+    with pytest.raises(DatasetError, match=r"rows\.jsonl: "):
+        rows_of(opened(tmp_path / "rows.jsonl"))
+
+
 def test_bytes_that_are_no_text_are_left_out_of_the_texts(tmp_path: Path) -> None:
     column = pa.array([b"good", b"\xff\xfe", None, b"\xed\xa0\x80"]).cast(pa.string(), safe=False)
     pq.write_table(pa.table({"text": column}), tmp_path / "rows.parquet")

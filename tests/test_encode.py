@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -36,6 +37,14 @@ def test_rows_of_the_same_ids_are_computed_once(
     assert plan.batches == engine.batches >= engine.rows / max_rows
     for text, vector in zip(texts, vectors, strict=True):
         np.testing.assert_array_equal(vector, encode_texts([text], tokenizer, LookupEngine(engine.config))[0])
+
+
+@pytest.mark.parametrize("policy", ["quarantine", "zero"])
+def test_bad_rows_get_zeros(tokenizer: TextTokenizer, engine: LookupEngine, policy: Any) -> None:
+    tokens = tokenize_texts(["moon", None, "cat cat cat", "moon"], tokenizer, max_length=2, bad_rows=policy)
+    vectors, plan = encode_tokens(tokens, engine)
+    assert vectors.any(axis=1).tolist() == [True, False, False, True]
+    assert (plan.rows, plan.tokens) == (1, 1)
 
 
 def test_progress_hears_of_every_row_once(tokenizer: TextTokenizer, engine: LookupEngine) -> None:

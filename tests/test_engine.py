@@ -22,6 +22,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from conftest import TEXTS
+from export import engine
 from export.artifact import VALIDATION_JSON, Artifact
 from export.build import build_artifact
 from export.engine import OnnxEncoder, OnnxEngine, recommended_variant
@@ -32,7 +33,7 @@ from pipeline.checkpoint import load_checkpoint, weights_fingerprint
 from pipeline.config import BatchingSettings, EncoderConfig, TokenizerTraining
 from pipeline.encode import encode_texts, encode_tokens
 from pipeline.encoder import seeded_encoder
-from pipeline.errors import ArtifactError, TextError
+from pipeline.errors import ArtifactError, LengthwiseError, TextError
 from pipeline.tokenizer import train_tokenizer
 from pipeline.tokens import tokenize_texts
 from pipeline.torch_engine import TorchEngine
@@ -292,6 +293,23 @@ def test_a_row_depends_on_its_batch_where_that_is_said(encoders: Mapping[str, On
     together = engine.encode_batch(ids, lengths)
     alone = [engine.encode_batch(ids[row : row + 1, :n], np.array([n]))[0] for row, n in enumerate(lengths)]
     assert np.abs(together - np.stack(alone)).max() > 1e-5
+
+
+def test_a_text_for_which_there_is_not_enough_memory(encoder: OnnxEncoder, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is refused before the system would end the process; shorter ones, and unknown memory, are no matter."""
+    ids, lengths = np.ones((1, 60), np.int64), np.array([60])
+    right = encoder.engine.encode_batch(ids, lengths)
+    needed = 20 * 60 * encoder.engine.config.state_dim
+    monkeypatch.setattr(engine, "_MUCH_MEMORY", 0)
+    for free in (None, needed):
+        monkeypatch.setattr(engine, "free_memory", lambda free=free: free)
+        np.testing.assert_array_equal(encoder.engine.encode_batch(ids, lengths), right)
+    monkeypatch.setattr(engine, "free_memory", lambda: needed - 1)
+    with pytest.raises(
+        LengthwiseError, match=r"a text of 60 tokens takes .* or more, and .* set encode\.engine to torch"
+    ):
+        encoder.engine.encode_batch(ids, lengths)
+    np.testing.assert_allclose(encoder.engine.encode_batch(ids[:, :59], lengths - 1), right, atol=0.1)
 
 
 def test_a_graph_that_is_not_there(artifact_folder: Path, native_alone: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +11,7 @@ import pytest
 
 from conftest import contents, full_disk
 from pipeline.errors import StoreError
-from pipeline.files import replace_folder, write_atomically
+from pipeline.files import drafted, flush, replace_folder, write_atomically
 
 
 def test_write_atomically(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -22,6 +23,68 @@ def test_write_atomically(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     with pytest.raises(StoreError, match=r"b\.json: cannot be written \(.*No space left"):
         write_atomically(path, b"newer")
     assert contents(tmp_path) == {"a/b.json": b"new"}
+
+
+class Crash(BaseException):
+    """The process is gone."""
+
+
+def writes(path: Path, text: str, raised: BaseException | None = None) -> None:
+    with drafted(path) as part:
+        part.write_text(text)
+        if raised is not None:
+            raise raised
+
+
+@pytest.mark.parametrize("raised", [OSError(errno.ENOSPC, "full"), KeyboardInterrupt(), Crash()])
+@pytest.mark.parametrize("failing", ["write", "os.open", "os.fsync", "os.replace"])
+def test_a_draft_that_breaks_off_leaves_the_file_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failing: str, raised: BaseException
+) -> None:
+    def fail(*_: object) -> None:
+        raise raised
+
+    writes(tmp_path / "a.json", "old")
+    if failing != "write":
+        monkeypatch.setattr(f"pipeline.files.{failing}", fail)
+    for name in ("a.json", "b.json"):
+        with pytest.raises(type(raised)):
+            writes(tmp_path / name, "new", raised if failing == "write" else None)
+    assert contents(tmp_path) == {"a.json": b"old"}
+
+
+def test_two_drafts_of_one_file(tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    with drafted(path) as first:
+        first.write_text("first")
+        with drafted(path) as second:
+            second.write_text("second")
+        assert path.read_text() == "second"
+    assert contents(tmp_path) == {"a.json": b"first"}
+
+
+def test_a_block_that_writes_nothing_is_told(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError), drafted(tmp_path / "a.json"):
+        pass
+    assert contents(tmp_path) == {}
+
+
+@pytest.mark.parametrize(("number", "matters"), [(errno.EINVAL, False), (errno.ENOTSUP, False), (errno.EIO, True)])
+def test_a_file_system_that_does_not_flush_folders(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, matters: bool
+) -> None:
+    def refuse_folders(path: Path) -> None:
+        if path.is_dir():
+            raise OSError(number, os.strerror(number))
+        flush(path)
+
+    monkeypatch.setattr("pipeline.files.flush", refuse_folders)
+    if matters:
+        with pytest.raises(StoreError, match="Input/output error"):
+            write_atomically(tmp_path / "a.json", b"new")
+    else:
+        write_atomically(tmp_path / "a.json", b"new")
+    assert contents(tmp_path) == {"a.json": b"new"}
 
 
 def fill(folder: Path, text: str) -> None:

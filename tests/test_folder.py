@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import os
+import platform
+import resource
 import signal
 import subprocess
 import sys
@@ -12,11 +14,21 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from conftest import contents, full_disk
 from pipeline.folder import Folder, LocalFolder, describe_holder, is_draft, open_folder
 
 ROOT = Path(__file__).parents[1]
+
+
+NAMES = ("a.json", "log.jsonl", "other.jsonl", "data/b.bin")
+
+
+@pytest.fixture(autouse=True)
+def _settled_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipeline.remote.SETTLE_SECONDS", 0.0)
 
 
 @pytest.fixture(params=["disk", "memory"])
@@ -54,6 +66,38 @@ def test_lines(folder: Folder) -> None:
     folder.remove("log.jsonl")
     assert folder.names() == []
     assert folder.read("log.jsonl") is None
+
+
+STEPS = st.lists(
+    st.tuples(st.sampled_from(["write", "append", "draft", "remove"]), st.sampled_from(NAMES), st.binary(max_size=9)),
+    max_size=25,
+)
+
+
+@settings(max_examples=25, deadline=None)
+@given(steps=STEPS)
+def test_it_is_a_mapping_of_names_to_bytes(
+    tmp_path_factory: pytest.TempPathFactory, steps: list[tuple[str, str, bytes]]
+) -> None:
+    place = tmp_path_factory.mktemp("mapping")
+    for folder in (open_folder(place), open_folder(f"memory://{place.parent.name}-{place.name}/a")):
+        expected: dict[str, bytes] = {}
+        for what, name, data in steps:
+            if what == "append" and name.endswith(".jsonl"):
+                folder.append(name, data)
+                expected[name] = expected.get(name, b"") + data
+            elif what == "draft" and not name.endswith(".jsonl"):
+                with folder.draft(name) as path:
+                    path.write_bytes(data)
+                expected[name] = data
+            elif what == "remove":
+                folder.remove(name)
+                expected.pop(name, None)
+            else:
+                folder.write(name, data)
+                expected[name] = data
+            assert folder.names() == sorted(expected)
+            assert {name: folder.read(name) for name in NAMES} == {name: expected.get(name) for name in NAMES}
 
 
 def test_drafts_take_their_place_at_the_end(folder: Folder) -> None:
@@ -109,10 +153,47 @@ def test_half_a_line_is_taken_back(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert folder.read("log.jsonl") == b"one\nthree\n"
 
 
-def test_names_of_drafts() -> None:
+def test_a_disk_that_is_full_in_the_middle_of_a_line(tmp_path: Path) -> None:
+    """The system writes what there is room for, and again as the file is closed."""
+    folder = LocalFolder(tmp_path)
+    folder.append("log.jsonl", b"one\n")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (7, hard))
+    try:
+        with pytest.raises(OSError, match="too large"):
+            folder.append("log.jsonl", b"two and more\n")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert folder.read("log.jsonl") == b"one\n"
+
+
+def test_names_of_drafts(tmp_path: Path) -> None:
     assert is_draft("data/.shard-000001.parquet.0a1b2c3d.part")
-    assert not is_draft("x.part")
-    assert not is_draft(".hidden")
+    for name in ("x.part", ".hidden", ".mine.part", "data/.mine.part", "mine.0a1b2c3d.part"):
+        assert not is_draft(name)
+    with LocalFolder(tmp_path).draft("data/a.bin") as path:
+        assert is_draft(f"data/{path.name}")
+        path.write_bytes(b"")
+
+
+@pytest.mark.parametrize("protocol", ["file://", "local://", ""])
+def test_a_url_of_a_disk(tmp_path: Path, protocol: str) -> None:
+    folder = open_folder(f"{protocol}{tmp_path}/vectors")
+    assert isinstance(folder, LocalFolder)
+    folder.write("a.json", b"new")
+    assert contents(tmp_path) == {"vectors/a.json": b"new"}
+
+
+def test_a_lock_whose_file_cannot_be_removed_is_free_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(LocalFolder, "remove", full_disk)
+    folder = LocalFolder(tmp_path)
+    for _ in range(2):
+        with folder.lock(".lock"):
+            assert folder.holder(".lock") is not None
+        assert folder.holder(".lock") is None
+    assert list(contents(tmp_path)) == [".lock"]
 
 
 @pytest.mark.parametrize("record", [None, b"", b"[]", b'{"pid": 1}', b"\xff"])
@@ -154,7 +235,8 @@ def holder(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
 
 def test_the_lock_of_a_dead_process_is_free(tmp_path: Path, holder: subprocess.Popen[str]) -> None:
     folder = LocalFolder(tmp_path)
-    with pytest.raises(BlockingIOError, match=f"process {holder.pid} on "), folder.lock(".lock"):
+    held = rf"process {holder.pid} on {platform.node()}, since \d{{4}}-\d\d-\d\d \d\d:\d\d:\d\d [+-]\d{{4}}"
+    with pytest.raises(BlockingIOError, match=f"^{held}$"), folder.lock(".lock"):
         pass
     holder.send_signal(signal.SIGKILL)
     holder.wait()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -58,6 +59,33 @@ def test_the_part_of_it_that_needs_no_model(tokenizer: TextTokenizer, engine: Lo
 
 def test_changes_in_words() -> None:
     old, new = {"a": {"b": 1, "c": None}, "long": "x" * 100}, {"a": {"b": 2, "c": None}, "long": "y", "d": []}
-    told = 'a.b was 1, is 2; d was null, is []; long was "' + "x" * 36 + '..., is "y"'
+    told = 'a.b was 1, is 2; d was not there, is []; long was "' + "x" * 36 + '..., is "y"'
     assert describe_changes(old, new) == told
     assert describe_changes(old, old) == ""
+    assert describe_changes({}, {"a": None}) == "a was not there, is null"
+    assert describe_changes({"a": {"b": None}}, {}) == "a.b was null, is not there"
+
+
+def test_every_leaf_counts(tokenizer: TextTokenizer, engine: LookupEngine) -> None:
+    first = identity(run_config("out"), tokenizer, engine)  # type: ignore[arg-type]
+    leaves = [(name,) for name, value in first.items() if not isinstance(value, dict)]
+    leaves += [(name, key) for name, value in first.items() if isinstance(value, dict) for key in value]
+    assert len(leaves) > 20
+    for *above, leaf in leaves:
+        for gone in (False, True):
+            changed = json.loads(json.dumps(first))
+            node = changed[above[0]] if above else changed
+            if gone:
+                del node[leaf]
+            else:
+                node[leaf] = "another"
+            assert identity_hash(changed) != identity_hash(first)
+            [told] = describe_changes(first, changed).split("; ")
+            assert told.startswith(f"{'.'.join([*above, leaf])} was ")
+
+
+def test_it_is_the_same_when_it_comes_back_from_its_file(tokenizer: TextTokenizer, engine: LookupEngine) -> None:
+    first = identity(run_config("out"), tokenizer, engine)  # type: ignore[arg-type]
+    again = json.loads(json.dumps(dict(reversed(first.items()))))
+    assert identity_hash(again) == identity_hash(first)
+    assert describe_changes(first, again) == ""

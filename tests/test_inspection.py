@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tokenizers import Tokenizer, models, pre_tokenizers
 
 from conftest import TEXTS
 from pipeline.batching import (
@@ -40,6 +41,16 @@ def test_every_kind_of_row_is_counted(tokenizer: TextTokenizer) -> None:
     assert (len(found.lengths), found.empty, found.null, found.repeated, found.too_long) == (12, 1, 1, 3, 0)
     assert found.encoded_lengths.tolist() == found.lengths.tolist()
     assert [report.rows for _, report in found.strategies] == [10, 10, 7]
+    assert found.refused == 0
+
+
+def test_a_text_that_the_tokenizer_refuses_is_counted() -> None:
+    strict = Tokenizer(models.WordLevel({"a": 0}))
+    strict.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    texts = ["a", "b", None, "", "a b", "a a"]
+    found = inspect_tokens(tokenize_texts(texts, TextTokenizer(strict), bad_rows="zero"), run_with())
+    assert (len(found.lengths), found.empty, found.null, found.refused) == (6, 1, 1, 2)
+    assert [report.rows for _, report in found.strategies] == [2, 2, 2]
 
 
 def test_the_plan_is_the_one_that_encoding_would_make(tokenizer: TextTokenizer) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 from pathlib import Path
 
@@ -99,6 +101,7 @@ def test_the_second_signal_ends_at_once() -> None:
             except BaseException:
                 pass
     """)
+    time.sleep(0.3)
     process.send_signal(signal.SIGTERM)
     time.sleep(0.6)
     process.send_signal(signal.SIGINT)
@@ -106,6 +109,72 @@ def test_the_second_signal_ends_at_once() -> None:
     assert code == 128 + signal.SIGTERM
     assert "as it stood" in complained
     assert seconds < 10
+
+
+def test_two_signals_of_one_wish_do_not_break_off_what_is_cleaned_up() -> None:
+    """A terminal sends one to all processes, and who started this one may send it another."""
+    process = start("""
+        try:
+            time.sleep(60)
+        finally:
+            print("cleaning", flush=True)
+            time.sleep(0.4)
+            print("cleaned", flush=True)
+    """)
+    time.sleep(0.3)
+    process.send_signal(signal.SIGINT)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "cleaning\n"
+    process.send_signal(signal.SIGINT)
+    process.send_signal(signal.SIGTERM)
+    code, said, complained, _ = ended(process)
+    assert (code, said, complained) == (130, "cleaned\nin order\n", "")
+
+
+@BOTH
+def test_a_process_that_waits_for_a_thread_after_the_block_is_ended_by_the_second_signal(asked: signal.Signals) -> None:
+    process = start("""
+        interrupt.GRACE_SECONDS = 50.0
+        threading.Thread(target=lambda: time.sleep(60)).start()
+        time.sleep(60)
+    """)
+    time.sleep(0.3)
+    process.send_signal(asked)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "in order\n"
+    time.sleep(0.4)
+    process.send_signal(asked)
+    code, _, complained, seconds = ended(process)
+    assert code == 128 + asked
+    assert complained == f"\nended by {asked.name} as it stood\n"
+    assert seconds < 10
+
+
+def test_a_reader_of_its_messages_that_has_gone_to_sleep_does_not_hold_it_up() -> None:
+    """As a pager's: the main thread waits in a write, and holds the stream's lock."""
+    process = start("""
+        while True:
+            sys.stderr.write("x" * 1000)
+            sys.stderr.flush()
+    """)
+    time.sleep(0.3)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(timeout=20) == 143
+    process.communicate()
+
+
+def test_nothing_stays_behind() -> None:
+    def left() -> tuple[int, int]:
+        return sum(thread.name == "interrupt" for thread in threading.enumerate()), len(os.listdir("/proc/self/fd"))
+
+    before = left()
+    for _ in range(10):
+        with interruptible(str):
+            pass
+    deadline = time.monotonic() + 10
+    while left() != before and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert left() == before
 
 
 def test_handlers_are_given_back() -> None:

@@ -30,6 +30,21 @@ def test_the_processor_and_what_it_can_do(monkeypatch: pytest.MonkeyPatch) -> No
     assert machine.processor() == (platform.processor() or platform.machine())
 
 
+def test_the_memory_that_can_be_had(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    free = machine.free_memory()
+    assert free is None or free > 2**20
+    memory, limits = tmp_path / "meminfo", [tmp_path / "max", tmp_path / "limit"]
+    monkeypatch.setattr(machine, "_MEMORY", memory)
+    monkeypatch.setattr(machine, "_LIMITS", limits)
+    assert machine.free_memory() is None
+    memory.write_text("MemTotal:  9 kB\nMemAvailable:    5 kB\nSwapFree:   2 kB\nHugePages_Total:       0\n")
+    assert machine.free_memory() == 7 * 1024
+    limits[0].write_text("max\n")
+    assert machine.free_memory() == 7 * 1024
+    limits[1].write_text("4096\n")
+    assert machine.free_memory() == 4096
+
+
 def test_a_system_without_these_files(monkeypatch: pytest.MonkeyPatch) -> None:
     def missing(*_: object, **__: object) -> str:
         raise FileNotFoundError

@@ -90,6 +90,38 @@ def test_long_work_ends_at_its_next_stop_point() -> None:
     stop_point()
 
 
+def test_waiting_is_a_stop_point() -> None:
+    """A thread that waits for another one ends it when it is left itself, whatever that one does."""
+    begun, ended = threading.Event(), []
+
+    def inner() -> Iterator[int]:
+        try:
+            begun.set()
+            for _ in range(6_000):
+                stop_point()
+                time.sleep(0.01)
+            yield 1
+        finally:
+            ended.append("inner")
+
+    def outer() -> Iterator[int]:
+        yield 0
+        try:
+            with ahead(inner()) as made:
+                yield from made
+        finally:
+            ended.append("outer")
+
+    began = time.monotonic()
+    with ahead(outer()) as made:
+        assert next(made) == 0
+        begun.wait()
+    assert ended == ["inner", "outer"]
+    assert time.monotonic() - began < 30
+    assert not threads_named("ahead")
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 def test_a_thread_that_dies_without_a_word_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     """As none does; whoever waits for one would wait for ever."""
     monkeypatch.setattr("pipeline.prefetch.Queue.put", lambda *_, **__: sys.exit())

@@ -15,11 +15,16 @@ import pytest
 
 from conftest import TEXTS, LookupEngine, contents
 from pipeline.errors import StoreError
-from pipeline.remote import RemoteFolder
+from pipeline.remote import RemoteFolder, _processes
 from pipeline.store import Part, VectorStore
 from pipeline.tokenizer import TextTokenizer
 from runs import encode, run_config, source_of
 from test_store import IDENTITY_A, ROWS, commit, table
+
+
+@pytest.fixture(autouse=True)
+def _settled_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipeline.remote.SETTLE_SECONDS", 0.0)
 
 
 @pytest.fixture
@@ -79,7 +84,11 @@ def test_another_holder_is_refused_while_it_renews(url: str, memory: Any) -> Non
 
 @pytest.mark.parametrize(
     "changes",
-    [{"renewed": time.time() - 1_000}, {"host": platform.node(), "pid": 2**22 + 1}, {"renewed": "nonsense"}],
+    [
+        {"renewed": time.time() - 1_000},
+        {"host": platform.node(), "processes": _processes(), "pid": 2**22 + 1},
+        {"renewed": "nonsense"},
+    ],
     ids=["silent", "dead", "damaged"],
 )
 def test_a_stale_lock_is_taken_over(url: str, memory: Any, changes: dict[str, Any]) -> None:
@@ -89,6 +98,50 @@ def test_a_stale_lock_is_taken_over(url: str, memory: Any, changes: dict[str, An
     with folder.lock(".lock"):
         assert json.loads(memory.cat_file(path))["pid"] == os.getpid()
     assert not memory.exists(path)
+
+
+@pytest.mark.parametrize("processes", ["a container's of its own", None])
+def test_a_process_of_the_same_host_that_cannot_be_seen_may_be_alive(
+    url: str, memory: Any, processes: str | None
+) -> None:
+    lock_of(memory, url, host=platform.node(), pid=2**22 + 1, processes=processes)
+    with pytest.raises(BlockingIOError, match=f"process {2**22 + 1} on"), RemoteFolder(url).lock(".lock"):
+        pass
+
+
+def test_of_two_that_take_it_at_the_same_moment_the_last_one_holds_it(
+    url: str, memory: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pipeline.remote.time.sleep", lambda _: lock_of(memory, url))
+    with pytest.raises(StoreError, match="process 1 on elsewhere, since then, is writing to this folder"):
+        VectorStore.open(url, IDENTITY_A, "")
+    assert files_at(url).keys() == {".lock"}  # which is theirs
+
+
+def test_a_holder_that_leaves_at_that_moment(url: str, memory: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = RemoteFolder(url)
+    path = lock_of(memory, url, renewed=0)
+    original = type(memory).rm_file
+
+    def gone(self: Any, path: str) -> None:
+        original(self, path)
+        raise FileNotFoundError(path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(type(memory), "rm_file", gone)
+        with folder.lock(".lock"):
+            assert json.loads(memory.cat_file(path))["pid"] == os.getpid()
+
+
+def test_an_end_while_it_is_taken_gives_it_back(url: str, memory: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def end(_: float) -> None:
+        assert RemoteFolder(url).holder(".lock") is not None
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("pipeline.remote.time.sleep", end)
+    with pytest.raises(KeyboardInterrupt), RemoteFolder(url).lock(".lock"):
+        pass
+    assert files_at(url) == {}
 
 
 def test_a_lock_is_renewed(url: str, memory: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -116,19 +169,68 @@ def test_a_lock_that_was_lost_stops_the_run(url: str, memory: Any, monkeypatch: 
     assert json.loads(memory.cat_file(path))["token"] == "theirs"  # what is another's is not removed
 
 
-def test_a_store_that_cannot_create_only_what_is_not_there(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_lock_that_cannot_be_renewed_for_too_long(url: str, memory: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As of a machine that slept, or a store that did not answer: it is ours as long as nobody took it."""
+    with VectorStore.open(url, IDENTITY_A, "") as store:
+        monkeypatch.setattr("pipeline.remote.LEASE_SECONDS", -1.0)
+        commit(store, 0)
+        path = lock_of(memory, url)
+        with pytest.raises(StoreError, match=r"shards\.jsonl.*another process took the lock over"):
+            commit(store, 1)
+        with pytest.raises(StoreError, match="another process took the lock over"):
+            store.finish(ROWS, ROWS, "card")
+    assert "manifest.json" not in files_at(url)
+    assert memory.exists(path)
+
+
+@pytest.mark.parametrize("raised", [NotImplementedError, TypeError, ValueError, None])
+def test_a_store_that_cannot_create_only_what_is_not_there(
+    url: str, monkeypatch: pytest.MonkeyPatch, raised: type[Exception] | None
+) -> None:
+    """It refuses to, or writes over what is there."""
     folder = RemoteFolder(url)
     original = type(folder._fs).pipe_file
 
     def pipe_file(self: Any, path: str, value: bytes, mode: str = "overwrite", **options: Any) -> Any:
-        if mode == "create":
-            raise NotImplementedError("no such mode")
+        if mode == "create" and raised is not None:
+            raise raised("no such mode")
         return original(self, path, value, **options)
 
     monkeypatch.setattr(type(folder._fs), "pipe_file", pipe_file)
-    with folder.lock(".lock"), pytest.raises(BlockingIOError), RemoteFolder(url).lock(".lock"):
-        pass
+    with folder.lock(".lock"):
+        with pytest.raises(BlockingIOError), RemoteFolder(url).lock(".lock"):
+            pass
+        assert folder.holder(".lock") is not None
     assert folder.names() == []
+
+
+def test_lines_that_their_writer_joins_while_another_reads(
+    url: str, memory: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    writer, reader = RemoteFolder(url), RemoteFolder(url)
+    for line in (b"one\n", b"two\n"):
+        writer.append("log.jsonl", line)
+    original, times = type(memory).cat_ranges, 0
+
+    def cat_ranges(*arguments: Any, **options: Any) -> Any:
+        nonlocal times
+        times += 1
+        if times == 1:
+            writer.write("log.jsonl", b"one\ntwo\n")
+        return original(*arguments, **options)
+
+    monkeypatch.setattr(type(memory), "cat_ranges", cat_ranges)
+    assert reader.read("log.jsonl") == b"one\ntwo\n"
+    assert times == 1
+
+
+def test_a_line_that_cannot_be_read_is_not_left_out(url: str, memory: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = RemoteFolder(url)
+    folder.append("log.jsonl", b"one\n")
+    for answer, told in ((PermissionError("no"), "no"), (FileNotFoundError("gone"), "gone whenever they are read")):
+        monkeypatch.setattr(type(memory), "cat_ranges", lambda *_, answer=answer: [answer])
+        with pytest.raises(OSError, match=told):
+            folder.read("log.jsonl")
 
 
 def test_a_store_that_fails_is_told(url: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import itertools
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -123,6 +127,79 @@ def test_short_vectors_are_normalised_exactly(size: float, changes: dict[str, An
     batch = batch_of([5, 1, 8, 3])
     assert np.abs(packed(encoder, *batch)).max() > 0.1
     assert difference(encoder, *batch) <= 1e-6
+
+
+@pytest.mark.parametrize("layers", [1, 2])
+@pytest.mark.parametrize("pooling", ["mean", "sum", "last", "max"])
+def test_short_vectors_are_nearer_to_the_exact_ones_than_float32(pooling: str, layers: int) -> None:
+    shape = {"hidden_size": 32, "embedding_dim": 16, "num_layers": layers, "bidirectional": True}
+    encoder = make_encoder(**shape, pooling=pooling, normalize=True)
+    with torch.no_grad():
+        for weight in encoder.parameters():
+            weight.mul_(0.01)
+    batch = batch_of([700, 90, 90, 7, 1])
+    found = StepwiseEncoder(encoder)(*batch)
+    in_float32 = packed(encoder, *batch)
+    exact = packed(encoder.double(), *batch)
+    assert np.abs(found - exact).max() <= min(1e-7, np.abs(in_float32 - exact).max())
+
+
+@pytest.mark.parametrize("changes", [{}, {"normalize": True}, {"projection_dim": 4}])
+@pytest.mark.parametrize("size", [0.3, 0.1, 0.03, 0.01])
+def test_small_states_add_up_exactly(size: float, changes: dict[str, Any]) -> None:
+    """What a step errs by is added at every step, and so is not small beside the sum."""
+    encoder = make_encoder(hidden_size=64, embedding_dim=32, bidirectional=True, pooling="sum", **changes)
+    with torch.no_grad():
+        for weight in encoder.parameters():
+            weight.mul_(size)
+    ids, lengths = batch_of([1_000, 300, 60, 9, 2])
+    assert difference(encoder, ids, lengths) <= 1e-6
+    assert difference(encoder, np.full_like(ids, 7), lengths) <= 1e-6
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+@given(st.lists(st.integers(1, 9), min_size=1, max_size=30))
+def test_steps_are_read_in_order(reverse: bool, rows: list[int]) -> None:
+    steps = np.array(sorted(rows, reverse=True), np.int64)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(stepwise, "_STEPS_LISTED", 4)
+        found = list(stepwise._starts_and_rows(steps, reverse))
+    expected = list(zip([0, *itertools.accumulate(steps.tolist())], steps.tolist(), strict=False))
+    assert found == (expected[::-1] if reverse else expected)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("size", [1.0, 0.01])
+def test_a_long_text_needs_no_memory_but_its_ids(size: float) -> None:
+    """Neither do short vectors, which are computed once more: states alone would be 20 MB."""
+    program = f"""
+        import resource
+        import numpy as np, torch
+        from pipeline.config import EncoderConfig
+        from pipeline.encoder import seeded_encoder
+        from pipeline.stepwise import StepwiseEncoder
+
+        def peak():
+            return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+        torch.set_num_threads(1)
+        shape = dict(vocab_size=50, embedding_dim=8, hidden_size=128, bidirectional=True, normalize=True)
+        encoder = seeded_encoder(EncoderConfig(**shape, pooling="mean"), 0)
+        with torch.no_grad():
+            for weight in encoder.parameters():
+                weight.mul_({size})
+        encode = StepwiseEncoder(encoder)
+        ids = np.random.default_rng(0).integers(0, 50, (1, 20_000))
+        encode(ids[:, :50], np.array([50]))
+        before = peak()
+        encode(ids, np.array([20_000]))
+        print(peak() - before)
+    """
+    root = Path(__file__).parents[1]
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(program)], cwd=root, capture_output=True, text=True, check=True
+    )
+    assert int(done.stdout) < 15e6
 
 
 @pytest.mark.parametrize("hidden", [16, 128])

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
-import os
 from collections.abc import Iterator
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -225,7 +223,7 @@ def test_a_full_disk_at_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         ({"weights": "bbbb"}, 'weights was "aaaa", is "bbbb"'),
         ({"max_length": 128}, "max_length was null, is 128"),
         ({"batching": {"max_rows": 128, "min_equal_rows": 8}}, "batching.min_equal_rows was 16, is 8"),
-        ({"new": True}, "new was null, is true"),
+        ({"new": True}, "new was not there, is true"),
         ({"weights": "b", "max_length": 2}, 'max_length was null, is 2; weights was "aaaa", is "b"'),
     ],
 )
@@ -327,89 +325,6 @@ def test_rows_that_were_set_aside_belong_to_the_shard(tmp_path: Path) -> None:
     assert open_store(tmp_path, bad_rows="quarantine").committed(0) is None
 
 
-# The lock, parts, starting over
-
-
-def test_two_runs_do_not_write_to_one_folder(tmp_path: Path) -> None:
-    store = open_store(tmp_path)
-    with pytest.raises(StoreError, match=rf"process {os.getpid()} on .*, since .*, is writing to this folder; wait"):
-        VectorStore.open(tmp_path, IDENTITY_A, "run: 1\n")
-    commit(store, 0)
-    store.close()
-    assert not (tmp_path / ".lock").exists()
-    assert open_store(tmp_path).committed(0) is not None
-
-
-def test_parts_write_side_by_side_and_a_whole_run_does_not(tmp_path: Path) -> None:
-    with ExitStack() as stack:
-
-        def opened(part: Part | None) -> VectorStore:
-            return stack.enter_context(VectorStore.open(tmp_path, IDENTITY_A, "run: 1\n", part=part))
-
-        parts = [opened(Part(index, 2)) for index in range(2)]
-        commit(parts[0], 0, 2)
-        (tmp_path / "data/.shard-000001.parquet.0a1b2c3d.part").write_bytes(b"half, of the other part")
-        commit(parts[1], 3)
-        for refused in (None, Part(1, 2), Part(0, 3)):
-            with pytest.raises(StoreError, match="is writing to this folder"):
-                opened(refused)
-    assert (tmp_path / "data/.shard-000001.parquet.0a1b2c3d.part").exists()
-    commit(open_store(tmp_path, part=Part(1, 2)), 1)
-    store = open_store(tmp_path)
-    assert [store.committed(index) is not None for index in range(5)] == [True] * 4 + [False]
-    store.finish(4 * ROWS, ROWS, "card")
-    close_stores()
-    whole = open_store(tmp_path.parent / "whole")
-    commit(whole, 0, 1, 2, 3)
-    whole.finish(4 * ROWS, ROWS, "card")
-    close_stores()
-    assert contents(tmp_path) == contents(tmp_path.parent / "whole")
-
-
-def test_a_part_waits_for_no_whole_run(tmp_path: Path) -> None:
-    open_store(tmp_path)
-    with pytest.raises(StoreError, match="is writing to this folder"):
-        VectorStore.open(tmp_path, IDENTITY_A, "run: 1\n", part=Part(0, 2))
-
-
-@pytest.mark.parametrize(("index", "count"), [(-1, 2), (2, 2), (0, 0)])
-def test_parts_that_there_are_not(index: int, count: int) -> None:
-    with pytest.raises(StoreError, match=f"part {index} of {count}: parts are numbered from 0 to {count - 1}"):
-        Part(index, count)
-
-
-def test_starting_over_takes_what_is_ours_alone(tmp_path: Path) -> None:
-    store = open_store(tmp_path)
-    commit(store, 0, 1)
-    store.finish(2 * ROWS, ROWS, "card")
-    for name in ("notes.txt", "data/mine.parquet", "x.part"):
-        (tmp_path / name).write_text("precious")
-    with pytest.raises(StoreError, match="another run"):
-        open_store(tmp_path, weights="bbbb")
-    with pytest.raises(StoreError, match="part 0 cannot start the folder over"):
-        open_store(tmp_path, weights="bbbb", part=Part(0, 2), fresh=True)
-    store = open_store(tmp_path, weights="bbbb", fresh=True)
-    assert store.records == {}
-    close_stores()
-    assert sorted(contents(tmp_path)) == ["data/mine.parquet", IDENTITY, "notes.txt", RUN, RECORDS, "x.part"]
-
-
-def test_starting_over_a_strange_folder_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "notes.txt").write_text("precious")
-    with pytest.raises(StoreError, match="not a folder of vectors"):
-        open_store(tmp_path, fresh=True)
-
-
-def test_a_writer_of_a_run_that_was_started_over_is_refused(tmp_path: Path) -> None:
-    store = open_store(tmp_path)
-    _opened.clear()
-    store.close()  # its writer does not know
-    open_store(tmp_path, weights="bbbb", fresh=True)
-    with pytest.raises(StoreError, match="another run has started it over"):
-        commit(store, 0)
-    assert "data/shard-000000.parquet" not in contents(tmp_path)
-
-
 # The end
 
 
@@ -460,6 +375,29 @@ def test_strays_are_removed_at_the_end(tmp_path: Path) -> None:
     store.finish(ROWS, ROWS, "card")
     close_stores()
     assert sorted(contents(tmp_path)) == ["README.md", "data/shard-000000.parquet", IDENTITY, MANIFEST, RUN, RECORDS]
+
+
+@pytest.mark.parametrize("bad_rows", ["zero", "quarantine"])
+def test_a_shard_that_has_to_be_written_again_takes_the_manifest_away(tmp_path: Path, bad_rows: BadRows) -> None:
+    """Before it is written: the manifest has its last version's sha256."""
+    store = open_store(tmp_path, bad_rows=bad_rows)
+    store.commit(table(), {**counts(0), "bad": 1}, b"{}\n" if bad_rows == "quarantine" else None)
+    store.finish(ROWS, ROWS, "card")
+    store = open_store(tmp_path, bad_rows=bad_rows)
+    assert store.committed(0) is not None
+    assert store.committed(1) is None
+    assert (tmp_path / MANIFEST).exists()
+    store = open_store(tmp_path, bad_rows="zero" if bad_rows == "quarantine" else "quarantine")
+    assert store.committed(0) is None
+    assert not (tmp_path / MANIFEST).exists()
+
+
+def test_rows_that_were_set_aside_are_part_of_a_whole_folder(tmp_path: Path) -> None:
+    store = open_store(tmp_path, bad_rows="quarantine")
+    store.commit(table(), {**counts(0), "bad": 1}, b"{}\n")
+    (tmp_path / "quarantine/shard-000000.jsonl").unlink()
+    with pytest.raises(StoreError, match=r"1 of 1 shards are not there \(numbers 0\)"):
+        store.finish(ROWS, ROWS, "card")
 
 
 # Tables

@@ -10,7 +10,7 @@ from typing import Any, get_args
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from tokenizers import Regex, Tokenizer, models, pre_tokenizers, processors
 
 from pipeline.config import EncoderConfig, Normalizer, PreTokenizer, TokenizerModel, TokenizerTraining
 from pipeline.errors import TokenizerError
@@ -283,6 +283,13 @@ def test_json_that_is_meant_to_harm(tmp_path: Path, contents: str, told: str) ->
         load_tokenizer(tmp_path / "tokenizer.json")
 
 
+def test_a_special_token_with_an_id_beyond_all_bounds() -> None:
+    tokenizer = by_hand()
+    tokenizer.post_processor = processors.TemplateProcessing(single="$A [SEP]", special_tokens=[("[SEP]", 2**31)])
+    with pytest.raises(TokenizerError, match="has the id 2147483648"):
+        TextTokenizer(tokenizer)
+
+
 def test_a_tokenizer_that_is_not_text(tmp_path: Path) -> None:
     path = tmp_path / "tokenizer.json"
     path.write_bytes(b"\xff\xfe\x00")
@@ -302,6 +309,15 @@ def test_a_vocabulary_without_its_unknown_token_is_explained() -> None:
     assert ids(tokenizer, "a a") == [0, 0]
     with pytest.raises(TokenizerError, match="cannot encode these texts"):
         ids(tokenizer, "a c")
+
+
+def test_a_panic_of_the_library_is_explained() -> None:
+    library = by_hand()
+    library.pre_tokenizer = pre_tokenizers.Split(Regex("(a+)+$"), "isolated")  # takes exponential time, and is given up
+    tokenizer = TextTokenizer(library)
+    with pytest.raises(TokenizerError, match=r"cannot encode these texts \(Onig: Regex search error: retry-limit"):
+        tokenizer.encode_batch(["b", "a" * 40 + "b"])
+    assert ids(tokenizer, "b") == [5]
 
 
 @pytest.mark.parametrize("texts", [[], [""], ["", ""]])

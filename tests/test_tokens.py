@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,13 +11,14 @@ import pyarrow as pa
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from tokenizers import Regex, Tokenizer, models, pre_tokenizers, processors
 
 from pipeline import tokens
 from pipeline.config import TokenizerTraining
 from pipeline.errors import TextError
+from pipeline.prefetch import ahead
 from pipeline.tokenizer import TextTokenizer, train_tokenizer
-from pipeline.tokens import TokenShard, tokenize_texts
+from pipeline.tokens import TokenShard, cut_texts, tokenize_texts
 
 CORPUS = ["the cat sat on the mat", "a dog barked at the moon", "rain fell on the sea", "the sea"] * 2
 TRAINED: dict[str, dict[str, Any]] = {
@@ -86,6 +88,7 @@ def ragged(lengths: Sequence[int], first: int = 100) -> TokenShard:
         np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
         np.arange(len(lengths)) % 2 == 0,
         np.array(lengths, np.int64) == 0,
+        {row: f"row {row} is bad" for row, length in enumerate(lengths) if length == 0},
     )
 
 
@@ -162,7 +165,7 @@ def test_too_long_without_truncation_is_an_error(bos_eos: TextTokenizer) -> None
     message = str(caught.value)
     assert "2 of the texts are longer than tokenizer.max_length = 5" in message
     assert "row 1001, has 7" in message
-    assert "set tokenizer.truncate to true" in message
+    assert "set tokenizer.truncate to true, or set encode.bad_rows to quarantine or zero" in message
     tokenize_texts(texts, bos_eos, max_length=7)
 
 
@@ -234,6 +237,87 @@ def test_what_is_no_text_is_named_as_what_it_is(wordlevel: TextTokenizer) -> Non
         tokenize_texts(["the", 3], wordlevel)  # type: ignore[list-item]
 
 
+@pytest.fixture(scope="module")
+def strict() -> TextTokenizer:
+    """Knows three words, and refuses every text with another one."""
+    library = Tokenizer(models.WordLevel({"a": 0, "b": 1, "cc": 2}))
+    library.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    library.post_processor = processors.TemplateProcessing(single="cc $A", special_tokens=[("cc", 2)])
+    return TextTokenizer(library)
+
+
+def reason_of(text: str | None, max_length: int) -> str | None:
+    """Why `strict` has no ids of a text under this limit."""
+    if text is None:
+        return "null"
+    if "\ud800" in text:
+        return "not Unicode: a lone surrogate '\\ud800' at character 0"
+    words = text.split()
+    if not set(words) <= {"a", "b", "cc"}:
+        return "refused by the tokenizer: WordLevel error: Missing [UNK] token from the vocabulary"
+    return f"{len(words) + 1} tokens, but max_length is {max_length}" if len(words) >= max_length else None
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    texts=st.lists(
+        st.lists(st.sampled_from(["a", "b", "cc", "zebra"]), max_size=5).map(" ".join)
+        | st.sampled_from([None, "\ud800", "a b", "a b cc"]),
+        max_size=24,
+    ),
+    chunk=st.integers(1, 9),
+    chunk_bytes=st.integers(0, 40),
+    policy=st.sampled_from(["quarantine", "zero"]),
+)
+def test_bad_rows_leave_no_trace_in_good_ones(
+    strict: TextTokenizer, texts: list[str | None], chunk: int, chunk_bytes: int, policy: Any
+) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tokens, "CHUNK_TEXTS", chunk)
+        patch.setattr(tokens, "CHUNK_BYTES", chunk_bytes)
+        shard = tokenize_texts(texts, strict, max_length=4, bad_rows=policy)
+    check_shard(shard, len(texts))
+    reasons = [reason_of(text, 4) for text in texts]
+    assert list(shard.bad.items()) == [(row, reason) for row, reason in enumerate(reasons) if reason is not None]
+    good = zip(texts, reasons, strict=True)
+    assert rows(shard) == [alone(strict, [text or ""])[0] if reason is None else [] for text, reason in good]
+    assert shard.null.tolist() == [reason is not None and reason.startswith(("null", "not U")) for reason in reasons]
+    assert not shard.truncated.any()
+    assert not shard.empty.any()  # a good row has its special token at least
+
+
+@pytest.mark.parametrize("special", [True, False])
+def test_a_row_of_no_tokens_is_empty_and_a_bad_one_is_not(strict: TextTokenizer, special: bool) -> None:
+    shard = tokenize_texts(["", "zebra", None, "a"], strict, add_special_tokens=special, bad_rows="quarantine")
+    assert shard.empty.tolist() == [not special, False, False, False]
+    assert shard.null.tolist() == [False, False, True, False]
+    assert list(shard.bad) == [1, 2]
+
+
+@pytest.mark.usefixtures("_small_chunks")
+def test_a_refused_row_stops_the_run_by_its_number(strict: TextTokenizer) -> None:
+    with pytest.raises(TextError) as caught:
+        tokenize_texts(["a", "b", None, "cc", "a zebra", "b", "zebra"], strict, first_row=20)
+    assert str(caught.value) == (
+        "1 of the texts cannot be encoded (row 24: refused by the tokenizer: WordLevel error: Missing [UNK] token from"
+        " the vocabulary); mend them, use a tokenizer that has its unknown token, or set encode.bad_rows to quarantine,"
+        " which sets such rows aside, or to zero"
+    )
+
+
+def test_a_text_at_which_the_library_panics_takes_no_other_with_it() -> None:
+    library = Tokenizer(models.WordLevel({"x": 0, "[UNK]": 1}, unk_token="[UNK]"))
+    library.pre_tokenizer = pre_tokenizers.Split(Regex("(a+)+$"), "isolated")  # takes exponential time, and is given up
+    panicking = TextTokenizer(library)
+    texts = ["x", "x", "a" * 40 + "b", "x", "y"]
+    shard = tokenize_texts(texts, panicking, bad_rows="zero")
+    assert rows(shard) == [[0], [0], [], [0], [1]]
+    assert shard.bad == {2: "refused by the tokenizer: Onig: Regex search error: retry-limit-in-match over"}
+    assert rows(tokenize_texts(texts[:2], panicking)) == [[0], [0]]
+    with pytest.raises(TextError, match=r"\(row 2: refused by the tokenizer: Onig"):
+        tokenize_texts(texts, panicking)
+
+
 def test_an_empty_text_is_not_a_null(wordlevel: TextTokenizer, bos_eos: TextTokenizer) -> None:
     shard = tokenize_texts(["", None, "the", " "], wordlevel, bad_rows="zero")
     assert shard.empty.tolist() == [True, False, False, True]
@@ -253,6 +337,84 @@ def test_arrow_texts_are_as_good_as_python_ones(tokenizer: TextTokenizer, kind: 
     chunked = pa.chunked_array([array[:1], array[1:1], array[1:6], array[6:]])
     assert rows(tokenize_texts(chunked, tokenizer)) == expected
     assert rows(tokenize_texts(chunked.slice(1, 5), tokenizer)) == expected[1:6]
+
+
+KINDS = [pa.string(), pa.large_string(), pa.string_view(), pa.dictionary(pa.int32(), pa.string())]
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    texts=st.lists(st.none() | st.text(max_size=9) | st.sampled_from(["é" * 7, "\U0001f600" * 4]), max_size=20),
+    most_rows=st.integers(1, 6),
+    most_bytes=st.integers(0, 40),
+    kind=st.sampled_from([None, *KINDS]),
+    data=st.data(),
+)
+def test_texts_are_cut_where_another_one_would_be_too_many(
+    texts: list[str | None], most_rows: int, most_bytes: int, kind: pa.DataType | None, data: st.DataObject
+) -> None:
+    column: Any = texts
+    sizes = [len(text or "") for text in texts]
+    if kind is not None:
+        place = data.draw(st.integers(0, len(texts)))
+        array = pa.array(["before", *texts, "after"]).cast(kind)[1:-1]
+        column = pa.chunked_array([array[:place], array[place:]]) if data.draw(st.booleans()) else array
+        sizes = [len((text or "").encode()) for text in texts]
+    ranges = cut_texts(column, most_rows, most_bytes)
+    assert [row for start, stop in ranges for row in range(start, stop)] == list(range(len(texts)))
+    for start, stop in ranges:
+        assert stop == start + 1 or (start < stop <= start + most_rows and sum(sizes[start:stop]) <= most_bytes)
+        if stop < len(texts):
+            assert stop - start == most_rows or sum(sizes[start : stop + 1]) > most_bytes
+
+
+def test_texts_that_are_not_unicode_are_cut_too() -> None:
+    array = arrow_of_bytes(b"the", None, b"\xff\xff", b"x\xed\xa0\x80", b"sea")
+    assert cut_texts(array, 9, 5) == [(0, 3), (3, 4), (4, 5)]
+    assert cut_texts(pa.nulls(3), 2, 9) == [(0, 2), (2, 3)]
+    assert cut_texts(["the", None, b"\xff\xff", 7, "sea"], 9, 5) == [(0, 4), (4, 5)]  # type: ignore[list-item]
+
+
+@pytest.mark.parametrize("arrow", [True, False])
+def test_long_texts_are_tokenized_a_few_at_a_time(
+    wordlevel: TextTokenizer, monkeypatch: pytest.MonkeyPatch, arrow: bool
+) -> None:
+    texts = ["the sea " * 100, "the", *["sea " * 60] * 7, "moon", "the sea " * 500]
+    expected = rows(tokenize_texts(texts, wordlevel))
+    calls: list[list[str]] = []
+    encode_batch = wordlevel.encode_batch
+    monkeypatch.setattr(wordlevel, "encode_batch", lambda texts: calls.append(texts) or encode_batch(texts))
+    monkeypatch.setattr(tokens, "CHUNK_BYTES", 1_000)
+    assert rows(tokenize_texts(pa.array(texts) if arrow else texts, wordlevel)) == expected
+    assert [len(call) for call in calls] == [2, 4, 4, 1]
+    assert [text for call in calls for text in call] == texts
+
+
+def test_tokenizing_that_nobody_waits_for_ends_at_the_next_chunk(
+    wordlevel: TextTokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tokens, "CHUNK_TEXTS", 1)
+    begun, left, calls = threading.Event(), threading.Event(), []
+    encode_batch = wordlevel.encode_batch
+
+    def encode(texts: list[str]) -> Any:
+        calls.append(texts)
+        if len(calls) == 5:
+            begun.set()
+            left.wait(timeout=30)
+        return encode_batch(texts)
+
+    def shards() -> Iterator[TokenShard | None]:
+        yield None
+        yield tokenize_texts(["the sea"] * 1_000, wordlevel)
+
+    monkeypatch.setattr(wordlevel, "encode_batch", encode)
+    with ahead(shards()) as made:
+        next(made)
+        begun.wait(timeout=30)
+        threading.Timer(0.3, left.set).start()  # when the block has been left
+    assert 5 <= len(calls) < 100
+    assert not [thread for thread in threading.enumerate() if thread.name == "ahead"]
 
 
 @pytest.mark.parametrize(
@@ -294,7 +456,7 @@ def test_gather_is_naive_padding(lengths: list[int], data: st.DataObject, pad_id
 
 def same(left: TokenShard, right: TokenShard) -> bool:
     pairs = [(getattr(left, name), getattr(right, name)) for name in ("values", "offsets", "truncated", "null")]
-    return all(np.array_equal(a, b) and a.dtype == b.dtype for a, b in pairs)
+    return left.bad == right.bad and all(np.array_equal(a, b) and a.dtype == b.dtype for a, b in pairs)
 
 
 @settings(max_examples=60, deadline=None)
@@ -311,6 +473,7 @@ def test_arrow_round_trip_of_any_slice(lengths: list[int], data: st.DataObject) 
     assert rows(part) == rows(shard)[start:stop]
     assert part.truncated.tolist() == shard.truncated[start:stop].tolist()
     assert part.null.tolist() == shard.null[start:stop].tolist()
+    assert part.bad == {row - start: reason for row, reason in shard.bad.items() if start <= row < stop}
     chunked = pa.concat_tables([table.slice(0, start), table.slice(start)])
     assert same(TokenShard.from_arrow(chunked), shard)
 
@@ -361,10 +524,12 @@ def test_taking_rows(data: st.DataObject) -> None:
     lengths = data.draw(st.lists(st.integers(0, 4), max_size=10))
     offsets = np.cumsum([0, *lengths])
     flags = np.arange(len(lengths)) % 2 == 0
-    shard = TokenShard(np.arange(offsets[-1], dtype=np.int32), offsets, flags, ~flags)
+    bad = {row: f"row {row} is bad" for row in range(0, len(lengths), 3)}
+    shard = TokenShard(np.arange(offsets[-1], dtype=np.int32), offsets, flags, ~flags, bad)
     rows_taken = data.draw(st.lists(st.sampled_from(range(len(lengths))), max_size=12)) if lengths else []
     taken = shard.take(np.array(rows_taken, np.int64))
     assert [taken.row(place).tolist() for place in range(len(taken))] == [shard.row(row).tolist() for row in rows_taken]
     assert taken.truncated.tolist() == flags[rows_taken].tolist()
     assert taken.null.tolist() == (~flags)[rows_taken].tolist()
+    assert taken.bad == {place: bad[row] for place, row in enumerate(rows_taken) if row in bad}
     assert (taken.values.dtype, taken.offsets.dtype) == (np.int32, np.int64)
