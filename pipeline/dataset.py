@@ -7,9 +7,8 @@ Notable decisions:
   line is another one. Hub datasets are fingerprinted by the commit that they were resolved to.
 - `datasets` knows a local file by its path and time stamp alone, and would give the old rows of a file that was
   replaced by one of the same age; its cache of local files is therefore kept apart by fingerprint.
-- Files at a URL (`s3://...`) are fingerprinted by what their store says of them, see `pipeline.objects`.
-- All shards have the same types. A stream that declares none has those of its first rows; what comes later is cast
-  where nothing is lost by it, and text is made of nothing else: a CSV file's 007 is the number 7 by then.
+- Files at a URL (`s3://...`) are fingerprinted by what the store says of their contents, so that they are not read
+  twice. Credentials come from the environment or fsspec's own configuration, never from a run's YAML, which is saved.
 - In a CSV file only an empty cell is null, and a text is what stands there: pandas would also take "NA", "None"
   or "null" for nulls, and "007" for 7.
 """
@@ -18,20 +17,18 @@ from __future__ import annotations
 
 import glob
 import hashlib
-import io
 import re
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
-import pyarrow.json
 
 from pipeline.config import DatasetSettings
-from pipeline.errors import DatasetError
+from pipeline.errors import DatasetError, LengthwiseError
 from pipeline.files import file_sha256
-from pipeline.objects import Listing, list_url, local_path
 
 if TYPE_CHECKING:
     import datasets
@@ -49,10 +46,9 @@ _FORMATS = {
 _COMPRESSED = (".gz", ".bz2", ".xz", ".zst")
 _SAVED_TO_DISK = ("state.json", "dataset_dict.json")
 _PARQUET_ROWS = 8_192  # read at a time; by default a file's first row group, on which `datasets` fails if it is empty
-_CSV_ROWS = 10_000  # of a file have one type, which pandas decides on
-_UNTYPED_ROWS = 1_000  # of a stream without types are read at a time; as a divisor of _CSV_ROWS, all of one type
+_CONTENT_KEYS = ("ETag", "etag", "md5Hash", "content_md5", "crc32c", "blob_id")  # of what fsspec tells of a file
+_TIME_KEYS = ("LastModified", "last_modified", "updated", "mtime", "created")
 _HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
-_NULL_LINES = tuple(re.compile(end + rb"((?:\xef\xbb\xbf)?[ \t]*)null") for end in (b"\n", b"\r"))
 
 
 @dataclass(frozen=True)
@@ -106,8 +102,8 @@ class Source:
             )
         self.features = datasets.Features({name: features[name] for name in columns})
         self._data = data.select_columns(columns).with_format("arrow")
-        self._is_typed = data.features is not None
-        self._cursor: tuple[Iterator[Shard], int] | None = None  # of `read`: a stream, the number of its next shard
+        self._cursor: Iterator[Shard] | None = None
+        self._next = 0  # the number of the shard that the cursor gives next
 
     @property
     def num_shards(self) -> int | None:
@@ -129,9 +125,14 @@ class Source:
                 if wanted is None or wanted(index):
                     yield self._slice(index)
             return
+        rows = 0
         for shard in self._stream():
+            rows += shard.table.num_rows
             if wanted is None or wanted(shard.index):
-                yield shard
+                yield self._checked(shard)
+        if not rows:
+            raise _no_rows(self.settings)
+        self.num_rows = rows
 
     def read(self, index: int) -> Shard:
         """One shard, by its number; of a stream, what lies before it is read past.
@@ -144,12 +145,13 @@ class Source:
             if not 0 <= index < (self.num_shards or 0):
                 raise IndexError(index)
             return self._slice(index)
-        stream, following = self._cursor or (self._stream(), 0)
-        self._cursor = None  # for good if reading fails: a stream that broke off looks like one that has ended
-        for shard in stream if following <= index else self._stream():
+        if self._cursor is None or self._next > index:
+            self._cursor, self._next = self._stream(), 0
+        for shard in self._cursor:
+            self._next = shard.index + 1
             if shard.index == index:
-                self._cursor = stream, index + 1
-                return shard
+                return self._checked(shard)
+        self._cursor = None
         raise IndexError(index)
 
     def count_rows(self) -> int:
@@ -169,55 +171,43 @@ class Source:
 
     def _slice(self, index: int) -> Shard:
         start = index * self.settings.shard_rows
-        try:
+        with self._told():
             table = self._data[start : start + self.settings.shard_rows]
-        except Exception as error:  # readers raise whatever their format's library raises
-            raise _unreadable(self.settings, error, start) from error
-        return Shard(index, start, self._typed(table, start))
+        return self._checked(Shard(index, start, table))
 
     def _stream(self) -> Iterator[Shard]:
         first_row = 0
-        for index, table in enumerate(_cut(self._typed_batches(), self.settings.shard_rows)):
-            yield Shard(index, first_row, table)
-            first_row += table.num_rows
-        if not first_row:
-            raise _no_rows(self.settings)
-        self.num_rows = first_row
+        with self._told():
+            for index, table in enumerate(self._data.iter(batch_size=self.settings.shard_rows)):
+                yield Shard(index, first_row, table)
+                first_row += table.num_rows
 
-    def _typed_batches(self) -> Iterator[pa.Table]:
-        first_row = 0
-        for table in self._batches():
-            yield self._typed(table, first_row)
-            first_row += table.num_rows
-
-    def _batches(self) -> Iterator[pa.Table]:
-        rows = 0
-        try:
-            batches = self._data.iter(self.settings.shard_rows) if self._is_typed else _untyped_batches(self._data)
-            for table in batches:
-                yield table
-                rows += table.num_rows
-        except Exception as error:  # readers raise whatever their format's library raises
-            raise _unreadable(self.settings, error, rows) from error
-
-    def _typed(self, table: pa.Table, first_row: int) -> pa.Table:
-        """The rows from `first_row` on, with the types that all shards have."""
+    def _checked(self, shard: Shard) -> Shard:
+        """The shard with the types that all shards have: files of a stream may differ in what they make of a column."""
         schema = self.features.arrow_schema
-        if table.schema.equals(schema):
-            return table
+        if shard.table.schema.equals(schema):
+            return shard
         columns = []
         for field in schema:
-            column = table[field.name]
+            column = shard.table[field.name]
             try:
-                columns.append(column if column.type == field.type else _cast_without_loss(column, field.type))
-            except (pa.ArrowException, ValueError) as error:
+                columns.append(column if column.type == field.type else column.cast(field.type))
+            except pa.ArrowException as error:
                 raise DatasetError(
-                    f"{self.settings.path}: the column {field.name!r} is {column.type} in the rows {first_row} to"
-                    f" {first_row + len(column) - 1}, but {field.type} in the first rows, and cannot be made that"
-                    f" without loss ({_reason(error)}); give the column one type in the data, or leave it out of"
-                    " dataset.keep_columns"
+                    f"{self.settings.path}: the column {field.name!r} is {column.type} in rows {shard.first_row} to"
+                    f" {shard.first_row + shard.table.num_rows - 1}, but {field.type} before ({_reason(error)}); mend"
+                    " the input, or leave the column out of dataset.keep_columns"
                 ) from error
-        return pa.table(columns, schema=schema)
+        return replace(shard, table=pa.table(columns, schema=schema))
+
+    @contextmanager
+    def _told(self) -> Iterator[None]:
+        try:
+            yield
+        except LengthwiseError:
+            raise
+        except Exception as error:  # readers raise whatever their format's library raises
+            raise DatasetError(f"{self.settings.path}: the rows cannot be read ({_reason(error)})") from error
 
 
 def open_dataset(settings: DatasetSettings, fingerprint: str | None = None) -> Source:
@@ -445,9 +435,7 @@ def _open_hub(settings: DatasetSettings, known: str | None) -> Source:
 
 def _load(settings: DatasetSettings, *arguments: Any, **options: Any) -> datasets.Dataset | datasets.IterableDataset:
     import datasets
-    from datasets.packaged_modules.json import json as json_reader
 
-    json_reader.paj = _JsonReader
     try:
         return datasets.load_dataset(*arguments, split=settings.split, streaming=settings.streaming, **options)
     except Exception as error:  # readers raise whatever their format's library raises
@@ -455,23 +443,6 @@ def _load(settings: DatasetSettings, *arguments: Any, **options: Any) -> dataset
             f"{settings.path}: split {settings.split!r} cannot be loaded ({_reason(error)});"
             " check dataset.split, dataset.format and the data"
         ) from error
-
-
-class _JsonReader:
-    """Stands in for pyarrow.json within `datasets`: it kills the process where a block of lines begins with null.
-
-    See github.com/apache/arrow/issues/47409. A row that is null has no values, which is what an empty object says too.
-    """
-
-    ReadOptions = pyarrow.json.ReadOptions
-
-    @staticmethod
-    def read_json(file: io.BytesIO, **options: Any) -> pa.Table:
-        """The rows of some lines of JSON."""
-        data = b"\n" + file.read()
-        for pattern in _NULL_LINES:
-            data = pattern.sub(lambda match: match[0][:-4] + b"{  }", data)
-        return pyarrow.json.read_json(io.BytesIO(data[1:]), **options)
 
 
 def _files_fingerprint(files: list[Path], root: Path, settings: DatasetSettings) -> str:
