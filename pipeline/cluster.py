@@ -42,9 +42,9 @@ from pipeline.identity import describe_changes, identity_hash, run_identity
 from pipeline.interrupt import kept_handlers
 from pipeline.machine import cores
 from pipeline.prefetch import in_threads
+from pipeline.records import ShardRecord
 from pipeline.run import EncodeReport, bar_of_rows, make_report, open_store, pending_shards, told_as_run_error
 from pipeline.shard import ShardEncoder, ShardStats
-from pipeline.store import ShardRecord
 from pipeline.tokenizer import TextTokenizer
 
 LOCAL = "local"

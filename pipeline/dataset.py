@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import glob
 import hashlib
+import io
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -25,6 +26,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
+import pyarrow.json
 
 from pipeline.config import DatasetSettings
 from pipeline.errors import DatasetError, LengthwiseError
@@ -49,6 +51,7 @@ _PARQUET_ROWS = 8_192  # read at a time; by default a file's first row group, on
 _CONTENT_KEYS = ("ETag", "etag", "md5Hash", "content_md5", "crc32c", "blob_id")  # of what fsspec tells of a file
 _TIME_KEYS = ("LastModified", "last_modified", "updated", "mtime", "created")
 _HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
+_NULL_LINES = tuple(re.compile(end + rb"((?:\xef\xbb\xbf)?[ \t]*)null") for end in (b"\n", b"\r"))
 
 
 @dataclass(frozen=True)
@@ -435,7 +438,9 @@ def _open_hub(settings: DatasetSettings, known: str | None) -> Source:
 
 def _load(settings: DatasetSettings, *arguments: Any, **options: Any) -> datasets.Dataset | datasets.IterableDataset:
     import datasets
+    from datasets.packaged_modules.json import json as json_reader
 
+    json_reader.paj = _JsonReader
     try:
         return datasets.load_dataset(*arguments, split=settings.split, streaming=settings.streaming, **options)
     except Exception as error:  # readers raise whatever their format's library raises
@@ -443,6 +448,23 @@ def _load(settings: DatasetSettings, *arguments: Any, **options: Any) -> dataset
             f"{settings.path}: split {settings.split!r} cannot be loaded ({_reason(error)});"
             " check dataset.split, dataset.format and the data"
         ) from error
+
+
+class _JsonReader:
+    """Stands in for pyarrow.json within `datasets`: it kills the process where a block of lines begins with null.
+
+    See github.com/apache/arrow/issues/47409. A row that is null has no values, which is what an empty object says too.
+    """
+
+    ReadOptions = pyarrow.json.ReadOptions
+
+    @staticmethod
+    def read_json(file: io.BytesIO, **options: Any) -> pa.Table:
+        """The rows of some lines of JSON."""
+        data = b"\n" + file.read()
+        for pattern in _NULL_LINES:
+            data = pattern.sub(lambda match: match[0][:-4] + b"{  }", data)
+        return pyarrow.json.read_json(io.BytesIO(data[1:]), **options)
 
 
 def _files_fingerprint(files: list[Path], root: Path, settings: DatasetSettings) -> str:

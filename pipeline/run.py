@@ -27,8 +27,9 @@ from pipeline.errors import LengthwiseError, RunError
 from pipeline.finalize import finalize
 from pipeline.identity import run_identity
 from pipeline.prefetch import Behind, ahead
+from pipeline.records import Part
 from pipeline.shard import EncodedPiece, ShardEncoder, ShardStats, StageSeconds
-from pipeline.store import COUNTS, Part, VectorStore
+from pipeline.store import COUNTS, VectorStore
 from pipeline.tokenizer import TextTokenizer
 from pipeline.tokens import TokenShard
 

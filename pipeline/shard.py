@@ -28,7 +28,8 @@ from pipeline.dataset import Shard, Source
 from pipeline.encode import Engine, Progress, encode_tokens
 from pipeline.errors import TextError
 from pipeline.folder import Folder
-from pipeline.store import ShardRecord, vector_table, write_shard
+from pipeline.records import ShardRecord
+from pipeline.store import vector_table, write_shard
 from pipeline.tokenizer import TextTokenizer
 from pipeline.tokens import TokenShard, cut_texts, tokenize_texts
 

@@ -29,7 +29,7 @@ import logging
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -43,67 +43,21 @@ from pipeline.errors import StoreError
 from pipeline.files import file_sha256
 from pipeline.folder import Folder, is_draft, open_folder
 from pipeline.identity import describe_changes, identity_hash
+from pipeline.prefetch import in_threads
+from pipeline.records import QUARANTINE, Part, ShardRecord, quarantine_file, record_line, records_of
 
 DATA, RUN, IDENTITY, RECORDS, MANIFEST = "data", "run.yaml", "identity.json", "shards.jsonl", "manifest.json"
-CARD, QUARANTINE, LOCK = "README.md", "quarantine", ".lock"
+CARD, LOCK = "README.md", ".lock"
 ROW_GROUP_ROWS = 8_192
 COUNTS = ("rows", "tokens", "empty", "null", "bad", "truncated")
 _OURS = re.compile(
     r"README\.md|run\.yaml|identity\.json|manifest\.json|report\.(md|png)|shards(-\d+-of-\d+)?\.jsonl"
     rf"|{DATA}/shard-\d+\.parquet|{QUARANTINE}/shard-\d+\.jsonl"
 )
+_FILES_AT_A_TIME = 16  # are looked into at the end; of an object store, each takes its time to answer
 _GOES_ON = "the shards before it are safe, and the same command goes on from there"
 _LOG = re.compile(r"shards(-\d+-of-\d+)?\.jsonl")
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Part:
-    """One of `count` processes that divide a run's shards: those whose number leaves the remainder `index`."""
-
-    index: int
-    count: int
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.index < self.count:
-            raise StoreError(f"part {self.index} of {self.count}: parts are numbered from 0 to {self.count - 1}")
-
-    def __str__(self) -> str:
-        return f"{self.index:05d}-of-{self.count:05d}"
-
-    def owns(self, shard: int) -> bool:
-        """Whether a shard is this part's to encode."""
-        return shard % self.count == self.index
-
-
-@dataclass(frozen=True)
-class ShardRecord:
-    """What is known of a committed shard; counts are of rows unless they say tokens.
-
-    `bad` counts the rows that could not be encoded, those without a text (`null`) among them. `quarantine` is the
-    sha256 of the file that they were set aside in. `max_deviation` and `min_cosine` tell how far vectors of a precision
-    below float32 are from those in float32, measured on some rows of the shard; they are null for a run in float32.
-    """
-
-    index: int
-    first_row: int
-    rows: int
-    tokens: int
-    empty: int
-    null: int
-    bad: int
-    truncated: int
-    max_deviation: float | None
-    min_cosine: float | None
-    file: str
-    sha256: str
-    quarantine: str | None
-
-    @property
-    def checksums(self) -> dict[str, str]:
-        """sha256 of each of its files, by name."""
-        set_aside = {} if self.quarantine is None else {quarantine_file(self.index): self.quarantine}
-        return {self.file: self.sha256, **set_aside}
 
 
 class VectorStore:
@@ -176,7 +130,7 @@ class VectorStore:
                 _tidy(place, records)
             elif place.read(log_name) is not None:
                 own = [record for record in records.values() if part.owns(record.index)]
-                place.write(log_name, b"".join(map(_record_line, own)))  # without a line that a crash cut off
+                place.write(log_name, b"".join(map(record_line, own)))  # without a line that a crash cut off
             return cls(place, record["sha256"], records, log_name, bad_rows, stack.pop_all())
 
     def __enter__(self) -> VectorStore:
@@ -227,7 +181,7 @@ class VectorStore:
         with _told(f"{self.folder.at(self._log)}: cannot be written", _GOES_ON):
             self.folder.check_lock()
             self._reopen()
-            self.folder.append(self._log, _record_line(record))
+            self.folder.append(self._log, record_line(record))
         self.records[record.index] = record
 
     def finish(self, rows: int, shard_rows: int, card: str) -> dict[str, Any]:
@@ -247,7 +201,7 @@ class VectorStore:
             manifest = {"identity": self.identity, **totals, "shards": [asdict(record) for record in records]}
             self._check_schemas(records)
             self.folder.check_lock()
-            self.folder.write(RECORDS, b"".join(map(_record_line, records)))
+            self.folder.write(RECORDS, b"".join(map(record_line, records)))
             known = {name for record in records for name in record.checksums}
             for name in self.folder.names():
                 if name.startswith((f"{DATA}/", f"{QUARANTINE}/")) and _OURS.fullmatch(name) and name not in known:
@@ -283,21 +237,23 @@ class VectorStore:
 
     def _check_schemas(self, records: list[ShardRecord]) -> None:
         first = None
-        for record in records:
-            try:
-                with self.folder.open(record.file) as file:
-                    schema = pq.read_schema(file)
-            except pa.ArrowException as error:
-                raise StoreError(
-                    f"{self.folder.at(record.file)}: cannot be read ({error}); remove it, and run the command that"
-                    " encodes again"
-                ) from error
+        for record, schema in zip(records, in_threads(self._schema, records, _FILES_AT_A_TIME), strict=True):
             first = first or schema
             if not schema.equals(first, check_metadata=True):
                 raise StoreError(
                     f"{self.folder.at(record.file)}: its columns are {_columns(schema)}, those of the first shard"
                     f" {_columns(first)}; encode again with --fresh"
                 )
+
+    def _schema(self, record: ShardRecord) -> pa.Schema:
+        try:
+            with self.folder.open(record.file) as file:
+                return pq.read_schema(file)
+        except pa.ArrowException as error:
+            raise StoreError(
+                f"{self.folder.at(record.file)}: cannot be read ({error}); remove it, and run the command that"
+                " encodes again"
+            ) from error
 
 
 def write_shard(
@@ -336,11 +292,6 @@ def write_shard(
         sha256=sha256,
         quarantine=None if set_aside is None else hashlib.sha256(set_aside).hexdigest(),
     )
-
-
-def quarantine_file(index: int) -> str:
-    """Where the rows of a shard are set aside."""
-    return f"{QUARANTINE}/shard-{index:06d}.jsonl"
 
 
 def vector_table(
@@ -420,7 +371,7 @@ def _tidy(place: Folder, records: dict[int, ShardRecord]) -> None:
     """Remove what a crash left half-written, and join the logs of parts; only while nobody else writes."""
     names = place.names()
     # Also since appending to a line that a crash cut off would lose the next record too.
-    place.write(RECORDS, b"".join(map(_record_line, records.values())))
+    place.write(RECORDS, b"".join(map(record_line, records.values())))
     for name in names:
         if is_draft(name) or (_LOG.fullmatch(name) and name != RECORDS):
             place.remove(name)
@@ -434,23 +385,9 @@ def _read_records(place: Folder) -> dict[int, ShardRecord]:
     found: dict[int, list[ShardRecord]] = {}
     for name in place.names():
         if _LOG.fullmatch(name):
-            for index, record in _records_of(place.read(name) or b"").items():
+            for index, record in records_of(place.read(name) or b"").items():
                 found.setdefault(index, []).append(record)
     return {index: _current(place, records) for index, records in found.items()}
-
-
-def _records_of(lines: bytes) -> dict[int, ShardRecord]:
-    """Records by shard, the last one of each; a line that was cut off by a crash is left out."""
-    records = {}
-    names = {field.name for field in fields(ShardRecord)}
-    for line in lines.splitlines():
-        try:
-            values = json.loads(line)
-        except ValueError:
-            continue
-        if isinstance(values, dict) and values.keys() == names:
-            records[values["index"]] = ShardRecord(**values)
-    return records
 
 
 def _current(place: Folder, records: list[ShardRecord]) -> ShardRecord:
@@ -493,10 +430,6 @@ def _told(problem: str, remedy: str) -> Iterator[None]:
 
 def _json_bytes(value: Any) -> bytes:
     return json.dumps(value, indent=2).encode() + b"\n"
-
-
-def _record_line(record: ShardRecord) -> bytes:
-    return json.dumps(asdict(record)).encode() + b"\n"
 
 
 def _columns(schema: pa.Schema) -> str:

@@ -14,6 +14,7 @@ Notable decisions:
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
 from collections.abc import Iterable, Sequence
@@ -303,11 +304,28 @@ def _check_ids(text: str) -> None:
     ids = list(vocab.values()) if isinstance(vocab, dict) else []
     ids += [token.get("id") for token in added if isinstance(token, dict)] if isinstance(added, list) else []
     _check_largest(max((number for number in ids if isinstance(number, int)), default=0))
+    _check_character_maps(tree.get("normalizer") if isinstance(tree, dict) else None)
 
 
 def _check_largest(number: int) -> None:
     if number >= MOST_IDS:
         raise TokenizerError(f"has the id {number}; ids run from 0, without large gaps, and end below {MOST_IDS:,}")
+
+
+def _check_character_maps(normalizer: Any) -> None:
+    """Refuse a map that says it is larger than it is: the library makes room first, up to 8 GB, and aborts without."""
+    if not isinstance(normalizer, dict):
+        return
+    encoded, inner = normalizer.get("precompiled_charsmap"), normalizer.get("normalizers")
+    if isinstance(encoded, str):
+        try:
+            size, room = int.from_bytes(base64.b64decode(encoded[:8])[:4], "little"), len(encoded) * 3 // 4
+        except ValueError:
+            return  # the library says it better
+        if size > room:
+            raise TokenizerError(f"its precompiled_charsmap says {size} bytes, but has {room}; get the file again")
+    for each in inner if isinstance(inner, list) else []:
+        _check_character_maps(each)
 
 
 def _is_the_librarys(error: BaseException) -> bool:

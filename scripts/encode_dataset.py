@@ -12,8 +12,8 @@ from _common import Verb, load_run, run_options
 if TYPE_CHECKING:
     from pipeline.cluster import OpenEngine
     from pipeline.config import RunConfig
+    from pipeline.records import Part
     from pipeline.run import EncodeReport
-    from pipeline.store import Part
 
 
 def encode(
@@ -52,8 +52,8 @@ def engine_opener(run: RunConfig) -> OpenEngine:
 def summary(run: RunConfig, report: EncodeReport) -> str:
     """What is in the folder, and what this run measured."""
     from pipeline.folder import open_folder
+    from pipeline.records import QUARANTINE
     from pipeline.run_report import REPORT, precision_sentence
-    from pipeline.store import QUARANTINE
 
     flags = f"{report.empty:,} empty, {report.null:,} null, {report.truncated:,} truncated"
     lines = [f"vectors     {run.encode.output}/data: {report.rows:,} rows, {report.tokens:,} tokens ({flags})"]
@@ -97,7 +97,7 @@ def main(
     num_shards: int | None,
 ) -> None:
     """Encode the dataset of the run CONFIG (a YAML file) into parquet shards below encode.output."""
-    from pipeline.store import Part
+    from pipeline.records import Part
 
     if (shard_index is None) != (num_shards is None):
         raise click.UsageError("--shard-index and --num-shards go together: part I of N")

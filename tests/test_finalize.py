@@ -15,7 +15,8 @@ from pipeline.dataset import open_dataset
 from pipeline.errors import StoreError
 from pipeline.finalize import finalize_folder
 from pipeline.folder import LocalFolder
-from pipeline.store import Part, VectorStore
+from pipeline.records import Part
+from pipeline.store import VectorStore
 from pipeline.tokenizer import TextTokenizer
 from runs import encode, run_config, source_of
 

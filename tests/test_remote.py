@@ -15,8 +15,9 @@ import pytest
 
 from conftest import TEXTS, LookupEngine, contents
 from pipeline.errors import StoreError
+from pipeline.records import Part
 from pipeline.remote import RemoteFolder, _processes
-from pipeline.store import Part, VectorStore
+from pipeline.store import VectorStore
 from pipeline.tokenizer import TextTokenizer
 from runs import encode, run_config, source_of
 from test_store import IDENTITY_A, ROWS, commit, table

@@ -16,7 +16,8 @@ from faults.form import cases
 from pipeline.config import BadRows
 from pipeline.errors import StoreError
 from pipeline.folder import LocalFolder
-from pipeline.store import IDENTITY, MANIFEST, RECORDS, RUN, Part, ShardRecord, VectorStore, write_shard
+from pipeline.records import Part, ShardRecord
+from pipeline.store import IDENTITY, MANIFEST, RECORDS, RUN, VectorStore, write_shard
 from test_store import IDENTITY_A, ROWS, close_stores, commit, counts, open_store, table
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 from collections.abc import Sequence
 from pathlib import Path
@@ -288,6 +289,17 @@ def test_a_special_token_with_an_id_beyond_all_bounds() -> None:
     tokenizer.post_processor = processors.TemplateProcessing(single="$A [SEP]", special_tokens=[("[SEP]", 2**31)])
     with pytest.raises(TokenizerError, match="has the id 2147483648"):
         TextTokenizer(tokenizer)
+
+
+@pytest.mark.parametrize("nested", [False, True])
+def test_a_character_map_that_says_it_is_larger_than_it_is(tmp_path: Path, nested: bool) -> None:
+    """The library would make room for 8 GB, and end the process where there is less."""
+    tree = json.loads(by_hand().to_str())
+    normalizer = {"type": "Precompiled", "precompiled_charsmap": "/////w=="}
+    tree["normalizer"] = {"type": "Sequence", "normalizers": [normalizer]} if nested else normalizer
+    (tmp_path / "tokenizer.json").write_text(json.dumps(tree))
+    with pytest.raises(TokenizerError, match=r"tokenizer\.json: its precompiled_charsmap says 4294967295 bytes, but has"):
+        load_tokenizer(tmp_path / "tokenizer.json")
 
 
 def test_a_tokenizer_that_is_not_text(tmp_path: Path) -> None:

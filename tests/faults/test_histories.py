@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 
 from conftest import contents
 from faults.form import cases
-from pipeline.store import IDENTITY, Part
+from pipeline.records import Part
+from pipeline.store import IDENTITY
 from test_store import ROWS, close_stores, commit, open_store
 
 
