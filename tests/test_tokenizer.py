@@ -298,7 +298,7 @@ def test_a_character_map_that_says_it_is_larger_than_it_is(tmp_path: Path, neste
     normalizer = {"type": "Precompiled", "precompiled_charsmap": "/////w=="}
     tree["normalizer"] = {"type": "Sequence", "normalizers": [normalizer]} if nested else normalizer
     (tmp_path / "tokenizer.json").write_text(json.dumps(tree))
-    with pytest.raises(TokenizerError, match=r"tokenizer\.json: its precompiled_charsmap says 4294967295 bytes, but has"):
+    with pytest.raises(TokenizerError, match=r"json: its precompiled_charsmap says 4294967295 bytes, but has"):
         load_tokenizer(tmp_path / "tokenizer.json")
 
 
