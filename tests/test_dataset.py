@@ -320,7 +320,7 @@ def test_json_texts(tmp_path: Path) -> None:
         ("first.jsonl", b'null\n{"text": "a"}\n \tnull\n'),
         ("returns.jsonl", b'null\r{"text": "a"}\rnull'),
         ("marked.jsonl", b'\xef\xbb\xbfnull\n{"text": "a"}\nnull\n'),
-        ("packed.jsonl.gz", gzip.compress(b'null\n{"text": "a"}\nnull\n')),
+        ("packed.jsonl.gz", gzip.compress(b'null\n{"text": "a"}\nnull\n', mtime=0)),
         ("array.json", b'[null, {"text": "a"}, null]'),
     ],
 )

@@ -18,33 +18,37 @@ KILLS = cases(short=2, whole=50)
 TERMINATIONS = cases(short=1, whole=20)
 
 
+ROWS, MANY_ROWS = 4_000, 60_000 if WHOLE else 4_000
+
+
 @pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory, tokenizer: TextTokenizer) -> tuple[Job, float]:
-    """A run of many shards, and the seconds that it took."""
-    job = Job(tmp_path_factory.mktemp("undisturbed"), tokenizer, rows=60_000 if WHOLE else 4_000)
-    began = time.monotonic()
+def undisturbed(tmp_path_factory: pytest.TempPathFactory, tokenizer: TextTokenizer) -> Job:
+    """A run of many shards."""
+    return whole_run(tmp_path_factory.mktemp("undisturbed"), tokenizer, ROWS)
+
+
+def whole_run(folder: Path, tokenizer: TextTokenizer, rows: int) -> Job:
+    job = Job(folder, tokenizer, rows)
     job.finish()
     check_rows(job)
-    return job, time.monotonic() - began
-
-
-def job_like(undisturbed: tuple[Job, float], tmp_path: Path, tokenizer: TextTokenizer) -> Job:
-    return Job(tmp_path, tokenizer, undisturbed[0].rows)
+    return job
 
 
 @pytest.mark.slow
 def test_a_run_that_is_killed_again_and_again(
-    undisturbed: tuple[Job, float], tmp_path: Path, tokenizer: TextTokenizer
+    undisturbed: Job, tmp_path_factory: pytest.TempPathFactory, tmp_path: Path, tokenizer: TextTokenizer
 ) -> None:
-    """SIGKILL at random moments, of starting up, of every step of a shard, and of resuming."""
-    expected, seconds = undisturbed
-    job, chance = job_like(undisturbed, tmp_path, tokenizer), random.Random(0)
+    """SIGKILL at random moments, of starting up, of every step of a shard, and of resuming; never after the end."""
+    expected = undisturbed
+    if MANY_ROWS > ROWS:
+        expected = whole_run(tmp_path_factory.mktemp("many"), tokenizer, MANY_ROWS)
+    job, chance = Job(tmp_path, tokenizer, MANY_ROWS), random.Random(0)
     moments, committed = [], 0
     for number in range(KILLS):
         process = job.start()
         began = time.monotonic()
         if number % 5 == 4:  # at any moment of starting up
-            delay = chance.uniform(0, seconds / 4)
+            delay = chance.uniform(0, 5)
         else:
             while job.shards() <= committed and process.poll() is None:
                 time.sleep(0.005)
@@ -63,12 +67,9 @@ def test_a_run_that_is_killed_again_and_again(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", range(TERMINATIONS))
-def test_a_run_that_is_told_to_end(
-    undisturbed: tuple[Job, float], tmp_path: Path, tokenizer: TextTokenizer, number: int
-) -> None:
+def test_a_run_that_is_told_to_end(undisturbed: Job, tmp_path: Path, tokenizer: TextTokenizer, number: int) -> None:
     """SIGTERM and SIGINT in the middle of shards: out within 5 s, with one message and no success."""
-    expected, _ = undisturbed
-    job, chance = job_like(undisturbed, tmp_path, tokenizer), random.Random(number)
+    job, chance = Job(tmp_path, tokenizer, ROWS), random.Random(number)
     asked = (signal.SIGTERM, signal.SIGINT)[number % 2]
     process = job.start()
     while not job.shards() and process.poll() is None:
@@ -86,14 +87,13 @@ def test_a_run_that_is_told_to_end(
     assert "Traceback" not in said
     assert not [name for name in job.files() if name.endswith(".part") or name.startswith(".lock")]
     job.finish()
-    assert job.files() == expected.files()
+    assert job.files() == undisturbed.files()
 
 
 @pytest.mark.slow
-def test_parts_that_are_killed(undisturbed: tuple[Job, float], tmp_path: Path, tokenizer: TextTokenizer) -> None:
+def test_parts_that_are_killed(undisturbed: Job, tmp_path: Path, tokenizer: TextTokenizer) -> None:
     """Three processes divide the run; one is killed, and started again; then the folder is finished."""
-    expected, _ = undisturbed
-    job = job_like(undisturbed, tmp_path, tokenizer)
+    job = Job(tmp_path, tokenizer, ROWS)
     parts = [job.start("--shard-index", str(part), "--num-shards", "3") for part in range(3)]
     while job.shards() < 8:
         time.sleep(0.005)
@@ -110,4 +110,4 @@ def test_parts_that_are_killed(undisturbed: tuple[Job, float], tmp_path: Path, t
     said = job.finish(script="finalize_vectors")
     assert f"all {job.rows // 50} shards are there, and their sha256 is right" in said
     check_rows(job)
-    assert job.files() == expected.files()
+    assert job.files() == undisturbed.files()
