@@ -375,9 +375,13 @@ def _tidy(place: Folder, records: dict[int, ShardRecord]) -> None:
     for name in names:
         if is_draft(name) or (_LOG.fullmatch(name) and name != RECORDS):
             place.remove(name)
-        elif name != LOCK and name.startswith(LOCK):
-            with suppress(BlockingIOError), place.lock(name):  # a dead part's: giving it back removes it
-                pass
+
+    def free(lock: str) -> None:
+        with suppress(BlockingIOError), place.lock(lock):  # giving it back removes it
+            pass
+
+    locks_of_the_dead = [name for name in names if name != LOCK and name.startswith(LOCK)]
+    list(in_threads(free, locks_of_the_dead, _FILES_AT_A_TIME))  # since a lock at a URL takes seconds
 
 
 def _read_records(place: Folder) -> dict[int, ShardRecord]:

@@ -151,11 +151,15 @@ def test_a_process_that_waits_for_a_thread_after_the_block_is_ended_by_the_secon
 
 
 def test_a_reader_of_its_messages_that_has_gone_to_sleep_does_not_hold_it_up() -> None:
-    """As a pager's: the main thread waits in a write, and holds the stream's lock."""
+    """As a pager's: a thread waits in a write and holds the stream's lock, and the main thread waits for it."""
     process = start("""
-        while True:
-            sys.stderr.write("x" * 1000)
-            sys.stderr.flush()
+        def write():
+            while True:
+                sys.stderr.write("x" * 4096)
+                sys.stderr.flush()
+
+        threading.Thread(target=write).start()
+        time.sleep(60)
     """)
     time.sleep(0.3)
     process.send_signal(signal.SIGTERM)

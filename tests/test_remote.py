@@ -101,6 +101,17 @@ def test_a_stale_lock_is_taken_over(url: str, memory: Any, changes: dict[str, An
     assert not memory.exists(path)
 
 
+def test_locks_of_many_dead_parts_are_removed_at_a_time(url: str, memory: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipeline.remote.SETTLE_SECONDS", 0.2)
+    VectorStore.open(url, IDENTITY_A, "").close()
+    for index in range(30):
+        memory.mv(lock_of(memory, url, renewed=0), f"{url.removeprefix('memory:/')}/.lock-{Part(index, 30)}")
+    began = time.monotonic()
+    with VectorStore.open(url, IDENTITY_A, "") as store:
+        assert [name for name in store.folder.names() if name.startswith(".lock")] == [".lock"]
+    assert time.monotonic() - began < 3
+
+
 @pytest.mark.parametrize("processes", ["a container's of its own", None])
 def test_a_process_of_the_same_host_that_cannot_be_seen_may_be_alive(
     url: str, memory: Any, processes: str | None
