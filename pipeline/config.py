@@ -33,8 +33,9 @@ PreTokenizer = Literal["whitespace", "whitespace_split", "bert", "punctuation", 
 BadRows = Literal["error", "quarantine", "zero"]
 NonEmpty = Annotated[str, Field(min_length=1)]
 Names = Annotated[tuple[NonEmpty, ...], Field(strict=False)]
-PositiveInt = Annotated[int, Field(ge=1)]
+PositiveInt = Annotated[int, Field(ge=1, lt=2**63)]
 CONFIG_FILE = "config.json"
+_MOST_KEYS = 10_000
 OUTPUT_COLUMNS = ("embedding", "num_tokens", "truncated")
 
 
@@ -42,6 +43,14 @@ class Settings(BaseModel):
     """Base of every section: frozen, strict, and closed to unknown keys."""
 
     model_config = ConfigDict(frozen=True, strict=True, extra="forbid", protected_namespaces=())
+
+    @field_validator("*")
+    @classmethod
+    def _texts_can_be_written(cls, value: Any) -> Any:
+        for text in value if isinstance(value, tuple) else (value,):
+            if isinstance(text, str) and ("\0" in text or text.encode(errors="ignore").decode() != text):
+                raise ValueError(f"is {text!r}, which no file can hold; leave out the NUL or the half of a character")
+        return value
 
 
 class DatasetSettings(Settings):
@@ -222,10 +231,10 @@ class ClusterSettings(Settings):
 
     workers: PositiveInt | None = Field(None, description="processes; as many as the cluster has room for if null")
     cpus_per_worker: PositiveInt = Field(1, description="cores of a worker, for its tokenizer and encoder")
-    gpus_per_worker: Annotated[float, Field(ge=0)] = Field(
+    gpus_per_worker: Annotated[float, Field(ge=0, allow_inf_nan=False)] = Field(
         0.0, description="GPUs of a worker; below 1, so many share one and keep it busy while others tokenize"
     )
-    retries: Annotated[int, Field(ge=0)] = Field(
+    retries: Annotated[int, Field(ge=0, lt=2**63)] = Field(
         3, description="how often a shard is tried again whose worker died under it"
     )
 
@@ -264,6 +273,12 @@ class _UniqueKeyLoader(yaml.SafeLoader):
             seen.add((key.tag, key.value))
         return node
 
+    def flatten_mapping(self, node: yaml.MappingNode) -> None:
+        super().flatten_mapping(node)
+        if len(node.value) > _MOST_KEYS:  # merges of merges: a few lines that would fill the memory
+            problem = f"more than {_MOST_KEYS:,} keys are merged into one section; write out the few that are needed"
+            raise yaml.MarkedYAMLError(problem=problem, problem_mark=node.start_mark)
+
 
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
     """Read a run from a YAML file.
@@ -296,7 +311,7 @@ def load_encoder_config(path: Path) -> EncoderConfig:
         record = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise CheckpointError(f"{path}: the file is missing; the checkpoint is incomplete") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{path}: not JSON that can be read ({error})") from error
     if not isinstance(record, dict) or record.get("model_type") != "lengthwise":
         found = record.get("model_type") if isinstance(record, dict) else type(record).__name__
@@ -399,5 +414,10 @@ def _shown(value: Any) -> str:
     if isinstance(value, str):
         text = repr(value)
         return text if len(text) <= 60 else f"a str of {len(text)} characters"
-    text = _REPR.repr(value)  # of some of it, since references within a YAML file can make a small one stand for all
+    try:
+        text = _REPR.repr(
+            value
+        )  # of some of it, since references within a YAML file can make a small one stand for all
+    except ValueError:  # Python writes no number of so many digits
+        return f"a {type(value).__name__} that is too long to be shown"
     return text if len(text) <= 60 else f"a {type(value).__name__} that is too long to be shown"

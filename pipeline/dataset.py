@@ -5,53 +5,50 @@ Notable decisions:
   Python objects (github.com/huggingface/datasets/issues/5821).
 - Local files are fingerprinted by their contents, so a touched or moved file is the same input and a changed
   line is another one. Hub datasets are fingerprinted by the commit that they were resolved to.
-- `datasets` knows a local file by its path and time stamp alone, and would give the old rows of a file that was
-  replaced by one of the same age; its cache of local files is therefore kept apart by fingerprint.
-- Files at a URL (`s3://...`) are fingerprinted by what the store says of their contents, so that they are not read
-  twice. Credentials come from the environment or fsspec's own configuration, never from a run's YAML, which is saved.
-- In a CSV file only an empty cell is null, and a text is what stands there: pandas would also take "NA", "None"
-  or "null" for nulls, and "007" for 7.
+- A stream is read table by table, as its files give them, and each is given the types of the first: `datasets` would
+  join the tables of a shard first, and fail where a file or a block has made something else of a column.
 """
 
 from __future__ import annotations
 
+import copy
 import glob
 import hashlib
-import io
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pyarrow as pa
-import pyarrow.json
 
 from pipeline.config import DatasetSettings
 from pipeline.errors import DatasetError, LengthwiseError
 from pipeline.files import file_sha256
+from pipeline.objects import Objects, find_objects, is_visible
+from pipeline.readers import (
+    SAVED_TO_DISK,
+    cache_folder,
+    files_of,
+    files_read,
+    fingerprint_of,
+    folder_splits,
+    format_of,
+    load,
+    load_files,
+    load_saved,
+    no_rows,
+    one_format,
+    read_options,
+    reason,
+)
 
 if TYPE_CHECKING:
     import datasets
 
-_FORMATS = {
-    ".parquet": "parquet",
-    ".json": "json",
-    ".jsonl": "json",
-    ".ndjson": "json",
-    ".csv": "csv",
-    ".tsv": "csv",
-    ".txt": "text",
-    ".arrow": "arrow",
-}
-_COMPRESSED = (".gz", ".bz2", ".xz", ".zst")
-_SAVED_TO_DISK = ("state.json", "dataset_dict.json")
-_PARQUET_ROWS = 8_192  # read at a time; by default a file's first row group, on which `datasets` fails if it is empty
-_CONTENT_KEYS = ("ETag", "etag", "md5Hash", "content_md5", "crc32c", "blob_id")  # of what fsspec tells of a file
-_TIME_KEYS = ("LastModified", "last_modified", "updated", "mtime", "created")
+_FEW_ROWS = 1_000
 _HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
-_NULL_LINES = tuple(re.compile(end + rb"((?:\xef\xbb\xbf)?[ \t]*)null") for end in (b"\n", b"\r"))
 
 
 @dataclass(frozen=True)
@@ -88,7 +85,7 @@ class Source:
         self._streamed = not isinstance(data, datasets.Dataset)
         self.num_rows = None if self._streamed else len(data)
         if self.num_rows == 0:
-            raise _no_rows(settings)
+            raise no_rows(settings)
         features = data.features or _features_of_first_rows(data, settings)
         columns = list(dict.fromkeys([settings.text_column, *settings.keep_columns]))
         missing = [name for name in columns if name not in features]
@@ -104,7 +101,7 @@ class Source:
                 " set dataset.text_column to a column of strings"
             )
         self.features = datasets.Features({name: features[name] for name in columns})
-        self._data = data.select_columns(columns).with_format("arrow")
+        self._data = data.with_format("arrow") if self._streamed else data.select_columns(columns).with_format("arrow")
         self._cursor: Iterator[Shard] | None = None
         self._next = 0  # the number of the shard that the cursor gives next
 
@@ -132,9 +129,9 @@ class Source:
         for shard in self._stream():
             rows += shard.table.num_rows
             if wanted is None or wanted(shard.index):
-                yield self._checked(shard)
+                yield shard
         if not rows:
-            raise _no_rows(self.settings)
+            raise no_rows(self.settings)
         self.num_rows = rows
 
     def read(self, index: int) -> Shard:
@@ -150,11 +147,12 @@ class Source:
             return self._slice(index)
         if self._cursor is None or self._next > index:
             self._cursor, self._next = self._stream(), 0
-        for shard in self._cursor:
+        cursor, self._cursor = self._cursor, None  # one that breaks off, or is at its end, is not asked again
+        for shard in cursor:
             self._next = shard.index + 1
             if shard.index == index:
-                return self._checked(shard)
-        self._cursor = None
+                self._cursor = cursor
+                return shard
         raise IndexError(index)
 
     def count_rows(self) -> int:
@@ -176,32 +174,54 @@ class Source:
         start = index * self.settings.shard_rows
         with self._told():
             table = self._data[start : start + self.settings.shard_rows]
-        return self._checked(Shard(index, start, table))
+        return Shard(index, start, self._typed(table, start))
 
     def _stream(self) -> Iterator[Shard]:
-        first_row = 0
+        first_row, index = 0, 0
+        waiting: list[pa.Table] = []
+        size = self.settings.shard_rows
         with self._told():
-            for index, table in enumerate(self._data.iter(batch_size=self.settings.shard_rows)):
-                yield Shard(index, first_row, table)
-                first_row += table.num_rows
+            for table in self._read_tables():
+                waiting.append(self._typed(table, first_row + sum(map(len, waiting))))
+                while (rows := sum(map(len, waiting))) >= size:
+                    joined = pa.concat_tables(waiting)
+                    yield Shard(index, first_row, joined.slice(0, size))
+                    index, first_row = index + 1, first_row + size
+                    waiting = [joined.slice(size)] if rows > size else []
+            if waiting:
+                yield Shard(index, first_row, pa.concat_tables(waiting))
 
-    def _checked(self, shard: Shard) -> Shard:
-        """The shard with the types that all shards have: files of a stream may differ in what they make of a column."""
+    def _read_tables(self) -> Iterator[pa.Table]:
+        """A stream's tables that have rows, as they are read."""
+        files = copy.copy(self._data._ex_iterable)
+        files._init_state_dict()  # from the beginning, wherever others are
+        if files.iter_arrow is None:
+            yield from self._data.iter(batch_size=min(self.settings.shard_rows, _FEW_ROWS))
+        else:
+            yield from (table for _, table in files.iter_arrow() if table.num_rows)
+
+    def _typed(self, table: pa.Table, first_row: int) -> pa.Table:
+        """The columns with the types that all shards have; a column that is missing is null."""
         schema = self.features.arrow_schema
-        if shard.table.schema.equals(schema):
-            return shard
+        if table.schema.equals(schema):
+            return table
+        from datasets.table import cast_array_to_feature
+
         columns = []
         for field in schema:
-            column = shard.table[field.name]
+            if field.name not in table.column_names:
+                columns.append(pa.nulls(table.num_rows, field.type))
+                continue
+            column = table[field.name]
             try:
-                columns.append(column if column.type == field.type else column.cast(field.type))
-            except pa.ArrowException as error:
+                columns.append(cast_array_to_feature(column, self.features[field.name]))
+            except (pa.ArrowException, TypeError, ValueError) as error:
                 raise DatasetError(
-                    f"{self.settings.path}: the column {field.name!r} is {column.type} in rows {shard.first_row} to"
-                    f" {shard.first_row + shard.table.num_rows - 1}, but {field.type} before ({_reason(error)}); mend"
-                    " the input, or leave the column out of dataset.keep_columns"
+                    f"{self.settings.path}: the column {field.name!r} is {column.type} in rows {first_row} to"
+                    f" {first_row + table.num_rows - 1}, but {field.type} before ({reason(error)}); mend the input, or"
+                    " leave the column out of dataset.keep_columns"
                 ) from error
-        return replace(shard, table=pa.table(columns, schema=schema))
+        return pa.table(columns, schema=schema)
 
     @contextmanager
     def _told(self) -> Iterator[None]:
@@ -210,7 +230,7 @@ class Source:
         except LengthwiseError:
             raise
         except Exception as error:  # readers raise whatever their format's library raises
-            raise DatasetError(f"{self.settings.path}: the rows cannot be read ({_reason(error)})") from error
+            raise DatasetError(f"{self.settings.path}: the rows cannot be read ({reason(error)})") from error
 
 
 def open_dataset(settings: DatasetSettings, fingerprint: str | None = None) -> Source:
@@ -224,28 +244,29 @@ def open_dataset(settings: DatasetSettings, fingerprint: str | None = None) -> S
     """
     if "://" in settings.path:
         return _open_url(settings, fingerprint)
-    path = Path(settings.path).expanduser()
-    if path.is_dir() and any((path / name).exists() for name in _SAVED_TO_DISK):
-        data = _load_saved(path, settings)
-        return Source(data, fingerprint or _files_fingerprint(_visible_files(path), path, settings), settings)
-    files = _local_files(settings)
-    if files is None:
-        return _open_hub(settings, fingerprint)
-    fingerprint = fingerprint or _files_fingerprint(files, path, settings)
-    return Source(_load_files(path, files, fingerprint, settings), fingerprint, settings)
+    try:
+        path = Path(settings.path).expanduser()
+        files = _local_files(path, settings)
+        if files is not None:
+            return _open_files(path, files, settings, fingerprint)
+    except (OSError, ValueError, RuntimeError) as error:  # a name that no file can have, a user that there is not
+        raise DatasetError(
+            f"{settings.path}: cannot be opened ({reason(error)}); set dataset.path to a file, a folder or a glob that"
+            " may be read"
+        ) from error
+    return _open_hub(settings, fingerprint)
 
 
-def _local_files(settings: DatasetSettings) -> list[Path] | None:
-    """The local files that `dataset.path` names, or None where it is a name on the hub."""
-    path = Path(settings.path).expanduser()
+def _local_files(path: Path, settings: DatasetSettings) -> list[Path] | None:
+    """The local files that `dataset.path` names, hidden ones of a folder too; None where it is a name on the hub."""
     if path.is_dir():
-        return _visible_files(path)
+        return [file for file in sorted(path.rglob("*")) if file.is_file() and not _is_dotted(file, path)]
     if path.is_file():  # its name may hold what a glob would read as a pattern
         return [path]
     matches = [Path(name) for name in sorted(glob.glob(str(path), recursive=True)) if Path(name).is_file()]
     if matches:
         return matches
-    if _HUB_NAME.fullmatch(settings.path) and _format_of(path) is None:
+    if _HUB_NAME.fullmatch(settings.path) and format_of(path) is None:
         return None
     raise DatasetError(
         f"{settings.path}: there is no such file or folder (looked in {Path.cwd()}); set dataset.path to a file,"
@@ -253,106 +274,33 @@ def _local_files(settings: DatasetSettings) -> list[Path] | None:
     )
 
 
-def _visible_files(folder: Path) -> list[Path]:
-    paths = sorted(folder.rglob("*"))
-    return [
-        path
-        for path in paths
-        if path.is_file() and not any(part.startswith((".", "_")) for part in path.relative_to(folder).parts)
-    ]
+def _is_dotted(file: Path, folder: Path) -> bool:
+    return any(part.startswith(".") for part in file.relative_to(folder).parts)
 
 
-def _ending(path: Path) -> str:
-    """A file's ending in lower case, that of a compressed file being the one before."""
-    while path.suffix.lower() in _COMPRESSED:
-        path = path.with_suffix("")
-    return path.suffix.lower()
-
-
-def _format_of(path: Path) -> str | None:
-    return _FORMATS.get(_ending(path))
-
-
-def _load_saved(path: str | Path, settings: DatasetSettings) -> datasets.Dataset | datasets.IterableDataset:
-    import datasets
-
-    try:
-        data = datasets.load_from_disk(str(path))
-    except Exception as error:  # whatever the reader raises on a damaged folder
-        raise DatasetError(f"{path}: the saved dataset cannot be read ({_reason(error)})") from error
-    if isinstance(data, datasets.DatasetDict):
-        if settings.split not in data:
-            raise DatasetError(
-                f"{path}: there is no split {settings.split!r}; set dataset.split to one of {list(data)}"
-            )
-        data = data[settings.split]
-    return data.to_iterable_dataset() if settings.streaming else data
-
-
-def _load_files(
-    path: Path, files: list[Path], fingerprint: str, settings: DatasetSettings
-) -> datasets.Dataset | datasets.IterableDataset:
-    """Files of one format; those with another ending are left out, unless all have another one."""
-    cache = _cache(fingerprint)
-    formats = {_format_of(file) for file in files} - {None}
-    known = [file for file in files if _format_of(file) in formats]
+def _open_files(path: Path, files: list[Path], settings: DatasetSettings, known: str | None) -> Source:
+    """Local files: those of a saved folder, those that a folder's card names, or those of one format."""
+    if path.is_dir() and any((path / name).exists() for name in SAVED_TO_DISK):
+        return Source(load_saved(path, settings), known or _contents(files, settings), settings)
     if path.is_dir() and not settings.format and _card_names_files(path):
+        fingerprint = known or _contents(files, settings)
+        formats = {format_of(file) for file in files if is_visible(str(file), str(path))} - {None}
         kind = formats.pop() if len(formats) == 1 else None
-        return _load(settings, str(path), cache_dir=cache, **_read_options(kind, known, settings))
-    kind = _one_format(files, settings)
-    known = [file for file in files if _format_of(file) == kind]
+        options = read_options(kind, [file for file in files if format_of(file) == kind], settings)
+        return Source(load(settings, str(path), cache_dir=cache_folder(fingerprint), **options), fingerprint, settings)
+    if path.is_dir():
+        files = [file for file in files if is_visible(str(file), str(path))]
+    kind = one_format(files, settings)
     if not any(file.stat().st_size for file in files):
-        raise _no_rows(settings)
-    splits = _folder_splits(path, kind, settings) if path.is_dir() else {"train": files}
-    chosen = {split: [file for file in found if _format_of(file) == kind] or found for split, found in splits.items()}
-    data_files = {split: [glob.escape(str(file)) for file in found] for split, found in chosen.items()}
-    return _load(settings, kind, data_files=data_files, cache_dir=cache, **_read_options(kind, known, settings))
-
-
-def _cache(fingerprint: str) -> str:
-    import datasets
-
-    return str(Path(datasets.config.HF_DATASETS_CACHE) / "lengthwise" / fingerprint)
-
-
-def _one_format(files: list[Path], settings: DatasetSettings) -> str:
-    """How files are read: as the settings say, or else by the one known ending that they have."""
-    formats = {_format_of(file) for file in files} - {None}
-    kind = settings.format or (formats.pop() if len(formats) == 1 else None)
-    if kind is None:
-        found = (
-            f"files of several kinds ({', '.join(sorted(map(str, formats)))})" if formats else "no file of a known kind"
+        raise no_rows(settings)
+    splits = {"train": [str(file) for file in files]}
+    if path.is_dir():
+        splits = folder_splits(
+            str(path.resolve()), settings, {str(path.resolve() / file.relative_to(path)) for file in files}
         )
-        raise DatasetError(
-            f"{settings.path}: {found}; set dataset.format to one of {', '.join(sorted(set(_FORMATS.values())))}"
-        )
-    return kind
-
-
-def _folder_splits(path: Path, kind: str, settings: DatasetSettings) -> dict[str, list[Path]]:
-    """A folder's files by split, as `datasets` reads it out of their names."""
-    import datasets
-
-    try:
-        builder = datasets.load_dataset_builder(kind, data_dir=glob.escape(str(path)))
-    except Exception as error:  # whatever the library raises on a folder that it can make nothing of
-        raise DatasetError(f"{settings.path}: the folder cannot be read ({_reason(error)})") from error
-    return {str(split): [Path(file) for file in files] for split, files in builder.config.data_files.items()}
-
-
-def _read_options(kind: str | None, files: list[Path], settings: DatasetSettings) -> dict[str, Any]:
-    if kind == "text":
-        return {"encoding": "utf-8-sig"}  # a byte order mark is no part of the first line
-    if kind == "parquet":
-        return {"batch_size": _PARQUET_ROWS}
-    if kind != "csv":
-        return {}
-    options = {"keep_default_na": False, "na_values": [""], "converters": {settings.text_column: _cell_text}}
-    return {**options, "sep": "\t"} if {_ending(file) for file in files} == {".tsv"} else options
-
-
-def _cell_text(cell: str) -> str | None:
-    return cell or None
+    read = files_of(kind, splits)
+    fingerprint = known or _contents(files_read(read, settings), settings)
+    return Source(load_files(kind, read, fingerprint, settings), fingerprint, settings)
 
 
 def _card_names_files(folder: Path) -> bool:
@@ -361,64 +309,42 @@ def _card_names_files(folder: Path) -> bool:
 
 
 def _open_url(settings: DatasetSettings, known: str | None) -> Source:
-    """The file, glob or folder at one of fsspec's URLs; all its files are of the split train."""
+    """The file, glob or folder at one of fsspec's URLs."""
     from fsspec.core import url_to_fs
 
     try:
         fs, root = url_to_fs(settings.path)
         if "file" in (fs.protocol, *fs.protocol):
             return open_dataset(settings.model_copy(update={"path": root}), known)
-        files = _files_at(fs, root)
+        objects = find_objects(fs, root)
+        if not objects.infos:
+            raise DatasetError(
+                f"{settings.path}: there is no such file or folder; set dataset.path to one, or to a glob"
+            )
+        return _open_objects(objects, settings, known)
     except LengthwiseError:
         raise
     except Exception as error:  # clients of object stores have exceptions of their own
         raise DatasetError(
-            f"{settings.path}: cannot be opened ({_reason(error)}); check dataset.path, the credentials in the"
+            f"{settings.path}: cannot be opened ({reason(error)}); check dataset.path, the credentials in the"
             " environment, and that the package for this protocol is installed"
         ) from error
-    if not files:
-        raise DatasetError(f"{settings.path}: there is no such file or folder; set dataset.path to one, or to a glob")
-    fingerprint = known or _objects_fingerprint(files, root, settings)
-    paths = [Path(name) for name in files]
-    if any(path.name in _SAVED_TO_DISK and path.parent == Path(root) for path in paths):
-        return Source(_load_saved(settings.path, settings), fingerprint, settings)
-    kind = _one_format(paths, settings)
-    chosen = [name for name in files if _format_of(Path(name)) == kind] or list(files)
-    urls = [glob.escape(fs.unstrip_protocol(name)) for name in chosen]
-    options = _read_options(kind, [Path(name) for name in chosen], settings)
-    return Source(
-        _load(settings, kind, data_files={"train": urls}, cache_dir=_cache(fingerprint), **options),
-        fingerprint,
-        settings,
-    )
 
 
-def _files_at(fs: Any, root: str) -> dict[str, dict[str, Any]]:
-    """What the file system knows of each visible file, by its path; sorted."""
-    fs.invalidate_cache()
-    if fs.isfile(root):
-        found = {root: fs.info(root)}
-    elif fs.isdir(root):
-        below = fs.find(root, detail=True)
-        found = {
-            name: info
-            for name, info in below.items()
-            if not any(part.startswith((".", "_")) for part in Path(name).relative_to(root).parts)
-        }
-    else:
-        found = {name: info for name, info in fs.glob(root, detail=True).items() if info.get("type") == "file"}
-    return dict(sorted(found.items()))
-
-
-def _objects_fingerprint(files: dict[str, dict[str, Any]], root: str, settings: DatasetSettings) -> str:
-    """A hash of names and of what the file system says of the contents, or else of when they were written."""
-    digest = hashlib.sha256(f"{settings.format} {settings.split}\n".encode())
-    for name, info in files.items():
-        relative = name.removeprefix(root).lstrip("/") or Path(name).name
-        contents = [info[key] for key in _CONTENT_KEYS if info.get(key)]
-        version = contents or [info[key] for key in _TIME_KEYS if info.get(key)]
-        digest.update(f"{relative} {info.get('size')} {version}\n".encode())
-    return digest.hexdigest()
+def _open_objects(objects: Objects, settings: DatasetSettings, known: str | None) -> Source:
+    paths = list(objects.infos)
+    if objects.is_folder and {f"{objects.root.rstrip('/')}/{name}" for name in SAVED_TO_DISK} & set(paths):
+        data = load_saved(settings.path, settings)
+        return Source(
+            data, known or fingerprint_of({path: objects.version(path) for path in paths}, settings), settings
+        )
+    kind = one_format(paths, settings)
+    urls = [objects.url(path) for path in paths]
+    splits = folder_splits(objects.url(objects.root), settings, set(urls)) if objects.is_folder else {"train": urls}
+    read = files_of(kind, splits)
+    chosen = [objects.path(url) for url in files_read(read, settings)]
+    fingerprint = known or fingerprint_of({path: objects.version(path) for path in chosen}, settings)
+    return Source(load_files(kind, read, fingerprint, settings), fingerprint, settings)
 
 
 def _open_hub(settings: DatasetSettings, known: str | None) -> Source:
@@ -428,51 +354,16 @@ def _open_hub(settings: DatasetSettings, known: str | None) -> Source:
         builder = datasets.load_dataset_builder(settings.path, settings.name, revision=settings.revision)
     except Exception as error:  # the hub client has many ways to say that it found nothing
         raise DatasetError(
-            f"{settings.path}: neither a local file or folder nor a dataset that the hub gives ({_reason(error)});"
+            f"{settings.path}: neither a local file or folder nor a dataset that the hub gives ({reason(error)});"
             " check dataset.path, dataset.name, dataset.revision and the network"
         ) from error
     found = hashlib.sha256(f"{settings.path} {builder.config.name} {builder.hash} {settings.split}".encode())
-    data = _load(settings, settings.path, settings.name, revision=settings.revision)
+    data = load(settings, settings.path, settings.name, revision=settings.revision)
     return Source(data, known or found.hexdigest(), settings)
 
 
-def _load(settings: DatasetSettings, *arguments: Any, **options: Any) -> datasets.Dataset | datasets.IterableDataset:
-    import datasets
-    from datasets.packaged_modules.json import json as json_reader
-
-    json_reader.paj = _JsonReader
-    try:
-        return datasets.load_dataset(*arguments, split=settings.split, streaming=settings.streaming, **options)
-    except Exception as error:  # readers raise whatever their format's library raises
-        raise DatasetError(
-            f"{settings.path}: split {settings.split!r} cannot be loaded ({_reason(error)});"
-            " check dataset.split, dataset.format and the data"
-        ) from error
-
-
-class _JsonReader:
-    """Stands in for pyarrow.json within `datasets`: it kills the process where a block of lines begins with null.
-
-    See github.com/apache/arrow/issues/47409. A row that is null has no values, which is what an empty object says too.
-    """
-
-    ReadOptions = pyarrow.json.ReadOptions
-
-    @staticmethod
-    def read_json(file: io.BytesIO, **options: Any) -> pa.Table:
-        """The rows of some lines of JSON."""
-        data = b"\n" + file.read()
-        for pattern in _NULL_LINES:
-            data = pattern.sub(lambda match: match[0][:-4] + b"{  }", data)
-        return pyarrow.json.read_json(io.BytesIO(data[1:]), **options)
-
-
-def _files_fingerprint(files: list[Path], root: Path, settings: DatasetSettings) -> str:
-    digest = hashlib.sha256(f"{settings.format} {settings.split}\n".encode())
-    for file in files:
-        name = file.relative_to(root).as_posix() if root.is_dir() else file.name
-        digest.update(f"{name} {file_sha256(file)}\n".encode())
-    return digest.hexdigest()
+def _contents(files: Iterable[str | Path], settings: DatasetSettings) -> str:
+    return fingerprint_of({str(file): file_sha256(Path(file)) for file in files}, settings)
 
 
 def _features_of_first_rows(data: datasets.IterableDataset, settings: DatasetSettings) -> datasets.Features:
@@ -480,16 +371,12 @@ def _features_of_first_rows(data: datasets.IterableDataset, settings: DatasetSet
     import datasets
 
     try:
-        table = next(iter(data.with_format("arrow").iter(batch_size=1_000)), None)
+        table = next(iter(data.with_format("arrow").iter(batch_size=_FEW_ROWS)), None)
     except Exception as error:  # readers raise whatever their format's library raises
-        raise DatasetError(f"{settings.path}: the rows cannot be read ({_reason(error)})") from error
+        raise DatasetError(f"{settings.path}: the rows cannot be read ({reason(error)})") from error
     if table is None or not table.num_rows:
-        raise _no_rows(settings)
+        raise no_rows(settings)
     return datasets.Features.from_arrow_schema(table.schema)
-
-
-def _no_rows(settings: DatasetSettings) -> DatasetError:
-    return DatasetError(f"{settings.path}: split {settings.split!r} has no rows; nothing can be done with it")
 
 
 def _decoded(encoded: bytes | None) -> str | None:
@@ -497,10 +384,3 @@ def _decoded(encoded: bytes | None) -> str | None:
         return None if encoded is None else encoded.decode()
     except UnicodeDecodeError:
         return None
-
-
-def _reason(error: BaseException) -> str:
-    """The innermost cause in one line: readers wrap the message that says what is wrong."""
-    while error.__cause__ is not None:
-        error = error.__cause__
-    return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"

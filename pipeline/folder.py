@@ -206,7 +206,7 @@ def describe_holder(contents: bytes | None) -> str:
     try:
         record = json.loads(contents or b"")
         return f"process {record['pid']} on {record['host']}, since {record['since']}"
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         return "another process"
 
 

@@ -76,8 +76,8 @@ def records_of(lines: bytes) -> dict[int, ShardRecord]:
     for line in lines.splitlines():
         try:
             values = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             continue
-        if isinstance(values, dict) and values.keys() == names:
+        if isinstance(values, dict) and values.keys() == names and isinstance(values["index"], int):
             records[values["index"]] = ShardRecord(**values)
     return records

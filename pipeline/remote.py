@@ -254,7 +254,7 @@ def _is_alive(contents: bytes) -> bool:
         if same_processes and not _process_exists(int(record["pid"])):
             return False
         return bool(time.time() - record["renewed"] < LEASE_SECONDS)
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         return False
 
 

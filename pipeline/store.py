@@ -329,7 +329,7 @@ def read_identity(folder: Folder) -> dict[str, Any] | None:
         if value["sha256"] == identity_hash(depends_on) and isinstance(depends_on, dict):
             return depends_on
         problem = "its sha256 is not that of what it says"
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         problem = f"{type(error).__name__}: {error}"
     raise StoreError(
         f"{folder.at(IDENTITY)}: cannot be read ({problem}); the folder is damaged: start it over with --fresh, or"

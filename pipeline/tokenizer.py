@@ -51,7 +51,8 @@ class TextTokenizer:
     @property
     def vocab_size(self) -> int:
         """One more than the largest id that the tokenizer can give."""
-        return max(self._tokenizer.get_vocab(with_added_tokens=True).values(), default=-1) + 1
+        ids = self._tokenizer.get_vocab(with_added_tokens=True).values()
+        return max((*ids, *self.prefix, *self.suffix), default=-1) + 1
 
     def encode_batch(self, texts: Sequence[str]) -> list[Encoding]:
         """Encodings without special tokens; offsets are not tracked.
@@ -297,7 +298,7 @@ def _check_ids(text: str) -> None:
     """Refuse ids that the tokenizers library would count up to: to save a tokenizer with such an id takes minutes."""
     try:
         tree = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return  # the library says it better
     vocab = tree["model"].get("vocab") if isinstance(tree, dict) and isinstance(tree.get("model"), dict) else None
     added = tree.get("added_tokens") if isinstance(tree, dict) else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 from typing import Any, get_args
 
@@ -24,7 +25,7 @@ from pipeline.config import (
 from pipeline.errors import ConfigError
 
 MINIMAL = "dataset: {path: facts.txt}\nmodel: {path: checkpoint}\n"
-NAMES = st.text(min_size=1, max_size=20)
+NAMES = st.text(st.characters(codec="utf-8", exclude_characters="\0"), min_size=1, max_size=20)
 COUNTS = st.integers(1, 10**12)
 
 
@@ -276,13 +277,30 @@ def test_widths_of_an_encoder(changes: dict[str, Any], state_dim: int, dim: int)
             "".join(f"{b}: &{b} [{', '.join([f'*{a}'] * 9)}]\n" for a, b in zip(" abcdefgh", "abcdefghi", strict=True)),
             "",
         ),
+        (
+            "a: &a {x: 1}\n"
+            + "".join(f"{b}: &{b} {{<<: [{', '.join([f'*{a}'] * 9)}]}}\n" for a, b in itertools.pairwise("abcdefghij")),
+            "more than 10,000 keys are merged",
+        ),
+        ("dataset: 0x" + "f" * 9_000, "a int that is too long to be shown"),
     ],
-    ids=["deep", "tag", "references"],
+    ids=["deep", "tag", "references", "merges", "digits"],
 )
 def test_yaml_that_is_meant_to_harm(tmp_path: Path, text: str, told: str) -> None:
     (tmp_path / "run.yaml").write_text(text.replace("* ", "1"))
     with pytest.raises(ConfigError, match=told):
         load_config(tmp_path / "run.yaml")
+
+
+@pytest.mark.parametrize("text", [r'"a\0b"', r'"\ud800"'])
+def test_a_text_that_no_file_can_hold(tmp_path: Path, text: str) -> None:
+    assert "which no file can hold" in refusal(tmp_path, MINIMAL, f"dataset.split={text}")
+    assert "dataset.keep_columns" in refusal(tmp_path, MINIMAL, f"dataset.keep_columns=[b, {text}]")
+
+
+def test_a_number_beyond_all_bounds(tmp_path: Path) -> None:
+    assert "less than 9223372036854775808" in refusal(tmp_path, MINIMAL, f"dataset.shard_rows={2**63}")
+    assert "finite" in refusal(tmp_path, MINIMAL, "cluster.gpus_per_worker=.inf")
 
 
 def test_a_long_value_does_not_fill_the_screen(tmp_path: Path) -> None:

@@ -160,6 +160,23 @@ def test_only_data_files_of_a_folder_are_rows(tmp_path: Path, streaming: bool) -
     assert texts_at(tmp_path, streaming=streaming) == TEXTS_OF_ROWS
 
 
+@pytest.mark.parametrize("streaming", [False, True])
+def test_what_a_writer_keeps_for_itself_is_no_row(tmp_path: Path, streaming: bool) -> None:
+    write(tmp_path / "rows.txt")
+    first = opened(tmp_path).fingerprint
+    for other in ("_draft.txt", "_log/a.txt", ".rows.txt"):
+        (tmp_path / other).parent.mkdir(exist_ok=True)
+        (tmp_path / other).write_text("not a row\n")
+    assert texts_at(tmp_path, streaming=streaming) == TEXTS_OF_ROWS
+    assert opened(tmp_path).fingerprint == first
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_a_file_whose_name_fits_a_split_twice_is_read_once(tmp_path: Path, streaming: bool) -> None:
+    write(tmp_path / "train-of-train.txt")
+    assert texts_at(tmp_path, streaming=streaming) == TEXTS_OF_ROWS
+
+
 def test_a_folder_of_several_kinds_wants_a_format(tmp_path: Path) -> None:
     write(tmp_path / "a.txt")
     write(tmp_path / "b.jsonl", ROWS[:1])
@@ -314,6 +331,16 @@ def test_json_texts(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("streaming", [False, True])
+@pytest.mark.parametrize("words", [["2020-01-01"], ["2020-01-01", "no time"], ["2020-01-01T00:00:00Z", None, "x"]])
+def test_a_text_that_looks_like_a_time_stays_as_it_is_written(
+    tmp_path: Path, words: list[str | None], streaming: bool
+) -> None:
+    write(tmp_path / "a.jsonl", [{"text": words[0]}])
+    write(tmp_path / "b.jsonl", [{"text": word} for word in words[1:]] or [{"text": "2021-02-03"}])
+    assert texts_at(tmp_path / "*.jsonl", streaming=streaming) == [*words, *([] if words[1:] else ["2021-02-03"])]
+
+
+@pytest.mark.parametrize("streaming", [False, True])
 @pytest.mark.parametrize(
     ("name", "contents"),
     [
@@ -359,6 +386,12 @@ def test_a_path_that_is_not_there(tmp_path: Path) -> None:
             opened(missing)
         assert str(caught.value).startswith(f"{missing}: there is no such file or folder")
         assert "set dataset.path to" in str(caught.value)
+
+
+@pytest.mark.parametrize("path", ["a\0b.txt", "\ud800.txt", "~nobody-of-that-name/rows.txt", "x" * 5_000 + ".txt"])
+def test_a_path_that_no_file_can_have(path: str) -> None:
+    with pytest.raises(DatasetError, match=r"set dataset\.path to"):
+        open_dataset(DatasetSettings.model_construct(**{**DatasetSettings(path="x").model_dump(), "path": path}))
 
 
 @pytest.mark.parametrize("streaming", [False, True])
@@ -466,6 +499,28 @@ def test_another_byte_split_format_or_name_is_another_fingerprint(tmp_path: Path
     (tmp_path / "train.txt").rename(tmp_path / "training.txt")
     found.append(opened(tmp_path))
     assert len({source.fingerprint for source in found}) == len(found)
+
+
+def test_a_folder_is_not_the_glob_of_its_files(tmp_path: Path) -> None:
+    """The glob has no splits."""
+    write(tmp_path / "train.txt")
+    first = opened(tmp_path).fingerprint
+    assert opened(tmp_path / "*.txt").fingerprint == first  # the same rows
+    write(tmp_path / "test.txt")
+    assert opened(tmp_path).fingerprint == first
+    assert opened(tmp_path / "*.txt").fingerprint != first
+
+
+@pytest.mark.parametrize("name", ["rows.jsonl", "_rows.jsonl"])
+def test_every_file_that_a_card_may_name_is_in_the_fingerprint(tmp_path: Path, name: str) -> None:
+    (tmp_path / "README.md").write_text(f"---\nconfigs:\n- config_name: default\n  data_files: {name}\n---\n")
+    found = []
+    for rows in (ROWS[:1], ROWS[1:]):
+        write(tmp_path / name, rows)
+        source = opened(tmp_path, keep_columns=("id",))
+        assert rows_of(source) == rows
+        found.append(source.fingerprint)
+    assert found[0] != found[1]
 
 
 def test_a_file_replaced_by_one_of_the_same_age_is_read_anew(tmp_path: Path) -> None:

@@ -92,13 +92,25 @@ def test_a_known_fingerprint_is_believed(tmp_path: Path, monkeypatch: pytest.Mon
     assert open_dataset(settings, first).fingerprint == first
 
 
-def test_a_stream_whose_files_differ_in_a_columns_type(tmp_path: Path) -> None:
-    (tmp_path / "a.jsonl").write_text('{"text": "a", "n": 1}\n{"text": "b", "n": 2}\n')
-    (tmp_path / "b.jsonl").write_text('{"text": "c", "n": "three"}\n')
-    shards = opened(tmp_path / "*.jsonl", streaming=True, shard_rows=2, keep_columns=("n",)).shards()
-    assert next(shards).table["n"].to_pylist() == [1, 2]
-    with pytest.raises(DatasetError, match=r"\*\.jsonl: "):
-        next(shards)
+@pytest.mark.parametrize("shard_rows", [1, 2, 3, 100])
+def test_a_stream_whose_files_differ_in_a_columns_type(tmp_path: Path, shard_rows: int) -> None:
+    """Whether the files meet within a shard makes no difference."""
+    pq.write_table(pa.table({"text": ["a", "b"], "n": [1.5, 2.0]}), tmp_path / "a.parquet")
+    pq.write_table(pa.table({"text": ["c"], "n": [3]}), tmp_path / "b.parquet")
+    pq.write_table(pa.table({"text": pa.array(["d"], pa.large_string())}), tmp_path / "c.parquet")
+    source = opened(tmp_path / "*.parquet", streaming=True, shard_rows=shard_rows, keep_columns=("n",))
+    assert [(row["text"], row["n"]) for row in rows_of(source)] == [("a", 1.5), ("b", 2.0), ("c", 3.0), ("d", None)]
+
+
+@pytest.mark.parametrize("shard_rows", [10_000, 65_536])
+@pytest.mark.parametrize(("cell", "told"), [("2.5", "truncated"), ("x", "'x'")])
+def test_a_stream_whose_types_cannot_be_one(tmp_path: Path, cell: str, told: str, shard_rows: int) -> None:
+    """Pandas decides on a type every 10,000 rows."""
+    cells = [*map(str, range(10_000)), cell]
+    (tmp_path / "rows.csv").write_text("text,n\n" + "".join(f"a,{cell}\n" for cell in cells))
+    source = opened(tmp_path / "rows.csv", streaming=True, shard_rows=shard_rows, keep_columns=("n",))
+    with pytest.raises(DatasetError, match=rf"column 'n' is \w+ in rows 10000 to 10000, but int64 before \(.*{told}"):
+        rows_of(source)
 
 
 def test_columns_are_the_text_column_and_then_the_kept_ones(tmp_path: Path) -> None:
@@ -128,3 +140,21 @@ def test_a_stream_that_breaks_off_gives_what_came_before(tmp_path: Path) -> None
     assert [next(shards).table["text"].to_pylist() for _ in range(2)] == [TEXTS_OF_ROWS[:2], TEXTS_OF_ROWS[2:4]]
     with pytest.raises(DatasetError, match=r"the rows cannot be read \(.*JSON"):
         next(shards)
+
+
+def test_a_stream_that_broke_off_is_read_anew(tmp_path: Path) -> None:
+    write(tmp_path / "a.jsonl", ROWS[:4])
+    (tmp_path / "b.jsonl").write_bytes(b'{"text": "never ends')
+    source = opened(tmp_path / "*.jsonl", streaming=True, shard_rows=2)
+    for _ in range(2):
+        with pytest.raises(DatasetError, match="the rows cannot be read"):
+            source.read(2)
+    assert source.read(1).table["text"].to_pylist() == TEXTS_OF_ROWS[2:4]
+
+
+def test_two_readers_of_a_stream_do_not_meet(tmp_path: Path) -> None:
+    source = opened(write(tmp_path / "rows.jsonl"), streaming=True, shard_rows=1)
+    shards = source.shards()
+    assert next(shards).index == 0
+    assert source.read(3).table["text"].to_pylist() == TEXTS_OF_ROWS[3:4]
+    assert [shard.index for shard in shards] == [1, 2, 3, 4]

@@ -63,6 +63,17 @@ def test_folders_and_globs(tmp_path: Path, url: str, streaming: bool) -> None:
     assert texts_at(f"{url}/b.txt", streaming=streaming) == ["b.txt"]
 
 
+@pytest.mark.parametrize("streaming", [False, True])
+def test_a_folder_is_split_by_its_file_names(tmp_path: Path, url: str, streaming: bool) -> None:
+    write(tmp_path / "train.csv", ROWS[:2])
+    write(tmp_path / "test.csv", ROWS[2:])
+    for name in ("train.csv", "test.csv"):
+        upload(tmp_path / name, f"{url}/{name}")
+    assert texts_at(url, streaming=streaming) == TEXTS_OF_ROWS[:2]
+    assert texts_at(url, split="test", streaming=streaming) == TEXTS_OF_ROWS[2:]
+    assert texts_at(f"{url}/*.csv", streaming=streaming) == TEXTS_OF_ROWS[2:] + TEXTS_OF_ROWS[:2]
+
+
 def test_a_local_url_is_a_path(tmp_path: Path) -> None:
     path = write(tmp_path / "rows.txt")
     source = opened(f"file://{path}")
@@ -79,6 +90,34 @@ def test_the_fingerprint_is_of_the_object(tmp_path: Path, url: str) -> None:
     other = opened(upload(path, f"{url}/rows.txt"))
     assert other.fingerprint != first
     assert [row["text"] for row in rows_of(other)] != TEXTS_OF_ROWS
+
+
+def test_a_moved_folder_or_glob_is_the_same_input(tmp_path: Path, url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the store says no more than the size, as memory does without the time, the contents are read."""
+    monkeypatch.setattr("pipeline.objects._TIME_KEYS", ())
+    write(tmp_path / "a.txt")
+    for place in ("here", "there"):
+        upload(tmp_path / "a.txt", f"{url}/{place}/a.txt")
+    for ending in ("", "/*.txt", "/a.txt"):
+        assert opened(f"{url}/here{ending}").fingerprint == opened(f"{url}/there{ending}").fingerprint
+    first = opened(f"{url}/here").fingerprint
+    write(tmp_path / "a.txt", ROWS[::-1])
+    assert opened(upload(tmp_path / "a.txt", f"{url}/here/a.txt")).fingerprint != first
+
+
+class Closed(MemoryFileSystem):
+    """A file system that lets nobody in."""
+
+    protocol = "closed"
+
+    def info(self, path: str, **options: Any) -> Any:
+        raise PermissionError("access denied")
+
+
+def test_what_one_may_not_see_is_not_said_to_be_missing() -> None:
+    fsspec.register_implementation("closed", Closed, clobber=True)
+    with pytest.raises(DatasetError, match=r"cannot be opened \(PermissionError: access denied\); check dataset.path"):
+        opened("closed://bucket/rows.txt")
 
 
 @pytest.mark.parametrize(

@@ -316,6 +316,12 @@ def test_a_tokenizer_with_added_tokens_beyond_its_vocabulary() -> None:
     assert TextTokenizer(by_hand(vocab={"[UNK]": 0, "a": 40})).vocab_size == 41
 
 
+def test_special_tokens_beyond_the_vocabulary() -> None:
+    tokenizer = by_hand()
+    tokenizer.post_processor = processors.TemplateProcessing(single="$A [SEP]", special_tokens=[("[SEP]", 70)])
+    assert TextTokenizer(tokenizer).vocab_size == 71
+
+
 def test_a_vocabulary_without_its_unknown_token_is_explained() -> None:
     tokenizer = TextTokenizer(by_hand(vocab={"a": 0}))
     assert ids(tokenizer, "a a") == [0, 0]

@@ -79,7 +79,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def count(family: str, outcome: str) -> None:
+def check_outcome(family: str, outcome: str) -> None:
     """Note a case; only two outcomes are good."""
     FOUND[family, outcome] += 1
     assert outcome in (READ, REFUSED), outcome
@@ -101,11 +101,15 @@ def test_data_files(
 ) -> None:
     rows = [row if row is None else row.encode("utf-8", "replace").decode() for row in rows]
     data = damaged(file_of(kind, rows), damage)
-    count(kind, child.run(read_file, str(folder / f"rows.{kind}"), data, streaming, shard_rows, keep))
+    check_outcome(kind, child.run(read_file, str(folder / f"rows.{kind}"), data, streaming, shard_rows, keep))
 
 
 LAUGHS = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(
     f"{name}: &{name} [{', '.join([f'*{before}'] * 9)}]\n" for before, name in zip("abcdefgh", "bcdefghi", strict=True)
+)
+MERGES = "a: &a {x: 1}\n" + "".join(
+    f"{name}: &{name} {{<<: [{', '.join([f'*{before}'] * 9)}]}}\n"
+    for before, name in zip("abcdefghij", "bcdefghijk", strict=True)
 )
 STRANGE = [
     LAUGHS.encode(),
@@ -126,16 +130,21 @@ STRANGE = [
     b"a: !!binary '*'\n",
     b"a: " + b"9" * 10_000,
     b"%YAML 9.9\n---\na: 1\n",
+    b"a: 0x" + b"f" * 10_000,
+    MERGES.encode(),
+    b'a: "\\ud800"\n',
+    b'dataset: {path: "a\\0b"}\nmodel: {path: "\\udfff"}\n',
+    b"dataset: {path: a, shard_rows: 0xffffffffffffffffffff}\nmodel: {path: b}\n",
 ]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", range(len(STRANGE)))
 def test_strange_yaml(child: Child, folder: Path, number: int) -> None:
-    count("yaml", child.run(load_settings, str(folder / "run.yaml"), STRANGE[number], []))
+    check_outcome("yaml", child.run(load_settings, str(folder / "run.yaml"), STRANGE[number], []))
     text = STRANGE[number].decode("latin-1")
     good = b"dataset: {path: a}\nmodel: {path: b}\n"
-    count("yaml", child.run(load_settings, str(folder / "run.yaml"), good, [f"dataset.path={text}"]))
+    check_outcome("yaml", child.run(load_settings, str(folder / "run.yaml"), good, [f"dataset.path={text}"]))
 
 
 @pytest.mark.slow
@@ -143,7 +152,7 @@ def test_strange_yaml(child: Child, folder: Path, number: int) -> None:
 @given(damage=DAMAGE, overrides=st.lists(st.text(max_size=20), max_size=2))
 def test_damaged_yaml(child: Child, folder: Path, damage: Damage, overrides: list[str]) -> None:
     data = damaged((ROOT / "configs/quickstart.yaml").read_bytes(), damage)
-    count("yaml", child.run(load_settings, str(folder / "run.yaml"), data, overrides))
+    check_outcome("yaml", child.run(load_settings, str(folder / "run.yaml"), data, overrides))
 
 
 @pytest.mark.slow
@@ -156,7 +165,7 @@ def test_damaged_yaml(child: Child, folder: Path, damage: Damage, overrides: lis
 def test_yaml_of_anything(child: Child, folder: Path, sections: Any, path: list[str], value: Any) -> None:
     data = yaml.safe_dump(sections, allow_unicode=False).encode()
     override = f"{'.'.join(path)}={yaml.safe_dump(value, default_flow_style=True)}"
-    count("yaml", child.run(load_settings, str(folder / "run.yaml"), data, [override]))
+    check_outcome("yaml", child.run(load_settings, str(folder / "run.yaml"), data, [override]))
 
 
 MODELS = ("wordpiece", "bpe", "byte_bpe", "unigram", "wordlevel", "char")
@@ -212,7 +221,7 @@ def test_tokenizers(
         tree = mutated(tree, chance)
     data = damaged(json.dumps(tree).encode(), damage[: chance.choice([0, 0, 0, 4])])
     texts = [*TEXTS, "", "😀 unheard of", "x" * 300]
-    count("tokenizer", child.run(use_tokenizer, str(folder / "tokenizer.json"), data, texts))
+    check_outcome("tokenizer", child.run(use_tokenizer, str(folder / "tokenizer.json"), data, texts))
 
 
 @pytest.mark.slow
@@ -225,4 +234,4 @@ def test_checkpoints(child: Child, folder: Path, tokenizer: TextTokenizer, file:
     config = EncoderConfig(vocab_size=tokenizer.vocab_size, embedding_dim=4, hidden_size=3)
     save_checkpoint(folder / "model", seeded_encoder(config, 0), tokenizer)
     data = damaged((folder / "model" / file).read_bytes(), damage)
-    count("checkpoint", child.run(load_model, str(folder / "model"), file, data))
+    check_outcome("checkpoint", child.run(load_model, str(folder / "model"), file, data))
