@@ -27,6 +27,7 @@ import pickle
 import time
 import warnings
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -72,10 +73,14 @@ def encode_on_cluster(
         LengthwiseError: as of `encode_dataset`; there is no such cluster, or no room for a worker in it.
     """
     started = time.perf_counter()
-    with _connected(address), told_as_run_error(run.encode.output):
+    worker_run = _with_absolute_paths(run)
+    with ThreadPoolExecutor(1) as beside, contextlib.ExitStack() as stack:
+        # While Ray starts. Where there are GPUs it is for a worker to say: this process may have none, or another one.
+        here = beside.submit(_identity, worker_run, source, open_engine) if run.encode.device == "cpu" else None
+        stack.enter_context(_connected(address))
+        stack.enter_context(told_as_run_error(run.encode.output))
         _check_room(run.cluster)
-        worker_run = _with_absolute_paths(run)
-        identity = _identity_on_a_worker(worker_run, source.fingerprint, open_engine)
+        identity = here.result() if here else _identity_on_a_worker(worker_run, source.fingerprint, open_engine)
         with open_store(run, identity, fresh=fresh) as store, bar_of_rows(source, None, show_progress) as bar:
             rows = source.count_rows()
             numbers = range(-(-rows // run.dataset.shard_rows))
@@ -130,6 +135,12 @@ def _open(
     return source, ShardEncoder(run, source, tokenizer, engine, open_folder(run.encode.output), identity_hash(identity))
 
 
+def _identity(run: RunConfig, source: Source, open_engine: OpenEngine) -> dict[str, Any]:
+    """The run's identity as this process finds it."""
+    engine, tokenizer, weights = open_engine(run, run.cluster.cpus_per_worker)
+    return run_identity(run, source, tokenizer, engine, weights)
+
+
 def _opened(
     run: RunConfig, open_engine: OpenEngine, fingerprint: str
 ) -> tuple[Source, Engine, TextTokenizer, dict[str, Any]]:
@@ -140,7 +151,7 @@ def _opened(
 
 
 def _identity_on_a_worker(run: RunConfig, fingerprint: str, open_engine: OpenEngine) -> dict[str, Any]:
-    """The run's identity as a worker finds it: this process may have no GPU."""
+    """The run's identity as a worker finds it."""
     import ray
 
     def find() -> dict[str, Any] | LengthwiseError:
