@@ -159,6 +159,8 @@ class OnnxEngine:
         reference: the native graph where this one computes in less than float32, else None.
         weights: fingerprint of the encoder's weights.
         variant: the graph, see `export.variants`.
+        tolerance: how far a value may be from PyTorch's, as validation judges it.
+        workers: batches at a time.
     """
 
     def __init__(
@@ -180,7 +182,8 @@ class OnnxEngine:
         on_gpu = isinstance(self._runtime, OnnxRuntimeCuda)
         self.costs = engine_costs("onnx", "fp32", on_gpu=on_gpu)
         self.name = f"{self._runtime.name} {VARIANTS[self.variant].file}"
-        self._workers = workers or (_GPU_WORKERS if on_gpu else cores())
+        self.workers = workers or (_GPU_WORKERS if on_gpu else cores())
+        self.tolerance = self._runtime.tolerances(VARIANTS[self.variant]).difference
         exact = VARIANTS[self.variant].exact
         self.reference = None if exact else OnnxEngine(artifact, device, workers, NATIVE)
 
@@ -204,7 +207,7 @@ class OnnxEngine:
 
     def run_all(self, function: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
         """`function` of each item, in order, on the engine's workers."""
-        return in_threads(function, items, self._workers)
+        return in_threads(function, items, self.workers)
 
 
 def open_onnx(run: RunConfig, workers: int | None = None) -> tuple[OnnxEngine, TextTokenizer, str]:

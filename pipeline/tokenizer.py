@@ -73,6 +73,12 @@ class TextTokenizer:
         """The id of a token, or None."""
         return self._tokenizer.token_to_id(token)
 
+    @property
+    def special_ids(self) -> frozenset[int]:
+        """Ids of tokens that are never part of a text."""
+        added = self._tokenizer.get_added_tokens_decoder()
+        return frozenset(number for number, token in added.items() if token.special)
+
     def token(self, token_id: int) -> str | None:
         """The token of an id, or None."""
         return self._tokenizer.id_to_token(token_id)

@@ -7,6 +7,7 @@ import os
 import shlex
 import sys
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +24,12 @@ class _Polite:
     """Tells a user's mistake, or wish to end, in one paragraph, without a traceback.
 
     Exits with 2 on a LengthwiseError, and with 128 and the signal's number on SIGINT and SIGTERM, within seconds.
+
+    Attributes:
+        ends_at_signals: whether it does; a server has something to do first.
     """
+
+    ends_at_signals = True
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command."""
@@ -32,7 +38,7 @@ class _Polite:
 
         logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s", stream=sys.stderr)
         try:
-            with interruptible(_farewell):
+            with interruptible(_farewell) if self.ends_at_signals else nullcontext():
                 return super().invoke(ctx)  # type: ignore[misc]  # click's, of the classes below
         except LengthwiseError as error:
             if os.environ.get(TRACEBACK):
@@ -54,6 +60,12 @@ def _farewell(interrupted: Interrupted) -> str:
 
 class Verb(_Polite, click.Command):
     """A script that does one thing."""
+
+
+class ServerVerb(Verb):
+    """A script that runs until it is told to end."""
+
+    ends_at_signals = False
 
 
 class Verbs(_Polite, click.Group):

@@ -1,0 +1,215 @@
+"""Load on an HTTP server: many connections, from one process, at the pace of the answers or at a pace of its own.
+
+A client of its own, since general ones take longer for a request than the server does.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+_HEAD_END = b"\r\n\r\n"
+_LENGTH = b"content-length:"
+
+
+@dataclass
+class Load:
+    """What became of the requests.
+
+    Attributes:
+        statuses: answers, by status.
+        seconds: of each answered request, by its kind.
+        texts: texts of requests that were answered with 200.
+        lost: requests whose connection ended without an answer.
+        took: seconds of it all.
+    """
+
+    statuses: dict[int, int] = field(default_factory=dict)
+    seconds: dict[str, list[float]] = field(default_factory=dict)
+    texts: int = 0
+    lost: int = 0
+    took: float = 0.0
+
+    def percentile(self, part: float, kind: str = "") -> float:
+        """Of the seconds of a kind."""
+        ordered = sorted(self.seconds.get(kind, ()))
+        return ordered[min(len(ordered) - 1, int(part * len(ordered)))] if ordered else float("nan")
+
+
+@dataclass(frozen=True)
+class Request:
+    """One request, as its bytes.
+
+    Attributes:
+        texts: in it.
+        kind: under which its seconds are kept.
+        check: whether its answer is right; None to believe it.
+    """
+
+    data: bytes
+    texts: int
+    kind: str = ""
+    check: Callable[[bytes], bool] | None = None
+
+
+def post(path: str, body: bytes, texts: int, kind: str = "", check: Callable[[bytes], bool] | None = None) -> Request:
+    """A POST of JSON over a connection that is kept."""
+    head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: {len(body)}"
+    return Request(head.encode() + _HEAD_END + body, texts, kind, check)
+
+
+class WrongAnswer(Exception):
+    """An answer with 200 that is not right."""
+
+
+class Connection(asyncio.Protocol):
+    """One connection that sends a request at a time."""
+
+    def __init__(self) -> None:
+        self._received = bytearray()
+        self._whole = -1
+        self._answer: asyncio.Future[tuple[int, bytes]] | None = None
+        self._transport: asyncio.Transport | None = None
+        self.closed = True
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """It is there."""
+        assert isinstance(transport, asyncio.Transport)  # noqa: S101  # what asyncio gives for TCP
+        self._transport, self.closed = transport, False
+
+    def connection_lost(self, error: Exception | None) -> None:
+        """It has ended; so has what waits for it."""
+        self.closed = True
+        if self._answer is not None and not self._answer.done():
+            self._answer.set_exception(ConnectionResetError("closed without an answer"))
+
+    def data_received(self, data: bytes) -> None:
+        """Some of an answer, or its end."""
+        self._received += data
+        if self._whole < 0:
+            end = self._received.find(_HEAD_END)
+            if end < 0:
+                return
+            head = bytes(self._received[:end]).lower()
+            at = head.find(_LENGTH)
+            stop = head.find(b"\r\n", at)
+            length = int(head[at + len(_LENGTH) : stop if stop >= 0 else None]) if at >= 0 else 0
+            self._whole = end + len(_HEAD_END) + length
+            self._body = end + len(_HEAD_END)
+            self._closes = b"connection: close" in head
+        if len(self._received) >= self._whole and self._answer is not None and not self._answer.done():
+            status, body = int(self._received[9:12]), bytes(self._received[self._body : self._whole])
+            self._received.clear()
+            self._whole = -1
+            if self._closes:
+                self.closed = True
+            self._answer.set_result((status, body))
+
+    async def ask(self, data: bytes) -> tuple[int, bytes]:
+        """Send a request; its status and body."""
+        self._answer = asyncio.get_running_loop().create_future()
+        if self._transport is None or self.closed:
+            raise ConnectionResetError("not connected")
+        self._transport.write(data)
+        return await self._answer
+
+    def close(self) -> None:
+        """End it."""
+        if self._transport is not None:
+            self._transport.close()
+
+
+async def press(
+    host: str,
+    port: int,
+    requests: Sequence[Request],
+    *,
+    connections: int,
+    seconds: float,
+    rate: float | None = None,
+    until: Callable[[], bool] = lambda: False,
+) -> Load:
+    """Send requests, one after the other of those given and around again.
+
+    Args:
+        connections: at a time.
+        rate: requests a second; as fast as answers come where it is left out.
+        until: ends it early.
+    """
+    load, loop = Load(), asyncio.get_running_loop()
+    began = loop.time()
+    turn = _turns(requests)
+    paces = _paces(began, rate)
+
+    async def work() -> None:
+        connection: Connection | None = None
+        while loop.time() < began + seconds and not until():
+            due = next(paces)
+            if due > began + seconds:
+                break
+            if due > loop.time():
+                await asyncio.sleep(due - loop.time())
+            request = next(turn)
+            try:
+                if connection is None or connection.closed:
+                    _, connection = await loop.create_connection(Connection, host, port)
+            except OSError:  # nobody listens: nothing was sent
+                if until():
+                    break
+                await asyncio.sleep(0.01)
+                continue
+            sent = loop.time()
+            try:
+                status, body = await connection.ask(request.data)
+            except ConnectionError:
+                load.lost += 1
+                continue
+            load.statuses[status] = load.statuses.get(status, 0) + 1
+            if status == 200:
+                load.texts += request.texts
+                load.seconds.setdefault(request.kind, []).append(loop.time() - max(sent, due))
+                if request.check is not None and not request.check(body):
+                    raise WrongAnswer(request.kind)
+            else:
+                load.seconds.setdefault(str(status), []).append(loop.time() - sent)
+        if connection is not None:
+            connection.close()
+
+    workers = [asyncio.create_task(work()) for _ in range(connections)]
+    await asyncio.gather(*workers)
+    load.took = loop.time() - began
+    return load
+
+
+def run_load(host: str, port: int, requests: Sequence[Request], **options: object) -> Load:
+    """`press`, from a program without a loop."""
+    try:
+        import uvloop
+    except ImportError:
+        return asyncio.run(press(host, port, requests, **options))  # type: ignore[arg-type]
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(press(host, port, requests, **options))  # type: ignore[arg-type]
+
+
+def _turns(requests: Sequence[Request]) -> Iterator[Request]:
+    while True:
+        yield from requests
+
+
+def _paces(began: float, rate: float | None) -> Iterator[float]:
+    number = 0
+    while True:
+        yield began if rate is None else began + number / rate
+        number += 1
+
+
+def wait_until_ready(ask: Callable[[], bool], seconds: float = 60.0) -> float:
+    """Seconds until `ask` says so."""
+    began = time.perf_counter()
+    while not ask():
+        if time.perf_counter() - began > seconds:
+            raise TimeoutError(f"not ready within {seconds:g} s")
+        time.sleep(0.01)
+    return time.perf_counter() - began
