@@ -293,13 +293,13 @@ class Api:
             return _json_response(value)
         return await service.in_pool(lambda: _json_response(value))
 
-    def allows(self, path: str, authorization: str) -> bool:
+    def allows(self, path: str, authorization: bytes) -> bool:
         """Whether a request may come in."""
         key = self.settings.api_key
         if key is None or path in _OPEN:
             return True
-        kind, _, given = authorization.partition(" ")
-        return hmac.compare_digest(given.strip().encode(), key.encode()) and kind.lower() == "bearer"
+        kind, _, given = authorization.partition(b" ")
+        return hmac.compare_digest(given.strip(), key.encode()) and kind.lower() == b"bearer"
 
     async def _refuse(self, request: Request, error: Exception) -> Response:
         headers, param, code = {}, None, None
@@ -351,7 +351,7 @@ class _Door:
 
         authorization = next((value for name, value in scope["headers"] if name == b"authorization"), b"")
         try:
-            if self._api.allows(scope["path"], authorization.decode("latin-1")):
+            if self._api.allows(scope["path"], authorization):
                 await self._inner(scope, receive, sending)
             else:
                 message = "the API key is missing or wrong; send it as Authorization: Bearer KEY"

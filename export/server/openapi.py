@@ -174,7 +174,8 @@ def docs_page(document: Mapping[str, Any]) -> str:
     parts = [
         f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{title}</title>',
         '<meta name="viewport" content="width=device-width"><style>body{font:16px/1.5 system-ui,sans-serif;'
-        "max-width:50rem;margin:2rem auto;padding:0 1rem;color-scheme:light dark}code{font-family:ui-monospace,monospace}"
+        "max-width:50rem;margin:2rem auto;padding:0 1rem;color-scheme:light dark}"
+        "code{font-family:ui-monospace,monospace}"
         "td{padding:.1rem .8rem .1rem 0;vertical-align:top}summary{cursor:pointer;margin:.4rem 0}</style></head>",
         f'<body><h1>{title}</h1><p>For programs: <a href="openapi.json">openapi.json</a>. <a href="./">Try it</a>.</p>',
     ]

@@ -32,7 +32,7 @@ from pipeline.tokens import TokenShard
 log = logging.getLogger(__name__)
 LONG_TOKENS = 256
 _SHORT_SECONDS = 1.0  # after a short text, in which others are expected
-_WINDOW_ROWS = 4_096  # that are planned at a time
+_WINDOW_ROWS = 512  # that are planned at a time: enough for near lengths to meet, and requests end in turn
 _SMOOTHING = 0.1
 _MOST_SECONDS = 60
 
@@ -67,6 +67,7 @@ class Job:
     waiting: NDArray[np.int64] = field(init=False)  # rows that are in no batch yet
     left: int = field(init=False)  # rows whose vectors are not there yet
     held: int = 0  # tokens for which it holds places
+    begun: bool = False
     over: bool = False
     since: float = field(default_factory=time.monotonic)
 
@@ -236,7 +237,8 @@ class BatchQueue:
             taken.setdefault(job, []).append(row)
         parts = [(job, np.array(found, np.int64)) for job, found in taken.items()]
         for job, found in parts:
-            if len(job.waiting) == job.left:
+            if not job.begun:
+                job.begun = True
                 self._metrics.took("queue", now - job.since)
             job.waiting = np.setdiff1d(job.waiting, found, assume_unique=True)
             if not len(job.waiting):

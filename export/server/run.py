@@ -44,10 +44,7 @@ def serve(folder: Path, settings: ServeSettings, tell: Callable[[str], None]) ->
     """
     began = time.monotonic()
     listening = _listen(settings)
-    host, port = listening.getsockname()[:2]
-    tell(f"listening   http://{f'[{host}]' if ':' in host else host}:{port}")
-    life = _Life(folder, settings, tell, began)
-    life.run(listening)
+    _Life(folder, settings, tell, began).run(listening)
 
 
 class _Life:
@@ -73,6 +70,9 @@ class _Life:
         self._server = _Server(config, self._drain)
 
     def run(self, listening: socket.socket) -> None:
+        """Until the end."""
+        host, port = listening.getsockname()[:2]
+        self._url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
         self._server.run(sockets=[listening])
         if self._failure is not None:
             raise self._failure
@@ -80,6 +80,7 @@ class _Life:
             raise RunError("ended at once, by a second signal; what was accepted may not have been answered")
 
     async def _start(self) -> None:
+        self._tell(f"listening   {self._url}")
         self._tasks.append(asyncio.create_task(self._load()))
 
     async def _load(self) -> None:

@@ -9,6 +9,7 @@ import asyncio
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import cast
 
 _HEAD_END = b"\r\n\r\n"
 _LENGTH = b"content-length:"
@@ -76,8 +77,7 @@ class Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """It is there."""
-        assert isinstance(transport, asyncio.Transport)  # noqa: S101  # what asyncio gives for TCP
-        self._transport, self.closed = transport, False
+        self._transport, self.closed = cast(asyncio.Transport, transport), False
 
     def connection_lost(self, error: Exception | None) -> None:
         """It has ended; so has what waits for it."""
