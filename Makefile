@@ -53,7 +53,7 @@ $(STAMP): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@test ! -e "$(firstword $(filter-out $(STAMP),$(wildcard $(VENV)/.installed-*)))" \
 		|| $(BIN)/python -m pip uninstall --quiet --yes onnxruntime onnxruntime-gpu
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[$(RUNTIME),plot,ray,bench,quickstart,dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[$(RUNTIME),serve,plot,ray,bench,quickstart,dev]'
 	@rm -f $(VENV)/.installed-*
 	@touch $@
 

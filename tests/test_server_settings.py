@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import importlib
 from pathlib import Path
 
 import pytest
 
 from export.server.settings import PREFIX, ServeSettings, resolve_settings
 from pipeline.errors import ConfigError
+from serve_model import FLAGS
 
 
 def test_flags_come_before_variables_before_the_file_before_defaults(tmp_path: Path) -> None:
@@ -68,7 +68,5 @@ def test_a_wrong_file_is_named(tmp_path: Path, text: str, told: str) -> None:
         resolve_settings({}, tmp_path / "none.yaml", {})
 
 
-def test_every_setting_is_a_flag(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "scripts"))
-    script = importlib.import_module("serve_model")
-    assert list(script.FLAGS) == list(ServeSettings.model_fields)
+def test_every_setting_is_a_flag() -> None:
+    assert list(FLAGS) == list(ServeSettings.model_fields)

@@ -30,6 +30,7 @@ from pipeline.errors import LengthwiseError, RunError
 
 log = logging.getLogger(__name__)
 _POLL_SECONDS = 0.02
+_LAST_SECONDS = 0.5  # that a request which is on its way may take
 _BACKLOG = 2_048
 
 
@@ -71,6 +72,7 @@ class _Life:
 
     def run(self, listening: socket.socket) -> None:
         """Until the end."""
+        self._listening = listening
         host, port = listening.getsockname()[:2]
         self._url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
         self._server.run(sockets=[listening])
@@ -115,6 +117,14 @@ class _Life:
         while (waited := time.monotonic() - began) < self._settings.drain:
             if waited >= self._settings.notice and (service is None or not service.queue.held):
                 break
+            await asyncio.sleep(_POLL_SECONDS)
+        self._listening.listen(0)  # nobody comes in any more; who stands at the door is let in, and told to go
+        await asyncio.sleep(5 * _POLL_SECONDS)
+        for server in self._server.servers:
+            server.close()
+        self._listening.close()
+        last = time.monotonic() + _LAST_SECONDS
+        while self._server.server_state.connections and time.monotonic() < last:
             await asyncio.sleep(_POLL_SECONDS)
         self._server.should_exit = True
 
