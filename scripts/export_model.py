@@ -57,7 +57,7 @@ def exported(config: Path, overrides: tuple[str, ...]) -> Artifact:
 )
 @click.option("--triton-name", metavar="NAME", help="Its name; that of the artifact's folder if left out.")
 @click.option("--triton-device", type=click.Choice(["cpu", "cuda"]), help="Where it runs there; cpu if left out.")
-@click.option("--triton-batch", type=click.IntRange(1), help="The most texts that Triton computes at a time.")
+@click.option("--triton-batch", type=click.IntRange(1), help="The most texts it computes at a time; 64 if left out.")
 @click.option("--variant", help="The graph for Triton; the one that validation recommends if left out.")
 def main(
     config: Path,
