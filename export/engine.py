@@ -248,6 +248,19 @@ def recommended_variant(artifact: Artifact, runtime: str) -> str:
     return str(recommended or NATIVE)
 
 
+def chosen_variant(artifact: Artifact, runtime: str, variant: str | None = None) -> str:
+    """The graph that was asked for, or the recommended one for a runtime, which the artifact then has.
+
+    Raises:
+        ArtifactError: the artifact has no such graph; or as above.
+    """
+    name = variant or recommended_variant(artifact, runtime)
+    if name not in VARIANTS or VARIANTS[name].file not in artifact.manifest["files"]:
+        present = [known.name for known in VARIANTS.values() if known.file in artifact.manifest["files"]]
+        raise ArtifactError(f"{artifact.folder}: has no graph {name!r}, but {', '.join(present)}; see export.variants")
+    return name
+
+
 def _loaded(artifact: Artifact, device: Device, variant: str | None) -> tuple[OnnxRuntimeCpu, str]:
     """A runtime with a graph loaded, and which graph."""
     if device not in get_args(Device):
@@ -270,10 +283,7 @@ def _loaded(artifact: Artifact, device: Device, variant: str | None) -> tuple[On
 
 
 def _load(runtime: OnnxRuntimeCpu, artifact: Artifact, variant: str | None) -> str:
-    name = variant or recommended_variant(artifact, runtime.name)
-    if name not in VARIANTS or VARIANTS[name].file not in artifact.manifest["files"]:
-        present = [known.name for known in VARIANTS.values() if known.file in artifact.manifest["files"]]
-        raise ArtifactError(f"{artifact.folder}: has no graph {name!r}, but {', '.join(present)}; see export.variants")
+    name = chosen_variant(artifact, runtime.name, variant)
     runtime.load(artifact.folder / VARIANTS[name].file)
     return name
 

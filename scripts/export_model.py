@@ -1,4 +1,4 @@
-"""Export a run's encoder to an artifact folder: ONNX, TorchScript, tokenizer and golden vectors."""
+"""Export a run's encoder to an artifact folder: ONNX, TorchScript, tokenizer and golden vectors; and to Triton."""
 
 from __future__ import annotations
 
@@ -30,15 +30,59 @@ def export(run: RunConfig) -> Artifact:
     return artifact.with_files({"run.yaml": run.to_yaml()})
 
 
-@click.command(cls=Verb)
-@run_options
-def main(config: Path, overrides: tuple[str, ...]) -> None:
-    """Export the encoder of the run CONFIG (a YAML file) to the artifact folder export.output."""
-    run = load_run(config, overrides)
-    artifact = export(run)
+def opened(folder: Path, overrides: tuple[str, ...], repository: Path | None) -> Artifact:
+    """The artifact that is there."""
+    from export.artifact import Artifact
+
+    if repository is None:
+        raise click.UsageError(f"{folder} is a folder; give the YAML file of a run, or --triton DIR for an artifact")
+    if overrides:
+        raise click.UsageError(f"--set changes a setting of a run, and {folder} is a folder; give the run's YAML file")
+    return Artifact.open(folder)
+
+
+def exported(config: Path, overrides: tuple[str, ...]) -> Artifact:
+    """The artifact that a run makes, and a word about it."""
+    artifact = export(load_run(config, overrides))
     size = sum(file["bytes"] for file in artifact.manifest["files"].values())
     click.echo(f"artifact    {artifact.folder}: {len(artifact.manifest['files'])} files, {size / 1e6:.1f} MB")
     click.echo(f"next        python scripts/validate_export.py {artifact.folder} --texts {config}{as_typed(overrides)}")
+    return artifact
+
+
+@click.command(cls=Verb)
+@run_options
+@click.option(
+    "--triton", "repository", metavar="DIR", type=click.Path(path_type=Path), help="Write a model for Triton."
+)
+@click.option("--triton-name", metavar="NAME", help="Its name; that of the artifact's folder if left out.")
+@click.option("--triton-device", type=click.Choice(["cpu", "cuda"]), help="Where it runs there; cpu if left out.")
+@click.option("--triton-batch", type=click.IntRange(1), help="The most texts it computes at a time; 64 if left out.")
+@click.option("--variant", help="The graph for Triton; the one that validation recommends if left out.")
+def main(
+    config: Path,
+    overrides: tuple[str, ...],
+    repository: Path | None,
+    triton_name: str | None,
+    triton_device: str | None,
+    triton_batch: int | None,
+    variant: str | None,
+) -> None:
+    """Export the encoder of the run CONFIG (a YAML file) to the artifact folder export.output.
+
+    With --triton DIR, also write a model of it to DIR, a model repository of Triton Inference Server. CONFIG may be the
+    folder of an artifact then, which is left as it is: so the graph is the one that validation recommends.
+    """
+    named = {"name": triton_name, "device": triton_device, "max_batch_size": triton_batch, "variant": variant}
+    options = {key: value for key, value in named.items() if value is not None}
+    if options and repository is None:
+        raise click.UsageError("--triton-name, --triton-device, --triton-batch and --variant need --triton DIR")
+    artifact = opened(config, overrides, repository) if config.is_dir() else exported(config, overrides)
+    if repository is not None:
+        from export.triton import write_triton_model
+
+        folder = write_triton_model(artifact, repository, **options)  # type: ignore[arg-type]  # click checked them
+        click.echo(f"triton      {folder}: tritonserver --model-repository={repository}")
 
 
 if __name__ == "__main__":

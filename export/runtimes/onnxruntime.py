@@ -7,7 +7,9 @@ LSTM and Gather was placed on it. Anything less is "not run".
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,6 +21,7 @@ from export.variants import FP16
 if TYPE_CHECKING:
     import onnxruntime
 
+CUDA_OPTIONS: Mapping[str, str] = MappingProxyType({"use_tf32": "0"})
 _CUDA = "CUDAExecutionProvider"
 _LSTMS = ("LSTM", "DynamicQuantizeLSTM")
 _ON_CUDA = (*_LSTMS, "Gather")
@@ -68,7 +71,7 @@ class OnnxRuntimeCuda(OnnxRuntimeCpu):
     name = "onnxruntime cuda"
     tolerance = 1e-5
     dependent = frozenset({FP16})  # computed in half precision, in tiles that follow the batch; not measured yet
-    _providers = ((_CUDA, {"use_tf32": "0"}), "CPUExecutionProvider")
+    _providers = ((_CUDA, dict(CUDA_OPTIONS)), "CPUExecutionProvider")
 
     def load(self, path: Path) -> None:
         library = _onnxruntime()
