@@ -277,7 +277,7 @@ class Page:
         self._key(key, code, text, sum(_MODIFIERS[modifier] for modifier in modifiers))
 
     def _key(self, key: str, code: int, text: str, modifiers: int = 0) -> None:
-        pressed = {
+        pressed: dict[str, Any] = {
             "key": key,
             "code": "Space" if key == " " else key,
             "windowsVirtualKeyCode": code,

@@ -14,7 +14,7 @@ import zlib
 from collections.abc import Iterator, Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -33,7 +33,8 @@ class _StubServer(ThreadingHTTPServer):
     """Words for tokens, and the sum of their random vectors for a text's."""
 
     daemon_threads = True
-    info = {"model_id": "stub", "dim": 16, "max_text_tokens": 40, "max_items": 6, "trained": False, "variant": "native"}  # noqa: RUF012
+    info: ClassVar[dict[str, Any]] = {"model_id": "stub", "dim": 16, "max_text_tokens": 40, "max_items": 6}
+    info |= {"trained": False, "variant": "native"}
 
     def __init__(self, api_key: str | None) -> None:
         super().__init__(("127.0.0.1", 0), _StubHandler)
@@ -49,7 +50,7 @@ class _StubServer(ThreadingHTTPServer):
         ids = [token["id"] for token in self.tokens(text, add_special_tokens=False)]
         vector = sum((np.random.default_rng(number).normal(size=16) for number in ids), np.zeros(16))
         length = float(np.linalg.norm(vector))
-        return (vector / length if normalize and length else vector).tolist()  # type: ignore[no-any-return]
+        return (vector / length if normalize and length else vector).tolist()
 
 
 class _StubHandler(BaseHTTPRequestHandler):
