@@ -51,6 +51,10 @@ class BrowserError(Exception):
     """The browser, or the page in it, did not do what was asked."""
 
 
+class PageError(BrowserError):
+    """A command or a script failed; it may not do so at another moment, such as when a page has loaded."""
+
+
 def find_browser() -> str:
     """The program, found as `export.runtimes.javascript` finds it; the test is skipped where there is none."""
     named = os.environ.get(javascript._BROWSER_VARIABLE)
@@ -145,7 +149,7 @@ class Browser:
             self._unanswered.discard(number)
         answer = self._answers.pop(number)
         if "error" in answer:
-            raise BrowserError(f"{method}: {answer['error'].get('message')}")
+            raise PageError(f"{method}: {answer['error'].get('message')}")
         result: dict[str, Any] = answer["result"]
         return result
 
@@ -228,17 +232,22 @@ class Page:
             "Runtime.evaluate", seconds, expression=expression, returnByValue=True, awaitPromise=True, userGesture=True
         )
         if "exceptionDetails" in done:
-            raise BrowserError(f"{expression}: {_exception(done['exceptionDetails'])}")
+            raise PageError(f"{expression}: {_exception(done['exceptionDetails'])}")
         return done["result"].get("value")
 
     def wait_until(self, expression: str, seconds: float = SECONDS) -> Any:
-        """Wait for an expression to be true; its value then."""
+        """Wait for an expression to be true; its value then. It may fail at first, as while a page is loaded."""
         give_up = time.monotonic() + seconds
-        while not (value := self.evaluate(expression)):
+        while True:
+            try:
+                value, reason = self.evaluate(expression), expression
+            except PageError as error:
+                value, reason = None, str(error)
+            if value:
+                return value
             if time.monotonic() > give_up:
-                raise BrowserError(f"not true within {seconds:.0f} s: {expression}; console: {self.console}")
+                raise BrowserError(f"not true within {seconds:.0f} s: {reason}; console: {self.console}")
             time.sleep(0.02)
-        return value
 
     def text(self, selector: str) -> str:
         """The text that is seen of an element."""

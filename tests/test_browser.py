@@ -60,6 +60,10 @@ def test_promises_are_waited_for_and_what_fails_says_why(page: Page) -> None:
         page.evaluate("Promise.reject(new Error('no such thing'))")
     with pytest.raises(BrowserError, match="not true within 0 s: 1 > 2"):
         page.wait_until("1 > 2", seconds=0.1)
+    with pytest.raises(BrowserError, match="not true within 0 s: missing: ReferenceError"):
+        page.wait_until("missing", seconds=0.1)
+    page.evaluate("setTimeout(() => { window.missing = 5 }, 50)")
+    assert page.wait_until("missing") == 5
     with pytest.raises(BrowserError, match="ERR_NAME_NOT_RESOLVED"):
         page.open("http://elsewhere.example/")
 

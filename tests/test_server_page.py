@@ -393,13 +393,18 @@ def test_errors_are_said_in_words(page: Page, status: int, headers: dict[str, st
         assert page.text(f"#{form}-error") == ""
 
 
-def test_an_error_names_the_line_as_it_is_counted_in_the_field(page: Page) -> None:
+def test_an_error_names_the_line_as_it_is_counted_in_the_field(page: Page, server_url: str) -> None:
     page.answer_instead("/embed", 422, error_body("too long", "inputs.2"))
     search(page, "cat", ["a", "", "b"])
     assert page.text("#lines-error") == "Line 3: The server cannot take this text. too long"
     page.answer_instead("/embed", 422, error_body("too long", "inputs.0"))
     search(page, "cat", ["a"])
     assert (page.text("#query-error"), page.text("#lines-error")) == ("The server cannot take this text. too long", "")
+    most = ask(server_url, "info")["max_items"]
+    page.answer_instead("/embed", 200, [[1, 0]] * most)
+    page.answer_instead("/embed", 422, error_body("too long", "inputs.1"))  # the second of the second request
+    search(page, "cat", ["a"] * (most + 3))
+    assert page.text("#lines-error").startswith(f"Line {most + 1}: ")
     search(page, "cat", ["", " "])
     assert page.text("#lines-error") == "There are no lines to search."
 
@@ -435,12 +440,17 @@ def test_texts_of_no_tokens_have_no_similarity(page: Page) -> None:
     assert found(page) == []
 
 
-def test_only_the_last_answer_is_shown(page: Page, server_url: str) -> None:
+def test_only_the_last_answer_is_shown(page: Page) -> None:
     page.fill("#text-1", "cat")
-    again = "document.getElementById('compare').requestSubmit()"
-    for text in ("moon", "rain", "cat"):
-        page.evaluate(f"document.getElementById('text-0').value = '{text}'; {again}")
+    page.evaluate(
+        "{ const fetched = fetch; let late = 200;"  # the first answers come last
+        " window.fetch = (...all) => new Promise(done => setTimeout(done, late)).then(() => fetched(...all));"
+        " for (const text of ['moon', 'rain', 'cat']) {"
+        " document.getElementById('text-0').value = text;"
+        " document.getElementById('compare').requestSubmit(); late -= 100; } }"
+    )
     settle(page, "compare")
+    page.evaluate("new Promise(done => setTimeout(done, 400))")
     assert page.text("#similarity") == "1.0000"
     assert page.failed == []  # requests that the page gave up do not count
 
