@@ -149,6 +149,7 @@ def test_tokens(server: Served) -> None:
     assert status == 200
     assert [[token["text"] for token in row] for row in found] == [["the", "cat"], [], ["[UNK]"]]
     assert [token["special"] for row in found for token in row] == [False, False, True]
+    assert len(server.ask("/tokenize", {"inputs": "moon " * 65})[1][0]) == 65  # longer than may be encoded
 
 
 # What tells how things are

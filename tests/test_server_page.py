@@ -7,20 +7,23 @@ import contextlib
 import hashlib
 import json
 import re
-import threading
 import urllib.parse
 import urllib.request
-import zlib
 from collections.abc import Iterator, Sequence
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
 from browser import Browser, Page
+from conftest import TEXTS
+from export.build import build_artifact
+from pipeline.config import EncoderConfig, TokenizerTraining
+from pipeline.encoder import seeded_encoder
+from pipeline.tokenizer import train_tokenizer
+from serving import Served
 
 PAGE = Path(__file__).parents[1] / "export" / "server" / "page.html"
 KEY = "the-key-of-a-test"
@@ -29,99 +32,40 @@ QUERY = "the cat sat"
 LINES = ["rain fell on the road", "the cat sat", "", "the cat sat on the mat", "moon over the sea"]
 
 
-class _StubServer(ThreadingHTTPServer):
-    """Words for tokens, and the sum of their random vectors for a text's."""
-
-    daemon_threads = True
-    info: ClassVar[dict[str, Any]] = {"model_id": "stub", "dim": 16, "max_text_tokens": 40, "max_items": 6}
-    info |= {"trained": False, "variant": "native"}
-
-    def __init__(self, api_key: str | None) -> None:
-        super().__init__(("127.0.0.1", 0), _StubHandler)
-        self.api_key = api_key
-
-    def tokens(self, text: str, add_special_tokens: bool = True) -> list[dict[str, Any]]:
-        words = [{"id": zlib.crc32(word.encode()) % 1000, "text": word, "special": False} for word in text.split()]
-        if not words or not add_special_tokens:
-            return words
-        return [{"id": 1, "text": "<s>", "special": True}, *words, {"id": 2, "text": "</s>", "special": True}]
-
-    def vector(self, text: str, normalize: bool) -> list[float]:
-        ids = [token["id"] for token in self.tokens(text, add_special_tokens=False)]
-        vector = sum((np.random.default_rng(number).normal(size=16) for number in ids), np.zeros(16))
-        length = float(np.linalg.norm(vector))
-        return (vector / length if normalize and length else vector).tolist()
-
-
-class _StubHandler(BaseHTTPRequestHandler):
-    server: _StubServer
-
-    def do_GET(self) -> None:  # the name that the base class calls
-        if self.path == "/":
-            self._reply(200, PAGE.read_bytes(), "text/html; charset=utf-8")
-        elif self.path == "/info" and self._allowed():
-            self._json(200, self.server.info)
-        elif self.path != "/info":
-            self._error(404, "no such path")
-
-    def do_POST(self) -> None:
-        asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        texts = [asked["inputs"]] if isinstance(asked["inputs"], str) else asked["inputs"]
-        if not self._allowed():
-            return
-        if len(texts) > self.server.info["max_items"]:
-            self._error(413, "too many texts")
-        elif self.path == "/tokenize":
-            self._json(200, [self.server.tokens(text) for text in texts])
-        elif too_long := [number for number, text in enumerate(texts) if len(self.server.tokens(text)) > 40]:
-            self._error(422, "the text has more than 40 tokens", f"inputs.{too_long[0]}")
-        else:
-            self._json(200, [self.server.vector(text, asked["normalize"]) for text in texts])
-
-    def _allowed(self) -> bool:
-        allowed = self.server.api_key in (None, (self.headers["Authorization"] or "").removeprefix("Bearer "))
-        if not allowed:
-            self._error(401, "a key is needed")
-        return allowed
-
-    def _error(self, status: int, message: str, param: str | None = None) -> None:
-        self._json(status, error_body(message, param))
-
-    def _json(self, status: int, value: object) -> None:
-        self._reply(status, json.dumps(value).encode(), "application/json")
-
-    def _reply(self, status: int, body: bytes, kind: str) -> None:
-        self.send_response(status)
-        self.send_header("Content-Type", kind)
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        with contextlib.suppress(ConnectionError):  # the page gave the request up
-            self.wfile.write(body)
-
-    def log_message(self, *_: object) -> None:
-        return
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An artifact whose tokenizer cuts words into bytes and puts special tokens around a text."""
+    training = TokenizerTraining(model="byte_bpe", vocab_size=300, bos_token="[B]", eos_token="[E]")
+    tokenizer = train_tokenizer(TEXTS, training)
+    config = EncoderConfig(
+        vocab_size=tokenizer.vocab_size,
+        embedding_dim=8,
+        hidden_size=6,
+        trained=False,
+        tokenizer_fingerprint=tokenizer.fingerprint,
+    )
+    place = tmp_path_factory.mktemp("page") / "artifact"
+    build_artifact(seeded_encoder(config, 0), tokenizer, place)
+    return place
 
 
 @contextlib.contextmanager
-def serving(api_key: str | None = None) -> Iterator[str]:
-    """The URL of a running server, whose tokenizer puts special tokens around a text.
+def serving(folder: Path, api_key: str | None = None) -> Iterator[str]:
+    """The URL of a running server.
 
     All that is known here of the server is its contract: what the page should show is asked of the server itself.
     """
-    server = _StubServer(api_key)
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
-    thread.start()
+    environment = {} if api_key is None else {"LENGTHWISE_API_KEY": api_key}
+    served = Served(folder, "--max-items", "6", "--max-text-tokens", "90", environment=environment).ready()
     try:
-        yield f"http://127.0.0.1:{server.server_port}"
+        yield served.url
     finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
+        served.close()
 
 
 @pytest.fixture(scope="module")
-def server_url() -> Iterator[str]:
-    with serving() as url:
+def server_url(folder: Path) -> Iterator[str]:
+    with serving(folder) as url:
         yield url
 
 
@@ -419,25 +363,27 @@ def test_an_error_about_the_model_can_be_asked_again(tab: Page, server_url: str)
     assert page.text("#info-error") == ""
 
 
-def test_a_server_that_is_gone_is_missed(tab: Page) -> None:
-    with serving() as url:
+def test_a_server_that_is_gone_is_missed(tab: Page, folder: Path) -> None:
+    with serving(folder) as url:
         page = opened(tab, url)
     compare(page, "a", "b")
     assert page.text("#compare-error") == "The server cannot be reached."
 
 
-def test_texts_of_no_tokens_have_no_similarity(page: Page) -> None:
-    compare(page, "", "cat")
-    assert page.text("#similarity") == page.text("#tokens-0 .count") == "no tokens"
-    assert not page.visible("#meter")
-    compare(page, "dog", "cat")
-    assert page.visible("#meter")
-    page.answer_instead("/embed", 200, [[1, 0], [0, 0], [-0.6, 0.8], [0.6, 0.8]])
-    search(page, "a", ["b", "c", "d"])
-    assert found(page) == [["d", "0.6000"], ["c", "−0.6000"], ["b", "no tokens"]]
-    search(page, "", ["b", "c"])
-    assert page.text("#found") == "The query has no tokens: no line is near to it."
-    assert found(page) == []
+def test_texts_of_no_tokens_have_no_similarity(tab: Page, artifact_folder: Path) -> None:
+    with serving(artifact_folder) as url:
+        page = opened(tab, url)
+        compare(page, "", "cat")
+        assert page.text("#similarity") == page.text("#tokens-0 .count") == "no tokens"
+        assert not page.visible("#meter")
+        compare(page, "dog", "cat")
+        assert page.visible("#meter")
+        page.answer_instead("/embed", 200, [[1, 0], [0, 0], [-0.6, 0.8], [0.6, 0.8]])
+        search(page, "a", ["b", "c", "d"])
+        assert found(page) == [["d", "0.6000"], ["c", "−0.6000"], ["b", "no tokens"]]
+        search(page, "", ["b", "c"])
+        assert page.text("#found") == "The query has no tokens: no line is near to it."
+        assert found(page) == []
 
 
 def test_only_the_last_answer_is_shown(page: Page) -> None:
@@ -455,8 +401,8 @@ def test_only_the_last_answer_is_shown(page: Page) -> None:
     assert page.failed == []  # requests that the page gave up do not count
 
 
-def test_a_key_is_asked_for_sent_and_kept_nowhere(tab: Page) -> None:
-    with serving(api_key=KEY) as url:
+def test_a_key_is_asked_for_sent_and_kept_nowhere(tab: Page, folder: Path) -> None:
+    with serving(folder, KEY) as url:
         page = tab
         page.open(f"{url}/#a=moon&b=moon")
         page.wait_until("document.activeElement.id === 'key'")

@@ -152,7 +152,7 @@ class Api:
         def read(data: bytes) -> list[list[dict[str, Any]]]:
             body = read_body(TokenizeBody, data)
             texts = read_texts(body.inputs, "inputs", self.settings.max_items)
-            tokens = service.tokenize(texts, truncate=False, add_special_tokens=body.add_special_tokens)
+            tokens = service.tokenize(texts, any_length=True, add_special_tokens=body.add_special_tokens)
             return [service.shown_tokens(tokens.row(row)) for row in range(len(tokens))]
 
         deadline = time.monotonic() + self.settings.deadline

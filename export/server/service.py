@@ -148,23 +148,28 @@ class Service:
                 self.queue.release(places[0])
 
     def tokenize(
-        self, texts: Sequence[str], *, truncate: bool = False, add_special_tokens: bool | None = None
+        self,
+        texts: Sequence[str],
+        *,
+        truncate: bool = False,
+        any_length: bool = False,
+        add_special_tokens: bool | None = None,
     ) -> TokenShard:
         """Ids of texts; is called in the pool.
 
         Args:
             truncate: cut a text that is too long.
+            any_length: let a text be as long as it is: its ids are only to be shown.
             add_special_tokens: as the artifact says where it is left out.
 
         Raises:
             BadItem: a text is too long, or cannot be tokenized.
             TooMuch: they have more tokens in all than may wait.
         """
-        most = self.settings.max_text_tokens
         tokens = tokenize_texts(
             texts,
             self.tokenizer,
-            max_length=most,
+            max_length=None if any_length else self.settings.max_text_tokens,
             truncate=truncate,
             add_special_tokens=self.add_special_tokens if add_special_tokens is None else add_special_tokens,
             bad_rows="zero",
