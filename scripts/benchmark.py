@@ -1,4 +1,4 @@
-"""Measure: whole encodings, LSTM, graphs, tokenizer, memory, Ray. Each prints its table and keeps it as JSON."""
+"""Measure: whole encodings, LSTM, graphs, tokenizer, memory, Ray, the server. Each prints its table and keeps it as JSON."""
 
 from __future__ import annotations
 
@@ -124,6 +124,20 @@ def cluster(folder: Path, shape: str, corpus: str, shard_rows: int, rows: int, r
     from benchmarks.cluster import measure
 
     measure(shape, corpus, rows, shard_rows, runs).save(folder / f"cluster-{shape}.json")
+
+
+@main.command()
+@_options("shape", "corpus")
+@click.option("--seconds", type=click.FloatRange(0.1), default=8, show_default=True, help="Seconds a measurement.")
+@click.option("--overload", type=click.FloatRange(0.1), default=60, show_default=True, help="Seconds of overload.")
+@click.option("--soak", type=click.FloatRange(0), default=0, show_default=True, help="Seconds of a soak, if any.")
+@click.option("--runs", type=click.IntRange(1), default=3, show_default=True, help="Runs of each server.")
+@click.pass_obj
+def serve(folder: Path, shape: str, corpus: str, seconds: float, overload: float, soak: float, runs: int) -> None:
+    """The server against batch encoding and other servers; latency, long texts among short ones, overload."""
+    from benchmarks.serve import measure
+
+    measure(shape, corpus, seconds, overload, soak, runs).save(folder / f"serve-{shape}.json")
 
 
 if __name__ == "__main__":
