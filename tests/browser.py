@@ -60,8 +60,8 @@ def find_browser() -> str:
     named = os.environ.get(javascript._BROWSER_VARIABLE)
     found = shutil.which(named) if named else next(filter(None, map(shutil.which, javascript._BROWSERS)), None)
     if found is None:
-        pytest.skip(f"no Chromium or Chrome {'at ' + named if named else 'on the path'}; install one, or set "
-                    f"{javascript._BROWSER_VARIABLE}")  # fmt: skip
+        where = f"at {named}" if named else "on the path"
+        pytest.skip(f"no Chromium or Chrome {where}; install one, or set {javascript._BROWSER_VARIABLE}")
     return found
 
 
@@ -297,10 +297,8 @@ class Page:
 
     def look(self, width: int = 1000, height: int = 900, scheme: str = "light") -> None:
         """Set the size of the window, in CSS pixels, and the scheme of colours that a person prefers."""
-        self.call(
-            "Emulation.setDeviceMetricsOverride",
-            width=width, height=height, deviceScaleFactor=1, mobile=width < 600,
-        )  # fmt: skip
+        size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 600}
+        self.call("Emulation.setDeviceMetricsOverride", **size)
         self.call("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
 
     def screenshot(self, path: Path) -> None:

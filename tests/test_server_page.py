@@ -132,9 +132,11 @@ def search(page: Page, query: str, lines: Sequence[str]) -> None:
 
 def settle(page: Page, form: str) -> None:
     """Wait until a form has a result, or an error to show; both are cleared when it is sent."""
-    shown = f"[...document.querySelectorAll('#{form} .error, #{form}-result')].some(it => it.checkVisibility())"
-    page.wait_until(f"document.getElementById('{form}').ariaBusy !== 'true' && ({shown} || key_form.checkVisibility())"
-                    .replace("key_form", "document.getElementById('key-form')"))  # fmt: skip
+    shown = f"#{form} .error, #{form}-result, #key-form"
+    page.wait_until(
+        f"document.getElementById('{form}').ariaBusy !== 'true'"
+        f" && [...document.querySelectorAll('{shown}')].some(it => it.checkVisibility())"
+    )
 
 
 def similarity(page: Page) -> float:
@@ -265,7 +267,7 @@ def test_more_lines_than_a_request_may_hold_go_in_several(page: Page, server_url
     most = ask(server_url, "info")["max_items"]
     lines = [f"line number {number}" for number in range(2 * most)]
     search(page, "line number 3", lines)
-    assert sorted(lines[:100]) == sorted(text for text, _ in found(page)) or most > 50
+    assert len(found(page)) == min(len(lines), 100)
     assert found(page)[0] == ["line number 3", "1.0000"]
     assert sum(request.url.endswith("/embed") for request in page.requests) == 3
     assert page.failed == []
