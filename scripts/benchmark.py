@@ -1,4 +1,4 @@
-"""Measure: whole encodings, LSTM, graphs, tokenizer, memory, Ray, the server. Each prints its table and keeps it as JSON."""
+"""Measure: whole encodings, LSTM, graphs, tokenizer, memory, Ray, the server. Each prints tables and keeps them."""
 
 from __future__ import annotations
 

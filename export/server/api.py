@@ -56,6 +56,7 @@ PAGE = Path(__file__).with_name("page.html")
 BodyT = TypeVar("BodyT", bound=Body)
 T = TypeVar("T")
 _OPEN = ("/", "/docs", "/openapi.json", "/health/live", "/health/ready", "/v2/health/live", "/v2/health/ready")
+_OF_PAGES = {"content-security-policy": "frame-ancestors 'none'", "x-content-type-options": "nosniff"}
 _FEW_VALUES = 2**14  # that are written as JSON at once; more are, in the pool
 _GONE = 499  # for the log: the client hung up
 _STATUS = {BadItem: 422, TooMuch: 413, Overloaded: 429, Closed: 503, DeadlineExceeded: 504}
@@ -215,10 +216,10 @@ class Api:
     # What tells how things are
 
     async def _page(self, _: Request) -> Response:
-        return FileResponse(PAGE, media_type="text/html")
+        return FileResponse(PAGE, media_type="text/html", headers=_OF_PAGES)
 
     async def _docs(self, _: Request) -> Response:
-        return HTMLResponse(docs_page(self._description()))
+        return HTMLResponse(docs_page(self._description()), headers=_OF_PAGES)
 
     async def _openapi(self, _: Request) -> Response:
         return _json_response(self._description())

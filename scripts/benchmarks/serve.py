@@ -86,7 +86,7 @@ def serving(kind: str, artifact: Path) -> Iterator[Server]:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     ours = [str(SCRIPTS / "serve_model.py"), str(artifact), "--port", str(port), "--model-name", "m"]
-    theirs = [str(Path(__file__).with_name("rivals.py")), kind, str(artifact), str(port)]
+    theirs = [str(Path(__file__).with_name(f"rival_{kind}.py")), str(artifact), str(port)]
     server = Server([sys.executable, *(ours if kind == "ours" else theirs)], port)
     try:
         yield server
@@ -144,11 +144,11 @@ def _throughput(
     offline = f"batch encoding, {cores()} threads"
     encoder.encode(short)
     for _ in range(runs):
-        began, rows = time.perf_counter(), 0
+        began, turns = time.perf_counter(), 0
         while time.perf_counter() - began < seconds:
             encoder.encode(short)
-            rows += len(short)
-        note(offline, rows / (time.perf_counter() - began))
+            turns += 1
+        note(offline, turns * len(short) / (time.perf_counter() - began))
         for kind in ("ours", "fastapi", "litserve"):
             with serving(kind, artifact) as server:
                 for size in (1, MANY):
@@ -227,7 +227,7 @@ def _overload(result: Result, server: Server, short: list[str], capacity: float,
     load = server.press(requests, connections=1_024, seconds=seconds, rate=3 * capacity / MANY)
     after = server.memory()
     refused = load.percentile(0.5, "429"), load.percentile(0.99, "429")
-    rows = [
+    rows: list[list[Any]] = [
         ["sent for", f"{seconds:g} s, {3 * capacity:,.0f} texts/s"],
         ["answers", ", ".join(f"{count:,} x {status}" for status, count in sorted(load.statuses.items()))],
         ["without an answer", load.lost],

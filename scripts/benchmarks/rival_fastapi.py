@@ -1,0 +1,26 @@
+"""A plain FastAPI handler on the same graph, without batching: `python rival_fastapi.py ARTIFACT PORT`."""
+
+from __future__ import annotations
+
+import sys
+
+import uvicorn
+from fastapi import Body, FastAPI
+
+from export.engine import OnnxEncoder
+
+
+def make_app(artifact: str) -> FastAPI:
+    """A handler that encodes what it is sent; FastAPI runs it in its threads."""
+    app, encoder = FastAPI(), OnnxEncoder.load(artifact)
+
+    @app.post("/embed")
+    def embed(inputs: list[str] = Body(embed=True)) -> list[list[float]]:
+        found: list[list[float]] = encoder.encode(inputs).tolist()
+        return found
+
+    return app
+
+
+if __name__ == "__main__":
+    uvicorn.run(make_app(sys.argv[1]), host="127.0.0.1", port=int(sys.argv[2]), log_level="error", access_log=False)

@@ -1,0 +1,39 @@
+"""LitServe on the same graph, with the settings that it has by itself: `python rival_litserve.py ARTIFACT PORT`."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import litserve
+import numpy as np
+from numpy.typing import NDArray
+
+from export.engine import OnnxEncoder
+
+
+class Api(litserve.LitAPI):
+    """Texts to vectors, a request at a time."""
+
+    def setup(self, device: str) -> None:
+        """In the worker's process."""
+        self.encoder = OnnxEncoder.load(sys.argv[1])
+
+    def decode_request(self, request: dict[str, Any]) -> list[str]:
+        """The texts."""
+        texts: list[str] = request["inputs"]
+        return texts
+
+    def predict(self, texts: list[str]) -> NDArray[np.float32]:
+        """Their vectors."""
+        return self.encoder.encode(texts)
+
+    def encode_response(self, vectors: NDArray[np.float32]) -> list[list[float]]:
+        """As JSON."""
+        found: list[list[float]] = vectors.tolist()
+        return found
+
+
+if __name__ == "__main__":
+    server = litserve.LitServer(Api(api_path="/embed"), accelerator="cpu")
+    server.run(host="127.0.0.1", port=int(sys.argv[2]), generate_client_file=False, log_level="error")
