@@ -2,7 +2,8 @@
 
 Notable decisions:
 - A place in the queue is taken before a body is parsed: what cannot be taken costs next to nothing to refuse.
-- Parsing and tokenizing run in the pool; the event loop only moves bytes.
+- Parsing and tokenizing run in the pool, and the event loop only moves bytes. A body of a few hundred bytes is the
+  exception: to hand it over takes longer than to read it.
 - A body is parsed by pydantic's own parser, which bounds its depth, and refuses NaN and lone surrogates.
 """
 
@@ -26,7 +27,7 @@ from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import FileResponse, HTMLResponse, Response
-from starlette.routing import Match, Route
+from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from export.server import protocol
@@ -57,6 +58,7 @@ BodyT = TypeVar("BodyT", bound=Body)
 T = TypeVar("T")
 _OPEN = ("/", "/docs", "/openapi.json", "/health/live", "/health/ready", "/v2/health/live", "/v2/health/ready")
 _OF_PAGES = {"content-security-policy": "frame-ancestors 'none'", "x-content-type-options": "nosniff"}
+_FEW_BYTES = 512  # of a body that is read at once
 _FEW_VALUES = 2**14  # that are written as JSON at once; more are, in the pool
 _GONE = 499  # for the log: the client hung up
 _STATUS = {BadItem: 422, TooMuch: 413, Overloaded: 429, Closed: 503, DeadlineExceeded: 504}
@@ -75,12 +77,12 @@ class Api:
         self.service: Service | None = None
         model = "/v2/models/{name}"
         self._routes = [
+            Route("/embed", self._embed, methods=["POST"]),
+            Route("/v1/embeddings", self._embeddings, methods=["POST"]),
+            Route("/tokenize", self._tokenize, methods=["POST"]),
             Route("/", self._page),
             Route("/docs", self._docs),
             Route("/openapi.json", self._openapi),
-            Route("/embed", self._embed, methods=["POST"]),
-            Route("/tokenize", self._tokenize, methods=["POST"]),
-            Route("/v1/embeddings", self._embeddings, methods=["POST"]),
             Route("/v1/models", self._models),
             Route("/info", self._info),
             Route("/health/live", self._live),
@@ -99,16 +101,14 @@ class Api:
                 )
             ),
         ]
+        self._labels: dict[Any, str] = {route.endpoint: route.path for route in reversed(self._routes)}
         handlers: dict[Any, Any] = {HTTPException: self._refuse, LengthwiseError: self._refuse, Exception: self._fail}
         inner = Starlette(routes=self._routes, exception_handlers=handlers, lifespan=lifespan)
         self.app: ASGIApp = _Door(inner, self)
 
     def route_of(self, scope: Scope) -> str:
-        """The route that a request goes to, for metrics."""
-        for route in self._routes:
-            if route.matches(scope)[0] != Match.NONE:
-                return route.path
-        return "other"
+        """The route that a request went to, for metrics."""
+        return self._labels.get(scope.get("endpoint", ""), "other")
 
     # What asks for vectors
 
@@ -177,7 +177,7 @@ class Api:
         async def work() -> tuple[BodyT, TokenShard, NDArray[np.float32]]:
             async with service.place(len(data)) as places:
                 at = time.monotonic()
-                body, tokens = await service.in_pool(parse)
+                body, tokens = parse() if len(data) <= _FEW_BYTES else await service.in_pool(parse)
                 self.metrics.took("tokenize", time.monotonic() - at)
                 return body, tokens, await service.encode(tokens, places, deadline)
 
@@ -377,19 +377,27 @@ async def _unless_gone(request: Request, work: Awaitable[T]) -> T:
     Raises:
         ClientDisconnect: it did.
     """
-    task = asyncio.ensure_future(work)
+    task = asyncio.current_task()
     gone = asyncio.ensure_future(request.receive())  # the body was read: what else comes is that the client has left
-    try:
-        await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
-        if not task.done():
-            raise ClientDisconnect
-        return task.result()
-    finally:
-        gone.cancel()
-        if not task.done():
+    left = False
+
+    def leave(_: object) -> None:
+        nonlocal left
+        if not gone.cancelled() and task is not None:
+            left = True
             task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await task
+
+    gone.add_done_callback(leave)
+    try:
+        return await work
+    except asyncio.CancelledError:
+        if left and task is not None:
+            task.uncancel()
+            raise ClientDisconnect from None
+        raise
+    finally:
+        gone.remove_done_callback(leave)
+        gone.cancel()
 
 
 def _normalized(vectors: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -1,12 +1,12 @@
 """Requests to batches: what waits is planned by length, as offline, and the oldest goes first.
 
 Notable decisions:
-- There is no waiting for company. A free worker takes what is there; while all are busy, a queue forms by itself, and
-  the next batch is the larger for it.
+- Where nothing is computed, a text is begun at once. While another batch is, a few texts wait for company, for some
+  milliseconds at most: small batches would take the processor from those who bring more texts.
 - A batch is one of those that `pipeline.batching.plan_batches` makes of all that waits: the one with the oldest text
   in it. So near lengths go together, and no text waits for one that came after it: none starves.
 - A text that takes long must not take all workers, since short ones would wait for it. While short ones come, long ones
-  leave a worker free.
+  leave a worker free, and the order among them is kept.
 - Places are counted in tokens. A request whose texts are not tokenized yet holds as many as its bytes let expect.
 - One session serves all workers: onnxruntime runs it in several threads, with one copy of the weights.
 """
@@ -19,6 +19,8 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,6 +34,7 @@ from pipeline.tokens import TokenShard
 log = logging.getLogger(__name__)
 LONG_TOKENS = 256
 _SHORT_SECONDS = 1.0  # after a short text, in which others are expected
+_FEW_TEXTS, _COMPANY_SECONDS = 16, 0.005
 _WINDOW_ROWS = 512  # that are planned at a time: enough for near lengths to meet, and requests end in turn
 _SMOOTHING = 0.1
 _MOST_SECONDS = 60
@@ -58,32 +61,31 @@ class Job:
         deadline: when nobody wants them any more, of `time.monotonic`.
         done: is called once, in a worker's thread, when all vectors are there, or with an error.
         vectors: float32[texts, dim].
+        held: tokens for which it holds places.
+        left: rows whose vectors are not there yet.
+        begun: whether some are computed.
+        over: whether it is done, failed or given up.
+        since: when it was made, of `time.monotonic`.
     """
 
     tokens: TokenShard
     deadline: float
     done: Callable[[Job, Exception | None], None]
     vectors: NDArray[np.float32] = field(init=False)
-    waiting: NDArray[np.int64] = field(init=False)  # rows that are in no batch yet
-    left: int = field(init=False)  # rows whose vectors are not there yet
-    held: int = 0  # tokens for which it holds places
+    held: int = 0
+    left: int = 0
     begun: bool = False
     over: bool = False
     since: float = field(default_factory=time.monotonic)
 
-    def __post_init__(self) -> None:
-        self.waiting = np.flatnonzero(self.tokens.lengths)
-        self.left = len(self.waiting)
 
+class _Text(NamedTuple):
+    """A text that waits, or is in a batch: where its ids are, and where its vector goes."""
 
-@dataclass(frozen=True)
-class _Batch:
-    parts: list[tuple[Job, NDArray[np.int64]]]
-    lengths: NDArray[np.int64]
-
-    @property
-    def is_long(self) -> bool:
-        return int(self.lengths.max()) >= LONG_TOKENS
+    job: Job
+    row: int
+    start: int
+    length: int
 
 
 class BatchQueue:
@@ -100,9 +102,9 @@ class BatchQueue:
         self._engine, self._costs, self._workers, self._most = engine, costs, workers, most_tokens
         self._metrics = metrics
         self._changed = threading.Condition()
-        self._jobs: list[Job] = []  # with rows that wait, the oldest first
+        self._waiting: list[_Text] = []  # the oldest first; some may be of jobs that are over
         self._held = 0
-        self._running_long = 0
+        self._running = self._running_long = 0
         self._last_short = -math.inf
         self._rate = 0.0  # tokens a second, of all workers
         self._closed = False
@@ -145,17 +147,21 @@ class BatchQueue:
 
     def submit(self, job: Job, reserved: int) -> None:
         """Queue a job for which `reserved` places were taken; it holds as many as it has tokens from here on."""
-        job.held = int(job.tokens.offsets[-1])
+        offsets = job.tokens.offsets.tolist()
+        texts = [
+            _Text(job, row, start, stop - start) for row, (start, stop) in enumerate(pairwise(offsets)) if stop > start
+        ]
+        job.held, job.left = offsets[-1], len(texts)
         job.vectors = np.zeros((len(job.tokens), self._engine.config.dim), np.float32)
         with self._changed:
             self._hold(job.held - reserved)
-            if job.left:
-                if int(job.tokens.lengths.min(initial=LONG_TOKENS, where=job.tokens.lengths > 0)) < LONG_TOKENS:
+            if texts:
+                if min(text.length for text in texts) < LONG_TOKENS:
                     self._last_short = time.monotonic()
-                self._jobs.append(job)
-                self._changed.notify(len(job.waiting))
-                return
-        self._finish(job, None)
+                self._waiting += texts
+                self._changed.notify(len(texts))
+        if not texts:
+            self._finish(job, None)
 
     def cancel(self, job: Job) -> None:
         """Nobody wants it any more: its places are free, and what is not begun is not computed."""
@@ -184,8 +190,6 @@ class BatchQueue:
             return False
         job.over = True
         self._hold(-job.held)
-        if job in self._jobs:
-            self._jobs.remove(job)
         return True
 
     def _finish(self, job: Job, error: Exception | None) -> None:
@@ -198,91 +202,95 @@ class BatchQueue:
         while True:
             with self._changed:
                 while (batch := self._next()) is None:
-                    if self._closed and not self._jobs:
+                    if self._closed and not self._waiting:
                         return
-                    self._changed.wait()
+                    self._changed.wait(_COMPANY_SECONDS if self._waiting else None)
+                is_long = _is_long(batch)
+                self._running += 1
+                self._running_long += is_long
             try:
                 self._run(batch)
             finally:
                 with self._changed:
-                    self._running_long -= batch.is_long
+                    self._running -= 1
+                    self._running_long -= is_long
                     self._changed.notify_all()
 
-    def _next(self) -> _Batch | None:
+    def _next(self) -> list[_Text] | None:
         """The batch of the oldest text that may be begun; it is taken out of what waits."""
         now = time.monotonic()
-        for job in [job for job in self._jobs if job.deadline < now]:
-            self._forget(job)  # whoever waited for it has left: the deadline is theirs
+        few = self._running and 0 < len(self._waiting) < _FEW_TEXTS and not self._closed
+        if few and now - self._waiting[0].job.since < _COMPANY_SECONDS:
+            return None
         leave_one = self._workers > 1 and self._running_long >= self._workers - 1
-        only_short = leave_one and now - self._last_short < _SHORT_SECONDS
-        window: list[tuple[Job, int]] = []
-        lengths: list[NDArray[np.int64]] = []
-        for job in self._jobs:
-            rows = job.waiting
-            found = job.tokens.lengths[rows]
-            if only_short:
-                rows, found = rows[found < LONG_TOKENS], found[found < LONG_TOKENS]
-            if len(rows):
-                window += [(job, row) for row in rows.tolist()]
-                lengths.append(found)
-            if len(window) >= _WINDOW_ROWS:
+        longest = LONG_TOKENS if leave_one and now - self._last_short < _SHORT_SECONDS else math.inf
+        window: list[_Text] = []
+        passed: list[_Text] = []
+        seen = 0
+        for text in self._waiting:
+            seen += 1
+            if text.job.deadline < now:
+                self._forget(text.job)  # whoever waited for it has left: the deadline is theirs
+            if text.job.over:
+                continue
+            if text.length >= longest:
+                passed.append(text)
+                continue
+            window.append(text)
+            if len(window) == _WINDOW_ROWS:
                 break
         if not window:
+            self._waiting = passed
             return None
-        every = np.concatenate(lengths)
-        rows = next(batch for batch in plan_batches(every, self._costs) if 0 in batch)
-        taken: dict[Job, list[int]] = {}
-        for place in rows.tolist():
-            job, row = window[place]
-            taken.setdefault(job, []).append(row)
-        parts = [(job, np.array(found, np.int64)) for job, found in taken.items()]
-        for job, found in parts:
-            if not job.begun:
-                job.begun = True
-                self._metrics.took("queue", now - job.since)
-            job.waiting = np.setdiff1d(job.waiting, found, assume_unique=True)
-            if not len(job.waiting):
-                self._jobs.remove(job)
-        batch = _Batch(parts, np.concatenate([job.tokens.lengths[found] for job, found in parts]))
-        self._running_long += batch.is_long
+        lengths = np.fromiter((text.length for text in window), np.int64, len(window))
+        places = next(rows for rows in plan_batches(lengths, self._costs) if rows.min() == 0).tolist()
+        batch = [window[place] for place in places]
+        taken = set(places)
+        left = [text for place, text in enumerate(window) if place not in taken]
+        self._waiting = passed + left + self._waiting[seen:]
+        for text in batch:
+            if not text.job.begun:
+                text.job.begun = True
+                self._metrics.took("queue", now - text.job.since)
         return batch
 
-    def _run(self, batch: _Batch) -> None:
+    def _run(self, batch: list[_Text]) -> None:
         """Compute a batch; where that fails, its requests one by one, so that only the one to blame fails."""
-        wanted = [(job, rows) for job, rows in batch.parts if not job.over]
-        if not wanted:
+        batch = [text for text in batch if not text.job.over]
+        if not batch:
             return
         try:
-            self._compute(wanted)
+            self._compute(batch)
         except Exception as error:  # whatever the runtime raises
-            log.error("a batch of %d rows failed: %s: %s", len(batch.lengths), type(error).__name__, error)
-            if len(wanted) == 1:
-                self._finish(wanted[0][0], error)
+            log.error("a batch of %d texts failed: %s: %s", len(batch), type(error).__name__, error)
+            jobs = dict.fromkeys(text.job for text in batch)
+            if len(jobs) == 1:
+                self._finish(batch[0].job, error)
                 return
-            for job, rows in wanted:
-                self._run(_Batch([(job, rows)], job.tokens.lengths[rows]))
+            for job in jobs:
+                self._run([text for text in batch if text.job is job])
 
-    def _compute(self, parts: list[tuple[Job, NDArray[np.int64]]]) -> None:
-        lengths = np.concatenate([job.tokens.lengths[rows] for job, rows in parts])
-        longest = int(lengths.max())
-        input_ids = np.full((len(lengths), longest), self._engine.config.pad_token_id, np.int64)
-        place = 0
-        for job, rows in parts:
-            for row in rows.tolist():
-                input_ids[place, : lengths[place]] = job.tokens.row(row)
-                place += 1
+    def _compute(self, batch: list[_Text]) -> None:
+        longest = max(text.length for text in batch)
+        input_ids = np.full((len(batch), longest), self._engine.config.pad_token_id, np.int64)
+        for cells, (job, _, start, length) in zip(input_ids, batch, strict=True):
+            cells[:length] = job.tokens.values[start : start + length]
+        lengths = np.fromiter((text.length for text in batch), np.int64, len(batch))
         began = time.perf_counter()
         vectors = self._engine.encode_batch(input_ids, lengths)
         seconds = time.perf_counter() - began
         tokens = int(lengths.sum())
-        self._metrics.batch(longest, len(lengths), tokens, seconds)
-        self._rate += _SMOOTHING * (tokens / max(seconds, 1e-6) * self._workers - self._rate)
-        place = 0
-        for job, rows in parts:
-            job.vectors[rows] = vectors[place : place + len(rows)]
-            place += len(rows)
-            with self._changed:
-                job.left -= len(rows)
-                complete = job.left == 0
-            if complete:
-                self._finish(job, None)
+        self._metrics.batch(longest, len(batch), tokens, seconds)
+        for vector, (job, row, _, _) in zip(vectors, batch, strict=True):
+            job.vectors[row] = vector
+        with self._changed:
+            self._rate += _SMOOTHING * (tokens / max(seconds, 1e-6) * self._workers - self._rate)
+            for text in batch:
+                text.job.left -= 1
+            complete = [job for job in dict.fromkeys(text.job for text in batch) if not job.left]
+        for job in complete:
+            self._finish(job, None)
+
+
+def _is_long(batch: list[_Text]) -> bool:
+    return max(text.length for text in batch) >= LONG_TOKENS

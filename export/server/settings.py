@@ -31,7 +31,7 @@ class ServeSettings(Settings):
     max_text_tokens: PositiveInt = Field(4_096, description="most tokens of a text")
     max_items: PositiveInt = Field(1_024, description="most texts of a request")
     max_request_bytes: PositiveInt = Field(2 * 2**20, description="largest body of a request")
-    max_queue_tokens: PositiveInt = Field(262_144, description="tokens that may wait; beyond, requests get 429")
+    max_queue_tokens: PositiveInt = Field(65_536, description="tokens that may wait; beyond, requests get 429")
     deadline: Seconds = Field(30.0, description="seconds that a request may take; beyond, it gets 504")
     canary: Seconds = Field(60.0, description="seconds between two checks of the golden vectors")
     notice: Annotated[float, Field(ge=0, allow_inf_nan=False, strict=False)] = Field(

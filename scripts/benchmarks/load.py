@@ -139,18 +139,18 @@ async def press(
         until: ends it early.
     """
     load, loop = Load(), asyncio.get_running_loop()
-    began = loop.time()
+    began = time.perf_counter()
     turn = _turns(requests)
     paces = _paces(began, rate)
 
     async def work() -> None:
         connection: Connection | None = None
-        while loop.time() < began + seconds and not until():
+        while time.perf_counter() < began + seconds and not until():
             due = next(paces)
             if due > began + seconds:
                 break
-            if due > loop.time():
-                await asyncio.sleep(due - loop.time())
+            if due > time.perf_counter():
+                await asyncio.sleep(due - time.perf_counter())
             request = next(turn)
             try:
                 if connection is None or connection.closed:
@@ -160,7 +160,7 @@ async def press(
                     break
                 await asyncio.sleep(0.01)
                 continue
-            sent = loop.time()
+            sent = time.perf_counter()
             try:
                 status, body = await connection.ask(request.data)
             except ConnectionError:
@@ -169,17 +169,17 @@ async def press(
             load.statuses[status] = load.statuses.get(status, 0) + 1
             if status == 200:
                 load.texts += request.texts
-                load.seconds.setdefault(request.kind, []).append(loop.time() - max(sent, due))
+                load.seconds.setdefault(request.kind, []).append(time.perf_counter() - max(sent, due))
                 if request.check is not None and not request.check(body):
                     raise WrongAnswer(request.kind)
             else:
-                load.seconds.setdefault(str(status), []).append(loop.time() - sent)
+                load.seconds.setdefault(str(status), []).append(time.perf_counter() - sent)
         if connection is not None:
             connection.close()
 
     workers = [asyncio.create_task(work()) for _ in range(connections)]
     await asyncio.gather(*workers)
-    load.took = loop.time() - began
+    load.took = time.perf_counter() - began
     return load
 
 

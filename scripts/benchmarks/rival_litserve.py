@@ -1,7 +1,5 @@
 """LitServe on the same graph, with the settings that it has by itself: `python rival_litserve.py ARTIFACT PORT`."""
 
-from __future__ import annotations
-
 import sys
 from typing import Any
 

@@ -48,7 +48,11 @@ class Server:
         self.process = subprocess.Popen(
             command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd=SCRIPTS.parent, start_new_session=True
         )
-        wait_until_ready(self._answers)
+        try:
+            wait_until_ready(self._answers)
+        except BaseException:
+            self.close()
+            raise
         self.ready_after = time.perf_counter() - began
 
     def press(self, requests: Sequence[Request], **options: Any) -> Load:
