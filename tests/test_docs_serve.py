@@ -28,8 +28,10 @@ from numpy.typing import NDArray
 from conftest import TEXTS
 from export.artifact import Artifact
 from export.build import build_artifact
+from export.engine import OnnxEncoder
 from export.runtimes import javascript
 from export.runtimes.onnxruntime import CUDA_OPTIONS
+from export.server.settings import ServeSettings
 from pipeline.checkpoint import load_checkpoint
 from pipeline.config import BatchingSettings, EncoderConfig, TokenizerTraining
 from pipeline.encode import encode_tokens
@@ -37,6 +39,7 @@ from pipeline.encoder import seeded_encoder
 from pipeline.tokenizer import train_tokenizer
 from pipeline.tokens import tokenize_texts
 from pipeline.torch_engine import TorchEngine
+from serving import Served
 
 ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "docs" / "serve.md").read_text(encoding="utf-8")
@@ -285,3 +288,29 @@ def test_the_request_for_triton_is_one_that_the_graph_takes(here: Path) -> None:
     assert vectors.shape == (2, 12)
     np.testing.assert_allclose(vectors[1:], alone, atol=1e-6, rtol=0)
     assert len(onnx.load("artifact/onnx/model.onnx").graph.input) == len(feeds)
+
+
+def test_the_server_answers_as_is_said(artifact_folder: Path, tmp_path: Path) -> None:
+    served = Served(artifact_folder).ready()
+    try:
+        snippet = code("What it speaks", "python").replace("http://127.0.0.1:8000", served.url)
+        found: dict[str, Any] = {}
+        exec(snippet, found)
+        right = OnnxEncoder.load(artifact_folder).encode(["a short text", "another one"])
+        np.testing.assert_allclose(found["vectors"], right, atol=1e-6)
+        if shutil.which("curl"):
+            asked = re.search(r"^curl .*", PAGE, re.MULTILINE)
+            assert asked is not None
+            command = asked[0].replace("http://127.0.0.1:8000", served.url)
+            answer = subprocess.run(command, shell=True, capture_output=True, check=True).stdout
+            np.testing.assert_allclose(json.loads(answer), right, atol=1e-6)
+    finally:
+        served.close()
+
+
+def test_every_setting_of_the_server_and_its_default_is_named() -> None:
+    table = SECTIONS["Settings"]
+    for name, field in ServeSettings.model_fields.items():
+        assert f"`{name}`" in table
+        if isinstance(field.default, int) and field.default < 100_000:
+            assert f"{field.default:,}" in table.replace("8000", "8,000")

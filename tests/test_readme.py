@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
 import sys
+import urllib.request
 from pathlib import Path
 
 import datasets
@@ -26,6 +28,25 @@ def commands() -> list[str]:
     return [line.split("#")[0].strip() for line in text.splitlines() if line.strip()]
 
 
+def ask_server(command: str, folder: Path, environment: dict[str, str]) -> None:
+    """Start it, wait until it is ready, ask, and tell it to end."""
+    with subprocess.Popen(
+        command, shell=True, cwd=folder, env=environment, stdout=subprocess.PIPE, text=True
+    ) as server:
+        assert server.stdout is not None
+        url = next(line.split()[1] for line in server.stdout if line.startswith("listening"))
+        assert any(line.startswith("ready") for line in server.stdout)
+        body = json.dumps({"inputs": list(TEXTS)}).encode()
+        request = urllib.request.Request(f"{url}/embed", body, {"Content-Type": "application/json"})
+        with urllib.request.urlopen(request, timeout=30) as answer:
+            vectors = np.array(json.load(answer))
+        written = datasets.Dataset.from_parquet(f"{folder}/vectors/data/*.parquet", cache_dir=str(folder / "hf"))
+        np.testing.assert_allclose(vectors, np.array(written["embedding"])[: len(TEXTS)], atol=1e-6, rtol=0)
+        server.terminate()
+        server.stdout.read()
+        assert server.wait(60) == 0
+
+
 @pytest.mark.slow
 def test_the_verbs_work_on_a_users_own_files(tmp_path: Path) -> None:
     (tmp_path / "scripts").symlink_to(ROOT / "scripts")
@@ -43,8 +64,11 @@ def test_the_verbs_work_on_a_users_own_files(tmp_path: Path) -> None:
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
     }
     verbs = [command for command in commands() if command not in MAKE_TARGETS]
-    assert len(verbs) == 17
+    assert len(verbs) == 19
     for command in verbs:
+        if "serve_model" in command:
+            ask_server(f"exec {command} --port 0", tmp_path, environment)
+            continue
         done = subprocess.run(command, shell=True, cwd=tmp_path, env=environment, capture_output=True, text=True)
         assert done.returncode == 0, f"{command}\n{done.stderr}"
 

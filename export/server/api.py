@@ -1,7 +1,8 @@
 """The routes.
 
 Notable decisions:
-- A place in the queue is taken before a body is parsed: what cannot be taken costs next to nothing to refuse.
+- A place in the queue is taken before a body is parsed, and where there is none, a request is refused before its body
+  is read: what cannot be taken costs next to nothing.
 - Parsing and tokenizing run in the pool, and the event loop only moves bytes. A body of a few hundred bytes is the
   exception: to hand it over takes longer than to read it.
 - A body is parsed by pydantic's own parser, which bounds its depth, and refuses NaN and lone surrogates.
@@ -294,6 +295,17 @@ class Api:
             return _json_response(value)
         return await service.in_pool(lambda: _json_response(value))
 
+    def turned_away(self, scope: Scope) -> Response | None:
+        """What is answered at the door to a request for which there is no place."""
+        if scope["method"] != "POST" or self.service is None or not self.service.is_ready:
+            return None
+        length = next((value for name, value in scope["headers"] if name == b"content-length"), b"")
+        try:
+            self.service.check_place(int(length) if length.isdigit() else 0)
+        except Overloaded as error:
+            return self._refusal(scope["path"], error)
+        return None
+
     def allows(self, path: str, authorization: bytes) -> bool:
         """Whether a request may come in."""
         key = self.settings.api_key
@@ -303,6 +315,9 @@ class Api:
         return hmac.compare_digest(given.strip(), key.encode()) and kind.lower() == b"bearer"
 
     async def _refuse(self, request: Request, error: Exception) -> Response:
+        return self._refusal(request.url.path, error)
+
+    def _refusal(self, path: str, error: Exception) -> Response:
         headers, param, code = {}, None, None
         message = str(error)
         if isinstance(error, Refused):
@@ -312,7 +327,7 @@ class Api:
         else:
             status = next((status for kind, status in _STATUS.items() if isinstance(error, kind)), 503)
         if isinstance(error, BadItem):
-            param, code = f"{_field_of(request)}.{error.index}", "invalid_item"
+            param, code = f"{'input' if path.startswith('/v1/') else 'inputs'}.{error.index}", "invalid_item"
             message = f"item {error.index}: {message}"
         if isinstance(error, Overloaded):
             headers["retry-after"], code = str(error.retry_after), "overloaded"
@@ -322,7 +337,7 @@ class Api:
             headers["connection"] = "close"
         if status in (413, 429, 503, 504):
             self.metrics.rejected.labels(str(code or status)).inc()
-        return _error_response(request.url.path, status, message, param, code, headers)
+        return _error_response(path, status, message, param, code, headers)
 
     async def _fail(self, request: Request, error: Exception) -> Response:
         log.error("%s %s failed", request.method, request.url.path, exc_info=error)
@@ -353,7 +368,8 @@ class _Door:
         authorization = next((value for name, value in scope["headers"] if name == b"authorization"), b"")
         try:
             if self._api.allows(scope["path"], authorization):
-                await self._inner(scope, receive, sending)
+                refusal = self._api.turned_away(scope)
+                await (refusal or self._inner)(scope, receive, sending)
             else:
                 message = "the API key is missing or wrong; send it as Authorization: Bearer KEY"
                 headers = {"www-authenticate": "Bearer", "connection": "close"}
@@ -407,10 +423,6 @@ def _normalized(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
 
 def _base64(vector: NDArray[np.float32]) -> str:
     return base64.b64encode(vector.astype("<f4").tobytes()).decode()
-
-
-def _field_of(request: Request) -> str:
-    return "input" if request.url.path.startswith("/v1/") else "inputs"
 
 
 def _json_response(value: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:

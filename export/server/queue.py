@@ -124,20 +124,26 @@ class BatchQueue:
         """Whether all workers are."""
         return all(thread.is_alive() for thread in self._threads)
 
+    def check(self, tokens: int) -> None:
+        """Refuse where there are too few places; one larger than all of them is taken where there is nothing else.
+
+        Raises:
+            Overloaded: there are.
+            Closed: after `close`.
+        """
+        if self._closed:
+            raise Closed("the server is ending; ask another one")
+        if self._held and self._held + tokens > self._most:
+            raise Overloaded(self._held, self._most, self._retry_after())
+
     def reserve(self, tokens: int) -> None:
         """Take places.
 
-        A request larger than all places is taken where there is nothing else.
-
         Raises:
-            Overloaded: there are too few.
-            Closed: after `close`.
+            Overloaded, Closed: as `check`.
         """
         with self._changed:
-            if self._closed:
-                raise Closed("the server is ending; ask another one")
-            if self._held and self._held + tokens > self._most:
-                raise Overloaded(self._held, self._most, self._retry_after())
+            self.check(tokens)
             self._hold(tokens)
 
     def release(self, tokens: int) -> None:

@@ -132,6 +132,14 @@ class Service:
         """What computes without waiting, away from the event loop."""
         return await asyncio.get_running_loop().run_in_executor(self._pool, function)
 
+    def check_place(self, size: int) -> None:
+        """Refuse a body of so many bytes where there are too few places for it.
+
+        Raises:
+            Overloaded: there are.
+        """
+        self.queue.check(self._expected_tokens(size))
+
     @contextlib.asynccontextmanager
     async def place(self, size: int) -> AsyncIterator[list[int]]:
         """Places for a body of so many bytes; in the list stands how many are still to be given back.
@@ -139,7 +147,7 @@ class Service:
         Raises:
             Overloaded: there are too few.
         """
-        places = [max(1, int(size * self._tokens_per_byte))]
+        places = [self._expected_tokens(size)]
         self.queue.reserve(places[0])
         try:
             yield places
@@ -278,6 +286,9 @@ class Service:
         if found > most:
             raise TooMuch(f"{found:,} tokens in all, but at most {most:,} are taken at a time; send fewer texts")
         return tokens
+
+    def _expected_tokens(self, size: int) -> int:
+        return max(1, int(size * self._tokens_per_byte))
 
     def _learn(self, size: int, tokens: int) -> None:
         if size:
