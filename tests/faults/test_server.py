@@ -86,16 +86,16 @@ def test_told_to_end_under_load(artifact_folder: Path, right: Any, turn: int) ->
 
 @pytest.mark.slow
 def test_a_soak(server: Served, right: Any) -> None:
-    """Requests of any size for a while: no wrong vector, and no memory that grows."""
+    """Requests of any size for a while, 40 a second: no wrong vector, and no memory that grows."""
 
     def memory() -> int:
         lines = Path(f"/proc/{server.process.pid}/status").read_text().splitlines()
         return next(int(line.split()[1]) for line in lines if line.startswith("VmRSS"))
 
     every = requests(right, (1, 1, 3, 20, 60))
-    run_load("127.0.0.1", server.port, every, connections=8, seconds=cases(5, 60))
+    run_load("127.0.0.1", server.port, every, connections=8, seconds=cases(4, 60), rate=40)
     before = memory()
-    load = run_load("127.0.0.1", server.port, every, connections=8, seconds=cases(10, 1_800))
+    load = run_load("127.0.0.1", server.port, every, connections=8, seconds=cases(6, 1_800), rate=40)
     grown = memory() / before - 1
     print(f"\n{sum(load.statuses.values()):,} requests in {load.took:.0f} s; memory grew by {grown:.1%}")  # noqa: T201
     assert load.statuses.keys() == {200}

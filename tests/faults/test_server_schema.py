@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 import schemathesis
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, given, settings
+from schemathesis import GenerationMode
 from schemathesis.checks import not_a_server_error
 from schemathesis.specs.openapi.checks import (
     content_type_conformance,
@@ -18,6 +19,7 @@ from schemathesis.specs.openapi.checks import (
     unsupported_method,
 )
 
+from export.server.openapi import OPERATIONS
 from faults.form import cases
 from serving import Served
 
@@ -39,11 +41,28 @@ def described(_built_artifact: Path) -> Iterator[Any]:
     served.close()
 
 
-schema = schemathesis.pytest.from_fixture("described")
+VALID, WRONG = GenerationMode.POSITIVE, GenerationMode.NEGATIVE
+WITH_BODY = [operation for operation in OPERATIONS if operation.body is not None]
 
 
 @pytest.mark.slow
-@schema.parametrize()
-@settings(max_examples=cases(20, 500), deadline=None, suppress_health_check=list(HealthCheck), print_blob=False)
-def test_answers_are_as_described(case: Any) -> None:
-    case.call_and_validate(checks=CHECKS)
+@pytest.mark.parametrize(
+    ("method", "path", "mode"),
+    [
+        *((each.method, each.path, VALID) for each in OPERATIONS),
+        *((each.method, each.path, WRONG) for each in WITH_BODY),
+    ],
+)
+def test_answers_are_as_described(described: Any, method: str, path: str, mode: GenerationMode) -> None:
+    operation = described[path][method.upper()]
+    asked = 0
+
+    @settings(max_examples=cases(12, 400), deadline=None, suppress_health_check=list(HealthCheck), print_blob=False)
+    @given(case=operation.as_strategy(generation_mode=mode))
+    def ask(case: Any) -> None:
+        nonlocal asked
+        asked += 1
+        case.call_and_validate(checks=CHECKS)
+
+    ask()
+    assert asked
