@@ -237,7 +237,8 @@ def test_too_many_ids(server: Served) -> None:
 
 def test_routes_and_methods_that_there_are_not(server: Served) -> None:
     assert server.ask("/nowhere")[0] == 404
-    assert server.ask("/embed")[0] == 405
+    status, _, headers = server.exchange("/embed")
+    assert (status, headers["allow"]) == (405, "POST")
     assert server.ask("/health/live", {"a": 1})[0] == 405
 
 

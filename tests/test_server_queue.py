@@ -148,6 +148,7 @@ def test_where_nothing_is_short_all_workers_take_long_texts(bench: Callable[...,
     for _ in range(2):
         found.send([LONG_TOKENS] * 40)
     until(lambda: found.engine.running == 2)
+    assert [min(lengths) for lengths in found.engine.lengths] == [LONG_TOKENS] * 2
 
 
 def test_places_are_counted_and_given_back(bench: Callable[..., Bench]) -> None:

@@ -59,6 +59,7 @@ BodyT = TypeVar("BodyT", bound=Body)
 T = TypeVar("T")
 _OPEN = ("/", "/docs", "/openapi.json", "/health/live", "/health/ready", "/v2/health/live", "/v2/health/ready")
 _OF_PAGES = {"content-security-policy": "frame-ancestors 'none'", "x-content-type-options": "nosniff"}
+_DIGITS = 18  # of a length, and more than any has
 _FEW_BYTES = 512  # of a body that is read at once
 _FEW_VALUES = 2**14  # that are written as JSON at once; more are, in the pool
 _GONE = 499  # for the log: the client hung up
@@ -102,6 +103,7 @@ class Api:
                 )
             ),
         ]
+        self._work: dict[str, Any] = {route.path: route.endpoint for route in self._routes[:3]}  # what costs most
         self._labels: dict[Any, str] = {route.endpoint: route.path for route in reversed(self._routes)}
         handlers: dict[Any, Any] = {HTTPException: self._refuse, LengthwiseError: self._refuse, Exception: self._fail}
         inner = Starlette(routes=self._routes, exception_handlers=handlers, lifespan=lifespan)
@@ -109,7 +111,8 @@ class Api:
 
     def route_of(self, scope: Scope) -> str:
         """The route that a request went to, for metrics."""
-        return self._labels.get(scope.get("endpoint", ""), "other")
+        endpoint = scope.get("endpoint")
+        return self._labels.get(endpoint or self._work.get(scope["path"]), "other")
 
     # What asks for vectors
 
@@ -200,7 +203,7 @@ class Api:
         most = self.settings.max_request_bytes
         too_large = Refused(413, f"the body is larger than {most:,} bytes; send fewer texts", code="too_large")
         length = request.headers.get("content-length", "0")
-        if length.isdecimal() and int(length[:20]) > most:
+        if length.isdecimal() and int(length[:_DIGITS]) > most:
             raise too_large
         parts, size = [], 0
         try:
@@ -301,7 +304,7 @@ class Api:
             return None
         length = next((value for name, value in scope["headers"] if name == b"content-length"), b"")
         try:
-            self.service.check_place(int(length) if length.isdigit() else 0)
+            self.service.check_place(int(length[:_DIGITS]) if length.isdigit() else 0)
         except Overloaded as error:
             return self._refusal(scope["path"], error)
         return None
@@ -318,12 +321,12 @@ class Api:
         return self._refusal(request.url.path, error)
 
     def _refusal(self, path: str, error: Exception) -> Response:
-        headers, param, code = {}, None, None
-        message = str(error)
+        headers: dict[str, str] = {}
+        message, param, code = str(error), None, None
         if isinstance(error, Refused):
             status, param, code = error.status, error.param, error.code
         elif isinstance(error, HTTPException):
-            status, message = error.status_code, error.detail
+            status, message, headers = error.status_code, error.detail, dict(error.headers or {})
         else:
             status = next((status for kind, status in _STATUS.items() if isinstance(error, kind)), 503)
         if isinstance(error, BadItem):
