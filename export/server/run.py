@@ -11,8 +11,12 @@ Notable decisions:
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import ctypes
 import logging
 import socket
+import struct
+import sys
 import time
 from collections.abc import Callable, Coroutine
 from pathlib import Path
@@ -32,6 +36,7 @@ log = logging.getLogger(__name__)
 _POLL_SECONDS = 0.02
 _LAST_SECONDS = 0.5  # that a request which is on its way may take
 _BACKLOG = 2_048
+_SO_ATTACH_FILTER, _RETURN = 26, 0x06  # of linux/socket.h and linux/bpf_common.h
 
 
 def serve(folder: Path, settings: ServeSettings, tell: Callable[[str], None]) -> None:
@@ -118,8 +123,8 @@ class _Life:
             if waited >= self._settings.notice and (service is None or not service.queue.held):
                 break
             await asyncio.sleep(_POLL_SECONDS)
-        self._listening.listen(0)  # nobody comes in any more; who stands at the door is let in, and told to go
-        await asyncio.sleep(5 * _POLL_SECONDS)
+        _let_nobody_in(self._listening)
+        await asyncio.sleep(5 * _POLL_SECONDS)  # who stands at the door is let in, and told to go
         for server in self._server.servers:
             server.close()
         self._listening.close()
@@ -189,3 +194,15 @@ def _listen(settings: ServeSettings) -> socket.socket:
         ) from error
     listening.setblocking(False)
     return listening
+
+
+def _let_nobody_in(listening: socket.socket) -> None:
+    """Take no new connections, without closing the door on those that stand before it, as `close` would do.
+
+    Linux is told to drop what comes, by a filter of one instruction; others, to let few stand there.
+    """
+    listening.listen(0)
+    if sys.platform == "linux":
+        drop = ctypes.create_string_buffer(struct.pack("@HBBI", _RETURN, 0, 0, 0))
+        with contextlib.suppress(OSError):  # a kernel without filters
+            listening.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, struct.pack("@HP", 1, ctypes.addressof(drop)))
