@@ -132,3 +132,13 @@ def test_a_corpus_that_is_not_there(monkeypatch: pytest.MonkeyPatch, tmp_path: P
         result = CliRunner().invoke(main, ["tokenize", "--corpus", name])
         assert result.exit_code == 2
         assert f"apt-get install {package}" in result.stderr
+
+
+@pytest.mark.heavy
+def test_the_server_against_others(invoke: Callable[..., Result], tmp_path: Path) -> None:
+    invoke("serve", "--shape", "small", "--seconds", "0.5", "--overload", "1", "--soak", "1", "--runs", "1")
+    rates = table(tmp_path, "serve-small.json")
+    assert {name.partition(",")[0] for name in rates} == {"batch encoding", "ours", "fastapi", "litserve"}
+    assert all(int(rate.replace(",", "")) > 0 for rate, *_ in rates.values())
+    assert table(tmp_path, "serve-small.json", 4)["without an answer"] == [0]
+    assert table(tmp_path, "serve-small.json", 5)["answers"][0].endswith(" x 200")

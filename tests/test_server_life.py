@@ -125,7 +125,7 @@ def test_other_graphs_are_served_with_their_own_tolerance(artifact_folder: Path,
     right = OnnxEncoder.load(artifact_folder, variant=variant).encode(["the cat sat"])
 
     async def ask() -> Any:
-        async with service.place(1) as places:
+        with service.place(1) as places:
             return await service.encode(service.tokenize(["the cat sat"]), places, time.monotonic() + 20)
 
     np.testing.assert_allclose(asyncio.run(ask()), right, atol=1e-6)

@@ -103,7 +103,9 @@ class Api:
                 )
             ),
         ]
-        self._work: dict[str, Any] = {route.path: route.endpoint for route in self._routes[:3]}  # what costs most
+        self._work: dict[str, Callable[[Request], Awaitable[Response]]] = {
+            route.path: route.endpoint for route in self._routes[:3]
+        }  # what costs most
         self._labels: dict[Any, str] = {route.endpoint: route.path for route in reversed(self._routes)}
         handlers: dict[Any, Any] = {HTTPException: self._refuse, LengthwiseError: self._refuse, Exception: self._fail}
         inner = Starlette(routes=self._routes, exception_handlers=handlers, lifespan=lifespan)
@@ -162,7 +164,7 @@ class Api:
 
         deadline = time.monotonic() + self.settings.deadline
         data = await self._read(request, deadline)
-        async with service.place(len(data)):
+        with service.place(len(data)):
             found = await _unless_gone(request, service.in_pool(lambda: read(data)))
             return await self._json(found, sum(map(len, found)))
 
@@ -179,7 +181,7 @@ class Api:
             return body, read(body, service)
 
         async def work() -> tuple[BodyT, TokenShard, NDArray[np.float32]]:
-            async with service.place(len(data)) as places:
+            with service.place(len(data)) as places:
                 at = time.monotonic()
                 body, tokens = parse() if len(data) <= _FEW_BYTES else await service.in_pool(parse)
                 self.metrics.took("tokenize", time.monotonic() - at)
@@ -298,6 +300,20 @@ class Api:
             return _json_response(value)
         return await service.in_pool(lambda: _json_response(value))
 
+    async def worked(self, request: Request) -> Response | None:
+        """The answer of a route that works, without the layers that Starlette puts around it; None for the others."""
+        endpoint = self._work.get(request.scope["path"])
+        if endpoint is None or request.method != "POST":
+            return None
+        try:
+            return await endpoint(request)
+        except ClientDisconnect:
+            raise
+        except (HTTPException, LengthwiseError) as error:
+            return self._refusal(request.scope["path"], error)
+        except Exception as error:  # whatever the runtime raises
+            return await self._fail(request, error)
+
     def turned_away(self, scope: Scope) -> Response | None:
         """What is answered at the door to a request for which there is no place."""
         if scope["method"] != "POST" or self.service is None or not self.service.is_ready:
@@ -371,8 +387,8 @@ class _Door:
         authorization = next((value for name, value in scope["headers"] if name == b"authorization"), b"")
         try:
             if self._api.allows(scope["path"], authorization):
-                refusal = self._api.turned_away(scope)
-                await (refusal or self._inner)(scope, receive, sending)
+                answer = self._api.turned_away(scope) or await self._api.worked(Request(scope, receive, sending))
+                await (answer or self._inner)(scope, receive, sending)
             else:
                 message = "the API key is missing or wrong; send it as Authorization: Bearer KEY"
                 headers = {"www-authenticate": "Bearer", "connection": "close"}

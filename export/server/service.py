@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeVar
@@ -140,8 +140,8 @@ class Service:
         """
         self.queue.check(self._expected_tokens(size))
 
-    @contextlib.asynccontextmanager
-    async def place(self, size: int) -> AsyncIterator[list[int]]:
+    @contextlib.contextmanager
+    def place(self, size: int) -> Iterator[list[int]]:
         """Places for a body of so many bytes; in the list stands how many are still to be given back.
 
         Raises:
@@ -252,7 +252,7 @@ class Service:
             rows = [row[:length].tolist() for row, length in zip(golden.input_ids, golden.lengths, strict=True)]
             try:
                 tokens = self.given_ids(rows)
-                async with self.place(0) as places:
+                with self.place(0) as places:
                     self._check(await self.encode(tokens, places, time.monotonic() + _CANARY_SECONDS))
             except Overloaded:
                 continue  # busy is not ill
