@@ -41,8 +41,8 @@ def stop_point() -> None:
         raise Unwanted
 
 
-def ahead(items: Iterable[T], depth: int = 1) -> closing[Generator[T]]:
-    """The same items, made in another thread, `depth` ahead of where they are used.
+def ahead(items: Iterable[T]) -> closing[Generator[T]]:
+    """The same items, made in another thread, one ahead of where they are used: the next is begun when one is taken.
 
     Use it as `with ahead(items) as made: for item in made: ...`; leaving the block stops the thread, at its next item
     or `stop_point`. What `items` raises is raised here, after the items before it. Waiting for an item is itself a
@@ -51,12 +51,12 @@ def ahead(items: Iterable[T], depth: int = 1) -> closing[Generator[T]]:
     Raises:
         RuntimeError: the thread ended without having said so.
     """
-    return closing(_ahead(items, depth))
+    return closing(_ahead(items))
 
 
-def _ahead(items: Iterable[T], depth: int) -> Generator[T]:
-    queue: Queue[tuple[str, Any]] = Queue(depth)
-    stopped = threading.Event()
+def _ahead(items: Iterable[T]) -> Generator[T]:
+    queue: Queue[tuple[str, Any]] = Queue(1)
+    taken, stopped = threading.Semaphore(0), threading.Event()
 
     def put(kind: str, value: Any = None) -> None:
         while not stopped.is_set():
@@ -70,8 +70,10 @@ def _ahead(items: Iterable[T], depth: int) -> Generator[T]:
         try:
             for item in items:
                 put("item", item)
-                if stopped.is_set():
-                    return
+                del item  # it is whoever takes it who keeps it
+                while not taken.acquire(timeout=_POLL_SECONDS):
+                    if stopped.is_set():
+                        return
         except BaseException as error:
             put("error", error)
         else:
@@ -86,6 +88,7 @@ def _ahead(items: Iterable[T], depth: int) -> Generator[T]:
                 raise value
             if kind == "end":
                 return
+            taken.release()
             yield value
     finally:
         stopped.set()

@@ -1,7 +1,7 @@
 """The loop over a dataset's shards: read and tokenize, encode, write, each a shard apart.
 
-The three go on side by side, each in its own thread and one step ahead, so what is in memory is four shards at the
-most: one that is written, one that is encoded, one that waits and one that is read. A failure in any of them ends the
+The three go on side by side, each in its own thread and one step ahead, so what is in memory is three shards at the
+most: one that is written, one that is encoded, and one that is read and then waits. A failure in any of them ends the
 run with its own error; shards that were committed stay.
 """
 
