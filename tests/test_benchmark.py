@@ -71,7 +71,8 @@ def test_encode_compares_equal_models(invoke: Callable[..., Result], tmp_path: P
 @pytest.mark.slow
 def test_kernel_gives_rates_and_the_cost_of_a_step(invoke: Callable[..., Result], tmp_path: Path) -> None:
     invoke("kernel", "--shape", "small", "--runs", "1")
-    (cells,) = [cells for cells in table(tmp_path, "kernel-small.json").values() if cells[0] == "fp32"]
+    rows = json.loads((tmp_path / "kernel-small.json").read_bytes())["tables"][0]["rows"]
+    ((_, *cells),) = [row for row in rows if row[1] == "fp32"]  # there is one in bf16 too, where the processor has it
     assert re.fullmatch(r"[\d,]+ \(batch \d+\)", cells[3])
     assert cells[6] == "0.00%"
     steps = table(tmp_path, "kernel-small.json", 1)
