@@ -186,6 +186,7 @@ class _JsonReader:
     """Stands in for pyarrow.json within `datasets`: it kills the process where a block of lines begins with null.
 
     See github.com/apache/arrow/issues/47409. A row that is null has no values, which is what an empty object says too.
+    A text that looks like a time is read as the text that it is.
     """
 
     ReadOptions = pyarrow.json.ReadOptions

@@ -94,8 +94,10 @@ def test_golden_vectors_that_are_not_computed_here(artifact_folder: Path, start:
     assert server.process.wait(60) == 2
 
 
-def test_a_service_that_falls_ill_says_so_and_recovers(artifact_folder: Path) -> None:
-    service = Service(Artifact.open(artifact_folder), ServeSettings(canary=0.02), Metrics())
+@pytest.mark.parametrize("limits", [{}, {"max_batch_tokens": 8, "max_text_tokens": 8, "max_queue_tokens": 8}])
+def test_a_service_that_falls_ill_says_so_and_recovers(artifact_folder: Path, limits: dict[str, int]) -> None:
+    """Limits for clients, below what the golden vectors need, do not make it ill."""
+    service = Service(Artifact.open(artifact_folder), ServeSettings(canary=0.02, **limits), Metrics())
     right, states = service._golden, []
 
     async def live() -> None:

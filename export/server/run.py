@@ -13,7 +13,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ctypes
-import logging
 import socket
 import struct
 import sys
@@ -32,7 +31,6 @@ from export.server.service import Service
 from export.server.settings import ServeSettings
 from pipeline.errors import LengthwiseError, RunError
 
-log = logging.getLogger(__name__)
 _POLL_SECONDS = 0.02
 _LAST_SECONDS = 0.5  # that a request which is on its way may take
 _BACKLOG = 2_048

@@ -11,7 +11,7 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, Literal, TypeVar
 
 import numpy as np
@@ -51,19 +51,6 @@ class TooMuch(LengthwiseError):
 
 class DeadlineExceeded(LengthwiseError):
     """The answer was not there in time."""
-
-
-@dataclass(frozen=True)
-class Encoded:
-    """What became of a request's items.
-
-    Attributes:
-        vectors: float32[items, dim].
-        lengths: int64[items], tokens that were read.
-    """
-
-    vectors: NDArray[np.float32]
-    lengths: NDArray[np.int64]
 
 
 class Service:
@@ -210,10 +197,7 @@ class Service:
             if wrong is not None:
                 shown = wrong if abs(wrong) < 10**12 else "a number of many digits"
                 raise BadItem(index, f"the id is {shown}, but ids run from 0 to {vocab_size - 1} here")
-        offsets = np.cumsum([0, *map(len, rows)], dtype=np.int64)
-        no = np.zeros(len(rows), np.bool_)
-        values = np.fromiter((number for row in rows for number in row), np.int32, int(offsets[-1]))
-        return self._checked(TokenShard(values, offsets, no, no))
+        return self._checked(_ragged(rows))
 
     async def encode(self, tokens: TokenShard, places: list[int], deadline: float) -> NDArray[np.float32]:
         """Vectors of ids, float32[items, dim]; a row of none gets zeros.
@@ -224,7 +208,6 @@ class Service:
 
         Raises:
             DeadlineExceeded: they were not there in time.
-            Overloaded: there are too few places after all.
         """
         loop = asyncio.get_running_loop()
         answer: asyncio.Future[Job] = loop.create_future()
@@ -245,13 +228,13 @@ class Service:
 
     async def watch(self) -> None:
         """Check the golden vectors for ever, through the queue, and say what came of it."""
+        golden = self._golden
+        rows = [row[:length].tolist() for row, length in zip(golden.input_ids, golden.lengths, strict=True)]
+        tokens = _ragged(rows)  # the limits are for clients
         self.set_state("ready")
         while True:
             await asyncio.sleep(self.settings.canary)
-            golden = self._golden
-            rows = [row[:length].tolist() for row, length in zip(golden.input_ids, golden.lengths, strict=True)]
             try:
-                tokens = self.given_ids(rows)
                 with self.place(0) as places:
                     self._check(await self.encode(tokens, places, time.monotonic() + _CANARY_SECONDS))
             except Overloaded:
@@ -310,6 +293,13 @@ class Service:
                 f"{self.artifact.folder}: {self.engine.name} does not compute the golden vectors here: off by"
                 f" {off:.2g}, and {self._tolerance:.2g} is allowed; validate the artifact on this machine"
             )
+
+
+def _ragged(rows: Sequence[Sequence[int]]) -> TokenShard:
+    offsets = np.cumsum([0, *map(len, rows)], dtype=np.int64)
+    no = np.zeros(len(rows), np.bool_)
+    values = np.fromiter((number for row in rows for number in row), np.int32, int(offsets[-1]))
+    return TokenShard(values, offsets, no, no)
 
 
 def _settle(answer: asyncio.Future[Job], job: Job, error: Exception | None) -> None:
