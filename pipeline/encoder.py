@@ -40,34 +40,45 @@ class PackedEncoder(nn.Module):
         )
         self.projection = nn.Linear(config.state_dim, config.projection_dim) if config.projection_dim else None
 
-    def forward(self, input_ids: Tensor, lengths: Tensor) -> Tensor:
+    def forward(self, input_ids: Tensor, lengths: Tensor, in_order: bool = False) -> Tensor:
         """Vectors of a batch.
 
         Args:
             input_ids: int64[batch, sequence], right-padded; what stands in the padding has no effect.
             lengths: int64[batch], each from 1 to sequence, in any order, on any device.
+            in_order: whether rows go from the longest to the shortest. With lengths on the CPU, no GPU is then waited
+                for on the way.
 
         Returns:
             float[batch, dim], in the order of the input.
         """
         if self.config.pooling == "last":
-            _, last = self.run_lstm(self.pack(input_ids, lengths))
+            _, last = self.run_lstm(self.pack(input_ids, lengths, in_order))
             return self.finish(_at_least_float32(last))
-        states, last = self.token_states(input_ids, lengths)
-        lengths = lengths.to(input_ids.device)
+        states, last = self.token_states(input_ids, lengths, in_order)
+        lengths = lengths.to(input_ids.device, non_blocking=True)
         mask = torch.arange(input_ids.shape[1], device=input_ids.device) < lengths[:, None]
         return self.finish(self.pool(_at_least_float32(states), last, lengths, mask))
 
     def forward_equal(self, input_ids: Tensor) -> Tensor:
-        """The same for rows that all fill the batch, int64[batch, sequence]: nothing to pack, so dense kernels run."""
-        states, (hidden, _) = self.lstm(self.embedding(input_ids))
-        mask = torch.ones_like(input_ids, dtype=torch.bool)
-        states, last = _at_least_float32(states), _at_least_float32(self._last(hidden))
-        return self.finish(self.pool(states, last, mask.sum(dim=1), mask))
+        """The same for rows that all fill the batch, int64[batch, sequence]: nothing to pack, so dense kernels run.
 
-    def pack(self, input_ids: Tensor, lengths: Tensor) -> PackedSequence:
+        No mask and no states in float32 are made on the way: beside a fast LSTM, both would be felt.
+        """
+        states, (hidden, _) = self.lstm(self.embedding(input_ids))
+        if self.config.pooling == "last":
+            pooled = self._last(hidden)
+        elif self.config.pooling == "max":
+            pooled = states.amax(dim=1)
+        else:
+            pooled = states.sum(dim=1, dtype=torch.promote_types(states.dtype, torch.float32))
+            if self.config.pooling == "mean":
+                pooled = pooled / input_ids.shape[1]
+        return self.finish(_at_least_float32(pooled))
+
+    def pack(self, input_ids: Tensor, lengths: Tensor, in_order: bool = False) -> PackedSequence:
         """The real ids alone, packed: `data` is int64[tokens]."""
-        return pack_padded_sequence(input_ids, lengths.cpu(), batch_first=True, enforce_sorted=False)
+        return pack_padded_sequence(input_ids, lengths.cpu(), batch_first=True, enforce_sorted=in_order)
 
     def run_lstm(self, ids: PackedSequence) -> tuple[PackedSequence, Tensor]:
         """Embed packed ids and run the LSTM.
@@ -84,14 +95,14 @@ class PackedEncoder(nn.Module):
         """The last layer's part of float[layers * directions, batch, hidden]: float[batch, directions * hidden]."""
         return hidden[-self.config.directions :].transpose(0, 1).flatten(1)
 
-    def token_states(self, input_ids: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+    def token_states(self, input_ids: Tensor, lengths: Tensor, in_order: bool = False) -> tuple[Tensor, Tensor]:
         """States of every token, and the last states.
 
         Returns:
             float[batch, sequence, directions * hidden], exactly zero beyond a row's length, and
             float[batch, directions * hidden], both in the order of the input.
         """
-        packed, last = self.run_lstm(self.pack(input_ids, lengths))
+        packed, last = self.run_lstm(self.pack(input_ids, lengths, in_order))
         states, _ = pad_packed_sequence(packed, batch_first=True, total_length=input_ids.shape[1])
         return states, last
 

@@ -1,24 +1,19 @@
 """`TorchEngine`: a PackedEncoder as an engine of `pipeline.encode`, on a CPU or a GPU.
 
 Notable decisions:
-- On a CPU in float32 the step-wise encoder computes (`pipeline.stepwise`); everywhere else PyTorch's own LSTM on
-  batches whose lengths the plan keeps equal, because that is what its fast kernels need; others are packed.
+- On a CPU in float32 the step-wise encoder computes (`pipeline.stepwise`), on a GPU cuDNN (`pipeline.cuda`); on a CPU
+  in bfloat16 PyTorch's own LSTM on batches whose lengths the plan keeps equal, which is what its fused kernel needs.
 - Batches run side by side, each on one thread. Threads that share one product wait for each other at its end, and
   lose a factor of ten where the machine has something else to do.
-- On a GPU a worker has a stream and page-locked memory of its own: while one waits for its vectors, the next one's
-  batch is copied and computed. TF32 is off in float32: it would move vectors by more than exports may differ.
 - A batch that does not fit into memory is halved until it does. Its vectors may then differ in the last bits.
 """
 
 from __future__ import annotations
 
-import copy
 import logging
-import threading
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
-from queue import SimpleQueue
-from typing import Any, Literal, TypeVar
+from typing import Literal, TypeVar
 
 import numpy as np
 import torch
@@ -27,6 +22,7 @@ from numpy.typing import NDArray
 from pipeline.batching import engine_costs
 from pipeline.checkpoint import load_run_model, weights_fingerprint
 from pipeline.config import Precision, RunConfig
+from pipeline.cuda import DTYPES, LANES, converted, encoder_on_cuda
 from pipeline.encoder import PackedEncoder
 from pipeline.errors import LengthwiseError
 from pipeline.prefetch import in_threads
@@ -36,9 +32,6 @@ from pipeline.tokenizer import TextTokenizer
 T = TypeVar("T")
 R = TypeVar("R")
 log = logging.getLogger(__name__)
-
-_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-_GPU_WORKERS = 3  # one batch computed, one copied in, one copied out
 
 
 class TorchEngine:
@@ -61,7 +54,8 @@ class TorchEngine:
         """Make the engine.
 
         Args:
-            workers: batches at a time; as many as PyTorch has threads (on a GPU, three) where it is left out.
+            workers: batches at a time; as many as PyTorch has threads where it is left out (on a GPU three, or as many
+                as fit into memory).
 
         Raises:
             LengthwiseError: there is no GPU, or the device cannot compute in this precision.
@@ -80,20 +74,16 @@ class TorchEngine:
         self.costs = engine_costs("torch", precision, on_gpu=on_gpu)
         self.reference = None if precision == "fp32" else TorchEngine(encoder, device, workers=workers)
         self._threads = torch.get_num_threads()
-        self._workers = workers or (_GPU_WORKERS if on_gpu else self._threads)
+        self._workers = workers or self._threads
         self._encode: Callable[[NDArray[np.int64], NDArray[np.int64]], NDArray[np.float32]]
         if on_gpu:
-            self._encoder = _converted(encoder, self.device, _DTYPES[precision])
-            self._streams: SimpleQueue[Any] = SimpleQueue()
-            for _ in range(self._workers):
-                self._streams.put(torch.cuda.Stream(self.device))
-            torch.cuda.synchronize(self.device)  # the weights are there before another stream reads them
-            self._encode = self._run_on_gpu
+            on_device = encoder_on_cuda(encoder, self.device, precision, workers or LANES, self.costs.max_tokens)
+            self._encode, self._workers = on_device, on_device.lanes
         elif precision == "fp32":
             self._encode = StepwiseEncoder(encoder)
         else:
-            self._encoder = _converted(encoder, self.device, _DTYPES[precision])
-            self._encode = self._run_on_cpu
+            self._encoder = converted(encoder, self.device, DTYPES[precision])
+            self._encode = self._run_in_bf16
 
     def encode_batch(self, input_ids: NDArray[np.int64], lengths: NDArray[np.int64]) -> NDArray[np.float32]:
         """int64[batch, sequence], right-padded, and int64[batch], from 1 to sequence, to float32[batch, dim].
@@ -125,30 +115,13 @@ class TorchEngine:
         finally:
             torch.set_num_threads(self._threads)  # what a worker sets is also what new threads begin with
 
-    def _run_on_cpu(self, input_ids: NDArray[np.int64], lengths: NDArray[np.int64]) -> NDArray[np.float32]:
+    def _run_in_bf16(self, input_ids: NDArray[np.int64], lengths: NDArray[np.int64]) -> NDArray[np.float32]:
+        """By the fused kernel where all lengths are equal, else packed."""
+        ids = torch.from_numpy(input_ids)
         with torch.inference_mode():
-            return self._vectors(torch.from_numpy(input_ids), lengths).numpy()
-
-    def _run_on_gpu(self, input_ids: NDArray[np.int64], lengths: NDArray[np.int64]) -> NDArray[np.float32]:
-        stream = self._streams.get()
-        try:
-            with torch.inference_mode(), torch.cuda.stream(stream), without_tf32():
-                ids = torch.from_numpy(input_ids).pin_memory().to(self.device, non_blocking=True)
-                vectors = self._vectors(ids, lengths)
-                fetched = torch.empty(vectors.shape, dtype=vectors.dtype, pin_memory=True)
-                fetched.copy_(vectors, non_blocking=True)
-                stream.synchronize()
-            return fetched.numpy()
-        finally:
-            self._streams.put(stream)
-
-    def _vectors(self, input_ids: torch.Tensor, lengths: NDArray[np.int64]) -> torch.Tensor:
-        """By the dense kernels where all lengths are equal, else packed; float32[batch, dim] on the ids' device."""
-        if (lengths == input_ids.shape[1]).all():
-            vectors: torch.Tensor = self._encoder.forward_equal(input_ids)
-            return vectors
-        packed: torch.Tensor = self._encoder(input_ids, torch.from_numpy(lengths))
-        return packed
+            equal = (lengths == ids.shape[1]).all()
+            vectors = self._encoder.forward_equal(ids) if equal else self._encoder(ids, torch.from_numpy(lengths))
+        return vectors.numpy()
 
 
 def open_torch(run: RunConfig, workers: int | None = None) -> tuple[TorchEngine, TextTokenizer, str]:
@@ -165,50 +138,9 @@ def open_torch(run: RunConfig, workers: int | None = None) -> tuple[TorchEngine,
     return engine, tokenizer, weights_fingerprint(encoder)
 
 
-class without_tf32:
-    """cuDNN and matrix products in full float32, for the whole process, while any thread is inside.
-
-    `torch.backends.cudnn.flags` would switch cuDNN itself off besides.
-    """
-
-    _lock = threading.Lock()
-    _inside = 0
-    _before: tuple[str, str]
-
-    def __enter__(self) -> None:
-        cls = type(self)
-        with cls._lock:
-            if cls._inside == 0:
-                cls._before = tuple(place.fp32_precision for place in _tf32_places())
-                for place in _tf32_places():
-                    place.fp32_precision = "ieee"
-            cls._inside += 1
-
-    def __exit__(self, *_: object) -> None:
-        cls = type(self)
-        with cls._lock:
-            cls._inside -= 1
-            if cls._inside == 0:
-                for place, precision in zip(_tf32_places(), cls._before, strict=True):
-                    place.fp32_precision = precision
-
-
-def _tf32_places() -> tuple[Any, Any]:
-    """Where PyTorch keeps whether LSTMs and products on a GPU may use TF32."""
-    return torch.backends.cudnn.rnn, torch.backends.cuda.matmul
-
-
 def cpu_has_bf16() -> bool:
     """Whether PyTorch's LSTM computes in bfloat16 on this CPU, and not only stores it."""
     return torch.backends.mkldnn.is_available() and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
-
-
-def _converted(encoder: PackedEncoder, device: torch.device, dtype: torch.dtype) -> PackedEncoder:
-    """A copy whose embedding and LSTM compute in `dtype`; the head stays in float32."""
-    copied = copy.deepcopy(encoder).eval().to(device)
-    copied.embedding.to(dtype)
-    copied.lstm.to(dtype)
-    return copied
 
 
 def _out_of_memory(error: Exception) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -15,11 +14,10 @@ from pipeline.batching import PACKED, STEPWISE
 from pipeline.config import EncoderConfig
 from pipeline.encoder import PackedEncoder, seeded_encoder
 from pipeline.errors import LengthwiseError
-from pipeline.torch_engine import TorchEngine, cpu_has_bf16, without_tf32
+from pipeline.torch_engine import TorchEngine, cpu_has_bf16
 
 LENGTHS = np.array([3, 2, 5, 1, 5], np.int64)
 IDS = np.random.default_rng(0).integers(0, 20, (5, 5))
-no_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no NVIDIA GPU here: the CUDA engine was not run")
 
 
 @pytest.fixture
@@ -161,37 +159,3 @@ def test_other_errors_are_raised_as_they_are(encoder: PackedEncoder, monkeypatch
     monkeypatch.setattr(engine, "_encode", fail)
     with pytest.raises(RuntimeError, match="something else"):
         engine.encode_batch(IDS, LENGTHS)
-
-
-def test_tf32_is_off_while_any_thread_is_inside() -> None:
-    places = (torch.backends.cudnn.rnn, torch.backends.cuda.matmul)
-    before = [place.fp32_precision for place in places]
-    enabled = torch.backends.cudnn.enabled
-    first, second = without_tf32(), without_tf32()
-    first.__enter__()
-    second.__enter__()
-    assert [place.fp32_precision for place in places] == ["ieee", "ieee"]
-    assert torch.backends.cudnn.enabled == enabled
-    first.__exit__()
-    assert [place.fp32_precision for place in places] == ["ieee", "ieee"]
-    second.__exit__()
-    assert [place.fp32_precision for place in places] == before
-
-
-@no_gpu
-@pytest.mark.gpu
-@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
-def test_the_gpu_gives_the_same_vectors(
-    encoder: PackedEncoder, precision: Any, caplog: pytest.LogCaptureFixture
-) -> None:
-    caplog.set_level(logging.WARNING)
-    engine, on_cpu = TorchEngine(encoder, "cuda", precision), TorchEngine(encoder)
-    rng = np.random.default_rng(0)
-    batches = [
-        (rng.integers(0, 20, (33, 9)), np.full(33, 9) if number % 2 else rng.integers(1, 10, 33))
-        for number in range(50)
-    ]
-    found = list(engine.run_all(lambda batch: engine.encode_batch(*batch), batches))
-    right = [on_cpu.encode_batch(*batch) for batch in batches]
-    np.testing.assert_allclose(found, right, atol=1e-5 if precision == "fp32" else 0.02, rtol=0)
-    assert not caplog.records

@@ -1,0 +1,395 @@
+"""The encoder on a GPU. What does not need one (order, cutting, lanes, columns in eights) is tested through a lane on
+this machine's own processor; the same tests, and those of the GPU itself, run on a GPU where there is one."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from torch import Tensor
+
+from pipeline import cuda
+from pipeline.config import EncoderConfig
+from pipeline.cuda import (
+    DTYPES,
+    CudaLane,
+    LaneEncoder,
+    bytes_a_cell,
+    check_precision,
+    converted,
+    encoder_on_cuda,
+    in_eights,
+    lanes_and_cells,
+    without_tf32,
+)
+from pipeline.encoder import PackedEncoder, seeded_encoder
+from pipeline.errors import LengthwiseError
+from pipeline.stepwise import StepwiseEncoder
+from pipeline.torch_engine import TorchEngine
+
+GPU_MARKS = (
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="no NVIDIA GPU here: PyTorch on CUDA was not run"),
+)
+TOLERANCE = 1e-5  # of float32 on a GPU
+BELOW = {"bf16": 0.05, "fp16": 0.01}
+KINDS = list(itertools.product((1, 2), (False, True), ("last", "mean", "max", "sum")))
+
+
+def on_gpu(test: Callable[..., Any]) -> Callable[..., Any]:
+    for mark in GPU_MARKS:
+        test = mark(test)
+    return test
+
+
+class HostLane:
+    """A lane to this machine's own processor, which notes the shapes that it is given."""
+
+    def __init__(self) -> None:
+        self.shapes: list[tuple[int, ...]] = []
+
+    def run(self, compute: Callable[[Tensor], Tensor], input_ids: NDArray[np.int64]) -> NDArray[np.float32]:
+        self.shapes.append(input_ids.shape)
+        return compute(torch.from_numpy(input_ids)).numpy()
+
+
+def on_host(encoder: PackedEncoder, most_cells: int | None = None) -> tuple[LaneEncoder, HostLane]:
+    lane = HostLane()
+    return LaneEncoder(encoder, [lane], most_cells), lane
+
+
+@pytest.fixture(params=["cpu", pytest.param("cuda", marks=GPU_MARKS)])
+def placed(request: pytest.FixtureRequest) -> Callable[[PackedEncoder], LaneEncoder]:
+    """Puts a float32 encoder behind lanes: on this processor, and on a GPU where there is one."""
+    if request.param == "cpu":
+        return lambda encoder: on_host(encoder)[0]
+    return lambda encoder: encoder_on_cuda(encoder, torch.device("cuda", 0), "fp32", 3, 4_096)
+
+
+def batches(vocab_size: int, longest: int = 9) -> list[tuple[NDArray[np.int64], NDArray[np.int64]]]:
+    """Equal lengths, one token, mixed in any order, and one long row among short ones, with ids in the padding."""
+    rng = np.random.default_rng(0)
+    lengths = [
+        np.full(33, longest),
+        np.ones(5, np.int64),
+        rng.integers(1, longest + 1, 33),
+        np.array([1, longest, 1, 2]),
+        np.array([longest]),
+    ]
+    return [(rng.integers(0, vocab_size, (len(each), int(each.max()))), each) for each in lengths]
+
+
+@pytest.mark.parametrize(("layers", "bidirectional", "pooling"), KINDS)
+def test_vectors_are_the_step_wise_encoders(
+    layers: int,
+    bidirectional: bool,
+    pooling: str,
+    placed: Callable[[PackedEncoder], LaneEncoder],
+    encoder_config: Callable[..., EncoderConfig],
+) -> None:
+    kind = {"num_layers": layers, "bidirectional": bidirectional, "pooling": pooling}
+    for head in ({}, {"projection_dim": 5, "normalize": True}):
+        encoder = seeded_encoder(encoder_config(**kind, **head, vocab_size=20), 0)
+        found, right = placed(encoder), StepwiseEncoder(encoder)
+        for batch in batches(20):
+            vectors = found(*batch)
+            assert vectors.dtype == np.float32
+            np.testing.assert_allclose(vectors, right(*batch), atol=TOLERANCE, rtol=0)
+
+
+@settings(deadline=None, max_examples=30)
+@given(
+    lengths=st.lists(st.integers(1, 12), min_size=1, max_size=9),
+    most_cells=st.one_of(st.none(), st.integers(1, 60)),
+    pooling=st.sampled_from(["last", "mean", "max", "sum"]),
+)
+def test_rows_come_back_in_their_order_however_a_batch_is_cut(
+    lengths: list[int], most_cells: int | None, pooling: str
+) -> None:
+    config = EncoderConfig(vocab_size=20, embedding_dim=3, hidden_size=4, bidirectional=True, pooling=pooling)
+    encoder = seeded_encoder(config, 0)
+    ids = np.random.default_rng(len(lengths)).integers(0, 20, (len(lengths), max(lengths)))
+    found, lane = on_host(encoder, most_cells)
+    vectors = found(ids, np.array(lengths))
+    np.testing.assert_allclose(vectors, StepwiseEncoder(encoder)(ids, np.array(lengths)), atol=1e-6, rtol=0)
+    assert sum(rows for rows, _ in lane.shapes) == len(lengths)
+    if most_cells is not None:
+        assert all(rows * columns <= most_cells or rows == 1 for rows, columns in lane.shapes)
+        assert max(rows for rows, _ in lane.shapes) - min(rows for rows, _ in lane.shapes) <= 1
+
+
+def test_as_many_batches_as_lanes_are_on_their_way(encoder_config: Callable[..., EncoderConfig]) -> None:
+    meeting = threading.Barrier(3, timeout=30)  # passes only where three are in a lane at once
+
+    class Meeting(HostLane):
+        def run(self, compute: Callable[[Tensor], Tensor], input_ids: NDArray[np.int64]) -> NDArray[np.float32]:
+            meeting.wait()
+            return super().run(compute, input_ids)
+
+    found = LaneEncoder(seeded_encoder(encoder_config(vocab_size=20), 0), [Meeting() for _ in range(3)])
+    (batch, *_) = batches(20)
+    threads = [threading.Thread(target=found, args=batch) for _ in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not meeting.broken
+
+
+def test_a_lane_is_free_again_after_a_failure(encoder_config: Callable[..., EncoderConfig]) -> None:
+    encoder = seeded_encoder(encoder_config(vocab_size=20), 0)
+    found, _ = on_host(encoder)
+    with pytest.raises(IndexError):
+        found(np.full((2, 3), 20), np.full(2, 3))
+    ids, lengths = batches(20)[0]
+    np.testing.assert_allclose(found(ids, lengths), StepwiseEncoder(encoder)(ids, lengths), atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize(("columns", "wide"), [(5, 8), (8, 8), (300, 304)])
+@pytest.mark.parametrize("layers", [1, 2])
+def test_columns_of_zeros_change_nothing(columns: int, wide: int, layers: int) -> None:
+    config = EncoderConfig(
+        vocab_size=20, embedding_dim=columns, hidden_size=6, num_layers=layers, bidirectional=True, pooling="mean"
+    )
+    encoder = seeded_encoder(config, 0)
+    wider = in_eights(encoder)
+    assert wider.embedding.weight.shape == (20, wide)
+    assert (wider is encoder) == (columns == wide)
+    for batch in batches(20):
+        np.testing.assert_allclose(on_host(wider)[0](*batch), on_host(encoder)[0](*batch), atol=1e-6, rtol=0)
+
+
+def test_bfloat16_is_near(encoder_config: Callable[..., EncoderConfig]) -> None:
+    encoder = seeded_encoder(encoder_config(vocab_size=20, bidirectional=True, pooling="mean"), 0)
+    lower = converted(in_eights(encoder), torch.device("cpu"), DTYPES["bf16"])
+    for batch in batches(20):
+        vectors = on_host(lower)[0](*batch)
+        assert vectors.dtype == np.float32
+        assert 0 < np.abs(vectors - StepwiseEncoder(encoder)(*batch)).max() < BELOW["bf16"]
+
+
+@given(free=st.floats(0, 1e12), cell=st.floats(1, 1e6), lanes=st.integers(1, 8), max_cells=st.integers(1, 1_000_000))
+def test_what_is_on_its_way_fits_into_memory(free: float, cell: float, lanes: int, max_cells: int) -> None:
+    used, cells = lanes_and_cells(free, cell, lanes, max_cells)
+    assert 1 <= used <= lanes
+    assert cells >= 1
+    assert used * cells * cell <= max(free, used * cell)
+    if used < lanes:  # a lane is given up only where one more would mean smaller batches
+        assert (used + 1) * max_cells * cell > free
+    if used > 1:
+        assert cells >= max_cells
+
+
+def test_bfloat16_is_refused_where_a_gpu_lacks_it() -> None:
+    check_precision("bf16", "NVIDIA H200", (9, 0))
+    check_precision("fp16", "Tesla T4", (7, 5))
+    with pytest.raises(LengthwiseError, match=r"bf16, which Tesla T4 \(compute capability 7\.5\).*set fp16 or fp32"):
+        check_precision("bf16", "Tesla T4", (7, 5))
+
+
+class FakeGpu:
+    """Answers for torch.cuda as a GPU of so much memory would, on which a cell takes so many bytes."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, free: int, cell_bytes: int) -> None:
+        self.peak, self.lanes = 0, list[HostLane]()
+        gpu = self
+
+        class Lane(HostLane):
+            def __init__(self, device: torch.device) -> None:
+                super().__init__()
+                gpu.lanes.append(self)
+
+            def run(self, compute: Callable[[Tensor], Tensor], input_ids: NDArray[np.int64]) -> NDArray[np.float32]:
+                gpu.peak = max(gpu.peak, 1_000 + cell_bytes * input_ids.size)
+                return super().run(compute, input_ids)
+
+        answers = {
+            "is_available": lambda: True,
+            "get_device_name": lambda device: "a GPU",
+            "get_device_capability": lambda device: (8, 0),
+            "synchronize": lambda device: None,
+            "mem_get_info": lambda device: (free, 2 * free),
+            "memory_reserved": lambda device: 700,
+            "memory_allocated": lambda device: 200,
+            "max_memory_allocated": lambda device: 200 + self.peak,
+            "reset_peak_memory_stats": lambda device: setattr(self, "peak", 0),
+        }
+        for name, answer in answers.items():
+            monkeypatch.setattr(torch.cuda, name, answer)
+        monkeypatch.setattr(cuda, "CudaLane", Lane)
+
+
+@pytest.mark.parametrize(
+    ("free", "lanes", "most_cells"),
+    [(10**9, 3, 0.8 * 10**9 / 50 / 3), (4 * 10**6, 2, 32_004), (10**6, 1, 16_008), (0, 1, 8)],
+)
+def test_lanes_and_batches_follow_the_memory_that_is_measured(
+    free: int,
+    lanes: int,
+    most_cells: float,
+    monkeypatch: pytest.MonkeyPatch,
+    encoder_config: Callable[..., EncoderConfig],
+) -> None:
+    gpu = FakeGpu(monkeypatch, free, cell_bytes=50)
+    encoder = seeded_encoder(encoder_config(vocab_size=20), 0)
+    device = torch.device("cpu")
+    assert bytes_a_cell(LaneEncoder(encoder, [cuda.CudaLane(device)]), device) == 50
+    found = encoder_on_cuda(encoder, device, "bf16", 3, 30_000)
+    assert found.lanes == lanes
+    assert found.most_cells == pytest.approx(most_cells, rel=1e-4)
+    assert len(gpu.lanes) == 1 + 3
+
+
+def test_the_gpus_weights_are_a_copy(
+    placed: Callable[[PackedEncoder], LaneEncoder], encoder_config: Callable[..., EncoderConfig]
+) -> None:
+    encoder = seeded_encoder(encoder_config(vocab_size=20), 0)
+    found = placed(converted(encoder, torch.device("cpu"), torch.float32))
+    before = [found(*batch) for batch in batches(20)]
+    with torch.no_grad():
+        for weight in encoder.parameters():
+            weight.zero_()
+    for batch, vectors in zip(batches(20), before, strict=True):
+        np.testing.assert_array_equal(found(*batch), vectors)
+
+
+def test_tf32_is_off_while_any_thread_is_inside() -> None:
+    places = (torch.backends.cudnn.rnn, torch.backends.cuda.matmul)
+    before = [place.fp32_precision for place in places]
+    enabled = torch.backends.cudnn.enabled
+    first, second = without_tf32(), without_tf32()
+    first.__enter__()
+    second.__enter__()
+    assert [place.fp32_precision for place in places] == ["ieee", "ieee"]
+    assert torch.backends.cudnn.enabled == enabled
+    first.__exit__()
+    assert [place.fp32_precision for place in places] == ["ieee", "ieee"]
+    second.__exit__()
+    assert [place.fp32_precision for place in places] == before
+
+
+# From here on a GPU is needed.
+
+
+@contextmanager
+def refusing_to_wait() -> Iterator[None]:
+    """PyTorch raises where an operation makes the processor wait for the GPU."""
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        yield
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+def sizable(**changes: Any) -> PackedEncoder:
+    """An encoder large enough that tensor cores and TF32 are worth cuDNN's while."""
+    shape = {"vocab_size": 1_000, "embedding_dim": 300, "hidden_size": 256, "bidirectional": True, "pooling": "mean"}
+    return seeded_encoder(EncoderConfig(**{**shape, **changes}), 0)
+
+
+def smallest_cosine(found: NDArray[np.float32], right: NDArray[np.float32]) -> float:
+    norms = np.linalg.norm(found, axis=1) * np.linalg.norm(right, axis=1)
+    return float(((found * right).sum(axis=1) / norms).min())
+
+
+@on_gpu
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
+@pytest.mark.parametrize("pooling", ["last", "mean", "max", "sum"])
+def test_the_engine_on_the_gpu_gives_the_cpus_vectors(
+    precision: Any, pooling: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.WARNING)
+    encoder = sizable(pooling=pooling, num_layers=2)
+    engine, on_cpu = TorchEngine(encoder, "cuda", precision), TorchEngine(encoder)
+    given_batches = batches(1_000, longest=40) * 8
+    found = list(engine.run_all(lambda batch: engine.encode_batch(*batch), given_batches))
+    for batch, vectors in zip(given_batches, found, strict=True):
+        right = on_cpu.encode_batch(*batch)
+        if precision == "fp32":
+            scale = np.maximum(1, np.abs(right).max(axis=1, keepdims=True))
+            assert (np.abs(vectors - right) / scale).max() <= TOLERANCE
+        else:
+            assert smallest_cosine(vectors, right) >= 0.999
+            if pooling != "sum":
+                assert np.abs(vectors - right).max() <= BELOW[precision]
+    assert not caplog.records
+
+
+@on_gpu
+def test_a_row_alone_on_the_gpu_equals_the_row_in_a_batch() -> None:
+    encoder = encoder_on_cuda(sizable(num_layers=2), torch.device("cuda", 0), "fp32", 3, 4_096)
+    for ids, lengths in batches(1_000, longest=40):
+        together = encoder(ids, lengths)
+        for row, length in enumerate(lengths):
+            alone = encoder(ids[row : row + 1, :length], np.array([length]))
+            np.testing.assert_allclose(alone[0], together[row], atol=TOLERANCE, rtol=0)
+
+
+@on_gpu
+@pytest.mark.parametrize("pooling", ["last", "mean"])
+def test_nothing_in_a_batch_waits_for_the_gpu_but_its_end(pooling: str) -> None:
+    encoder = encoder_on_cuda(sizable(pooling=pooling), torch.device("cuda", 0), "fp16", 1, 4_096)
+    given_batches = batches(1_000, longest=40)
+    before = [encoder(*batch) for batch in given_batches]  # cuDNN and cuBLAS start
+    with refusing_to_wait():
+        again = [encoder(*batch) for batch in given_batches]
+    for first, second in zip(before, again, strict=True):
+        np.testing.assert_array_equal(first, second)
+
+
+@on_gpu
+def test_without_cudnn_the_vectors_are_the_same() -> None:
+    encoder = sizable(num_layers=2)
+    with torch.backends.cudnn.flags(enabled=False):
+        found = encoder_on_cuda(encoder, torch.device("cuda", 0), "fp32", 1, 4_096)
+        vectors = [found(*batch) for batch in batches(1_000, longest=40)]
+    for batch, each in zip(batches(1_000, longest=40), vectors, strict=True):
+        np.testing.assert_allclose(each, StepwiseEncoder(encoder)(*batch), atol=TOLERANCE, rtol=0)
+
+
+@on_gpu
+def test_tf32_stays_off_whatever_the_program_has_set() -> None:
+    encoder = sizable(hidden_size=512)
+    exact = encoder_on_cuda(encoder, torch.device("cuda", 0), "fp32", 1, 4_096)
+    ids, lengths = np.random.default_rng(0).integers(0, 1_000, (512, 40)), np.full(512, 40)
+    places = (torch.backends.cudnn.rnn, torch.backends.cuda.matmul)
+    before = [place.fp32_precision for place in places]
+    try:
+        for place in places:
+            place.fp32_precision = "tf32"
+        vectors = exact(ids, lengths)
+        assert [place.fp32_precision for place in places] == ["tf32", "tf32"]
+    finally:
+        for place, precision in zip(places, before, strict=True):
+            place.fp32_precision = precision
+    np.testing.assert_allclose(vectors, StepwiseEncoder(encoder)(ids, lengths), atol=TOLERANCE, rtol=0)
+
+
+@on_gpu
+def test_a_text_of_very_many_tokens_is_read_to_its_end() -> None:
+    encoder = sizable(embedding_dim=16, hidden_size=16, pooling="last")
+    found = encoder_on_cuda(encoder, torch.device("cuda", 0), "fp32", 1, 4_096)
+    for lengths in (np.array([100_000]), np.array([30_000, 1, 7])):
+        ids = np.random.default_rng(0).integers(0, 1_000, (len(lengths), int(lengths.max())))
+        np.testing.assert_allclose(found(ids, lengths), StepwiseEncoder(encoder)(ids, lengths), atol=TOLERANCE, rtol=0)
+
+
+@on_gpu
+def test_a_batch_larger_than_memory_is_cut_before_it_is_tried(caplog: pytest.LogCaptureFixture) -> None:
+    encoder = sizable()
+    found = encoder_on_cuda(encoder, torch.device("cuda", 0), "fp32", 2, 4_096)
+    assert found.most_cells is not None
+    small = LaneEncoder(found._encoder, [CudaLane(torch.device("cuda", 0))], most_cells=2_000)
+    ids, lengths = np.random.default_rng(0).integers(0, 1_000, (300, 40)), np.full(300, 40)
+    np.testing.assert_allclose(small(ids, lengths), found(ids, lengths), atol=TOLERANCE, rtol=0)
+    assert not caplog.records
