@@ -73,18 +73,18 @@ class OnnxRuntimeCpu(Runtime):
         return vectors
 
     def describe(self) -> dict[str, str]:
-        return {"onnxruntime": _onnxruntime().__version__, "providers": ", ".join(self._session.get_providers())}
+        return {"onnxruntime": import_onnxruntime().__version__, "providers": ", ".join(self._session.get_providers())}
 
     def _open(self, model: str | bytes, options: onnxruntime.SessionOptions | None = None) -> None:
         """Start a session. It never takes another provider than it was asked for."""
-        session = _onnxruntime().InferenceSession(
+        session = import_onnxruntime().InferenceSession(
             model, options or self._options(), providers=list(self._providers), enable_fallback=0
         )
         check_output_names([output.name for output in session.get_outputs()])
         self._session = session
 
     def _options(self) -> onnxruntime.SessionOptions:
-        options = _onnxruntime().SessionOptions()
+        options = import_onnxruntime().SessionOptions()
         options.intra_op_num_threads = self._threads
         return options
 
@@ -99,7 +99,7 @@ class OnnxRuntimeCuda(OnnxRuntimeCpu):
     _providers = ((_CUDA, dict(CUDA_OPTIONS)), "CPUExecutionProvider")
 
     def load(self, path: Path) -> None:
-        library = _onnxruntime()
+        library = import_onnxruntime()
         said = preload_libraries(library)
         if _CUDA not in library.get_available_providers():
             raise NotRunnable(_without_cuda(library, said))
@@ -258,7 +258,7 @@ def _line(error: Exception) -> str:
     return " ".join(str(error).split())[:200]
 
 
-def _onnxruntime() -> Any:
+def import_onnxruntime() -> Any:
     """The module, which is an extra: an export can be made without it."""
     try:
         import onnxruntime
