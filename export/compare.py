@@ -127,7 +127,7 @@ class Tally:
     def _add_rows(self, case: Case, found: NDArray[np.floating], right: NDArray[np.floating]) -> None:
         if found.shape != right.shape:
             return
-        differences, cosines = scaled_difference(found, right).max(axis=1), _cosines(found, right)
+        differences, cosines = scaled_difference(found, right).max(axis=1), cosines(found, right)
         real = np.flatnonzero(case.lengths)
         if len(real):
             smallest = float(cosines[real].min())
@@ -175,8 +175,8 @@ def _size(difference: float) -> float:
     return float("inf") if np.isnan(difference) else float(difference)
 
 
-def _cosines(found: NDArray[np.floating], right: NDArray[np.floating]) -> NDArray[np.float64]:
-    """float64[batch]; not a number where a vector holds one."""
+def cosines(found: NDArray[np.floating], right: NDArray[np.floating]) -> NDArray[np.float64]:
+    """Of each vector to the right one, float64[batch]; not a number where a vector holds one, 0 where one is zeros."""
     found, right = found.astype(np.float64), right.astype(np.float64)
     norms = np.linalg.norm(found, axis=1) * np.linalg.norm(right, axis=1)
     return (found * right).sum(axis=1) / np.maximum(norms, 1e-30)

@@ -16,12 +16,13 @@ from numpy.typing import ArrayLike, NDArray
 
 from export.artifact import VALIDATION_JSON, Artifact
 from export.runtimes.base import NotRunnable
-from export.runtimes.onnxruntime import OnnxRuntimeCpu, OnnxRuntimeCuda
+from export.runtimes.onnxruntime import OnnxRuntimeCpu, OnnxRuntimeCuda, out_of_memory
 from export.variants import NATIVE, VARIANTS
 from pipeline.batching import engine_costs
 from pipeline.config import CONFIG_FILE, BatchingSettings, RunConfig, load_encoder_config
 from pipeline.encode import encode_tokens
 from pipeline.errors import ArtifactError, LengthwiseError, TextError
+from pipeline.halving import encode_in_halves
 from pipeline.machine import cores, free_memory
 from pipeline.prefetch import in_threads
 from pipeline.tokenizer import TextTokenizer, load_run_tokenizer, load_tokenizer
@@ -191,7 +192,8 @@ class OnnxEngine:
         """int64[batch, sequence], right-padded, and int64[batch], from 1 to sequence, to float32[batch, dim].
 
         Raises:
-            LengthwiseError: it would take more memory than there is. The system would end the process for it.
+            LengthwiseError: it would take more memory than there is. The system would end the process for it. On a
+                GPU, a batch that does not fit is halved first, down to one row.
         """
         needed = _UNIT_BYTES * self.config.state_dim * input_ids.size
         if needed > _MUCH_MEMORY and not isinstance(self._runtime, OnnxRuntimeCuda):
@@ -202,12 +204,17 @@ class OnnxEngine:
                     f" {free / 1e9:.1f} GB are free; set encode.engine to torch, which needs next to nothing for a long"
                     " text, or set tokenizer.max_length and tokenizer.truncate"
                 )
-        attention_mask = (np.arange(input_ids.shape[1]) < lengths[:, None]).astype(np.int64)
-        return self._runtime.vectors(input_ids, attention_mask)
+        return encode_in_halves(
+            self._encode, input_ids, lengths, out_of_memory=out_of_memory, device=self._runtime.device
+        )
 
     def run_all(self, function: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
         """`function` of each item, in order, on the engine's workers."""
         return in_threads(function, items, self.workers)
+
+    def _encode(self, input_ids: NDArray[np.int64], lengths: NDArray[np.int64]) -> NDArray[np.float32]:
+        attention_mask = (np.arange(input_ids.shape[1]) < lengths[:, None]).astype(np.int64)
+        return self._runtime.vectors(input_ids, attention_mask)
 
 
 def open_onnx(run: RunConfig, workers: int | None = None) -> tuple[OnnxEngine, TextTokenizer, str]:

@@ -61,18 +61,19 @@ class BatchCosts:
 
 # Measured by `scripts/benchmark.py kernel` (docs/benchmarks.md): a step of n rows takes a + b n, and a / b is `step`;
 # `mixed` is what rows of different lengths cost PyTorch's packed LSTM: 1.8 to 2.9 on a CPU with AVX2, 2.3 to 3.5 on one
-# with AVX-512, where its kernel for equal lengths is faster yet. On a GPU nothing was measured so far: there, a step is
-# some 10 microseconds whatever is in it, in which a current one does the products of a few hundred rows.
+# with AVX-512, where its kernel for equal lengths is faster yet. Nothing was measured on a GPU so far, so the two for CUDA
+# are guesses: a step is some 10 microseconds whatever is in it, in which a GPU does the products of some hundred rows.
 STEPWISE = BatchCosts(max_tokens=131_072, max_rows=512, step=8)
 PACKED = BatchCosts(max_tokens=4_096, max_rows=128, step=4, mixed=2.0)
 PADDED = BatchCosts(max_tokens=4_096, max_rows=128, step=2, pads=True)
 PACKED_CUDA = BatchCosts(max_tokens=131_072, max_rows=4_096, step=256, mixed=2.0)
+PADDED_CUDA = BatchCosts(max_tokens=65_536, max_rows=2_048, step=256, pads=True)
 
 
 def engine_costs(engine: Literal["torch", "onnx"], precision: Precision, *, on_gpu: bool) -> BatchCosts:
     """What batches cost an engine, without making it."""
     if engine == "onnx":
-        return PADDED
+        return PADDED_CUDA if on_gpu else PADDED
     if on_gpu:
         return PACKED_CUDA
     return STEPWISE if precision == "fp32" else PACKED

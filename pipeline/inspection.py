@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from pipeline.batching import (
     PACKED,
     PACKED_CUDA,
+    PADDED_CUDA,
     BatchCosts,
     BatchPlan,
     PlanReport,
@@ -119,7 +120,7 @@ def strategies(run: RunConfig) -> tuple[Strategy, Strategy, Strategy]:
     costs = expected_costs(run.encode)
     return (
         Strategy("dataset order, padded", costs.padded()),
-        Strategy("dataset order, packed", PACKED_CUDA if costs is PACKED_CUDA else PACKED),
+        Strategy("dataset order, packed", PACKED_CUDA if costs in (PACKED_CUDA, PADDED_CUDA) else PACKED),
         Strategy("planned", costs.within(run.batching), planned=True),
     )
 

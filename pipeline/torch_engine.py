@@ -25,6 +25,7 @@ from pipeline.config import Precision, RunConfig
 from pipeline.cuda import DTYPES, LANES, converted, encoder_on_cuda
 from pipeline.encoder import PackedEncoder
 from pipeline.errors import LengthwiseError
+from pipeline.halving import encode_in_halves
 from pipeline.prefetch import in_threads
 from pipeline.stepwise import StepwiseEncoder
 from pipeline.tokenizer import TextTokenizer
@@ -91,22 +92,14 @@ class TorchEngine:
         Raises:
             LengthwiseError: not even one row fits into memory.
         """
-        try:
-            return self._encode(input_ids, lengths)
-        except (RuntimeError, MemoryError) as error:
-            if not _out_of_memory(error):
-                raise
-            if len(lengths) == 1:
-                raise LengthwiseError(
-                    f"one text of {int(lengths[0]):,} tokens does not fit into the memory of {self.device.type};"
-                    " set tokenizer.max_length and tokenizer.truncate, or use a machine with more"
-                ) from error
-        if self.device.type == "cuda":
-            torch.cuda.empty_cache()
-        log.warning("a batch of %d rows of up to %d tokens does not fit into memory; halved", *input_ids.shape)
-        half = len(lengths) // 2
-        halves = (slice(None, half), slice(half, None))
-        return np.concatenate([self.encode_batch(input_ids[part], lengths[part]) for part in halves])
+        return encode_in_halves(
+            self._encode,
+            input_ids,
+            lengths,
+            out_of_memory=_out_of_memory,
+            device=self.device.type,
+            release=torch.cuda.empty_cache if self.device.type == "cuda" else None,
+        )
 
     def run_all(self, function: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
         """`function` of each item, in order, on the engine's workers."""

@@ -15,6 +15,7 @@ from pipeline.batching import (
     PACKED,
     PACKED_CUDA,
     PADDED,
+    PADDED_CUDA,
     STEPWISE,
     BatchCosts,
     BatchPlan,
@@ -206,12 +207,12 @@ def test_a_run_may_lower_or_raise_the_limits() -> None:
     assert (changed.max_rows, changed.max_tokens, changed.pads) == (7, PADDED.max_tokens, True)
 
 
-@pytest.mark.parametrize("costs", [STEPWISE, PACKED, PADDED, PACKED_CUDA])
+@pytest.mark.parametrize("costs", [STEPWISE, PACKED, PADDED, PACKED_CUDA, PADDED_CUDA])
 def test_padding_is_rare_on_a_realistic_shard(costs: BatchCosts) -> None:
     lengths = realistic()
     plan = plan_batches(lengths, costs)
     report = report_plan(lengths, plan, costs)
-    assert report.padding <= 0.005
+    assert report.padding <= (0.05 if costs is PADDED_CUDA else 0.005)  # where a step costs as much as 64 tokens
     in_order = report_plan(lengths, plan_in_order(lengths), PADDED)
     assert in_order.padding > 0.4
     assert report.cost < in_order.cost / 1.5

@@ -16,6 +16,7 @@ from pipeline.batching import (
     PACKED,
     PACKED_CUDA,
     PADDED,
+    PADDED_CUDA,
     STEPWISE,
     BatchCosts,
     plan_batches,
@@ -81,7 +82,7 @@ def test_texts_of_no_tokens_cost_nothing(tokenizer: TextTokenizer) -> None:
         ({"device": "cuda"}, PACKED_CUDA),
         ({"device": "cuda", "precision": "fp16"}, PACKED_CUDA),
         ({"engine": "onnx"}, PADDED),
-        ({"engine": "onnx", "device": "cuda"}, PADDED),
+        ({"engine": "onnx", "device": "cuda"}, PADDED_CUDA),
     ],
 )
 def test_costs_follow_the_settings(settings: dict[str, Any], costs: BatchCosts) -> None:
@@ -102,8 +103,9 @@ def test_costs_are_the_engines_own(precision: Any, encoder_config: Callable[...,
     assert expected_costs(EncodeSettings(precision=precision)) == engine.costs
 
 
-def test_padding_costs_as_much_a_step_on_a_gpu_as_the_plan_does() -> None:
-    padded, packed, planned = strategies(run_with(encode={"device": "cuda"}))
+@pytest.mark.parametrize("engine", ["torch", "onnx"])
+def test_padding_costs_as_much_a_step_on_a_gpu_as_the_plan_does(engine: str) -> None:
+    padded, packed, planned = strategies(run_with(encode={"device": "cuda", "engine": engine}))
     assert {way.costs.step for way in (padded, packed, planned)} == {PACKED_CUDA.step}
     assert (padded.costs.pads, padded.costs.mixed) == (True, 1.0)
     assert not packed.costs.pads

@@ -1,13 +1,19 @@
 """onnxruntime, on the CPU and on CUDA.
 
 A session that is asked for CUDA and does not get it runs on the CPU and says so only on stderr. So the CUDA
-runtime counts as run only with proof: no fallback is allowed, the provider is still CUDA after a run, and every
-LSTM and Gather was placed on it. Anything less is "not run".
+runtime counts as run only with proof: no fallback is allowed, the provider is still CUDA after a run, every LSTM and
+Gather was placed on it, and it has run a first batch. Anything less is "not run".
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+import io
+import logging
+import sys
+import tempfile
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -16,21 +22,37 @@ import numpy as np
 from numpy.typing import NDArray
 
 from export.runtimes.base import OUTPUT_NAMES, NotRunnable, Outputs, Runtime, check_output_names
+from export.runtimes.placement import Placement, read_profile
 from export.variants import FP16
 
 if TYPE_CHECKING:
     import onnxruntime
 
+log = logging.getLogger(__name__)
 CUDA_OPTIONS: Mapping[str, str] = MappingProxyType({"use_tf32": "0"})
 _CUDA = "CUDAExecutionProvider"
 _LSTMS = ("LSTM", "DynamicQuantizeLSTM")
 _ON_CUDA = (*_LSTMS, "Gather")
+_ERRORS_ONLY = 3  # onnxruntime's severity
+_FULL = (  # of a GPU's memory, or a part's that a limit was set on
+    "Failed to allocate memory",
+    "is smaller than requested bytes",
+    "out of memory",
+    "CUDNN_STATUS_ALLOC_FAILED",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+    "bad_alloc",
+)
 
 
 class OnnxRuntimeCpu(Runtime):
-    """onnxruntime's CPU provider."""
+    """onnxruntime's CPU provider.
+
+    Attributes:
+        device: whose memory a batch has to fit into.
+    """
 
     name = "onnxruntime cpu"
+    device = "cpu"
     _providers: tuple[str | tuple[str, dict[str, str]], ...] = ("CPUExecutionProvider",)
 
     def __init__(self, threads: int = 0) -> None:
@@ -51,59 +73,92 @@ class OnnxRuntimeCpu(Runtime):
         return vectors
 
     def describe(self) -> dict[str, str]:
-        return {"onnxruntime": _onnxruntime().__version__, "providers": ", ".join(self._session.get_providers())}
+        return {"onnxruntime": import_onnxruntime().__version__, "providers": ", ".join(self._session.get_providers())}
 
-    def _open(self, model: str | bytes) -> None:
-        """Start a session."""
-        session = _onnxruntime().InferenceSession(model, self._options(), providers=list(self._providers))
+    def _open(self, model: str | bytes, options: onnxruntime.SessionOptions | None = None) -> None:
+        """Start a session. It never takes another provider than it was asked for."""
+        session = import_onnxruntime().InferenceSession(
+            model, options or self._options(), providers=list(self._providers), enable_fallback=0
+        )
         check_output_names([output.name for output in session.get_outputs()])
         self._session = session
 
     def _options(self) -> onnxruntime.SessionOptions:
-        options = _onnxruntime().SessionOptions()
+        options = import_onnxruntime().SessionOptions()
         options.intra_op_num_threads = self._threads
         return options
 
 
 class OnnxRuntimeCuda(OnnxRuntimeCpu):
-    """onnxruntime's CUDA provider, with TF32 off."""
+    """onnxruntime's CUDA provider, with TF32 off. Validation and encoding run batches in the same way."""
 
     name = "onnxruntime cuda"
+    device = "cuda"
     tolerance = 1e-5
     dependent = frozenset({FP16})  # computed in half precision, in tiles that follow the batch; not measured yet
     _providers = ((_CUDA, dict(CUDA_OPTIONS)), "CPUExecutionProvider")
 
     def load(self, path: Path) -> None:
-        library = _onnxruntime()
+        library = import_onnxruntime()
+        said = preload_libraries(library)
         if _CUDA not in library.get_available_providers():
-            raise NotRunnable(
-                f"onnxruntime {library.__version__} is built without CUDA; on a machine with an NVIDIA GPU install"
-                " onnxruntime-gpu instead of onnxruntime"
-            )
+            raise NotRunnable(_without_cuda(library, said))
         OnnxRuntimeCpu(threads=1).load(path)  # what is wrong with the file is no reason not to run it
-        try:
-            super().load(path)
-        except Exception as error:  # onnxruntime raises its own types, one for each status code
-            reason = " ".join(str(error).split())[:200]
-            raise NotRunnable(f"onnxruntime gives no session on CUDA here ({reason})") from error
-        self._session.disable_fallback()  # run() would otherwise retry on the CPU
-        self._refuse_unless_on_cuda()
+        with tempfile.TemporaryDirectory() as scratch:
+            options = self._options()
+            options.enable_profiling = True
+            options.profile_file_prefix = str(Path(scratch) / "profile")
+            try:
+                self._open(str(path), options)
+            except Exception as error:  # onnxruntime raises its own types, one for each status code
+                raise NotRunnable(f"onnxruntime gives no session on CUDA here ({_line(error)}){said}") from error
+            try:
+                self._refuse_unless_on_cuda(said)
+                self._run_first_batch(said)
+            finally:
+                profile = self._session.end_profiling()
+            self._placement, self._unknown = _placement(profile)
+        if self._placement is not None:
+            _refuse_elsewhere((node.op, node.provider) for node in self._placement.nodes)
 
     def run(self, input_ids: NDArray[np.int64], attention_mask: NDArray[np.int64]) -> Outputs:
-        outputs = super().run(input_ids, attention_mask)
+        feeds = {"input_ids": input_ids, "attention_mask": attention_mask}
+        vectors, states = run_bound(self._session, OUTPUT_NAMES, feeds, self.device)
         self._refuse_unless_on_cuda()
-        return outputs
+        return vectors, states
+
+    def vectors(self, input_ids: NDArray[np.int64], attention_mask: NDArray[np.int64]) -> NDArray[np.float32]:
+        feeds = {"input_ids": input_ids, "attention_mask": attention_mask}
+        (vectors,) = run_bound(self._session, OUTPUT_NAMES[:1], feeds, self.device)
+        return vectors
+
+    @property
+    def placement(self) -> Placement | None:
+        """Every node of the loaded graph that ran, and where; None where onnxruntime's profile does not tell."""
+        return self._placement
 
     def describe(self) -> dict[str, str]:
-        return {**super().describe(), "placement": ", ".join(f"{op} on {ep}" for op, ep in self._placement())}
+        assigned = ", ".join(f"{op} on {ep}" for op, ep in self._assigned())
+        ran = {"copies": f"not known: {self._unknown}"}
+        if self._placement is not None:
+            ran = self._placement.describe(_CUDA)
+        return {**super().describe(), "placement": assigned, **ran}
 
     def _options(self) -> onnxruntime.SessionOptions:
         options = super()._options()
         options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
+        options.log_severity_level = _ERRORS_ONLY  # it warns of each copy, which `describe` tells of
         return options
 
-    def _placement(self) -> list[tuple[str, str]]:
-        """(operator, provider) of each node that has to be on CUDA."""
+    def _run_first_batch(self, said: str) -> None:
+        """Two rows of different lengths: whether the kernels run on this GPU at all."""
+        try:
+            self.vectors(np.zeros((2, 2), np.int64), np.array([[1, 1], [1, 0]]))
+        except Exception as error:  # as above
+            raise NotRunnable(f"a first batch fails on CUDA here ({_line(error)}){said}") from error
+
+    def _assigned(self) -> list[tuple[str, str]]:
+        """(operator, provider) of each node that has to be on CUDA, as onnxruntime assigned them."""
         return [
             (node.op_type, subgraph.ep_name)
             for subgraph in self._session.get_provider_graph_assignment_info()
@@ -111,17 +166,99 @@ class OnnxRuntimeCuda(OnnxRuntimeCpu):
             if node.op_type in _ON_CUDA
         ]
 
-    def _refuse_unless_on_cuda(self) -> None:
+    def _refuse_unless_on_cuda(self, said: str = "") -> None:
         if _CUDA not in self._session.get_providers():
-            raise NotRunnable("the session was asked for CUDA and fell back to the CPU; see onnxruntime's messages")
-        placement = self._placement()
-        elsewhere = sorted({f"{op} on {ep}" for op, ep in placement if ep != _CUDA})
-        placed = {op for op, _ in placement}
-        if elsewhere or "Gather" not in placed or not placed & set(_LSTMS):
-            raise NotRunnable(f"not placed on CUDA: {', '.join(elsewhere) or 'no LSTM or Gather at all'}")
+            raise NotRunnable(
+                f"the session was asked for CUDA and fell back to the CPU; see onnxruntime's messages{said}"
+            )
+        _refuse_elsewhere(self._assigned())
 
 
-def _onnxruntime() -> Any:
+def preload_libraries(library: Any, *, cudnn: bool = True) -> str:
+    """Load CUDA's libraries, and cuDNN, from the packages that pip installed; a PyTorch for CUDA has done so already.
+
+    Args:
+        library: the module onnxruntime, which prints what it could not load. Here that is logged.
+        cudnn: without it, only CUDA's own.
+
+    Returns:
+        What it said, to be put behind a reason; empty where that was nothing.
+    """
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.version.cuda:
+        return ""
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed), warnings.catch_warnings(record=True) as warned:
+        warnings.simplefilter("always")
+        try:
+            library.preload_dlls(cudnn=cudnn)
+        except Exception as error:  # of a system's loader, or of a package that is not whole
+            printed.write(str(error))
+    said = " ".join([*printed.getvalue().split(), *(str(warning.message) for warning in warned)])
+    if not said:
+        return ""
+    log.debug("onnxruntime on CUDA's libraries: %s", said)
+    return f"; of CUDA's libraries it says: {said[:300]}"
+
+
+def run_bound(
+    session: onnxruntime.InferenceSession, names: Sequence[str], feeds: Mapping[str, NDArray[Any]], device: str
+) -> list[NDArray[Any]]:
+    """Run a batch through a binding of its own: several threads may run one session at once.
+
+    Args:
+        names: the outputs to compute and fetch, once each; others stay where they are.
+        feeds: inputs in the host's memory.
+        device: where the outputs are put before they are fetched, cpu or cuda.
+    """
+    binding = session.io_binding()
+    for name, values in feeds.items():
+        binding.bind_cpu_input(name, np.ascontiguousarray(values))
+    for name in names:
+        binding.bind_output(name, device)
+    binding.synchronize_inputs()
+    session.run_with_iobinding(binding)
+    fetched: list[NDArray[Any]] = binding.copy_outputs_to_cpu()
+    return fetched
+
+
+def out_of_memory(error: Exception) -> bool:
+    """Whether an error of onnxruntime says that a batch does not fit; it has no type for that, only words."""
+    return isinstance(error, MemoryError) or any(words in str(error) for words in _FULL)
+
+
+def _refuse_elsewhere(nodes: Iterable[tuple[str, str]]) -> None:
+    """Refuse unless, of (operator, provider), there are an LSTM and a Gather and all of them are on CUDA."""
+    placed = {(op, provider) for op, provider in nodes if op in _ON_CUDA}
+    elsewhere = sorted(f"{op} on {provider}" for op, provider in placed if provider != _CUDA)
+    operators = {op for op, _ in placed}
+    if elsewhere or "Gather" not in operators or not operators & set(_LSTMS):
+        raise NotRunnable(f"not placed on CUDA: {', '.join(elsewhere) or 'no LSTM or Gather at all'}")
+
+
+def _placement(profile: str) -> tuple[Placement | None, str]:
+    """Where the nodes ran by a profile, or why that is not known."""
+    try:
+        return read_profile(Path(profile)), ""
+    except (OSError, ValueError) as error:
+        return None, f"its profile cannot be read ({_line(error)})"
+
+
+def _without_cuda(library: Any, said: str) -> str:
+    built_for = getattr(library, "cuda_version", "")
+    if built_for:
+        return f"onnxruntime {library.__version__}, built for CUDA {built_for}, has no CUDA provider here{said}"
+    return (
+        f"onnxruntime {library.__version__} is built without CUDA; on a machine with an NVIDIA GPU install"
+        " onnxruntime-gpu instead of onnxruntime"
+    )
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())[:200]
+
+
+def import_onnxruntime() -> Any:
     """The module, which is an extra: an export can be made without it."""
     try:
         import onnxruntime

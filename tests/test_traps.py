@@ -1,0 +1,183 @@
+"""The trap graphs, proven on onnxruntime's CPU provider; then, where there is a GPU, on CUDA."""
+
+from __future__ import annotations
+
+import subprocess
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from export import traps
+from export.traps import (
+    CPU,
+    CUDA,
+    DIRECTIONS,
+    MIXED,
+    OPSETS,
+    TRAPS,
+    WITH_ZEROS,
+    Direction,
+    Trap,
+    TrapResult,
+    run_apart,
+    run_trap,
+    trap_batch,
+    trap_model,
+    trap_reference,
+)
+
+
+def name(value: object) -> str:
+    return value.name.replace(", ", "-").replace(" ", "-") if isinstance(value, Trap) else str(value)
+
+
+def test_every_border_has_its_trap() -> None:
+    assert len(set(TRAPS)) == len(TRAPS) == 36
+    assert {trap.opset for trap in TRAPS} == {17, 18, 22} == set(OPSETS)
+    assert {trap.direction for trap in TRAPS} == set(DIRECTIONS)
+    assert {trap.lengths for trap in TRAPS} == {MIXED, WITH_ZEROS}
+    assert len(set(MIXED)) > 2
+    assert 0 in WITH_ZEROS
+    assert Trap(lengths=WITH_ZEROS).name == "opset 18, float32, bidirectional, rows of no tokens"
+
+
+@pytest.mark.parametrize("trap", TRAPS, ids=name)
+def test_the_cpu_is_right_on_every_trap(trap: Trap) -> None:
+    assert {item.version for item in trap_model(trap).opset_import} == {trap.opset}
+    result = run_trap(trap)
+    assert (result.status, result.reason, result.placement) == ("right", "", CPU)
+    assert result.difference is not None
+    assert result.difference <= (2e-6 if trap.dtype == "float32" else 1e-3)
+
+
+@pytest.mark.parametrize("direction", DIRECTIONS)
+def test_the_reference_is_pytorchs_lstm(direction: Direction) -> None:
+    trap = Trap(direction=direction)
+    lstm = torch.nn.LSTM(64, 64, bidirectional=direction == "bidirectional").double()
+    weights = {item: torch.from_numpy(values.astype(np.float64)) for item, values in traps._weights(trap).items()}
+    order = torch.tensor([0, 2, 3, 1])  # i, f, g, o out of i, o, f, c
+    with torch.no_grad():
+        for number, suffix in enumerate(("", "_reverse")[: trap.directions]):
+            parts = (weights["W"][number], weights["R"][number], *weights["B"][number].chunk(2))
+            for part, values in zip(("weight_ih", "weight_hh", "bias_ih", "bias_hh"), parts, strict=True):
+                blocks = values.reshape(4, 64, -1)[order].reshape(values.shape)
+                getattr(lstm, f"{part}_l0{suffix}").copy_(blocks)
+        states, last = trap_reference(trap)
+        for row, length in enumerate(trap.lengths):
+            ids = torch.from_numpy(trap_batch(trap)["input_ids"][:length, row])
+            alone = weights["table"][ids if direction != "reverse" else ids.flip(0)]
+            found, (hidden, _) = lstm(alone)
+            found = found if direction != "reverse" else found.flip(0)
+            right = states[:length, :, row].reshape(length, -1)
+            np.testing.assert_allclose(found.numpy(), right, atol=1e-12, rtol=0)
+            np.testing.assert_allclose(hidden.numpy(), last[:, row], atol=1e-12, rtol=0)
+            assert not states[length:, :, row].any()
+
+
+@pytest.mark.parametrize("direction", ["reverse", "bidirectional"])
+@pytest.mark.parametrize("lengths", [MIXED, WITH_ZEROS])
+def test_lengths_that_are_ignored_are_seen(
+    direction: Direction, lengths: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    right = traps.trap_reference(Trap(direction=direction, lengths=lengths))
+    full = {**trap_batch(Trap(lengths=lengths)), "sequence_lens": np.full(len(lengths), 14, np.int32)}
+    monkeypatch.setattr(traps, "trap_reference", lambda _: right)
+    monkeypatch.setattr(traps, "trap_batch", lambda _: full)
+    result = run_trap(Trap(direction=direction, lengths=lengths))
+    assert (result.ran, result.status) == (True, "wrong")
+
+
+def test_what_a_result_comes_to() -> None:
+    ran = TrapResult(Trap(), CUDA, {"use_tf32": "0"}, ran=True, placement=CUDA, difference=9e-6)
+    assert ran.status == "right"
+    assert replace(ran, difference=2e-5).status == "wrong"
+    assert replace(ran, difference=float("inf")).status == "wrong"
+    assert replace(ran, difference=float("nan")).status == "wrong"
+    assert replace(ran, placement=CPU).status == "right elsewhere"
+    assert replace(ran, placement=CPU, difference=1.0).status == "wrong"
+    assert replace(ran, options={"use_tf32": "1"}, difference=2e-5).status == "right"
+    assert replace(ran, options={}, difference=2e-5).status == "right"  # it is on where nothing is said
+    assert replace(ran, trap=Trap(dtype="float16"), difference=2e-5).status == "right"
+    assert replace(ran, provider=CPU, placement=CPU, options={}, difference=2e-5).status == "wrong"
+    assert TrapResult(Trap(), reason="no").status == "not run"
+    assert replace(ran, crashed=True).status == "crashed"
+
+
+def test_a_value_that_is_not_a_number_is_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
+    right = trap_reference(Trap())
+    nothing = [np.full_like(values, np.nan) for values in right]
+    monkeypatch.setattr(traps, "_run", lambda *_: (nothing, CPU))
+    assert run_trap(Trap()).status == "wrong"
+
+
+def test_a_provider_that_is_not_there_was_not_run() -> None:
+    result = run_trap(Trap(), "QNNExecutionProvider")
+    assert (result.status, result.difference) == ("not run", None)
+    assert "has no QNNExecutionProvider here" in result.reason
+
+
+def test_a_trap_in_a_process_of_its_own() -> None:
+    trap = Trap(22, "float32", "reverse", WITH_ZEROS)
+    here = run_trap(trap)  # where PyTorch may have loaded cuDNN
+    assert replace(run_apart(trap), cudnn=here.cudnn) == here
+    assert run_apart(Trap(), "QNNExecutionProvider").reason == run_trap(Trap(), "QNNExecutionProvider").reason
+
+
+def test_a_process_that_crashes_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    def crash(*_: object, **__: object) -> Any:
+        return subprocess.CompletedProcess([], -11, "", "something\nfatal")
+
+    def hang(*_: object, **__: object) -> Any:
+        raise subprocess.TimeoutExpired("python", 1)
+
+    monkeypatch.setattr(subprocess, "run", crash)
+    result = run_apart(Trap(), CUDA)
+    assert (result.status, result.reason) == ("crashed", "the process ended with -11: something fatal")
+    monkeypatch.setattr(subprocess, "run", hang)
+    assert run_apart(Trap(), CUDA).status == "crashed"
+
+
+# On a GPU
+
+
+@pytest.fixture(scope="module")
+def _on_gpu() -> None:
+    result = run_apart(Trap(), CUDA)
+    if result.status in ("not run", "crashed"):
+        pytest.skip(f"no trap was run on CUDA: {result.reason}")
+
+
+@pytest.mark.gpu
+@pytest.mark.usefixtures("_on_gpu")
+@pytest.mark.parametrize("trap", TRAPS, ids=name)
+def test_cuda_is_right_or_says_that_it_is_elsewhere(trap: Trap) -> None:
+    result = run_trap(trap, CUDA)
+    assert result.status in ("right", "right elsewhere"), result
+    if trap.opset < 22:
+        assert result.status == "right", result
+
+
+@pytest.mark.gpu
+@pytest.mark.usefixtures("_on_gpu")
+@pytest.mark.parametrize("direction", DIRECTIONS)
+def test_tf32_stays_off_where_it_is_switched_off(direction: Direction) -> None:
+    off, on = (run_trap(Trap(direction=direction), CUDA, {"use_tf32": value}) for value in "01")
+    assert (off.status, on.status) == ("right", "right"), (off, on)
+    assert off.difference is not None
+    assert on.difference is not None
+    assert off.difference <= on.difference
+
+
+@pytest.mark.gpu
+@pytest.mark.usefixtures("_on_gpu")
+@pytest.mark.parametrize("opset", OPSETS)
+def test_without_cudnn_it_is_right_or_refuses(opset: int) -> None:
+    result = run_apart(Trap(opset), CUDA, cudnn=False)
+    assert result.status in ("right", "right elsewhere", "not run"), result
+    if result.cudnn:
+        pytest.skip(f"cuDNN was found although it was not preloaded: not tried without it ({result})")
+    if result.status == "not run":
+        assert result.reason
