@@ -127,14 +127,14 @@ class Tally:
     def _add_rows(self, case: Case, found: NDArray[np.floating], right: NDArray[np.floating]) -> None:
         if found.shape != right.shape:
             return
-        differences, cosines = scaled_difference(found, right).max(axis=1), cosines(found, right)
+        differences, of_rows = scaled_difference(found, right).max(axis=1), cosines(found, right)
         real = np.flatnonzero(case.lengths)
         if len(real):
-            smallest = float(cosines[real].min())
+            smallest = float(of_rows[real].min())
             self._cosine = float(np.minimum(smallest if self._cosine is None else self._cosine, smallest))
         if case.group in self._of_interest:
             self._rows += [
-                RowDeviation(case.name, int(row), int(case.lengths[row]), float(differences[row]), float(cosines[row]))
+                RowDeviation(case.name, int(row), int(case.lengths[row]), float(differences[row]), float(of_rows[row]))
                 for row in real
             ]
 

@@ -61,8 +61,8 @@ class BatchCosts:
 
 # Measured by `scripts/benchmark.py kernel` (docs/benchmarks.md): a step of n rows takes a + b n, and a / b is `step`;
 # `mixed` is what rows of different lengths cost PyTorch's packed LSTM: 1.8 to 2.9 on a CPU with AVX2, 2.3 to 3.5 on one
-# with AVX-512, where its kernel for equal lengths is faster yet. Nothing was measured on a GPU so far, so the two for CUDA
-# are guesses: a step is some 10 microseconds whatever is in it, in which a GPU does the products of some hundred rows.
+# with AVX-512, where its kernel for equal lengths is faster yet. Nothing was measured on a GPU so far, so the two for
+# CUDA are guesses: a step takes some 10 microseconds there, in which the products of some hundred rows are done.
 STEPWISE = BatchCosts(max_tokens=131_072, max_rows=512, step=8)
 PACKED = BatchCosts(max_tokens=4_096, max_rows=128, step=4, mixed=2.0)
 PADDED = BatchCosts(max_tokens=4_096, max_rows=128, step=2, pads=True)

@@ -33,6 +33,7 @@ from pipeline.tokenizer import TextTokenizer
 T = TypeVar("T")
 R = TypeVar("R")
 log = logging.getLogger(__name__)
+_SPARE_THREADS = 2  # gather ids and put vectors in their places, while others wait for the GPU
 
 
 class TorchEngine:
@@ -79,7 +80,7 @@ class TorchEngine:
         self._encode: Callable[[NDArray[np.int64], NDArray[np.int64]], NDArray[np.float32]]
         if on_gpu:
             on_device = encoder_on_cuda(encoder, self.device, precision, workers or LANES, self.costs.max_tokens)
-            self._encode, self._workers = on_device, on_device.lanes
+            self._encode, self._workers = on_device, on_device.lanes + _SPARE_THREADS
         elif precision == "fp32":
             self._encode = StepwiseEncoder(encoder)
         else:

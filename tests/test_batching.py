@@ -212,7 +212,7 @@ def test_padding_is_rare_on_a_realistic_shard(costs: BatchCosts) -> None:
     lengths = realistic()
     plan = plan_batches(lengths, costs)
     report = report_plan(lengths, plan, costs)
-    assert report.padding <= (0.05 if costs is PADDED_CUDA else 0.005)  # where a step costs as much as 64 tokens
+    assert report.padding <= (0.06 if costs is PADDED_CUDA else 0.005)  # where a step costs as much as 256 tokens
     in_order = report_plan(lengths, plan_in_order(lengths), PADDED)
     assert in_order.padding > 0.4
     assert report.cost < in_order.cost / 1.5

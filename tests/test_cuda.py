@@ -18,7 +18,9 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from torch import Tensor
 
+from gpu.traps import tf32_allowed
 from pipeline import cuda
+from pipeline.batching import PACKED_CUDA
 from pipeline.config import EncoderConfig
 from pipeline.cuda import (
     DTYPES,
@@ -72,7 +74,7 @@ def on_host(encoder: PackedEncoder, most_cells: int | None = None) -> tuple[Lane
 def placed(request: pytest.FixtureRequest) -> Callable[[PackedEncoder], LaneEncoder]:
     """Puts a float32 encoder behind lanes: on this processor, and on a GPU where there is one."""
     if request.param == "cpu":
-        return lambda encoder: on_host(encoder)[0]
+        return lambda encoder: on_host(converted(encoder, torch.device("cpu"), torch.float32))[0]
     return lambda encoder: encoder_on_cuda(encoder, torch.device("cuda", 0), "fp32", 3, 4_096)
 
 
@@ -215,6 +217,7 @@ class FakeGpu:
 
         answers = {
             "is_available": lambda: True,
+            "current_device": lambda: 0,
             "get_device_name": lambda device: "a GPU",
             "get_device_capability": lambda device: (8, 0),
             "synchronize": lambda device: None,
@@ -227,6 +230,7 @@ class FakeGpu:
         for name, answer in answers.items():
             monkeypatch.setattr(torch.cuda, name, answer)
         monkeypatch.setattr(cuda, "CudaLane", Lane)
+        monkeypatch.setattr(cuda, "converted", lambda encoder, _, dtype: converted(encoder, torch.device("cpu"), dtype))
 
 
 @pytest.mark.parametrize(
@@ -250,11 +254,28 @@ def test_lanes_and_batches_follow_the_memory_that_is_measured(
     assert len(gpu.lanes) == 1 + 3
 
 
+def test_the_engine_has_threads_to_spare_beside_its_lanes(
+    monkeypatch: pytest.MonkeyPatch, encoder_config: Callable[..., EncoderConfig]
+) -> None:
+    FakeGpu(monkeypatch, 10**12, cell_bytes=50)
+    encoder = seeded_encoder(encoder_config(vocab_size=20), 0)
+    engine = TorchEngine(encoder, "cuda", "bf16")
+    assert (engine.name, engine.costs, engine.device.type) == ("torch cuda bf16", PACKED_CUDA, "cuda")
+    assert engine.reference is not None
+    assert engine.reference.name == "torch cuda"
+    meeting = threading.Barrier(3 + 2, timeout=30)  # passes only where five are at work at once
+    assert len(list(engine.run_all(lambda _: meeting.wait(), range(10)))) == 10
+    for batch in batches(20):
+        exact = engine.reference.encode_batch(*batch)
+        np.testing.assert_allclose(exact, StepwiseEncoder(encoder)(*batch), atol=1e-6, rtol=0)
+        assert 0 < np.abs(engine.encode_batch(*batch) - exact).max() < BELOW["bf16"]
+
+
 def test_the_gpus_weights_are_a_copy(
     placed: Callable[[PackedEncoder], LaneEncoder], encoder_config: Callable[..., EncoderConfig]
 ) -> None:
     encoder = seeded_encoder(encoder_config(vocab_size=20), 0)
-    found = placed(converted(encoder, torch.device("cpu"), torch.float32))
+    found = placed(encoder)
     before = [found(*batch) for batch in batches(20)]
     with torch.no_grad():
         for weight in encoder.parameters():
@@ -362,16 +383,9 @@ def test_tf32_stays_off_whatever_the_program_has_set() -> None:
     encoder = sizable(hidden_size=512)
     exact = encoder_on_cuda(encoder, torch.device("cuda", 0), "fp32", 1, 4_096)
     ids, lengths = np.random.default_rng(0).integers(0, 1_000, (512, 40)), np.full(512, 40)
-    places = (torch.backends.cudnn.rnn, torch.backends.cuda.matmul)
-    before = [place.fp32_precision for place in places]
-    try:
-        for place in places:
-            place.fp32_precision = "tf32"
+    with tf32_allowed():
         vectors = exact(ids, lengths)
-        assert [place.fp32_precision for place in places] == ["tf32", "tf32"]
-    finally:
-        for place, precision in zip(places, before, strict=True):
-            place.fp32_precision = precision
+        assert torch.backends.cudnn.rnn.fp32_precision == torch.backends.cuda.matmul.fp32_precision == "tf32"
     np.testing.assert_allclose(vectors, StepwiseEncoder(encoder)(ids, lengths), atol=TOLERANCE, rtol=0)
 
 

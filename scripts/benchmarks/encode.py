@@ -20,6 +20,7 @@ from benchmarks.corpora import load_corpus
 from benchmarks.harness import Result, in_turn, median, ratios
 from benchmarks.models import SHAPES, plain_loop, sentence_transformer
 from export.build import build_artifact
+from export.compare import cosines
 from export.engine import OnnxEngine
 from export.variants import INT8
 from pipeline.config import RunConfig
@@ -95,9 +96,7 @@ def _best_batch_size(model: Any, texts: Sequence[str]) -> int:
 
 
 def _smallest_cosine(found: NDArray[np.float32], right: NDArray[np.float32]) -> float:
-    products = (found.astype(np.float64) * right).sum(axis=1)
-    norms = np.linalg.norm(found, axis=1) * np.linalg.norm(right, axis=1)
-    return float((products[norms > 0] / norms[norms > 0]).min())
+    return float(cosines(found, right)[right.any(axis=1)].min())
 
 
 class _Timed(TorchEngine):

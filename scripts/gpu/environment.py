@@ -1,0 +1,71 @@
+"""What the checks run on: GPU, driver, libraries, and whether onnxruntime really reaches the GPU."""
+
+from __future__ import annotations
+
+import subprocess
+
+import numpy as np
+
+from benchmarks.models import SHAPES
+from export.build import build_artifact
+from export.runtimes import NotRunnable
+from export.runtimes.onnxruntime import OnnxRuntimeCpu, OnnxRuntimeCuda
+from export.variants import NATIVE, VARIANTS
+from gpu.context import Check, Context, Found, NotRun, Section
+from pipeline.machine import cores, processor
+
+
+def _gpu(context: Context) -> Found:
+    import torch
+
+    if context.rehearsal:
+        return Found(f"none: a rehearsal on {processor()}")
+    properties = torch.cuda.get_device_properties(0)
+    memory = f"{properties.total_memory / 2**30:.0f} GiB, {properties.multi_processor_count} multiprocessors"
+    return Found(f"{properties.name}, {memory}, compute capability {properties.major}.{properties.minor}")
+
+
+def _driver(context: Context) -> Found:
+    command = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    except (OSError, subprocess.SubprocessError) as error:
+        raise NotRun(f"nvidia-smi says nothing ({error})") from error
+    return Found(done.stdout.split()[0])
+
+
+def _torch(context: Context) -> Found:
+    import torch
+
+    cudnn = torch.backends.cudnn.version() if torch.backends.cudnn.is_available() else "none"
+    return Found(f"PyTorch {torch.__version__}, CUDA {torch.version.cuda}, cuDNN {cudnn}", ok=torch.cuda.is_available())
+
+
+def _onnxruntime(context: Context) -> Found:
+    encoder = SHAPES["small"].encoder(context.tokenizer.vocab_size)
+    artifact = build_artifact(encoder, context.tokenizer, context.scratch / "small", variants=())
+    runtime = OnnxRuntimeCpu() if context.rehearsal else OnnxRuntimeCuda()
+    try:
+        runtime.load(artifact.folder / VARIANTS[NATIVE].file)
+        ids = np.zeros((2, 3), np.int64)
+        runtime.run(ids, np.ones_like(ids))
+    except NotRunnable as error:
+        raise NotRun(str(error)) from error
+    return Found("; ".join(f"{name} {value}" for name, value in runtime.describe().items()), ok=True)
+
+
+def _processor(context: Context) -> Found:
+    return Found(f"{cores()} cores, {processor()}")
+
+
+SECTION = Section(
+    "environment",
+    "What it ran on",
+    (
+        Check("GPU", "", _gpu),
+        Check("driver", "", _driver),
+        Check("PyTorch, CUDA, cuDNN", "PyTorch finds the GPU", _torch),
+        Check("onnxruntime", "a session whose LSTM and Gather are on CUDA", _onnxruntime),
+        Check("processor", "", _processor),
+    ),
+)

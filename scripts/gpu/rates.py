@@ -1,0 +1,317 @@
+"""How fast it is: against sentence-transformers, against what the hardware gives, and from texts to files."""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from benchmarks.corpora import write_rows
+from benchmarks.harness import in_turn, median, ratios
+from benchmarks.models import sentence_transformer
+from export.build import build_artifact
+from export.engine import OnnxEngine
+from gpu.context import Check, Context, Found, NotRun, Section
+from pipeline.batching import plan_batches
+from pipeline.config import Precision, RunConfig
+from pipeline.cuda import DTYPES, without_tf32
+from pipeline.dataset import open_dataset
+from pipeline.encode import encode_tokens
+from pipeline.errors import LengthwiseError
+from pipeline.run import encode_dataset
+from pipeline.tokens import tokenize_texts
+
+BATCH_SIZES = (128, 256, 512, 1_024, 2_048, 4_096, 8_192)  # of the other sides; the fastest is what counts
+REHEARSAL_SIZES = (32, 64)
+LIMIT_TOKENS = 1_000_000  # of a side that is only measured for its rate
+TIMES_FASTER, OF_THE_LIMIT, OF_THE_SLOWER, OF_PYTORCH, BUSY = 10, 0.85, 0.85, 0.8, 0.9
+
+
+@dataclass(frozen=True)
+class _Sides:
+    """Seconds of each side, round by round, and the tokens that each encodes."""
+
+    seconds: Mapping[str, list[float]]
+    tokens: Mapping[str, int]
+    notes: Mapping[str, str]
+
+    def rate(self, side: str) -> float:
+        return self.tokens[side] / median(self.seconds[side])
+
+    def each(self, side: str) -> list[float]:
+        """Seconds a token."""
+        return [seconds / self.tokens[side] for seconds in self.seconds[side]]
+
+
+def _ids_to_vectors(context: Context) -> _Sides:
+    """Ours, sentence-transformers and the dense LSTM, all in turn."""
+    sides: dict[str, Callable[[], object]] = {}
+    tokens, notes = {}, {}
+    total = len(context.tokens.values)
+    for precision in context.precisions:
+        engine = context.engine(precision)
+        sides[f"ours {precision}"] = partial(encode_tokens, context.tokens, engine)
+        tokens[f"ours {precision}"] = total
+    for name, half in (("sentence-transformers", False), ("sentence-transformers, half precision", True)):
+        try:
+            theirs = _Theirs(context, half)
+        except LengthwiseError as error:
+            notes[name] = str(error)
+            continue
+        best = _best(context, {size: partial(theirs.encode, size, 4) for size in _sizes(context)})
+        sides[name] = partial(theirs.encode, best)
+        tokens[name], notes[name] = total, f"batch {best}"
+    for precision in context.precisions:
+        dense = _Dense(context, precision)
+        best = _best(context, {size: partial(dense.run, size) for size in _sizes(context)}, dense.tokens)
+        sides[f"limit {precision}"] = partial(dense.run, best)
+        tokens[f"limit {precision}"], notes[f"limit {precision}"] = dense.tokens(best), f"batch {best}"
+    return _Sides(in_turn(sides, context.runs, "ids to vectors"), tokens, notes)
+
+
+class _Theirs:
+    """sentence-transformers on ids: what its `encode` does with each batch, tokenizing left out."""
+
+    def __init__(self, context: Context, half: bool) -> None:
+        self._model = sentence_transformer(context.encoder, context.tokenizer).to(context.device).eval()
+        self._half = half
+        if half:
+            self._model.bfloat16() if context.rehearsal else self._model.half()
+        self._device, self._tokens = context.device, context.tokens
+        lengths = context.tokens.lengths
+        self._dim, self._order = (
+            context.encoder.config.dim,
+            np.argsort(-lengths, kind="stable")[: np.count_nonzero(lengths)],
+        )
+
+    def encode(self, batch_size: int, every: int = 1) -> NDArray[np.float32]:
+        """Vectors, in batches of rows in falling order of length, as it sorts them too; or of one row in `every`."""
+        order = self._order[::every]
+        vectors = np.zeros((len(self._tokens), self._dim), np.float32)
+        with torch.inference_mode():
+            for start in range(0, len(order), batch_size):
+                rows = order[start : start + batch_size]
+                input_ids, lengths = self._tokens.gather(rows, 0)
+                mask = np.arange(input_ids.shape[1]) < lengths[:, None]
+                features = {
+                    "input_ids": input_ids,
+                    "attention_mask": mask.astype(np.int64),
+                    "sentence_lengths": lengths,
+                }
+                on_device = {name: torch.from_numpy(value).to(self._device) for name, value in features.items()}
+                vectors[rows] = self._model(on_device)["sentence_embedding"].float().cpu().numpy()
+        return vectors
+
+
+class _Dense:
+    """One nn.LSTM on rows of one length that are on the device already: what the hardware gives."""
+
+    def __init__(self, context: Context, precision: Precision) -> None:
+        self._lstm = copy.deepcopy(context.encoder.lstm).to(context.device, DTYPES[precision])
+        self._dtype, self._context = DTYPES[precision], context
+        self._length = max(1, round(float(context.tokens.lengths.mean())))
+
+    def tokens(self, batch: int) -> int:
+        """Tokens that `run` reads."""
+        return batch * self._length * self._times(batch)
+
+    def run(self, batch: int) -> None:
+        """Run it often enough for a rate."""
+        shape = (batch, self._length, self._lstm.input_size)
+        x = torch.zeros(shape, dtype=self._dtype, device=self._context.device).normal_()
+        with torch.inference_mode(), without_tf32():
+            for _ in range(self._times(batch)):
+                self._lstm(x)
+            self._context.synchronize()
+
+    def _times(self, batch: int) -> int:
+        read = min(LIMIT_TOKENS, len(self._context.tokens.values))
+        return max(1, round(read / (batch * self._length)))
+
+
+def _sizes(context: Context) -> tuple[int, ...]:
+    return REHEARSAL_SIZES if context.rehearsal else BATCH_SIZES
+
+
+def _best(
+    context: Context, sides: Mapping[int, Callable[[], object]], tokens: Callable[[int], int] = lambda size: 1
+) -> int:
+    """The batch size of the most tokens a second; sizes that do not fit into memory are left out."""
+    seconds: dict[int, float] = {}
+    for size, side in sides.items():
+        try:
+            side()
+            context.synchronize()
+            began = time.perf_counter()
+            side()
+            context.synchronize()
+        except torch.OutOfMemoryError:
+            break
+        seconds[size] = (time.perf_counter() - began) / tokens(size)
+    return min(seconds, key=lambda size: seconds[size])
+
+
+def _against_sentence_transformers(precision: Precision, context: Context) -> Found:
+    sides = _with(precision, context).once(_ids_to_vectors)
+    name, ours = "sentence-transformers", f"ours {precision}"
+    if name not in sides.seconds:
+        raise NotRun(sides.notes[name])
+    text = f"{ratios(sides.each(ours), sides.each(name))} times; {sides.rate(ours):,.0f} tokens/s, and"
+    text += f" {sides.rate(name):,.0f} in float32 as it comes ({sides.notes[name]})"
+    half = f"{name}, half precision"
+    if half in sides.seconds:
+        text += f"; {ratios(sides.each(ours), sides.each(half))} times it in half precision ({sides.notes[half]})"
+    return Found(text, ok=sides.rate(ours) >= TIMES_FASTER * sides.rate(name))
+
+
+def _against_the_limit(precision: Precision, context: Context) -> Found:
+    sides = _with(precision, context).once(_ids_to_vectors)
+    ours, limit = f"ours {precision}", f"limit {precision}"
+    share = ratios(sides.each(ours), sides.each(limit))
+    text = f"{share} of {sides.rate(limit):,.0f} tokens/s ({sides.notes[limit]})"
+    return Found(text, ok=sides.rate(ours) >= OF_THE_LIMIT * sides.rate(limit))
+
+
+def _with(precision: Precision, context: Context) -> Context:
+    """The context, if its device computes in this precision."""
+    if precision not in context.precisions:
+        raise NotRun(f"PyTorch does not compute in {precision} on a CPU")
+    return context
+
+
+def _onnxruntime_against_pytorch(context: Context) -> Found:
+    artifact = build_artifact(context.encoder, context.tokenizer, context.scratch / "rates", variants=())
+    onnx, torch_engine = OnnxEngine(artifact, context.device), context.engine("fp32")
+    plan = plan_batches(context.tokens.lengths, torch_engine.costs)
+    batches = [context.tokens.gather(rows, 0) for rows in plan]
+
+    def run(engine: Any) -> None:
+        list(engine.run_all(lambda batch: engine.encode_batch(*batch), batches))
+
+    seconds = in_turn({"onnx": partial(run, onnx), "torch": partial(run, torch_engine)}, context.runs, "onnxruntime")
+    total = sum(int(lengths.sum()) for _, lengths in batches)
+    rates = {name: total / median(each) for name, each in seconds.items()}
+    text = f"{ratios(seconds['onnx'], seconds['torch'])} times; {rates['onnx']:,.0f} and {rates['torch']:,.0f} tokens/s"
+    return Found(text, ok=rates["onnx"] >= OF_PYTORCH * rates["torch"])
+
+
+def _busy(context: Context) -> Found:
+    """The part of the time in which a kernel or a copy is going on, as PyTorch's profiler tells."""
+    if context.rehearsal:
+        raise NotRun("there is no GPU that could be busy")
+    engine = context.engine(context.precisions[-1])
+    encode_tokens(context.tokens, engine)
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
+        began = time.perf_counter()
+        encode_tokens(context.tokens, engine)
+        wall = time.perf_counter() - began
+    spans = [
+        (event.time_range.start, event.time_range.end)
+        for event in profile.events() or ()
+        if event.device_type == torch.autograd.DeviceType.CUDA
+    ]
+    if not spans:
+        raise NotRun("PyTorch's profiler recorded no kernel here")
+    share = covered(spans) / 1e6 / wall
+    return Found(f"{share:.0%} of {wall:.2f} s, the profiler's own cost included", ok=share >= BUSY)
+
+
+def covered(spans: list[tuple[float, float]]) -> float:
+    """How much of the time is in any of these spans."""
+    total, reached = 0.0, float("-inf")
+    for start, end in sorted(spans):
+        total += max(0.0, end - max(start, reached))
+        reached = max(reached, end)
+    return total
+
+
+@dataclass(frozen=True)
+class _EndToEnd:
+    seconds: float
+    tokens: int
+    tokenizer: float
+    model: float
+
+
+def _many_texts(context: Context) -> _EndToEnd:
+    """A whole run, parquet to parquet; and tokenizer and model alone, on a part of the same texts."""
+    precision = context.precisions[-1]
+    engine = context.engine(precision)
+    path = context.scratch / "many.parquet"
+    write_rows(path, context.texts, context.many)
+    run = RunConfig.model_validate(
+        {
+            "dataset": {"path": str(path)},
+            "model": {"path": "none"},
+            "encode": {"output": str(context.scratch / "vectors"), "device": context.device, "precision": precision},
+        }
+    )
+    source = open_dataset(run.dataset)
+    shards = [shard.table["text"] for shard, _ in zip(source.shards(lambda index: True), range(4), strict=False)]
+    encode_tokens(context.tokens, engine)  # warms up
+    report = encode_dataset(run, source, context.tokenizer, engine, "gpu-check", show_progress=False)
+    began = time.perf_counter()
+    tokens = [tokenize_texts(texts, context.tokenizer) for texts in shards]
+    tokenizer = time.perf_counter() - began
+    began = time.perf_counter()
+    for shard in tokens:
+        encode_tokens(shard, engine)
+    model = time.perf_counter() - began
+    part = sum(len(shard.values) for shard in tokens)
+    return _EndToEnd(report.seconds, report.tokens, part / tokenizer, part / model)
+
+
+def _end_to_end(context: Context) -> Found:
+    found = context.once(_many_texts)
+    whole, slower = found.tokens / found.seconds, min(found.tokenizer, found.model)
+    text = f"{whole / slower:.2f}; {whole:,.0f} tokens/s, tokenizer alone {found.tokenizer:,.0f}, model alone"
+    return Found(f"{text} {found.model:,.0f}, files written besides", ok=whole >= OF_THE_SLOWER * slower)
+
+
+def _headline(context: Context) -> Found:
+    found = context.once(_many_texts)
+    return Found(f"{found.seconds:.1f} s for {context.many:,} texts, {found.tokens:,} tokens")
+
+
+SECTION = Section(
+    "rates",
+    "How fast it is",
+    (
+        *(
+            Check(
+                f"ids to vectors, {precision}, against sentence-transformers, same weights, best batch size",
+                f"at least {TIMES_FASTER} times",
+                partial(_against_sentence_transformers, precision),
+            )
+            for precision in ("bf16", "fp16")
+        ),
+        Check(
+            "the same in fp32 (TF32 off)",
+            "",
+            lambda context: Found(_against_sentence_transformers("fp32", context).text),
+        ),
+        *(
+            Check(
+                f"ids to vectors, {precision}, of a dense nn.LSTM on resident rows of one length, best batch size",
+                f"at least {OF_THE_LIMIT}",
+                partial(_against_the_limit, precision),
+            )
+            for precision in ("bf16", "fp16", "fp32")
+        ),
+        Check("texts to files, of the slower of tokenizer and model", f"at least {OF_THE_SLOWER}", _end_to_end),
+        Check("texts to files", "", _headline),
+        Check(
+            "onnxruntime on CUDA against PyTorch on CUDA, float32, the same batches",
+            f"at least {OF_PYTORCH} times",
+            _onnxruntime_against_pytorch,
+        ),
+        Check("GPU busy while ids are encoded", f"at least {BUSY:.0%}", _busy),
+    ),
+)

@@ -1,0 +1,146 @@
+"""Where a GPU is known to go wrong without a word, tried on the real thing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+
+from export.compare import scaled_difference
+from export.traps import CPU, CUDA, DTYPES, OPSETS, WITH_ZEROS, Dtype, Trap, TrapResult, run_apart, run_trap
+from gpu.context import Check, Context, Found, NotRun, Section
+from pipeline.cuda import converted, encoder_on_cuda, without_tf32
+from pipeline.stepwise import StepwiseEncoder
+
+TOLERANCE = 1e-5
+_TF32 = {"use_tf32": "1"}
+_ROWS, _TOKENS = 256, 32
+NEVER_WRONG = "right, or a refusal"
+
+
+def _trap(trap: Trap, context: Context, *, elsewhere: bool = False) -> Found:
+    """A trap on the device. `elsewhere`: whether right values count that were computed on the CPU, and said to be."""
+    result = run_trap(trap, _provider(context))
+    if result.status == "not run":
+        raise NotRun(result.reason)
+    return Found(_told(result), ok=result.status == "right" or (elsewhere and result.status == "right elsewhere"))
+
+
+def _tf32_of_onnxruntime(context: Context) -> Found:
+    off, on = (run_trap(Trap(), _provider(context), options) for options in ({"use_tf32": "0"}, _TF32))
+    for result in (off, on):
+        if result.difference is None:
+            raise NotRun(result.reason)
+    return Found(f"off by {off.difference:.1e} without TF32, by {on.difference:.1e} with it", ok=off.status == "right")
+
+
+def _without_cudnn_in_onnxruntime(context: Context) -> Found:
+    """In a process of its own, which has loaded CUDA, but not cuDNN."""
+    result = run_apart(Trap(), _provider(context), cudnn=False)
+    found = {
+        True: "cuDNN was found all the same",
+        False: "cuDNN was not there",
+        None: "whether cuDNN was there is unknown",
+    }
+    text = f"{found[result.cudnn]}: {_told(result) if result.ran else f'refused ({result.reason})'}"
+    return Found(text, ok=result.status in ("right", "right elsewhere", "not run"))
+
+
+def _told(result: TrapResult) -> str:
+    if result.difference is None:
+        return result.reason
+    return f"LSTM on {result.placement}: off by {result.difference:.1e}"
+
+
+def _provider(context: Context) -> str:
+    return CPU if context.rehearsal else CUDA
+
+
+def _batch(context: Context) -> tuple[np.ndarray, np.ndarray]:
+    ids = np.random.default_rng(0).integers(context.encoder.config.vocab_size, size=(_ROWS, _TOKENS))
+    return ids, np.full(_ROWS, _TOKENS)
+
+
+@contextmanager
+def tf32_allowed() -> Iterator[None]:
+    """As a program may have it that uses PyTorch for other things besides."""
+    places: tuple[Any, ...] = (torch.backends.cudnn.rnn, torch.backends.cuda.matmul)
+    before = [place.fp32_precision for place in places]
+    try:
+        for place in places:
+            place.fp32_precision = "tf32"
+        yield
+    finally:
+        for place, precision in zip(places, before, strict=True):
+            place.fp32_precision = precision
+
+
+def _tf32_of_pytorch(context: Context) -> Found:
+    """The dense path with TF32 allowed by the program, and as the engine runs it whatever the program allows."""
+    batch = _batch(context)
+    right = StepwiseEncoder(context.encoder)(*batch)
+    encoder = converted(context.encoder, torch.device(context.device), torch.float32)
+    ids = torch.from_numpy(batch[0]).to(context.device)
+    with tf32_allowed(), torch.inference_mode():
+        on = encoder.forward_equal(ids).cpu().numpy()
+        with without_tf32():
+            off = encoder.forward_equal(ids).cpu().numpy()
+    without, with_it = (float(scaled_difference(found, right).max()) for found in (off, on))
+    return Found(f"off by {without:.1e} without TF32, by {with_it:.1e} with it", ok=without <= TOLERANCE)
+
+
+def _without_cudnn_in_pytorch(context: Context) -> Found:
+    if context.rehearsal:
+        raise NotRun("a CPU has no cuDNN to do without")
+    batch = _batch(context)
+    with torch.backends.cudnn.flags(enabled=False):
+        found = encoder_on_cuda(context.encoder, torch.device("cuda"), "fp32", 1, _ROWS * _TOKENS)(*batch)
+    difference = float(scaled_difference(found, StepwiseEncoder(context.encoder)(*batch)).max())
+    return Found(f"off by {difference:.1e}", ok=difference <= TOLERANCE)
+
+
+def _placements() -> list[Check]:
+    """LSTM at each opset: CUDA's kernels end at opset 21."""
+    checks = []
+    for opset in OPSETS:
+        for dtype in DTYPES:
+            known = opset < 22
+            find: Callable[[Context], Found] = partial(_trap, Trap(opset, dtype), elsewhere=not known)
+            asked = "on CUDA, and right" if known else "right, wherever it is put"
+            checks.append(Check(f"onnxruntime, LSTM at opset {opset}, {dtype}", asked, find))
+    return checks
+
+
+def _borders(dtype: Dtype) -> list[Check]:
+    """The reverse direction, and rows of no tokens."""
+    reverse, both = Trap(dtype=dtype, direction="reverse"), Trap(dtype=dtype)
+    traps = {
+        "mixed lengths, reverse direction": reverse,
+        "mixed lengths, both directions": both,
+        "rows of no tokens, reverse direction": replace(reverse, lengths=WITH_ZEROS),
+        "rows of no tokens, both directions": replace(both, lengths=WITH_ZEROS),
+    }
+    return [
+        Check(f"onnxruntime, {name}, {dtype}", "on CUDA, and right", partial(_trap, trap))
+        for name, trap in traps.items()
+    ]
+
+
+SECTION = Section(
+    "traps",
+    "Traps",
+    (
+        *_placements(),
+        *_borders("float32"),
+        *_borders("float16"),
+        Check("onnxruntime, TF32 off and on", f"{TOLERANCE:.0e} with it off", _tf32_of_onnxruntime),
+        Check("onnxruntime without cuDNN", NEVER_WRONG, _without_cudnn_in_onnxruntime),
+        Check("PyTorch, TF32 off and on", f"{TOLERANCE:.0e} with it off", _tf32_of_pytorch),
+        Check("PyTorch without cuDNN", f"{TOLERANCE:.0e}", _without_cudnn_in_pytorch),
+    ),
+)
