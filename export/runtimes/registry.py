@@ -5,13 +5,14 @@ from export.runtimes.exported_program import ExportedProgram
 from export.runtimes.javascript import OnnxRuntimeNode, OnnxRuntimeWeb
 from export.runtimes.onnxruntime import OnnxRuntimeCpu, OnnxRuntimeCuda
 from export.runtimes.openvino import OpenVino
-from export.runtimes.pytorch import PyTorchEager, PyTorchStepwise
+from export.runtimes.pytorch import PyTorchCuda, PyTorchEager, PyTorchStepwise
 from export.runtimes.reference import Reference
 from export.runtimes.torchscript import TorchScript
 
 RUNTIMES: tuple[type[Runtime], ...] = (
     PyTorchEager,
     PyTorchStepwise,
+    PyTorchCuda,
     OnnxRuntimeCpu,
     OnnxRuntimeCuda,
     OnnxRuntimeNode,
