@@ -14,8 +14,9 @@ from export.runtimes.base import NotRunnable, Outputs, Runtime
 from export.trace import ClientEncoder
 from export.variants import NATIVE
 from pipeline.checkpoint import WEIGHTS_FILE, load_encoder
+from pipeline.cuda import without_tf32
 from pipeline.stepwise import StepwiseEncoder
-from pipeline.torch_engine import TorchEngine, without_tf32
+from pipeline.torch_engine import TorchEngine
 
 
 class PyTorchEager(Runtime):
