@@ -58,7 +58,8 @@ def main(
     into_page(page, record)  # before anything runs: a page without a place for the results is better told now
     device: Literal["cpu", "cuda"] | None = "cpu" if rehearse else "cuda" if gpu_is_there() else None
     if device is None:
-        click.echo("no NVIDIA GPU here that PyTorch finds: nothing was run, and what never was reads: not run on a GPU")
+        click.echo("no NVIDIA GPU here that PyTorch finds: nothing was run; what never was, reads: not run on a GPU")
+        click.echo(f"saved       {results}, {page}")
         click_context.exit(1)
     ran = []
     with Context(device, corpus, rows, many, runs, shape="small" if rehearse else "large") as context:

@@ -36,7 +36,7 @@ from gpu.record import (
     with_section,
 )
 from gpu.sections import MODULES, all_sections, nothing, run_sections
-from gpu.suite import tests_found
+from gpu.suite import outcome_of_tests
 from pipeline.errors import LengthwiseError
 
 ROOT = Path(__file__).parents[1]
@@ -271,11 +271,11 @@ def junit(tmp_path: Path, cases: str) -> Path:
 def test_what_pytest_reports_is_counted(tmp_path: Path) -> None:
     good, skipped = '<testcase name="a"/>', '<testcase name="s"><skipped message="no cuDNN"/></testcase>'
     bad = '<testcase name="b"><failure message="off"/></testcase><testcase name="c"><error message="x"/></testcase>'
-    assert tests_found(junit(tmp_path, good + skipped)) == Found("1 passed, 1 skipped: no cuDNN", ok=True)
-    assert tests_found(junit(tmp_path, good + bad)) == Found("1 passed, 2 failed: b, c", ok=False)
+    assert outcome_of_tests(junit(tmp_path, good + skipped)) == Found("1 passed, 1 skipped: no cuDNN", ok=True)
+    assert outcome_of_tests(junit(tmp_path, good + bad)) == Found("1 passed, 2 failed: b, c", ok=False)
     for cases, reason in ((skipped, "1 skipped: no cuDNN"), ("", "there is no such test")):
         with pytest.raises(NotRun, match=reason):
-            tests_found(junit(tmp_path, cases))
+            outcome_of_tests(junit(tmp_path, cases))
 
 
 @pytest.mark.slow

@@ -20,7 +20,7 @@ from conftest import TEXTS
 
 ROOT = Path(__file__).parent.parent
 BLOCKS = re.findall(r"```(\w+)\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
-MAKE_TARGETS = {"make quickstart", "make test", "make runtimes"}
+MAKE_TARGETS = {"make quickstart", "make test", "make runtimes", "make gpu"}
 
 
 def commands() -> list[str]:

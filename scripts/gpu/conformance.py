@@ -44,10 +44,10 @@ ENCODERS: Mapping[str, Mapping[str, Any]] = {
 
 
 def _encoders(context: Context) -> list[EncoderConfig]:
-    size = {"embedding_dim": 300, "hidden_size": 64 if context.rehearsal else 512}
+    size = {"embedding_dim": 20, "hidden_size": 32} if context.rehearsal else {"embedding_dim": 300, "hidden_size": 512}
+    kinds = list(ENCODERS.values())[-1:] if context.rehearsal else ENCODERS.values()
     return [
-        EncoderConfig.model_validate({"vocab_size": context.tokenizer.vocab_size, **size, **kind})
-        for kind in ENCODERS.values()
+        EncoderConfig.model_validate({"vocab_size": context.tokenizer.vocab_size, **size, **kind}) for kind in kinds
     ]
 
 

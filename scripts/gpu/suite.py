@@ -19,10 +19,10 @@ def _tests(context: Context) -> Found:
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     if not report.exists():
         raise RuntimeError(f"pytest did not run: {(done.stdout + done.stderr)[-500:]}")
-    return tests_found(report)
+    return outcome_of_tests(report)
 
 
-def tests_found(report: Path) -> Found:
+def outcome_of_tests(report: Path) -> Found:
     """What a JUnit report says of the tests that ran.
 
     Raises:
