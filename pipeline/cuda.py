@@ -16,6 +16,7 @@ Notable decisions:
 from __future__ import annotations
 
 import copy
+import logging
 import threading
 from collections.abc import Callable, Sequence
 from queue import SimpleQueue
@@ -36,6 +37,8 @@ EIGHTS = 8  # what tensor cores take numbers of 16 bits in
 _SHARE = 0.8  # of the memory that is free
 _PROBE_ROWS, _PROBE_TOKENS = (64, 320), 16
 _BF16_SINCE = (8, 0)  # compute capability
+_CUDNN_WITH_BF16 = 91_300
+log = logging.getLogger(__name__)
 
 
 class Lane(Protocol):
@@ -119,6 +122,8 @@ def encoder_on_cuda(
         LengthwiseError: the GPU cannot compute in this precision.
     """
     check_precision(precision, torch.cuda.get_device_name(device), torch.cuda.get_device_capability(device))
+    if precision == "bf16" and not cudnn_has_bf16():
+        log.warning("PyTorch's LSTM takes bfloat16 through cuDNN from 9.13 on: encode.precision = fp16 is faster here")
     on_device = converted(encoder if precision == "fp32" else in_eights(encoder), device, DTYPES[precision])
     made = [CudaLane(device) for _ in range(lanes)]
     torch.cuda.synchronize(device)  # the weights are there before another stream reads them
@@ -130,14 +135,14 @@ def encoder_on_cuda(
 def bytes_a_cell(encoder: LaneEncoder, device: torch.device) -> float:
     """Memory that a cell more takes, of batches of one length and of mixed ones, whichever is more; measured."""
     peaks = []
-    for rows in _PROBE_ROWS:
+    for rows in _PROBE_ROWS[:1] + _PROBE_ROWS:  # the first time, libraries take memory that they keep
         equal = np.full(rows, _PROBE_TOKENS)
         torch.cuda.reset_peak_memory_stats(device)
         before = torch.cuda.memory_allocated(device)
         for lengths in (equal, equal - np.arange(rows) % 2):
             encoder(np.zeros((rows, _PROBE_TOKENS), np.int64), lengths)
         peaks.append(torch.cuda.max_memory_allocated(device) - before)
-    return max(1.0, (peaks[1] - peaks[0]) / ((_PROBE_ROWS[1] - _PROBE_ROWS[0]) * _PROBE_TOKENS))
+    return max(1.0, (peaks[2] - peaks[1]) / ((_PROBE_ROWS[1] - _PROBE_ROWS[0]) * _PROBE_TOKENS))
 
 
 def lanes_and_cells(free: float, cell_bytes: float, lanes: int, max_cells: int) -> tuple[int, int]:
@@ -170,7 +175,30 @@ def converted(encoder: PackedEncoder, device: torch.device, dtype: torch.dtype) 
     copied = copy.deepcopy(encoder).eval().to(device)
     copied.embedding.to(dtype)
     copied.lstm.to(dtype)
+    if device.type == "cuda":
+        in_one_piece(copied.lstm)
     return copied
+
+
+def in_one_piece(lstm: torch.nn.LSTM) -> None:
+    """Put the weights of an LSTM into one piece of memory, which cuDNN otherwise does anew at every call.
+
+    PyTorch has done so where its list of what cuDNN takes has the type; bfloat16 is not on it (torch 2.13), although
+    its LSTM goes through cuDNN.
+    """
+    dtype, listed = lstm.all_weights[0][0].dtype, torch.backends.cudnn.CUDNN_TENSOR_DTYPES
+    if dtype in listed or not cudnn_has_bf16():
+        return
+    listed.add(dtype)
+    try:
+        lstm.flatten_parameters()
+    finally:
+        listed.discard(dtype)
+
+
+def cudnn_has_bf16() -> bool:
+    """Whether cuDNN's LSTM takes bfloat16, as it does from 9.13 on (github.com/pytorch/pytorch/pull/164411)."""
+    return (torch.backends.cudnn.version() or 0) >= _CUDNN_WITH_BF16
 
 
 def check_precision(precision: Precision, name: str, capability: tuple[int, int]) -> None:
@@ -199,19 +227,20 @@ def _free_bytes(device: torch.device) -> int:
 class without_tf32:
     """cuDNN and matrix products in full float32, for the whole process, while any thread is inside.
 
-    `torch.backends.cudnn.flags` would switch cuDNN itself off besides.
+    `torch.backends.cudnn.flags` would switch cuDNN itself off besides. Whoever reads `torch.backends.cudnn.allow_tf32`
+    meanwhile gets an error of PyTorch's, which does not mix its older flags with these.
     """
 
     _lock = threading.Lock()
     _inside = 0
-    _before: tuple[str, str]
+    _before: tuple[str, ...]
 
     def __enter__(self) -> None:
         cls = type(self)
         with cls._lock:
             if cls._inside == 0:
-                cls._before = tuple(place.fp32_precision for place in _tf32_places())
-                for place in _tf32_places():
+                cls._before = tuple(place.fp32_precision for place in tf32_places())
+                for place in tf32_places():
                     place.fp32_precision = "ieee"
             cls._inside += 1
 
@@ -220,10 +249,10 @@ class without_tf32:
         with cls._lock:
             cls._inside -= 1
             if cls._inside == 0:
-                for place, precision in zip(_tf32_places(), cls._before, strict=True):
+                for place, precision in zip(tf32_places(), cls._before, strict=True):
                     place.fp32_precision = precision
 
 
-def _tf32_places() -> tuple[Any, Any]:
+def tf32_places() -> tuple[Any, Any]:
     """Where PyTorch keeps whether LSTMs and products on a GPU may use TF32."""
     return torch.backends.cudnn.rnn, torch.backends.cuda.matmul

@@ -21,6 +21,7 @@ from export.variants import FP16, NATIVE, PORTABLE, VARIANTS
 from gpu.context import Check, Context, Found, NotRun, Section
 from pipeline.batching import plan_batches
 from pipeline.config import EncoderConfig, Precision
+from pipeline.encode import encode_tokens
 from pipeline.encoder import seeded_encoder
 from pipeline.stepwise import StepwiseEncoder
 from pipeline.tokens import tokenize_texts
@@ -150,6 +151,14 @@ def _largest_batch(context: Context) -> Found:
     )
 
 
+def _twice(context: Context) -> Found:
+    """Whether a second run gives the same bits: cuDNN does not promise it where several streams are at work."""
+    engine = context.engine(context.precisions[-1])
+    first, second = (encode_tokens(context.tokens, engine)[0] for _ in range(2))
+    difference = float(np.abs(first - second).max())
+    return Found(f"off by {difference:.1e}" if difference else "the same to the last bit")
+
+
 SECTION = Section(
     "conformance",
     "Against PyTorch on the CPU, a row at a time",
@@ -163,6 +172,7 @@ SECTION = Section(
         Check("PyTorch, fp16, the same", NEAR, partial(_below_float32, "fp16")),
         Check("PyTorch, fp32, the largest batch of a plan", EXACT, _largest_batch),
         Check("PyTorch, fp32, the longest text that fits", EXACT, _longest_in_pytorch),
+        Check("PyTorch, the same ids twice, batches side by side", "", _twice),
         Check("onnxruntime, native graph, the whole grid", EXACT, partial(_validated, "onnxruntime", NATIVE)),
         Check("onnxruntime, portable graph, the same", EXACT, partial(_validated, "onnxruntime", PORTABLE)),
         Check("onnxruntime, fp16 graph, the same", NEAR, partial(_validated, "onnxruntime", FP16)),

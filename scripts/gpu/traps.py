@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
-from typing import Any
 
 import numpy as np
 import torch
@@ -14,7 +13,7 @@ import torch
 from export.compare import scaled_difference
 from export.traps import CPU, CUDA, DTYPES, OPSETS, WITH_ZEROS, Dtype, Trap, TrapResult, run_apart, run_trap
 from gpu.context import Check, Context, Found, NotRun, Section
-from pipeline.cuda import converted, encoder_on_cuda, without_tf32
+from pipeline.cuda import converted, encoder_on_cuda, tf32_places, without_tf32
 from pipeline.stepwise import StepwiseEncoder
 
 TOLERANCE = 1e-5
@@ -69,7 +68,7 @@ def _batch(context: Context) -> tuple[np.ndarray, np.ndarray]:
 @contextmanager
 def tf32_allowed() -> Iterator[None]:
     """As a program may have it that uses PyTorch for other things besides."""
-    places: tuple[Any, ...] = (torch.backends.cudnn.rnn, torch.backends.cuda.matmul)
+    places = tf32_places()
     before = [place.fp32_precision for place in places]
     try:
         for place in places:
