@@ -1,4 +1,4 @@
-"""The loop over a dataset's shards: read and tokenize, encode, write, each a shard apart.
+"""The loop over a dataset's shards: read, tokenize and plan, encode, write, each a shard apart.
 
 The three go on side by side, each in its own thread and one step ahead, so what is in memory is three shards at the
 most: one that is written, one that is encoded, and one that is read and then waits. A failure in any of them ends the
@@ -28,10 +28,9 @@ from pipeline.finalize import finalize
 from pipeline.identity import run_identity
 from pipeline.prefetch import Behind, ahead
 from pipeline.records import Part
-from pipeline.shard import EncodedPiece, ShardEncoder, ShardStats, StageSeconds
+from pipeline.shard import EncodedPiece, PlannedPiece, ShardEncoder, ShardStats, StageSeconds
 from pipeline.store import COUNTS, VectorStore
 from pipeline.tokenizer import TextTokenizer
-from pipeline.tokens import TokenShard
 
 log = logging.getLogger(__name__)
 
@@ -215,35 +214,36 @@ def _encode_pending(
 ) -> ShardStats:
     """Encode and commit what is not committed yet."""
     stats = ShardStats()
-
-    def write(shard: Shard, pieces: list[EncodedPiece]) -> None:
-        nonlocal stats
-        record, took = shards.written(shard, pieces)
-        store.add(record)
-        stats += took
-
     pieces: list[EncodedPiece] = []
+
+    def finish(shard: Shard, piece: EncodedPiece) -> None:
+        """What is left to do for a piece; its shard is written with the last of them."""
+        nonlocal stats
+        pieces.append(shards.storable(piece))
+        if sum(len(piece.lengths) for piece in pieces) == shard.table.num_rows:
+            record, took = shards.written(shard, pieces)
+            pieces.clear()
+            store.add(record)
+            stats += took
+
     wanted = pending_shards(store, part, bar.update)
     with (
         told_as_run_error(str(store.folder)),
-        ahead(_tokenized(source, shards, wanted)) as tokenized,
+        ahead(_planned(source, shards, wanted)) as planned,
         Behind() as behind,
     ):
-        for shard, first_row, tokens, seconds in tokenized:
+        for shard, piece, seconds in planned:
             behind.check()
-            pieces.append(shards.encoded(tokens, first_row, seconds, bar.advance))
-            if sum(len(piece.lengths) for piece in pieces) == shard.table.num_rows:
-                behind.submit(partial(write, shard, pieces))
-                pieces = []
+            behind.submit(partial(finish, shard, shards.encoded(piece, seconds, bar.advance)))
     return stats
 
 
-def _tokenized(
+def _planned(
     source: Source, shards: ShardEncoder, wanted: Callable[[int], bool]
-) -> Iterator[tuple[Shard, int, TokenShard, float]]:
-    """The pieces of each wanted shard, and the seconds that reading and tokenizing took."""
+) -> Iterator[tuple[Shard, PlannedPiece, float]]:
+    """The pieces of each wanted shard, and the seconds that reading, tokenizing and planning took."""
     began = time.perf_counter()
     for shard in source.shards(wanted):
-        for first_row, tokens in shards.tokenized(shard):
-            yield shard, first_row, tokens, time.perf_counter() - began
+        for piece in shards.planned(shard):
+            yield shard, piece, time.perf_counter() - began
             began = time.perf_counter()

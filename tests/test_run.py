@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -20,6 +21,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from conftest import TEXTS, LookupEngine, full_disk
+from pipeline import shard
 from pipeline.config import EncoderConfig
 from pipeline.dataset import open_dataset
 from pipeline.encode import encode_texts, encode_tokens
@@ -342,6 +344,46 @@ def test_a_shard_is_tokenized_while_the_one_before_is_encoded(
     encode(run, source_of(TEXTS, run), tokenizer, engine)
     assert tokenized == [0, 3, 6]
     assert sum(encoded) == len(TEXTS)
+
+
+def test_the_engine_waits_for_neither_plans_nor_checks(
+    tmp_path: Path, tokenizer: TextTokenizer, engine: LookupEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = threading.current_thread().name
+    expected = {"tokenize_texts": "ahead", "plan_tokens": "ahead", "report_plan": "ahead"}
+    expected |= {"encode_planned": here, "make_storable": "behind", "write_shard": "behind"}
+    threads: dict[str, set[str]] = {}
+
+    def told(name: str) -> Callable[..., Any]:
+        original = getattr(shard, name)
+
+        def call(*arguments: Any, **options: Any) -> Any:
+            threads.setdefault(name, set()).add(threading.current_thread().name.partition("_")[0])
+            return original(*arguments, **options)
+
+        return call
+
+    for name in expected:
+        monkeypatch.setattr(shard, name, told(name))
+    run = run_config(tmp_path)
+    encode(run, source_of(TEXTS, run), tokenizer, engine)
+    assert threads == {name: {thread} for name, thread in expected.items()}
+
+
+@pytest.mark.parametrize("bad", [4, 6])
+def test_a_vector_that_cannot_be_stored_ends_the_run_there(
+    tmp_path: Path, tokenizer: TextTokenizer, engine: LookupEngine, bad: int
+) -> None:
+    """In the middle of the run, and in its last shard, after which nothing else is encoded."""
+    texts = [word if row != bad else "moon" for row, word in enumerate(["sea", "cat", "dog", "rain", "a", "sat", "at"])]
+    engine.table[tokenizer.encode_batch(["moon"])[0].ids] = np.nan
+    run = run_config(tmp_path)
+    with pytest.raises(TextError, match=rf"^row {bad} cannot be stored: its vector is not finite, .* quarantine or"):
+        encode(run, source_of(texts, run), tokenizer, engine)
+    assert list(data_files(tmp_path)) == [f"shard-{shard:06d}.parquet" for shard in range(bad // 3)]
+    assert not (tmp_path / "manifest.json").exists()
+    engine.table[tokenizer.encode_batch(["moon"])[0].ids] = 1
+    assert encode(run, source_of(texts, run), tokenizer, engine).encoded_shards == 3 - bad // 3
 
 
 def test_a_shard_that_cannot_be_written_ends_the_run(
