@@ -27,7 +27,7 @@ from pipeline.dataset import open_dataset
 from pipeline.encode import encode_texts, encode_tokens
 from pipeline.encoder import seeded_encoder
 from pipeline.errors import DatasetError, RunError, StoreError, TextError
-from pipeline.run import encode_dataset
+from pipeline.run import encode_dataset, writers
 from pipeline.tokenizer import TextTokenizer
 from pipeline.tokens import tokenize_texts
 from pipeline.torch_engine import TorchEngine
@@ -372,9 +372,10 @@ def test_the_engine_waits_for_neither_plans_nor_checks(
 
 @pytest.mark.parametrize("bad", [4, 6])
 def test_a_vector_that_cannot_be_stored_ends_the_run_there(
-    tmp_path: Path, tokenizer: TextTokenizer, engine: LookupEngine, bad: int
+    tmp_path: Path, tokenizer: TextTokenizer, engine: LookupEngine, monkeypatch: pytest.MonkeyPatch, bad: int
 ) -> None:
     """In the middle of the run, and in its last shard, after which nothing else is encoded."""
+    monkeypatch.setattr("pipeline.run.writers", lambda: 1)  # so that none after it is written
     texts = [word if row != bad else "moon" for row, word in enumerate(["sea", "cat", "dog", "rain", "a", "sat", "at"])]
     engine.table[tokenizer.encode_batch(["moon"])[0].ids] = np.nan
     run = run_config(tmp_path)
@@ -384,6 +385,34 @@ def test_a_vector_that_cannot_be_stored_ends_the_run_there(
     assert not (tmp_path / "manifest.json").exists()
     engine.table[tokenizer.encode_batch(["moon"])[0].ids] = 1
     assert encode(run, source_of(texts, run), tokenizer, engine).encoded_shards == 3 - bad // 3
+
+
+def test_shards_that_are_written_side_by_side_are_the_same(
+    tmp_path: Path, tokenizer: TextTokenizer, engine: LookupEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    texts = [*TEXTS, *TEXTS[::-1], "sea"]
+    together, write_shard = threading.Barrier(2), shard.write_shard
+
+    def write_two(*arguments: Any) -> Any:
+        if arguments[3]["index"] < 4:
+            together.wait(timeout=30)
+        return write_shard(*arguments)
+
+    for number, write in ((1, write_shard), (2, write_two)):
+        monkeypatch.setattr("pipeline.run.writers", lambda number=number: number)
+        monkeypatch.setattr(shard, "write_shard", write)
+        run = run_config(tmp_path / str(number))
+        report = encode(run, source_of(texts, run), tokenizer, engine)
+        assert (report.encoded_shards, report.encoded_rows) == (5, len(texts))
+    for name in ("shards.jsonl", "manifest.json"):
+        assert (tmp_path / "1" / name).read_bytes() == (tmp_path / "2" / name).read_bytes()
+    assert data_files(tmp_path / "1") == data_files(tmp_path / "2")
+
+
+@pytest.mark.parametrize(("number", "expected"), [(1, 1), (2, 1), (7, 1), (8, 2), (16, 4), (128, 4)])
+def test_as_many_writers_as_the_machine_can_bear(monkeypatch: pytest.MonkeyPatch, number: int, expected: int) -> None:
+    monkeypatch.setattr("pipeline.run.cores", lambda: number)
+    assert writers() == expected
 
 
 def test_a_shard_that_cannot_be_written_ends_the_run(
@@ -399,6 +428,7 @@ def test_a_shard_that_cannot_be_written_ends_the_run(
         write_table(*arguments, **options)
 
     monkeypatch.setattr(pq, "write_table", write)
+    monkeypatch.setattr("pipeline.run.writers", lambda: 1)  # so that the second is the second
     run = run_config(tmp_path)
     with pytest.raises(StoreError, match=r"shard-000001.*No space left"):
         encode(run, source_of(TEXTS, run), tokenizer, engine)
@@ -426,7 +456,7 @@ def test_no_torch_is_needed(tmp_path: Path, texts_file: Path) -> None:
         from pipeline.batching import STEPWISE
         from pipeline.config import EncoderConfig, RunConfig, TokenizerTraining
         from pipeline.dataset import open_dataset
-        from pipeline.run import encode_dataset
+        from pipeline.run import encode_dataset, writers
         from pipeline.tokenizer import train_tokenizer
 
         class Ones:
