@@ -171,18 +171,7 @@ class ShardEncoder:
         """A shard's pieces: tokenized, and their batches planned. The engine is not used, only its settings."""
         texts = shard.table[self._run.dataset.text_column]
         for start, stop in cut_texts(texts, len(texts), PIECE_BYTES):
-            first_row = shard.first_row + start
-            tokens = tokenize_texts(
-                texts[start:stop],
-                self._tokenizer,
-                max_length=self._run.tokenizer.max_length,
-                truncate=self._run.tokenizer.truncate,
-                add_special_tokens=self._run.tokenizer.add_special_tokens,
-                bad_rows=self._run.encode.bad_rows,
-                first_row=first_row,
-            )
-            ids = plan_tokens(tokens, self._engine, self._run.batching, first_row)
-            yield PlannedPiece(first_row, ids, self._planned_stats(ids))
+            yield self._planned_piece(texts[start:stop], shard.first_row + start)
 
     def encoded(
         self, piece: PlannedPiece, planned_seconds: float = 0.0, progress: Progress | None = None
@@ -263,6 +252,19 @@ class ShardEncoder:
         set_aside = self._set_aside(shard, bad) if bad and quarantine else None
         record = write_shard(self._folder, self._identity, self._with_features(table), counts, set_aside)
         return record, stats + ShardStats(stages=StageSeconds(write=time.perf_counter() - began))
+
+    def _planned_piece(self, texts: pa.ChunkedArray, first_row: int) -> PlannedPiece:
+        tokens = tokenize_texts(
+            texts,
+            self._tokenizer,
+            max_length=self._run.tokenizer.max_length,
+            truncate=self._run.tokenizer.truncate,
+            add_special_tokens=self._run.tokenizer.add_special_tokens,
+            bad_rows=self._run.encode.bad_rows,
+            first_row=first_row,
+        )
+        ids = plan_tokens(tokens, self._engine, self._run.batching, first_row)
+        return PlannedPiece(first_row, ids, self._planned_stats(ids))
 
     def _planned_stats(self, ids: PlannedTokens) -> ShardStats:
         """What is known of a piece before it is encoded."""

@@ -99,7 +99,7 @@ def test_tokenize_gives_a_ratio(invoke: Callable[..., Result], tmp_path: Path) -
 def test_host_gives_the_rate_of_all_but_the_engine(invoke: Callable[..., Result], tmp_path: Path) -> None:
     invoke("host", "--shape", "small", "--runs", "1")
     rates = table(tmp_path, "host-small.json")
-    assert list(rates) == ["`encode_tokens`", "`encode_dataset`, 4 shards"]
+    assert {"`encode_tokens`", "`encode_dataset`, 4 shards"} < set(rates)
     steps = table(tmp_path, "host-small.json", 1)
     assert {"find the distinct rows", "gather batches", "check vectors", "write"} < set(steps)
     assert all(int(rate.replace(",", "")) > 0 for *_, rate in [*rates.values(), *steps.values()])

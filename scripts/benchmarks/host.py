@@ -20,7 +20,7 @@ from benchmarks.models import SHAPES
 from pipeline.batching import engine_costs, plan_in_order, report_plan
 from pipeline.config import EncoderConfig, RunConfig
 from pipeline.dataset import open_dataset
-from pipeline.encode import encode_tokens, plan_tokens
+from pipeline.encode import encode_planned, encode_tokens, plan_tokens
 from pipeline.prefetch import in_threads
 from pipeline.run import encode_dataset
 from pipeline.storable import make_storable
@@ -64,6 +64,9 @@ def measure(shape_name: str, corpus: str, rows: int, runs: int) -> Result:
     with tempfile.TemporaryDirectory() as scratch:
         whole: Sides = {
             "`encode_tokens`": partial(encode_tokens, tokens, engine),
+            "of it, what a run does in the engine's thread": partial(
+                encode_planned, plan_tokens(tokens, engine), engine
+            ),
             f"`encode_dataset`, {SHARDS} shards": partial(_run(Path(scratch), texts, tokenizer, engine), tokens),
         }
         steps = _steps(Path(scratch), tokens, engine)
@@ -74,7 +77,10 @@ def measure(shape_name: str, corpus: str, rows: int, runs: int) -> Result:
         f"{shape}, an engine that answers at once, shards of {len(texts):,} texts of `{corpus}`, {ids:,} tokens,"
         f" {runs} runs in turn",
         ["what", "tokens/s"],
-        [[name, f"{count * ids / median(seconds[name]):,.0f}"] for name, count in zip(whole, (1, SHARDS), strict=True)],
+        [
+            [name, f"{count * ids / median(seconds[name]):,.0f}"]
+            for name, count in zip(whole, (1, 1, SHARDS), strict=True)
+        ],
     )
     result.table(
         "A step of one shard by itself, on one thread (gathering and scattering are shared by an engine's workers)",
