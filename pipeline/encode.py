@@ -7,13 +7,14 @@ is, so the same plan, order and files come out of PyTorch and of an exported mod
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from itertools import chain
 from typing import Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.batching import BatchCosts, PlanReport, plan_batches, report_plan
+from pipeline.batching import BatchCosts, BatchPlan, PlanReport, plan_batches, report_plan
 from pipeline.config import BatchingSettings, EncoderConfig
 from pipeline.errors import TextError
 from pipeline.tokenizer import TextTokenizer
@@ -50,6 +51,25 @@ class Engine(Protocol):
         """`function` of each item, in the items' order, as many at a time as the engine works best with."""
 
 
+@dataclass(frozen=True, eq=False)
+class PlannedTokens:
+    """A shard's rows, and what can be known of them before an engine sees them.
+
+    Attributes:
+        tokens: the rows.
+        first: int64[distinct], the first row of each sequence of ids.
+        same_as: int64[rows], which of these each row equals.
+        plan: batches of them, by their place in `first`.
+        report: what the batches cost.
+    """
+
+    tokens: TokenShard
+    first: NDArray[np.int64]
+    same_as: NDArray[np.int64]
+    plan: BatchPlan
+    report: PlanReport
+
+
 def encode_tokens(
     tokens: TokenShard,
     engine: Engine,
@@ -69,11 +89,28 @@ def encode_tokens(
     Raises:
         TextError: an id has no row in the embedding table.
     """
+    planned = plan_tokens(tokens, engine, batching, first_row)
+    return encode_planned(planned, engine, progress), planned.report
+
+
+def plan_tokens(
+    tokens: TokenShard, engine: Engine, batching: BatchingSettings = BatchingSettings(), first_row: int = 0
+) -> PlannedTokens:
+    """The part of `encode_tokens` that the engine is not needed for, which can be done ahead in another thread.
+
+    Raises:
+        TextError: an id has no row in the embedding table.
+    """
     _check_ids(tokens, engine.config.vocab_size, first_row)
     first, same_as = tokens.distinct_rows()
-    lengths = tokens.lengths[first]
-    costs = engine.costs.within(batching)
+    lengths, costs = tokens.lengths[first], engine.costs.within(batching)
     plan = plan_batches(lengths, costs)
+    return PlannedTokens(tokens, first, same_as, plan, report_plan(lengths, plan, costs))
+
+
+def encode_planned(planned: PlannedTokens, engine: Engine, progress: Progress | None = None) -> NDArray[np.float32]:
+    """The rest of `encode_tokens`: float32[rows, dim]."""
+    tokens, first, same_as = planned.tokens, planned.first, planned.same_as
     vectors = np.zeros((len(tokens), engine.config.dim), np.float32)
 
     def encode_rows(batch: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -81,13 +118,14 @@ def encode_tokens(
         vectors[rows] = engine.encode_batch(*tokens.gather(rows, engine.config.pad_token_id))
         return batch
 
-    times = np.bincount(same_as, minlength=len(first))
-    for batch in chain([np.flatnonzero(lengths == 0)], engine.run_all(encode_rows, plan)):
+    lengths, times = tokens.lengths[first], np.bincount(same_as, minlength=len(first))
+    their_tokens = times * lengths
+    for batch in chain([np.flatnonzero(lengths == 0)], engine.run_all(encode_rows, planned.plan)):
         if progress is not None:
-            progress(int(times[batch].sum()), int((times * lengths)[batch].sum()))
+            progress(int(times[batch].sum()), int(their_tokens[batch].sum()))
     repeated = np.flatnonzero(first[same_as] != np.arange(len(tokens)))
     vectors[repeated] = vectors[first[same_as[repeated]]]
-    return vectors, report_plan(lengths, plan, costs)
+    return vectors
 
 
 def encode_texts(

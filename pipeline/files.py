@@ -9,9 +9,12 @@ import os
 import shutil
 import uuid
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
+from typing import IO
 
 from pipeline.errors import StoreError
+from pipeline.prefetch import Behind
 
 PART = ".part"  # the ending of what is not whole yet
 
@@ -20,6 +23,43 @@ def file_sha256(path: Path) -> str:
     """sha256 (hex) of a file's contents."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+class HashedFile:
+    """A file that is written from its beginning to its end, and hashed in another thread meanwhile."""
+
+    def __init__(self, file: IO[bytes], behind: Behind) -> None:
+        self._file, self._behind, self._digest = file, behind, hashlib.sha256()
+
+    @property
+    def sha256(self) -> str:
+        """sha256 (hex) of what was written, once the block of `hashed_file` has ended."""
+        return self._digest.hexdigest()
+
+    @property
+    def closed(self) -> bool:
+        """Whether nothing more can be written."""
+        return self._file.closed
+
+    def write(self, block: bytes) -> int:
+        """Write what stands next."""
+        written = self._file.write(block)
+        self._behind.submit(partial(self._digest.update, block))
+        return written
+
+    def flush(self) -> None:
+        """Hand everything to the system."""
+        self._file.flush()
+
+
+@contextlib.contextmanager
+def hashed_file(path: Path) -> Iterator[HashedFile]:
+    """A new file whose sha256 is known when the block ends, without reading it again.
+
+    One block is hashed while the next one is made; more than these two are never in memory.
+    """
+    with open(path, "wb") as file, Behind() as behind:
+        yield HashedFile(file, behind)
 
 
 @contextlib.contextmanager

@@ -12,7 +12,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Generator, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import closing
 from queue import Empty, Full, Queue
 from typing import Any, TypeVar
@@ -122,15 +122,16 @@ def in_threads(
 
 
 class Behind:
-    """One thread for work whose end need not be waited for, such as writing; at most one piece of it at a time.
+    """Threads for work whose end need not be waited for, such as writing; at most `workers` pieces of it at a time.
 
     A failure is raised at the next `check` or `submit`, or on leaving the block; where the block itself failed, it is
-    logged.
+    logged. Of several failures the first that was submitted is told.
     """
 
-    def __init__(self) -> None:
-        self._pool = ThreadPoolExecutor(1, thread_name_prefix="behind")
-        self._pending: Any = None
+    def __init__(self, workers: int = 1) -> None:
+        self._pool = ThreadPoolExecutor(workers, thread_name_prefix="behind")
+        self._workers = workers
+        self._pending: list[Future[object]] = []
 
     def __enter__(self) -> Behind:
         return self
@@ -138,24 +139,27 @@ class Behind:
     def __exit__(self, kind: object, *_: object) -> None:
         self._pool.shutdown()
         try:
-            self.wait()
+            self.check()
         except Exception as error:
             if kind is None:
                 raise
             log.error("besides, what was going on behind failed: %s", error)
 
     def submit(self, function: Callable[[], object]) -> None:
-        """Start `function` once the piece before it is done."""
-        self.wait()
-        self._pending = self._pool.submit(function)
+        """Start `function` once there is a thread for it."""
+        if len(self._pending) == self._workers:
+            wait(self._pending, return_when=FIRST_COMPLETED)
+        self.check()
+        self._pending.append(self._pool.submit(function))
 
     def check(self) -> None:
         """Raise the failure of what is done; do not wait."""
-        if self._pending is not None and self._pending.done():
-            self.wait()
+        done = [future for future in self._pending if future.done()]
+        self._pending = [future for future in self._pending if future not in done]
+        for future in done:
+            future.result()
 
     def wait(self) -> None:
         """Until nothing is pending; a failure is raised once."""
-        pending, self._pending = self._pending, None
-        if pending is not None:
-            pending.result()
+        wait(self._pending)
+        self.check()

@@ -1,13 +1,17 @@
-"""The loop over a dataset's shards: read and tokenize, encode, write, each a shard apart.
+"""The loop over a dataset's shards: read, tokenize and plan, encode, write, each a shard apart.
 
 The three go on side by side, each in its own thread and one step ahead, so what is in memory is three shards at the
 most: one that is written, one that is encoded, and one that is read and then waits. A failure in any of them ends the
 run with its own error; shards that were committed stay.
+
+One thread writes about a million tokens a second (vectors 1,024 wide), which a GPU outruns. So a machine of many cores
+writes several shards at a time where they come so fast, and each of these is one more in memory; see `writers`.
 """
 
 from __future__ import annotations
 
 import logging
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -26,12 +30,12 @@ from pipeline.encode import Engine
 from pipeline.errors import LengthwiseError, RunError
 from pipeline.finalize import finalize
 from pipeline.identity import run_identity
+from pipeline.machine import cores
 from pipeline.prefetch import Behind, ahead
 from pipeline.records import Part
-from pipeline.shard import EncodedPiece, ShardEncoder, ShardStats, StageSeconds
+from pipeline.shard import EncodedPiece, PlannedPiece, ShardEncoder, ShardStats, StageSeconds
 from pipeline.store import COUNTS, VectorStore
 from pipeline.tokenizer import TextTokenizer
-from pipeline.tokens import TokenShard
 
 log = logging.getLogger(__name__)
 
@@ -210,40 +214,50 @@ def pending_shards(store: VectorStore, part: Part | None, skipped: Callable[[int
     return is_pending
 
 
+def writers() -> int:
+    """How many shards may be written at a time: one for four cores, and four at the most."""
+    return min(4, max(1, cores() // 4))
+
+
 def _encode_pending(
     source: Source, shards: ShardEncoder, store: VectorStore, part: Part | None, bar: BarOfRows
 ) -> ShardStats:
     """Encode and commit what is not committed yet."""
     stats = ShardStats()
+    lock = threading.Lock()
 
-    def write(shard: Shard, pieces: list[EncodedPiece]) -> None:
+    def finish(shard: Shard, pieces: list[EncodedPiece]) -> None:
         nonlocal stats
-        record, took = shards.written(shard, pieces)
-        store.add(record)
-        stats += took
+        record, took = shards.written(shard, [*pieces[:-1], shards.storable(pieces[-1])])
+        with lock:
+            store.add(record)
+            stats += took
 
     pieces: list[EncodedPiece] = []
     wanted = pending_shards(store, part, bar.update)
     with (
         told_as_run_error(str(store.folder)),
-        ahead(_tokenized(source, shards, wanted)) as tokenized,
-        Behind() as behind,
+        ahead(_planned(source, shards, wanted)) as planned,
+        Behind(writers()) as behind,
     ):
-        for shard, first_row, tokens, seconds in tokenized:
+        for shard, piece, seconds in planned:
             behind.check()
-            pieces.append(shards.encoded(tokens, first_row, seconds, bar.advance))
+            pieces.append(shards.encoded(piece, seconds, bar.advance))
             if sum(len(piece.lengths) for piece in pieces) == shard.table.num_rows:
-                behind.submit(partial(write, shard, pieces))
+                behind.submit(partial(finish, shard, pieces))
                 pieces = []
+            else:
+                pieces[-1] = shards.storable(pieces[-1])  # here, where its shard is not there to be written yet
     return stats
 
 
-def _tokenized(
+def _planned(
     source: Source, shards: ShardEncoder, wanted: Callable[[int], bool]
-) -> Iterator[tuple[Shard, int, TokenShard, float]]:
-    """The pieces of each wanted shard, and the seconds that reading and tokenizing took."""
+) -> Iterator[tuple[Shard, PlannedPiece, float]]:
+    """The pieces of each wanted shard, and the seconds that reading, tokenizing and planning took."""
     began = time.perf_counter()
     for shard in source.shards(wanted):
-        for first_row, tokens in shards.tokenized(shard):
-            yield shard, first_row, tokens, time.perf_counter() - began
+        for piece in shards.planned(shard):
+            yield shard, piece, time.perf_counter() - began
+            del piece  # it is whoever takes it who keeps it
             began = time.perf_counter()

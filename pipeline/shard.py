@@ -8,6 +8,8 @@ Notable decisions:
   needs no more memory for its ids than any other. Shards of usual texts are one piece.
 - What became of a row that cannot be encoded is decided here for all reasons alike: those that tokenizing finds, and
   vectors that the stored type cannot hold.
+- The engine waits for nothing that can be done before or after: batches are planned where texts are tokenized, and
+  vectors are looked at where they are written.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -25,22 +27,28 @@ from numpy.typing import NDArray
 from pipeline.batching import PlanReport, plan_in_order, report_plan
 from pipeline.config import RunConfig
 from pipeline.dataset import Shard, Source
-from pipeline.encode import Engine, Progress, encode_tokens
+from pipeline.encode import Engine, PlannedTokens, Progress, encode_planned, encode_tokens, plan_tokens
 from pipeline.errors import TextError
 from pipeline.folder import Folder
 from pipeline.records import ShardRecord
+from pipeline.storable import make_storable
 from pipeline.store import vector_table, write_shard
 from pipeline.tokenizer import TextTokenizer
 from pipeline.tokens import TokenShard, cut_texts, tokenize_texts
 
 PIECE_BYTES = 64 * 2**20
-Deviation = tuple[float, float]
 _DEVIATION_ROWS = 64  # of a piece, compared with float32 where a lower precision was asked for
 
 
 @dataclass(frozen=True)
 class StageSeconds:
-    """Seconds in which each stage worked; stages overlap, so they add up to more than the run took."""
+    """Seconds in which each stage worked; stages overlap, so they add up to more than the run took.
+
+    Attributes:
+        tokenize: reading, tokenizing, planning.
+        encode: the engine's batches.
+        write: looking at the vectors, writing.
+    """
 
     tokenize: float = 0.0
     encode: float = 0.0
@@ -95,18 +103,45 @@ class ShardStats:
 
 
 @dataclass(frozen=True, eq=False)
-class EncodedPiece:
-    """Some rows of a shard: vectors float32[rows, dim], what stands beside them, and what they took.
+class PlannedPiece:
+    """Some rows of a shard, ready for the engine.
 
-    `bad` has the reason for each row that could not be encoded, by its number in the piece.
+    Attributes:
+        first_row: the dataset's row number of the first one.
+        ids: them and their batches.
+        stats: what is known of them so far.
     """
 
+    first_row: int
+    ids: PlannedTokens
+    stats: ShardStats
+
+
+@dataclass(frozen=True, eq=False)
+class Sample:
+    """Rows of a piece in a precision below float32, and in float32: int64[sampled], and [sampled, dim] of both."""
+
+    rows: NDArray[np.int64]
+    found: NDArray[np.float32]
+    exact: NDArray[np.float32]
+
+
+@dataclass(frozen=True, eq=False)
+class EncodedPiece:
+    """Some rows of a shard: vectors [rows, dim], what stands beside them, and what they took.
+
+    `bad` has the reason for each row that could not be encoded, by its number in the piece. The vectors are float32 and
+    may be anything until `ShardEncoder.storable` has seen them.
+    """
+
+    first_row: int
     vectors: NDArray[np.floating]
     lengths: NDArray[np.int64]
     truncated: NDArray[np.bool_]
     empty: NDArray[np.bool_]
     null: NDArray[np.bool_]
     bad: dict[int, str]
+    sample: Sample | None
     stats: ShardStats
 
 
@@ -127,65 +162,65 @@ class ShardEncoder:
         """
         pieces = []
         began = time.perf_counter()
-        for first_row, tokens in self.tokenized(shard):
-            pieces.append(self.encoded(tokens, first_row, time.perf_counter() - began))
+        for planned in self.planned(shard):
+            pieces.append(self.storable(self.encoded(planned, time.perf_counter() - began)))
             began = time.perf_counter()
         return self.written(shard, pieces)
 
-    def tokenized(self, shard: Shard) -> Iterator[tuple[int, TokenShard]]:
-        """A shard's pieces: the dataset's row number of the first row, and the ids."""
+    def planned(self, shard: Shard) -> Iterator[PlannedPiece]:
+        """A shard's pieces: tokenized, and their batches planned. The engine is not used, only its settings."""
         texts = shard.table[self._run.dataset.text_column]
         for start, stop in cut_texts(texts, len(texts), PIECE_BYTES):
-            first_row = shard.first_row + start
-            yield (
-                first_row,
-                tokenize_texts(
-                    texts[start:stop],
-                    self._tokenizer,
-                    max_length=self._run.tokenizer.max_length,
-                    truncate=self._run.tokenizer.truncate,
-                    add_special_tokens=self._run.tokenizer.add_special_tokens,
-                    bad_rows=self._run.encode.bad_rows,
-                    first_row=first_row,
-                ),
-            )
+            yield self._planned_piece(texts[start:stop], shard.first_row + start)
 
     def encoded(
-        self, tokens: TokenShard, first_row: int, tokenize_seconds: float, progress: Progress | None = None
+        self, piece: PlannedPiece, planned_seconds: float = 0.0, progress: Progress | None = None
     ) -> EncodedPiece:
-        """The vectors of a piece.
+        """The vectors of a piece, as the engine gives them.
 
         Args:
-            first_row: the dataset's row number of its first row.
-            tokenize_seconds: what reading and tokenizing it took.
+            planned_seconds: what reading, tokenizing and planning it took.
             progress: is told of every row that is done, and how many tokens it had.
         """
         began = time.perf_counter()
-        vectors, plan = encode_tokens(tokens, self._engine, self._run.batching, progress, first_row)
-        unstorable = self._unstorable(vectors, first_row)
-        vectors[list(unstorable)] = 0
-        lengths = tokens.lengths
-        largest, cosine = self._deviation(tokens, vectors, unstorable) or (None, None)
-        in_order = report_plan(lengths, plan_in_order(lengths), self._engine.costs.padded())
-        stats = ShardStats(
-            rows=len(tokens),
-            tokens=len(tokens.values),
-            repeated=in_order.rows - plan.rows,
-            lengths=np.bincount(lengths),
-            plan=plan,
-            unplanned=in_order,
-            stages=StageSeconds(tokenize=tokenize_seconds, encode=time.perf_counter() - began),
-            max_deviation=largest,
-            min_cosine=cosine,
-        )
+        tokens = piece.ids.tokens
+        vectors = encode_planned(piece.ids, self._engine, progress)
+        sample = self._sample(tokens, vectors)
+        took = StageSeconds(tokenize=planned_seconds, encode=time.perf_counter() - began)
         return EncodedPiece(
-            vectors=vectors.astype(self._run.encode.vector_dtype, copy=False),
-            lengths=lengths,
+            first_row=piece.first_row,
+            vectors=vectors,
+            lengths=tokens.lengths,
             truncated=tokens.truncated,
             empty=tokens.empty,
             null=tokens.null,
-            bad={**tokens.bad, **unstorable},
-            stats=stats,
+            bad=dict(tokens.bad),
+            sample=sample,
+            stats=piece.stats + ShardStats(stages=took),
+        )
+
+    def storable(self, piece: EncodedPiece) -> EncodedPiece:
+        """The piece with its vectors in the stored type, in the same memory; rows that it cannot hold are bad.
+
+        Raises:
+            TextError: there is such a row, and the policy is `error`.
+        """
+        began = time.perf_counter()
+        vectors, unstorable = make_storable(piece.vectors, self._run.encode.vector_dtype)
+        if unstorable and self._run.encode.bad_rows == "error":
+            row, reason = next(iter(unstorable.items()))
+            raise TextError(
+                f"row {piece.first_row + row} cannot be stored: {reason}; set encode.vector_dtype to float32, check"
+                " the model, or set encode.bad_rows to quarantine or zero"
+            )
+        largest, cosine = _deviation(piece.sample, unstorable)
+        took = StageSeconds(write=time.perf_counter() - began)
+        return replace(
+            piece,
+            vectors=vectors,
+            bad={**piece.bad, **unstorable},
+            sample=None,
+            stats=piece.stats + ShardStats(stages=took, max_deviation=largest, min_cosine=cosine),
         )
 
     def written(self, shard: Shard, pieces: Sequence[EncodedPiece]) -> tuple[ShardRecord, ShardStats]:
@@ -218,36 +253,40 @@ class ShardEncoder:
         record = write_shard(self._folder, self._identity, self._with_features(table), counts, set_aside)
         return record, stats + ShardStats(stages=StageSeconds(write=time.perf_counter() - began))
 
-    def _unstorable(self, vectors: NDArray[np.float32], first_row: int) -> dict[int, str]:
-        """The rows whose vectors the stored type cannot hold, and why; under the policy `error`, the first ends it."""
-        dtype = self._run.encode.vector_dtype
-        largest = np.finfo(dtype).max
-        found = {}
-        for row in np.flatnonzero(~(np.abs(vectors) <= largest).all(axis=1)).tolist():
-            if np.isfinite(vectors[row]).all():
-                found[row] = f"its vector has values beyond {largest:.0f}, the most that {dtype} holds"
-            else:
-                found[row] = "its vector is not finite, as of weights that are damaged"
-            if self._run.encode.bad_rows == "error":
-                raise TextError(
-                    f"row {first_row + row} cannot be stored: {found[row]}; set encode.vector_dtype to float32, check"
-                    " the model, or set encode.bad_rows to quarantine or zero"
-                )
-        return found
+    def _planned_piece(self, texts: pa.ChunkedArray, first_row: int) -> PlannedPiece:
+        tokens = tokenize_texts(
+            texts,
+            self._tokenizer,
+            max_length=self._run.tokenizer.max_length,
+            truncate=self._run.tokenizer.truncate,
+            add_special_tokens=self._run.tokenizer.add_special_tokens,
+            bad_rows=self._run.encode.bad_rows,
+            first_row=first_row,
+        )
+        ids = plan_tokens(tokens, self._engine, self._run.batching, first_row)
+        return PlannedPiece(first_row, ids, self._planned_stats(ids))
 
-    def _deviation(
-        self, tokens: TokenShard, vectors: NDArray[np.float32], unstorable: dict[int, str]
-    ) -> Deviation | None:
-        """Largest difference and smallest cosine to float32, on rows all over the piece; None where this is float32."""
-        rows = np.setdiff1d(np.flatnonzero(tokens.lengths), list(unstorable))
+    def _planned_stats(self, ids: PlannedTokens) -> ShardStats:
+        """What is known of a piece before it is encoded."""
+        lengths = ids.tokens.lengths
+        in_order = report_plan(lengths, plan_in_order(lengths), self._engine.costs.padded())
+        return ShardStats(
+            rows=len(lengths),
+            tokens=len(ids.tokens.values),
+            repeated=in_order.rows - ids.report.rows,
+            lengths=np.bincount(lengths),
+            plan=ids.report,
+            unplanned=in_order,
+        )
+
+    def _sample(self, tokens: TokenShard, vectors: NDArray[np.float32]) -> Sample | None:
+        """Rows all over the piece, in float32 too; None where this is float32."""
+        rows = np.flatnonzero(tokens.lengths)
         if self._engine.reference is None or not len(rows):
             return None
         rows = np.unique(rows[np.linspace(0, len(rows) - 1, _DEVIATION_ROWS).astype(int)])
-        exact = encode_tokens(tokens.take(rows), self._engine.reference, self._run.batching)[0].astype(np.float64)
-        found = vectors[rows].astype(np.float64)
-        norms = np.linalg.norm(exact, axis=1) * np.linalg.norm(found, axis=1)
-        cosines = (exact * found).sum(axis=1) / np.maximum(norms, np.finfo(np.float64).tiny)
-        return float(np.abs(exact - found).max()), float(cosines.min())
+        exact, _ = encode_tokens(tokens.take(rows), self._engine.reference, self._run.batching)
+        return Sample(rows, vectors[rows], exact)
 
     def _set_aside(self, shard: Shard, bad: dict[int, str]) -> bytes:
         """A line of JSON a bad row: its number in the dataset, why it is bad, and its text.
@@ -272,6 +311,19 @@ class ShardEncoder:
         features = datasets.Features.from_arrow_schema(table.schema)
         features.update({name: self._source.features[name] for name in self._run.dataset.keep_columns})
         return table.replace_schema_metadata(features.arrow_schema.metadata)
+
+
+def _deviation(sample: Sample | None, unstorable: dict[int, str]) -> tuple[float, float] | tuple[None, None]:
+    """Largest difference and smallest cosine to float32, of the sampled rows that are stored."""
+    if sample is None:
+        return None, None
+    stored = ~np.isin(sample.rows, list(unstorable))
+    if not stored.any():
+        return None, None
+    exact, found = (vectors[stored].astype(np.float64) for vectors in (sample.exact, sample.found))
+    norms = np.linalg.norm(exact, axis=1) * np.linalg.norm(found, axis=1)
+    cosines = (exact * found).sum(axis=1) / np.maximum(norms, np.finfo(np.float64).tiny)
+    return float(np.abs(exact - found).max()), float(cosines.min())
 
 
 def _bad_of_all(pieces: Sequence[EncodedPiece]) -> dict[int, str]:

@@ -40,7 +40,7 @@ from numpy.typing import NDArray
 
 from pipeline.config import BadRows
 from pipeline.errors import StoreError
-from pipeline.files import file_sha256
+from pipeline.files import hashed_file
 from pipeline.folder import Folder, is_draft, open_folder
 from pipeline.identity import describe_changes, identity_hash
 from pipeline.prefetch import in_threads
@@ -276,8 +276,8 @@ def write_shard(
     whole = table.combine_chunks()
     told = _told(f"{folder.at(file)}: the shard cannot be written", _GOES_ON)
     with told, folder.draft(file) as part:
-        pq.write_table(whole, part, compression="zstd", use_dictionary=plain, row_group_size=ROW_GROUP_ROWS)
-        sha256 = file_sha256(part)
+        with hashed_file(part) as file_of_rows:
+            pq.write_table(whole, file_of_rows, compression="zstd", use_dictionary=plain, row_group_size=ROW_GROUP_ROWS)
         found = read_identity(folder)  # as late as can be: what follows takes moments
         if found is None or identity_hash(found) != identity:
             raise StoreError(f"{folder}: another run has started it over; this one has ended")
@@ -289,7 +289,7 @@ def write_shard(
         **counts,
         rows=table.num_rows,
         file=file,
-        sha256=sha256,
+        sha256=file_of_rows.sha256,
         quarantine=None if set_aside is None else hashlib.sha256(set_aside).hexdigest(),
     )
 

@@ -18,7 +18,7 @@ from __future__ import annotations
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
-from itertools import chain, pairwise
+from itertools import chain
 
 import numpy as np
 import pyarrow as pa
@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 from tokenizers import Encoding
 
 from pipeline.config import BadRows
+from pipeline.distinct import distinct_rows
 from pipeline.errors import TextError, TokenizerError
 from pipeline.prefetch import ahead, stop_point
 from pipeline.tokenizer import TextTokenizer
@@ -75,11 +76,7 @@ class TokenShard:
 
     def distinct_rows(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """The first row of each sequence of ids, int64[distinct], and which of these each row equals, int64[rows]."""
-        numbers: dict[bytes, int] = {}
-        data, ends = self.values.tobytes(), (self.offsets * self.values.itemsize).tolist()
-        rows = (data[start:stop] for start, stop in pairwise(ends))
-        same_as = np.fromiter((numbers.setdefault(row, len(numbers)) for row in rows), np.int64, len(self))
-        return np.unique(same_as, return_index=True)[1], same_as
+        return distinct_rows(self.values, self.offsets)
 
     def take(self, rows: NDArray[np.int64]) -> TokenShard:
         """These rows alone, in this order."""

@@ -1,4 +1,4 @@
-"""Measure: whole encodings, LSTM, graphs, tokenizer, memory, Ray, the server. Each prints tables and keeps them."""
+"""Measure: whole encodings, LSTM, graphs, tokenizer, host, memory, Ray, server. Each prints tables and keeps them."""
 
 from __future__ import annotations
 
@@ -97,6 +97,17 @@ def tokenize(folder: Path, corpus: str, rows: int, runs: int) -> None:
     from benchmarks.tokenizing import measure
 
     measure(corpus, rows, runs).save(folder / "tokenize.json")
+
+
+@main.command()
+@_options("shape", "corpus", "runs")
+@click.option("--rows", type=click.IntRange(1), default=65_536, show_default=True, help="Texts a shard.")
+@click.pass_obj
+def host(folder: Path, shape: str, corpus: str, rows: int, runs: int) -> None:
+    """All but the engine: the rate of one that answers at once, and of each step."""
+    from benchmarks.host import measure
+
+    measure(shape, corpus, rows, runs).save(folder / f"host-{shape}.json")
 
 
 @main.command()

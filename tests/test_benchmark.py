@@ -96,6 +96,15 @@ def test_tokenize_gives_a_ratio(invoke: Callable[..., Result], tmp_path: Path) -
     assert all(re.fullmatch(r"\d+\.\d\d \(.*\)", ratio) for _, ratio in rows.values())
 
 
+def test_host_gives_the_rate_of_all_but_the_engine(invoke: Callable[..., Result], tmp_path: Path) -> None:
+    invoke("host", "--shape", "small", "--runs", "1")
+    rates = table(tmp_path, "host-small.json")
+    assert {"`encode_tokens`", "`encode_dataset`, 4 shards"} < set(rates)
+    steps = table(tmp_path, "host-small.json", 1)
+    assert {"find the distinct rows", "gather batches", "check vectors", "write"} < set(steps)
+    assert all(int(rate.replace(",", "")) > 0 for *_, rate in [*rates.values(), *steps.values()])
+
+
 @pytest.mark.slow
 def test_memory_runs_whole_processes(invoke: Callable[..., Result], tmp_path: Path) -> None:
     invoke("memory", "--shape", "small", "--rows", "70", "--times", "10", "--shard-rows", "70")

@@ -7,11 +7,13 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from conftest import contents, full_disk
 from pipeline.errors import StoreError
-from pipeline.files import drafted, flush, replace_folder, write_atomically
+from pipeline.files import drafted, file_sha256, flush, hashed_file, replace_folder, write_atomically
 
 
 def test_write_atomically(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -23,6 +25,26 @@ def test_write_atomically(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     with pytest.raises(StoreError, match=r"b\.json: cannot be written \(.*No space left"):
         write_atomically(path, b"newer")
     assert contents(tmp_path) == {"a/b.json": b"new"}
+
+
+@pytest.mark.parametrize("blocks", [[], [b""], [b"a", b"", bytes(3_000_000), b"z" * 70_000]])
+def test_a_hash_that_is_reckoned_while_the_file_is_written(tmp_path: Path, blocks: list[bytes]) -> None:
+    path = tmp_path / "file"
+    with hashed_file(path) as file:
+        assert [file.write(block) for block in blocks] == list(map(len, blocks))
+    assert path.read_bytes() == b"".join(blocks)
+    assert file.sha256 == file_sha256(path)
+    assert file.closed
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="this system has no device that is always full")
+@pytest.mark.parametrize("rows", [3, 2_000_000])
+def test_a_hashed_file_tells_that_the_disk_is_full(rows: int) -> None:
+    """As it is, through pyarrow too; few rows find out only when the file is closed."""
+    with pytest.raises(OSError, match="No space left") as caught, hashed_file(Path("/dev/full")) as file:
+        pq.write_table(pa.table({"number": range(rows)}), file, use_dictionary=False)
+    assert caught.value.errno == errno.ENOSPC
+    assert file.closed
 
 
 class Crash(BaseException):

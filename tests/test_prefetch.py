@@ -6,6 +6,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from functools import partial
 
 import pytest
 
@@ -191,6 +192,39 @@ def test_behind_works_one_at_a_time_and_ends_before_the_block() -> None:
     assert not threads_named("behind")
 
 
+def test_several_pieces_behind_at_a_time() -> None:
+    both, release = threading.Barrier(2), threading.Event()
+    done = []
+
+    def work(number: int) -> None:
+        if number < 2:
+            both.wait(timeout=30)
+            release.wait(timeout=30)
+        done.append(number)
+
+    with Behind(2) as behind:
+        behind.submit(partial(work, 0))
+        behind.submit(partial(work, 1))
+        third = threading.Thread(target=behind.submit, args=(partial(work, 2),))
+        third.start()
+        third.join(timeout=0.05)
+        assert third.is_alive()  # there is no thread for it yet
+        release.set()
+        third.join()
+    assert sorted(done) == [0, 1, 2]
+
+
+def test_a_failure_behind_is_raised_while_others_work() -> None:
+    def fail(reason: str) -> None:
+        raise OSError(reason)
+
+    with Behind(2) as behind:
+        behind.submit(partial(time.sleep, 0.1))
+        behind.submit(partial(fail, "before what is slow"))
+        with pytest.raises(OSError, match="before what is slow"):
+            behind.submit(partial(time.sleep, 0))
+
+
 def test_a_failure_behind_is_raised() -> None:
     def fail() -> None:
         raise OSError("disk full")
@@ -227,7 +261,7 @@ def test_a_failure_behind_is_seen_without_waiting() -> None:
         failing = threading.Event()
         behind.submit(lambda: (failing.wait(), 1 // 0))
         failing.set()
-        while not behind._pending.done():
+        while not behind._pending[0].done():
             time.sleep(0.001)
         with pytest.raises(ZeroDivisionError):
             behind.check()

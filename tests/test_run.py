@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -20,12 +21,13 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from conftest import TEXTS, LookupEngine, full_disk
+from pipeline import shard
 from pipeline.config import EncoderConfig
 from pipeline.dataset import open_dataset
 from pipeline.encode import encode_texts, encode_tokens
 from pipeline.encoder import seeded_encoder
 from pipeline.errors import DatasetError, RunError, StoreError, TextError
-from pipeline.run import encode_dataset
+from pipeline.run import encode_dataset, writers
 from pipeline.tokenizer import TextTokenizer
 from pipeline.tokens import tokenize_texts
 from pipeline.torch_engine import TorchEngine
@@ -344,6 +346,75 @@ def test_a_shard_is_tokenized_while_the_one_before_is_encoded(
     assert sum(encoded) == len(TEXTS)
 
 
+def test_the_engine_waits_for_neither_plans_nor_checks(
+    tmp_path: Path, tokenizer: TextTokenizer, engine: LookupEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = threading.current_thread().name
+    expected = {"tokenize_texts": "ahead", "plan_tokens": "ahead", "report_plan": "ahead"}
+    expected |= {"encode_planned": here, "make_storable": "behind", "write_shard": "behind"}
+    threads: dict[str, set[str]] = {}
+
+    def told(name: str) -> Callable[..., Any]:
+        original = getattr(shard, name)
+
+        def call(*arguments: Any, **options: Any) -> Any:
+            threads.setdefault(name, set()).add(threading.current_thread().name.partition("_")[0])
+            return original(*arguments, **options)
+
+        return call
+
+    for name in expected:
+        monkeypatch.setattr(shard, name, told(name))
+    run = run_config(tmp_path)
+    encode(run, source_of(TEXTS, run), tokenizer, engine)
+    assert threads == {name: {thread} for name, thread in expected.items()}
+
+
+@pytest.mark.parametrize("bad", [4, 6])
+def test_a_vector_that_cannot_be_stored_ends_the_run_there(
+    tmp_path: Path, tokenizer: TextTokenizer, engine: LookupEngine, monkeypatch: pytest.MonkeyPatch, bad: int
+) -> None:
+    """In the middle of the run, and in its last shard, after which nothing else is encoded."""
+    monkeypatch.setattr("pipeline.run.writers", lambda: 1)  # so that none after it is written
+    texts = [word if row != bad else "moon" for row, word in enumerate(["sea", "cat", "dog", "rain", "a", "sat", "at"])]
+    engine.table[tokenizer.encode_batch(["moon"])[0].ids] = np.nan
+    run = run_config(tmp_path)
+    with pytest.raises(TextError, match=rf"^row {bad} cannot be stored: its vector is not finite, .* quarantine or"):
+        encode(run, source_of(texts, run), tokenizer, engine)
+    assert list(data_files(tmp_path)) == [f"shard-{shard:06d}.parquet" for shard in range(bad // 3)]
+    assert not (tmp_path / "manifest.json").exists()
+    engine.table[tokenizer.encode_batch(["moon"])[0].ids] = 1
+    assert encode(run, source_of(texts, run), tokenizer, engine).encoded_shards == 3 - bad // 3
+
+
+def test_shards_that_are_written_side_by_side_are_the_same(
+    tmp_path: Path, tokenizer: TextTokenizer, engine: LookupEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    texts = [*TEXTS, *TEXTS[::-1], "sea"]
+    together, write_shard = threading.Barrier(2), shard.write_shard
+
+    def write_two(*arguments: Any) -> Any:
+        if arguments[3]["index"] < 4:
+            together.wait(timeout=30)
+        return write_shard(*arguments)
+
+    for number, write in ((1, write_shard), (2, write_two)):
+        monkeypatch.setattr("pipeline.run.writers", lambda number=number: number)
+        monkeypatch.setattr(shard, "write_shard", write)
+        run = run_config(tmp_path / str(number))
+        report = encode(run, source_of(texts, run), tokenizer, engine)
+        assert (report.encoded_shards, report.encoded_rows) == (5, len(texts))
+    for name in ("shards.jsonl", "manifest.json"):
+        assert (tmp_path / "1" / name).read_bytes() == (tmp_path / "2" / name).read_bytes()
+    assert data_files(tmp_path / "1") == data_files(tmp_path / "2")
+
+
+@pytest.mark.parametrize(("number", "expected"), [(1, 1), (2, 1), (7, 1), (8, 2), (16, 4), (128, 4)])
+def test_as_many_writers_as_the_machine_can_bear(monkeypatch: pytest.MonkeyPatch, number: int, expected: int) -> None:
+    monkeypatch.setattr("pipeline.run.cores", lambda: number)
+    assert writers() == expected
+
+
 def test_a_shard_that_cannot_be_written_ends_the_run(
     tmp_path: Path, tokenizer: TextTokenizer, engine: LookupEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -357,6 +428,7 @@ def test_a_shard_that_cannot_be_written_ends_the_run(
         write_table(*arguments, **options)
 
     monkeypatch.setattr(pq, "write_table", write)
+    monkeypatch.setattr("pipeline.run.writers", lambda: 1)  # so that the second is the second
     run = run_config(tmp_path)
     with pytest.raises(StoreError, match=r"shard-000001.*No space left"):
         encode(run, source_of(TEXTS, run), tokenizer, engine)
@@ -384,7 +456,7 @@ def test_no_torch_is_needed(tmp_path: Path, texts_file: Path) -> None:
         from pipeline.batching import STEPWISE
         from pipeline.config import EncoderConfig, RunConfig, TokenizerTraining
         from pipeline.dataset import open_dataset
-        from pipeline.run import encode_dataset
+        from pipeline.run import encode_dataset, writers
         from pipeline.tokenizer import train_tokenizer
 
         class Ones:

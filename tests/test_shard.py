@@ -261,3 +261,18 @@ def test_a_lower_precision_records_how_far_it_is(
         [deviations[start : start + 3].max() for start in (0, 3, 6)], rel=1e-3
     )
     assert json.loads((tmp_path / "identity.json").read_bytes())["depends_on"]["engine"] == "torch cpu bf16"
+
+
+def test_how_far_it_is_leaves_out_what_is_not_stored(
+    tmp_path: Path, tokenizer: TextTokenizer, engine: LookupEngine
+) -> None:
+    exact = LookupEngine(engine.config)
+    [cat], [dog] = (tokenizer.encode_batch([word])[0].ids for word in ("cat", "dog"))
+    engine.reference = exact  # type: ignore[assignment]
+    engine.table[dog] += 0.25
+    engine.table[cat] = np.inf
+    run = run_config(tmp_path, encode={"bad_rows": "zero"})
+    report = encode(run, source_of(["sea", "cat", "dog", "cat"], run), tokenizer, engine)
+    assert (report.bad, report.max_deviation) == (2, pytest.approx(0.25, rel=1e-5))
+    shards = json.loads((tmp_path / "manifest.json").read_bytes())["shards"]
+    assert shards[1]["max_deviation"] is None  # of its only row

@@ -16,7 +16,7 @@ import pytest
 from conftest import contents, full_disk
 from pipeline.config import BadRows
 from pipeline.errors import StoreError
-from pipeline.files import file_sha256
+from pipeline.files import HashedFile, file_sha256
 from pipeline.folder import LocalFolder
 from pipeline.store import (
     COUNTS,
@@ -296,8 +296,8 @@ def test_a_full_disk_leaves_the_earlier_shards_and_nothing_half_written(
 
 
 def test_a_table_that_is_half_written_when_the_disk_is_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def half(data: pa.Table, path: Path, **_: Any) -> None:
-        path.write_bytes(b"PAR1 half")
+    def half(data: pa.Table, file: HashedFile, **_: Any) -> None:
+        file.write(b"PAR1 half")
         full_disk()
 
     store = open_store(tmp_path)

@@ -87,19 +87,6 @@ def test_columns_of_a_token_table() -> None:
     assert schema.types == [pa.large_list(pa.int32()), pa.bool_(), pa.bool_(), pa.string()]
 
 
-@settings(max_examples=100, deadline=None)
-@given(st.lists(st.lists(st.integers(0, 2), max_size=3), max_size=30))
-def test_distinct_rows(rows: list[list[int]]) -> None:
-    offsets = np.cumsum([0, *map(len, rows)])
-    flags = np.zeros(len(rows), np.bool_)
-    ids = TokenShard(np.array([token for row in rows for token in row], np.int32), offsets, flags, flags)
-    first, same_as = ids.distinct_rows()
-    distinct = list(dict.fromkeys(map(tuple, rows)))
-    assert [tuple(ids.row(row).tolist()) for row in first] == distinct
-    assert first.tolist() == [rows.index(list(row)) for row in distinct]
-    assert [distinct[number] for number in same_as] == list(map(tuple, rows))
-
-
 @settings(max_examples=60, deadline=None)
 @given(st.data())
 def test_taking_rows(data: st.DataObject) -> None:

@@ -1,0 +1,140 @@
+"""What everything but the engine takes: the ceiling that it sets for any device."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar
+from unittest import mock
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from benchmarks.corpora import load_corpus
+from benchmarks.harness import Result, in_turn, median
+from benchmarks.models import SHAPES
+from pipeline.batching import engine_costs, plan_in_order, report_plan
+from pipeline.config import EncoderConfig, RunConfig
+from pipeline.dataset import open_dataset
+from pipeline.encode import encode_planned, encode_tokens, plan_tokens
+from pipeline.prefetch import in_threads
+from pipeline.run import encode_dataset
+from pipeline.storable import make_storable
+from pipeline.store import VectorStore, vector_table, write_shard
+from pipeline.tokenizer import TextTokenizer
+from pipeline.tokens import TokenShard, tokenize_texts
+
+WORKERS = 3  # batches at a time, as on a GPU
+SHARDS = 4  # of a whole run
+T = TypeVar("T")
+R = TypeVar("R")
+Sides = Mapping[str, Callable[[], object]]
+
+
+class Idle:
+    """An engine that answers at once, with vectors that compress as real ones do: no value occurs often."""
+
+    name, reference = "idle", None
+    costs = engine_costs("torch", "fp32", on_gpu=True)
+
+    def __init__(self, config: EncoderConfig) -> None:
+        self.config = config
+        draw = np.random.default_rng(0).standard_normal
+        self._ready = 0.1 * draw((self.costs.max_rows, config.dim), np.float32)
+
+    def encode_batch(self, input_ids: NDArray[np.int64], lengths: NDArray[np.int64]) -> NDArray[np.float32]:
+        """As many vectors as there are rows."""
+        return self._ready[: len(lengths)]
+
+    def run_all(self, function: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
+        """In threads, as on a GPU."""
+        return in_threads(function, items, WORKERS)
+
+
+def measure(shape_name: str, corpus: str, rows: int, runs: int) -> Result:
+    """The rates of `encode_tokens` and of whole runs on ready ids, and what each step takes by itself."""
+    shape = SHAPES[shape_name]
+    texts, tokenizer = load_corpus(corpus, rows)
+    tokens = tokenize_texts(pa.array(texts), tokenizer)
+    engine = Idle(EncoderConfig(vocab_size=tokenizer.vocab_size, **shape.__dict__))
+    with tempfile.TemporaryDirectory() as scratch:
+        whole: Sides = {
+            "`encode_tokens`": partial(encode_tokens, tokens, engine),
+            "of it, what a run does in the engine's thread": partial(
+                encode_planned, plan_tokens(tokens, engine), engine
+            ),
+            f"`encode_dataset`, {SHARDS} shards": partial(_run(Path(scratch), texts, tokenizer, engine), tokens),
+        }
+        steps = _steps(Path(scratch), tokens, engine)
+        seconds = in_turn({**whole, **steps}, runs, f"host {shape}")
+    result = Result("host")
+    ids = len(tokens.values)
+    result.table(
+        f"{shape}, an engine that answers at once, shards of {len(texts):,} texts of `{corpus}`, {ids:,} tokens,"
+        f" {runs} runs in turn",
+        ["what", "tokens/s"],
+        [
+            [name, f"{count * ids / median(seconds[name]):,.0f}"]
+            for name, count in zip(whole, (1, 1, SHARDS), strict=True)
+        ],
+    )
+    result.table(
+        "A step of one shard by itself, on one thread (gathering and scattering are shared by an engine's workers)",
+        ["step", "ms", "tokens/s"],
+        [[name, f"{1000 * median(seconds[name]):.1f}", f"{ids / median(seconds[name]):,.0f}"] for name in steps],
+    )
+    return result
+
+
+def _run(scratch: Path, texts: Sequence[str], tokenizer: TextTokenizer, engine: Idle) -> Callable[[TokenShard], object]:
+    """A whole run, parquet to parquet, in which a shard's ids are there at once."""
+    with pq.ParquetWriter(scratch / "texts.parquet", pa.schema([("text", pa.string())])) as writer:
+        for _ in range(SHARDS):
+            writer.write_table(pa.table({"text": texts}))
+    settings = {
+        "dataset": {"path": str(scratch / "texts.parquet"), "shard_rows": len(texts)},
+        "model": {"path": "none"},
+        "encode": {"output": str(scratch / "vectors")},
+    }
+    run = RunConfig.model_validate(settings)
+    source = open_dataset(run.dataset)
+
+    def encode(tokens: TokenShard) -> None:
+        ready: dict[str, Any] = {"tokenize_texts": lambda *_, **__: tokens, "PIECE_BYTES": 2**62}
+        with mock.patch.multiple("pipeline.shard", **ready):
+            encode_dataset(run, source, tokenizer, engine, "benchmark", fresh=True, show_progress=False)
+
+    return encode
+
+
+def _steps(scratch: Path, tokens: TokenShard, engine: Idle) -> Sides:
+    """What is done with a shard, in this order."""
+    planned = plan_tokens(tokens, engine)
+    batches = [planned.first[batch] for batch in planned.plan]
+    vectors, lengths = encode_tokens(tokens, engine)[0], tokens.lengths
+    store = VectorStore.open(scratch / "steps", {"of": "a benchmark"}, "")
+    counted = ("index", "first_row", "tokens", "empty", "null", "bad", "truncated")
+    counts = {**dict.fromkeys(counted, 0), "max_deviation": None, "min_cosine": None}
+
+    def scatter() -> None:
+        found = np.zeros_like(vectors)
+        for rows in batches:
+            found[rows] = engine.encode_batch(rows, rows)
+
+    def write() -> None:
+        table = vector_table(pa.table({"text": lengths}).select([]), vectors, lengths, tokens.truncated)
+        write_shard(store.folder, store.identity, table, counts)
+
+    return {
+        "find the distinct rows": tokens.distinct_rows,
+        "plan, that included": partial(plan_tokens, tokens, engine),
+        "report on the dataset's order": lambda: report_plan(lengths, plan_in_order(lengths), engine.costs.padded()),
+        "gather batches": lambda: [tokens.gather(rows, 0) for rows in batches],
+        "scatter vectors": scatter,
+        "check vectors": lambda: make_storable(vectors, "float32"),
+        "write": write,
+    }
