@@ -7,7 +7,8 @@ Notable decisions:
   longest to the shortest, sorted here, since PyTorch's own sorting makes the processor wait for the GPU.
 - Tensor cores take half precision in eights only, so an embedding of 300 is given four more columns of zeros, and the
   LSTM four more weights to multiply them with (docs.nvidia.com, "Deep Learning Performance", tensor core requirements).
-- TF32 is off: in float32 it would move vectors by more than exports may differ.
+- TF32 is off in float32: it would move vectors by more than exports may differ. In bfloat16 it has to be on, for
+  PyTorch takes "off" to mean no tensor cores at all (`settings_for`).
 - What a cell (a row's place for a token) takes is measured once, by two small batches. As many lanes are used, and
   batches as large taken at once, as the memory that is free allows. A batch that is cut for it may differ in the last
   bits.
@@ -18,7 +19,8 @@ from __future__ import annotations
 import copy
 import logging
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from queue import SimpleQueue
 from typing import Any, Protocol
 
@@ -100,11 +102,20 @@ class LaneEncoder:
         unsorted[order] = vectors
         return unsorted
 
+    def _in_its_arithmetic(self, compute: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+        """The kernels are chosen while they are launched; nothing is held while the GPU computes."""
+
+        def launch(ids: Tensor) -> Tensor:
+            with arithmetic(self._encoder.embedding.weight.dtype):
+                return compute(ids)
+
+        return launch
+
     def _through_a_lane(self, compute: Callable[[Tensor], Tensor], input_ids: NDArray[np.int64]) -> NDArray[np.float32]:
         lane = self._free.get()
         try:
-            with torch.inference_mode(), without_tf32():
-                return lane.run(compute, input_ids)
+            with torch.inference_mode():
+                return lane.run(self._in_its_arithmetic(compute), input_ids)
         finally:
             self._free.put(lane)
 
@@ -191,7 +202,8 @@ def in_one_piece(lstm: torch.nn.LSTM) -> None:
         return
     listed.add(dtype)
     try:
-        lstm.flatten_parameters()
+        with arithmetic(dtype):
+            lstm.flatten_parameters()
     finally:
         listed.discard(dtype)
 
@@ -224,33 +236,54 @@ def _free_bytes(device: torch.device) -> int:
     return int(free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device))
 
 
-class without_tf32:
-    """cuDNN and matrix products in full float32, for the whole process, while any thread is inside.
+class _Arithmetic:
+    """Who is using PyTorch's settings of arithmetic, which are the whole process's."""
 
+    def __init__(self) -> None:
+        self.turn, self.changed, self.inside = threading.Lock(), threading.Condition(), 0
+        self.settings: tuple[str, str] | None = None
+        self.before: list[str] = []
+
+
+_arithmetic = _Arithmetic()
+
+
+@contextmanager
+def arithmetic(dtype: torch.dtype) -> Iterator[None]:
+    """PyTorch's settings as an LSTM in `dtype` and its float32 head need them, whatever the program has set.
+
+    They are the whole process's: a thread that needs others waits until the last one is outside, and whoever comes
+    after it waits for it, so a thread that is inside does not ask again.
     `torch.backends.cudnn.flags` would switch cuDNN itself off besides. Whoever reads `torch.backends.cudnn.allow_tf32`
     meanwhile gets an error of PyTorch's, which does not mix its older flags with these.
     """
-
-    _lock = threading.Lock()
-    _inside = 0
-    _before: tuple[str, ...]
-
-    def __enter__(self) -> None:
-        cls = type(self)
-        with cls._lock:
-            if cls._inside == 0:
-                cls._before = tuple(place.fp32_precision for place in tf32_places())
-                for place in tf32_places():
-                    place.fp32_precision = "ieee"
-            cls._inside += 1
-
-    def __exit__(self, *_: object) -> None:
-        cls = type(self)
-        with cls._lock:
-            cls._inside -= 1
-            if cls._inside == 0:
-                for place, precision in zip(tf32_places(), cls._before, strict=True):
+    ours, places = settings_for(dtype), tf32_places()
+    with _arithmetic.turn, _arithmetic.changed:
+        _arithmetic.changed.wait_for(lambda: not _arithmetic.inside or _arithmetic.settings == ours)
+        if not _arithmetic.inside:
+            _arithmetic.settings, _arithmetic.before = ours, [place.fp32_precision for place in places]
+            for place, precision in zip(places, ours, strict=True):
+                place.fp32_precision = precision
+        _arithmetic.inside += 1
+    try:
+        yield
+    finally:
+        with _arithmetic.changed:
+            _arithmetic.inside -= 1
+            if not _arithmetic.inside:
+                for place, precision in zip(places, _arithmetic.before, strict=True):
                     place.fp32_precision = precision
+                _arithmetic.changed.notify_all()
+
+
+def settings_for(dtype: torch.dtype) -> tuple[str, str]:
+    """What is set in each of `tf32_places`, for an LSTM in `dtype`.
+
+    Where TF32 is off, PyTorch asks cuDNN for CUDNN_FMA_MATH in every type but float16, so bfloat16 would be kept from
+    tensor cores (ATen/cudnn/Descriptors.h of torch 2.13, as since github.com/pytorch/pytorch/pull/120277). With it on,
+    cuDNN has its choice, and takes bfloat16 as it is.
+    """
+    return ("tf32" if dtype == torch.bfloat16 else "ieee"), "ieee"
 
 
 def tf32_places() -> tuple[Any, Any]:

@@ -33,6 +33,12 @@ from pipeline.tokenizer import TextTokenizer
 T = TypeVar("T")
 R = TypeVar("R")
 log = logging.getLogger(__name__)
+_FULL = (  # what says so of a processor's memory, of page-locked memory, and of what cuDNN and cuBLAS take themselves
+    "DefaultCPUAllocator",
+    "CUDA error: out of memory",
+    "CUDNN_STATUS_ALLOC_FAILED",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+)
 _SPARE_THREADS = 2  # gather ids and put vectors in their places, while others wait for the GPU
 
 
@@ -140,4 +146,4 @@ def cpu_has_bf16() -> bool:
 def _out_of_memory(error: Exception) -> bool:
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
-    return "DefaultCPUAllocator" in str(error)
+    return any(words in str(error) for words in _FULL)

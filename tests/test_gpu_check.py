@@ -5,10 +5,12 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
 from click.testing import CliRunner, Result
@@ -17,6 +19,9 @@ from hypothesis import strategies as st
 
 import gpu_check
 from conftest import TEXTS
+from export.traps import Trap, TrapResult
+from gpu import conformance, rates
+from gpu import traps as gpu_traps
 from gpu.context import Check, Context, Found, NotRun, Section
 from gpu.rates import covered
 from gpu.record import (
@@ -37,7 +42,10 @@ from gpu.record import (
 )
 from gpu.sections import MODULES, all_sections, nothing, run_sections
 from gpu.suite import outcome_of_tests
+from pipeline.config import EncoderConfig
+from pipeline.encoder import seeded_encoder
 from pipeline.errors import LengthwiseError
+from pipeline.stepwise import StepwiseEncoder
 
 ROOT = Path(__file__).parents[1]
 RAN = Ran("NVIDIA H200", {"torch": "2.11.0"}, "2026-01-01", "python scripts/gpu_check.py")
@@ -276,6 +284,60 @@ def test_what_pytest_reports_is_counted(tmp_path: Path) -> None:
     for cases, reason in ((skipped, "1 skipped: no cuDNN"), ("", "there is no such test")):
         with pytest.raises(NotRun, match=reason):
             outcome_of_tests(junit(tmp_path, cases))
+
+
+def test_values_that_are_no_numbers_do_not_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = EncoderConfig(vocab_size=9, embedding_dim=3, hidden_size=4)
+
+    class Broken:
+        def __init__(self, *_: Any) -> None:
+            return
+
+        def encode_batch(self, input_ids: Any, lengths: Any) -> Any:
+            return np.full((len(lengths), config.dim), np.nan, np.float32)
+
+    monkeypatch.setattr(conformance, "TorchEngine", Broken)
+    monkeypatch.setattr(conformance, "_encoders", lambda context: [config])
+    with Context("cuda", "glosses", None, 1, 1) as context:
+        found = conformance._below_float32("fp16", context)
+    assert (found.text, found.status) == ("off by nan; cosine at least nan", "missed")
+
+
+def test_the_longest_text_is_the_last_before_a_refusal_but_not_before_another_error() -> None:
+    exact = StepwiseEncoder(seeded_encoder(EncoderConfig(vocab_size=9, embedding_dim=3, hidden_size=4), 0))
+
+    def limited(error: Exception) -> Callable[..., Any]:
+        def encode(input_ids: Any, lengths: Any) -> Any:
+            if input_ids.shape[1] > 2_048:
+                raise error
+            return exact(input_ids, lengths)
+
+        return encode
+
+    with Context("cpu", "glosses", None, 1, 1) as context:
+        found = conformance._longest(context, limited(LengthwiseError("it is too long")), exact)
+        assert found == Found("2,048 tokens: off by 0.0e+00; 4,096 are refused: it is too long", ok=True)
+        with pytest.raises(RuntimeError, match="illegal memory access"):
+            conformance._longest(context, limited(RuntimeError("CUDA error: illegal memory access")), exact)
+
+
+def test_a_refusal_without_cudnn_proves_nothing_where_it_refuses_with_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(trap: Trap, provider: str, *, cudnn: bool = True) -> TrapResult:
+        return TrapResult(trap, provider, reason="there is no CUDA provider")
+
+    monkeypatch.setattr(gpu_traps, "run_apart", refuse)
+    with Context("cuda", "glosses", None, 1, 1) as context, pytest.raises(NotRun, match="no CUDA provider"):
+        gpu_traps._without_cudnn_in_onnxruntime(context)
+
+
+def test_of_batch_sizes_those_that_do_not_run_are_left_out() -> None:
+    def fail() -> None:
+        raise RuntimeError("cuDNN error: CUDNN_STATUS_NOT_SUPPORTED")
+
+    with Context("cpu", "glosses", None, 1, 1) as context:
+        assert rates._best(context, {1: lambda: time.sleep(0.01), 2: lambda: None, 4: fail, 8: lambda: None}) == 2
+        with pytest.raises(RuntimeError, match="NOT_SUPPORTED"):
+            rates._best(context, {4: fail, 8: lambda: None})
 
 
 @pytest.mark.slow

@@ -116,6 +116,8 @@ def test_the_encoder_may_go_on_changing(encoder_config: Callable[..., EncoderCon
         MemoryError(),
         torch.OutOfMemoryError("CUDA out of memory"),
         RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"),
+        RuntimeError("CUDA error: out of memory"),  # of page-locked memory
+        RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"),
     ],
 )
 def test_a_batch_that_does_not_fit_is_halved(

@@ -14,7 +14,7 @@ from export.runtimes.base import NotRunnable, Outputs, Runtime
 from export.trace import ClientEncoder
 from export.variants import NATIVE
 from pipeline.checkpoint import WEIGHTS_FILE, load_encoder
-from pipeline.cuda import without_tf32
+from pipeline.cuda import arithmetic
 from pipeline.stepwise import StepwiseEncoder
 from pipeline.torch_engine import TorchEngine
 
@@ -71,7 +71,7 @@ class PyTorchCuda(Runtime):
 
     def run(self, input_ids: NDArray[np.int64], attention_mask: NDArray[np.int64]) -> Outputs:
         device = self._engine.device
-        with torch.inference_mode(), without_tf32():
+        with torch.inference_mode(), arithmetic(torch.float32):
             _, states = self._model(torch.from_numpy(input_ids).to(device), torch.from_numpy(attention_mask).to(device))
             fetched = states.cpu().numpy()
         lengths = attention_mask.sum(axis=1)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -21,10 +20,9 @@ from export.engine import OnnxEngine
 from gpu.context import Check, Context, Found, NotRun, Section
 from pipeline.batching import plan_batches
 from pipeline.config import Precision, RunConfig
-from pipeline.cuda import DTYPES, without_tf32
+from pipeline.cuda import DTYPES, arithmetic, converted, in_eights
 from pipeline.dataset import open_dataset
 from pipeline.encode import encode_tokens
-from pipeline.errors import LengthwiseError
 from pipeline.run import encode_dataset
 from pipeline.tokens import tokenize_texts
 
@@ -62,10 +60,10 @@ def _ids_to_vectors(context: Context) -> _Sides:
     for name, half in (("sentence-transformers", False), ("sentence-transformers, half precision", True)):
         try:
             theirs = _Theirs(context, half)
-        except LengthwiseError as error:
-            notes[name] = str(error)
+            best = _best(context, {size: partial(theirs.encode, size, 4) for size in _sizes(context)})
+        except Exception as error:  # whatever another library raises; what is ours is measured all the same
+            notes[name] = " ".join(f"{type(error).__name__}: {error}".split())[:300]
             continue
-        best = _best(context, {size: partial(theirs.encode, size, 4) for size in _sizes(context)})
         sides[name] = partial(theirs.encode, best)
         tokens[name], notes[name] = total, f"batch {best}"
     for precision in context.precisions:
@@ -111,11 +109,12 @@ class _Theirs:
 
 
 class _Dense:
-    """One nn.LSTM on rows of one length that are on the device already: what the hardware gives."""
+    """Our engine's own nn.LSTM on rows of one length that are on the device already: what the hardware gives."""
 
     def __init__(self, context: Context, precision: Precision) -> None:
-        self._lstm = copy.deepcopy(context.encoder.lstm).to(context.device, DTYPES[precision])
         self._dtype, self._context = DTYPES[precision], context
+        encoder = context.encoder if precision == "fp32" else in_eights(context.encoder)
+        self._lstm = converted(encoder, torch.device(context.device), self._dtype).lstm
         self._length = max(1, round(float(context.tokens.lengths.mean())))
 
     def tokens(self, batch: int) -> int:
@@ -126,7 +125,7 @@ class _Dense:
         """Run it often enough for a rate."""
         shape = (batch, self._length, self._lstm.input_size)
         x = torch.zeros(shape, dtype=self._dtype, device=self._context.device).normal_()
-        with torch.inference_mode(), without_tf32():
+        with torch.inference_mode(), arithmetic(self._dtype):
             for _ in range(self._times(batch)):
                 self._lstm(x)
             self._context.synchronize()
@@ -143,7 +142,7 @@ def _sizes(context: Context) -> tuple[int, ...]:
 def _best(
     context: Context, sides: Mapping[int, Callable[[], object]], tokens: Callable[[int], int] = lambda size: 1
 ) -> int:
-    """The batch size of the most tokens a second; sizes that do not fit into memory are left out."""
+    """The batch size of the most tokens a second; sizes that are too large are left out."""
     seconds: dict[int, float] = {}
     for size, side in sides.items():
         try:
@@ -152,7 +151,9 @@ def _best(
             began = time.perf_counter()
             side()
             context.synchronize()
-        except torch.OutOfMemoryError:
+        except RuntimeError:  # of memory, or of what cuDNN takes
+            if not seconds:
+                raise
             break
         seconds[size] = (time.perf_counter() - began) / tokens(size)
     return min(seconds, key=lambda size: seconds[size])

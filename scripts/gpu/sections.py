@@ -6,6 +6,7 @@ import datetime
 import os
 import sys
 import time
+import traceback
 from collections.abc import Iterator
 from dataclasses import replace
 from importlib import import_module
@@ -26,6 +27,7 @@ MODULES = {  # by the section's name
     "steps": "steps",
 }
 _REASON = 300  # letters of a failure that are kept
+_LINES = 30  # of its traceback that are printed
 
 
 def all_sections() -> list[Section]:
@@ -71,6 +73,7 @@ def _found(context: Context, check: Check) -> Row:
     except Exception as error:  # whatever the libraries raise
         if os.environ.get("LENGTHWISE_TRACEBACK"):
             raise
+        click.echo("".join(traceback.format_exc().splitlines(keepends=True)[-_LINES:]))
         reason = " ".join(f"{type(error).__name__}: {error}".split())[:_REASON]
         return Row(check.what, check.asked, reason, "failed")
     return Row(check.what, check.asked, found.text, "rehearsed" if context.rehearsal else found.status)

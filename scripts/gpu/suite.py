@@ -7,19 +7,28 @@ import sys
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
+import click
+
 from gpu.context import Check, Context, Found, NotRun, Section
 
 ROOT = Path(__file__).parents[2]
 _SHOWN = 5
+_SECONDS = 540
+_LETTERS = 6_000  # of what pytest said last, which are shown where something failed
 
 
 def _tests(context: Context) -> Found:
     report = context.scratch / "tests.xml"
-    command = [sys.executable, "-m", "pytest", "-q", "-m", "gpu", f"--junitxml={report}", "-p", "no:cacheprovider"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    command = [sys.executable, "-m", "pytest", "-q", "-m", "gpu", "--tb=short", f"--junitxml={report}"]
+    done = subprocess.run(
+        [*command, "-p", "no:cacheprovider"], cwd=ROOT, capture_output=True, text=True, check=False, timeout=_SECONDS
+    )
     if not report.exists():
         raise RuntimeError(f"pytest did not run: {(done.stdout + done.stderr)[-500:]}")
-    return outcome_of_tests(report)
+    found = outcome_of_tests(report)
+    if not found.ok:
+        click.echo(done.stdout[-_LETTERS:])
+    return found
 
 
 def outcome_of_tests(report: Path) -> Found:

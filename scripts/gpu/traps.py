@@ -13,7 +13,7 @@ import torch
 from export.compare import scaled_difference
 from export.traps import CPU, CUDA, DTYPES, OPSETS, WITH_ZEROS, Dtype, Trap, TrapResult, run_apart, run_trap
 from gpu.context import Check, Context, Found, NotRun, Section
-from pipeline.cuda import converted, encoder_on_cuda, tf32_places, without_tf32
+from pipeline.cuda import arithmetic, converted, encoder_on_cuda, tf32_places
 from pipeline.stepwise import StepwiseEncoder
 
 TOLERANCE = 1e-5
@@ -39,7 +39,10 @@ def _tf32_of_onnxruntime(context: Context) -> Found:
 
 
 def _without_cudnn_in_onnxruntime(context: Context) -> Found:
-    """In a process of its own, which has loaded CUDA, but not cuDNN."""
+    """In a process of its own, which has loaded CUDA, but not cuDNN. A refusal is none where it refuses with it too."""
+    with_cudnn = run_apart(Trap(), _provider(context))
+    if not with_cudnn.ran:
+        raise NotRun(with_cudnn.reason)
     result = run_apart(Trap(), _provider(context), cudnn=False)
     found = {
         True: "cuDNN was found all the same",
@@ -87,7 +90,7 @@ def _tf32_of_pytorch(context: Context) -> Found:
     ids = torch.from_numpy(batch[0]).to(context.device)
     with tf32_allowed(), torch.inference_mode():
         on = encoder.forward_equal(ids).cpu().numpy()
-        with without_tf32():
+        with arithmetic(torch.float32):
             off = encoder.forward_equal(ids).cpu().numpy()
     without, with_it = (float(scaled_difference(found, right).max()) for found in (off, on))
     return Found(f"off by {without:.1e} without TF32, by {with_it:.1e} with it", ok=without <= TOLERANCE)
