@@ -279,7 +279,8 @@ def junit(tmp_path: Path, cases: str) -> Path:
 def test_what_pytest_reports_is_counted(tmp_path: Path) -> None:
     good, skipped = '<testcase name="a"/>', '<testcase name="s"><skipped message="no cuDNN"/></testcase>'
     bad = '<testcase name="b"><failure message="off"/></testcase><testcase name="c"><error message="x"/></testcase>'
-    assert outcome_of_tests(junit(tmp_path, good + skipped)) == Found("1 passed, 1 skipped: no cuDNN", ok=True)
+    assert outcome_of_tests(junit(tmp_path, good + skipped)) == Found("1 passed, 1 skipped: no cuDNN", ok=False)
+    assert outcome_of_tests(junit(tmp_path, good)) == Found("1 passed", ok=True)
     assert outcome_of_tests(junit(tmp_path, good + bad)) == Found("1 passed, 2 failed: b, c", ok=False)
     for cases, reason in ((skipped, "1 skipped: no cuDNN"), ("", "there is no such test")):
         with pytest.raises(NotRun, match=reason):
@@ -321,13 +322,18 @@ def test_the_longest_text_is_the_last_before_a_refusal_but_not_before_another_er
             conformance._longest(context, limited(RuntimeError("CUDA error: illegal memory access")), exact)
 
 
-def test_a_refusal_without_cudnn_proves_nothing_where_it_refuses_with_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_trap_that_does_not_run_is_no_refusal(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(trap: Trap, provider: str, *, cudnn: bool = True) -> TrapResult:
-        return TrapResult(trap, provider, reason="there is no CUDA provider")
+        return TrapResult(trap, provider, reason=reason)
 
     monkeypatch.setattr(gpu_traps, "run_apart", refuse)
-    with Context("cuda", "glosses", None, 1, 1) as context, pytest.raises(NotRun, match="no CUDA provider"):
-        gpu_traps._without_cudnn_in_onnxruntime(context)
+    monkeypatch.setattr(gpu_traps, "run_trap", refuse)
+    with Context("cuda", "glosses", None, 1, 1) as context:
+        for reason, raised in (("NotRunnable: there is no CUDA", NotRun), ("Fail: CUDA error 700", RuntimeError)):
+            with pytest.raises(raised, match=reason):
+                gpu_traps._without_cudnn_in_onnxruntime(context)
+            with pytest.raises(raised, match=reason):
+                gpu_traps._trap(Trap(), context)
 
 
 def test_of_batch_sizes_those_that_do_not_run_are_left_out() -> None:

@@ -125,10 +125,12 @@ class Context:
 
     @cached_property
     def tokens(self) -> TokenShard:
-        """Their ids."""
+        """Their ids, each row of ids once: repeated ones are not computed again, which would flatter a rate."""
         from pipeline.tokens import tokenize_texts
 
-        return tokenize_texts(self.texts, self.tokenizer)
+        tokens = tokenize_texts(self.texts, self.tokenizer)
+        first, _ = tokens.distinct_rows()
+        return tokens.take(first)
 
     @cached_property
     def encoder(self) -> PackedEncoder:

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from export.compare import scaled_difference
+from export.runtimes import NotRunnable
 from export.traps import CPU, CUDA, DTYPES, OPSETS, WITH_ZEROS, Dtype, Trap, TrapResult, run_apart, run_trap
 from gpu.context import Check, Context, Found, NotRun, Section
 from pipeline.cuda import arithmetic, converted, encoder_on_cuda, tf32_places
@@ -18,31 +19,34 @@ from pipeline.stepwise import StepwiseEncoder
 
 TOLERANCE = 1e-5
 _TF32 = {"use_tf32": "1"}
+_ABSENT = NotRunnable.__name__  # in the reason of a trap whose provider is not there
 _ROWS, _TOKENS = 256, 32
 NEVER_WRONG = "right, or a refusal"
 
 
 def _trap(trap: Trap, context: Context, *, elsewhere: bool = False) -> Found:
     """A trap on the device. `elsewhere`: whether right values count that were computed on the CPU, and said to be."""
-    result = run_trap(trap, _provider(context))
-    if result.status == "not run":
-        raise NotRun(result.reason)
+    result = _that_ran(run_trap(trap, _provider(context)))
     return Found(_told(result), ok=result.status == "right" or (elsewhere and result.status == "right elsewhere"))
 
 
+def _that_ran(result: TrapResult) -> TrapResult:
+    """The result of a trap, if the provider is there at all; what it raises on a GPU is a failure."""
+    if result.ran:
+        return result
+    if _ABSENT in result.reason:
+        raise NotRun(result.reason)
+    raise RuntimeError(result.reason)
+
+
 def _tf32_of_onnxruntime(context: Context) -> Found:
-    off, on = (run_trap(Trap(), _provider(context), options) for options in ({"use_tf32": "0"}, _TF32))
-    for result in (off, on):
-        if result.difference is None:
-            raise NotRun(result.reason)
+    off, on = (_that_ran(run_trap(Trap(), _provider(context), options)) for options in ({"use_tf32": "0"}, _TF32))
     return Found(f"off by {off.difference:.1e} without TF32, by {on.difference:.1e} with it", ok=off.status == "right")
 
 
 def _without_cudnn_in_onnxruntime(context: Context) -> Found:
     """In a process of its own, which has loaded CUDA, but not cuDNN. A refusal is none where it refuses with it too."""
-    with_cudnn = run_apart(Trap(), _provider(context))
-    if not with_cudnn.ran:
-        raise NotRun(with_cudnn.reason)
+    _that_ran(run_apart(Trap(), _provider(context)))
     result = run_apart(Trap(), _provider(context), cudnn=False)
     found = {
         True: "cuDNN was found all the same",
