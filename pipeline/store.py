@@ -277,7 +277,14 @@ def write_shard(
     told = _told(f"{folder.at(file)}: the shard cannot be written", _GOES_ON)
     with told, folder.draft(file) as part:
         with hashed_file(part) as file_of_rows:
-            pq.write_table(whole, file_of_rows, compression="zstd", use_dictionary=plain, row_group_size=ROW_GROUP_ROWS)
+            pq.write_table(
+                whole,
+                file_of_rows,
+                compression="zstd",
+                use_dictionary=plain,
+                write_statistics=plain,  # nobody looks for the smallest value of a vector, which takes long to find
+                row_group_size=ROW_GROUP_ROWS,
+            )
         found = read_identity(folder)  # as late as can be: what follows takes moments
         if found is None or identity_hash(found) != identity:
             raise StoreError(f"{folder}: another run has started it over; this one has ended")

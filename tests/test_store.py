@@ -154,6 +154,16 @@ def test_a_crash_before_the_identity_leaves_a_folder_that_can_be_used(tmp_path: 
     assert draft not in contents(tmp_path)
 
 
+def test_statistics_are_of_the_columns_that_one_looks_for_values_in(tmp_path: Path) -> None:
+    (record,) = commit(open_store(tmp_path / "vectors"), 0)
+    group = pq.ParquetFile(tmp_path / "vectors" / record.file).metadata.row_group(0)
+    columns = (group.column(number) for number in range(group.num_columns))
+    has_statistics = {column.path_in_schema.split(".")[0]: column.is_stats_set for column in columns}
+    assert has_statistics.pop("embedding") is False
+    assert set(has_statistics) >= {"num_tokens", "truncated"}
+    assert all(has_statistics.values())
+
+
 def test_the_same_shards_are_the_same_bytes(tmp_path: Path) -> None:
     for name in ("a", "b"):
         store = open_store(tmp_path / name)
