@@ -79,15 +79,11 @@ class _Theirs:
 
     def __init__(self, context: Context, half: bool) -> None:
         self._model = sentence_transformer(context.encoder, context.tokenizer).to(context.device).eval()
-        self._half = half
         if half:
             self._model.bfloat16() if context.rehearsal else self._model.half()
-        self._device, self._tokens = context.device, context.tokens
+        self._device, self._tokens, self._dim = context.device, context.tokens, context.encoder.config.dim
         lengths = context.tokens.lengths
-        self._dim, self._order = (
-            context.encoder.config.dim,
-            np.argsort(-lengths, kind="stable")[: np.count_nonzero(lengths)],
-        )
+        self._order = np.argsort(-lengths, kind="stable")[: np.count_nonzero(lengths)]
 
     def encode(self, batch_size: int, every: int = 1) -> NDArray[np.float32]:
         """Vectors, in batches of rows in falling order of length, as it sorts them too; or of one row in `every`."""
