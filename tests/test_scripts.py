@@ -99,7 +99,7 @@ def refusal(result: Result | subprocess.CompletedProcess[str]) -> str:
 def test_help_imports_nothing_heavy(script: str) -> None:
     done = run_as_user(script, "--help", python=("-X", "importtime"))
     assert done.returncode == 0
-    assert done.stdout.startswith(f"Usage: {script}.py [OPTIONS] ")
+    assert done.stdout.startswith(f"Usage: {script}.py [OPTIONS]")
     imported = {line.rpartition("|")[2].strip().partition(".")[0] for line in done.stderr.splitlines()}
     assert "click" in imported
     assert not imported & HEAVY
