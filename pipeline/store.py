@@ -204,7 +204,9 @@ class VectorStore:
             self.folder.write(RECORDS, b"".join(map(record_line, records)))
             known = {name for record in records for name in record.checksums}
             for name in self.folder.names():
-                if name.startswith((f"{DATA}/", f"{QUARANTINE}/")) and _OURS.fullmatch(name) and name not in known:
+                if not name.startswith((f"{DATA}/", f"{QUARANTINE}/")) or name in known:
+                    continue
+                if _OURS.fullmatch(name) or is_draft(name):  # drafts are of workers that died while this run went on
                     self.folder.remove(name)
             self.folder.write(CARD, card.encode())
             self.folder.write(MANIFEST, _json_bytes(manifest))

@@ -68,7 +68,7 @@ def test_encode_compares_equal_models(invoke: Callable[..., Result], tmp_path: P
     assert "| ours fp32 |" in result.output
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 def test_kernel_gives_rates_and_the_cost_of_a_step(invoke: Callable[..., Result], tmp_path: Path) -> None:
     invoke("kernel", "--shape", "small", "--runs", "1")
     rows = json.loads((tmp_path / "kernel-small.json").read_bytes())["tables"][0]["rows"]
@@ -105,7 +105,7 @@ def test_host_gives_the_rate_of_all_but_the_engine(invoke: Callable[..., Result]
     assert all(int(rate.replace(",", "")) > 0 for *_, rate in [*rates.values(), *steps.values()])
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 def test_memory_runs_whole_processes(invoke: Callable[..., Result], tmp_path: Path) -> None:
     invoke("memory", "--shape", "small", "--rows", "70", "--times", "10", "--shard-rows", "70")
     rows = table(tmp_path, "memory-small.json")

@@ -48,6 +48,7 @@ def ask_server(command: str, folder: Path, environment: dict[str, str]) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.longest
 def test_the_verbs_work_on_a_users_own_files(tmp_path: Path) -> None:
     (tmp_path / "scripts").symlink_to(ROOT / "scripts")
     rows = list(TEXTS) * 5

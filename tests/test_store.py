@@ -164,6 +164,17 @@ def test_statistics_are_of_the_columns_that_one_looks_for_values_in(tmp_path: Pa
     assert all(has_statistics.values())
 
 
+def test_what_a_worker_left_half_written_is_gone_in_the_end(tmp_path: Path) -> None:
+    store = open_store(tmp_path)
+    commit(store, 0, 1)
+    for name in ("data/.shard-000001.parquet.0a1b2c3d.part", "quarantine/.shard-000001.jsonl.0a1b2c3d.part"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"half")
+    (tmp_path / "data" / "mine.part").write_bytes(b"somebody's own")
+    store.finish(2 * ROWS, ROWS, "card")
+    assert [name for name in contents(tmp_path) if name.endswith(".part")] == ["data/mine.part"]
+
+
 def test_the_same_shards_are_the_same_bytes(tmp_path: Path) -> None:
     for name in ("a", "b"):
         store = open_store(tmp_path / name)
