@@ -58,7 +58,7 @@ class Result:
 
     def save(self, path: Path) -> None:
         """Write the tables, and where and when they were measured."""
-        record = {"benchmark": self.name, "command": _command(), **environment(), "tables": self.tables}
+        record = {"benchmark": self.name, "command": command(), **environment(), "tables": self.tables}
         write_atomically(path, json.dumps(record, indent=1, ensure_ascii=False).encode() + b"\n")
         click.echo(f"\n{environment()['machine']}; {', '.join(environment()['versions'])}; {environment()['date']}")
         click.echo(f"saved       {path}")
@@ -73,5 +73,6 @@ def environment() -> dict[str, Any]:
     }
 
 
-def _command() -> str:
+def command() -> str:
+    """What was typed, as a user would type it."""
     return "python scripts/" + " ".join([Path(sys.argv[0]).name, *sys.argv[1:]])

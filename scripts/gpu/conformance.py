@@ -92,8 +92,7 @@ def _validated(runtime: str, variant: str, context: Context) -> Found:
 
 def _below_float32(precision: Precision, context: Context) -> Found:
     """PyTorch's half precision on every case of the grid."""
-    if precision not in context.precisions:
-        raise NotRun(f"PyTorch does not compute in {precision} on a CPU")
+    context.require(precision)
     differences, of_rows = [], []
     for number, config in enumerate(_encoders(context)):
         encoder = seeded_encoder(config, number)

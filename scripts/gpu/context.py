@@ -139,6 +139,15 @@ class Context:
 
         return SHAPES[self.shape].encoder(self.tokenizer.vocab_size)
 
+    def require(self, precision: Precision) -> None:
+        """Leave a check that is of a precision which the device lacks.
+
+        Raises:
+            NotRun: it does.
+        """
+        if precision not in self.precisions:
+            raise NotRun(f"PyTorch does not compute in {precision} on a CPU")
+
     def engine(self, precision: Precision) -> Any:
         """That encoder on the device."""
         from pipeline.torch_engine import TorchEngine

@@ -156,7 +156,8 @@ def _best(
 
 
 def _against_sentence_transformers(precision: Precision, context: Context) -> Found:
-    sides = _with(precision, context).once(_ids_to_vectors)
+    context.require(precision)
+    sides = context.once(_ids_to_vectors)
     name, ours = "sentence-transformers", f"ours {precision}"
     if name not in sides.seconds:
         raise NotRun(sides.notes[name])
@@ -169,18 +170,12 @@ def _against_sentence_transformers(precision: Precision, context: Context) -> Fo
 
 
 def _against_the_limit(precision: Precision, context: Context) -> Found:
-    sides = _with(precision, context).once(_ids_to_vectors)
+    context.require(precision)
+    sides = context.once(_ids_to_vectors)
     ours, limit = f"ours {precision}", f"limit {precision}"
     share = ratios(sides.each(ours), sides.each(limit))
     text = f"{share} of {sides.rate(limit):,.0f} tokens/s ({sides.notes[limit]})"
     return Found(text, ok=sides.rate(ours) >= OF_THE_LIMIT * sides.rate(limit))
-
-
-def _with(precision: Precision, context: Context) -> Context:
-    """The context, if its device computes in this precision."""
-    if precision not in context.precisions:
-        raise NotRun(f"PyTorch does not compute in {precision} on a CPU")
-    return context
 
 
 def _onnxruntime_against_pytorch(context: Context) -> Found:

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import datetime
 import os
-import sys
 import time
 import traceback
 from collections.abc import Iterator
 from dataclasses import replace
 from importlib import import_module
-from pathlib import Path
 
 import click
 
+from benchmarks.harness import command
 from gpu.context import Check, Context, NotRun, Section
 from gpu.record import NOT_RUN, Ran, Record, Row, SectionRecord, counts
 from pipeline.machine import PACKAGES, versions
@@ -83,6 +82,5 @@ def _where(context: Context) -> Ran:
     import torch
 
     device = "a rehearsal on a CPU, no GPU" if context.rehearsal else torch.cuda.get_device_name(0)
-    command = "python scripts/" + " ".join([Path(sys.argv[0]).name, *sys.argv[1:]])
     found = versions((*PACKAGES, "sentence-transformers"))
-    return Ran(device, found, datetime.date.today().isoformat(), command)
+    return Ran(device, found, datetime.date.today().isoformat(), command())

@@ -8,7 +8,7 @@ from functools import partial
 import numpy as np
 
 from benchmarks.harness import median
-from gpu.context import Check, Context, Found, NotRun, Section
+from gpu.context import Check, Context, Found, Section
 from pipeline.batching import PACKED_CUDA
 from pipeline.config import Precision
 
@@ -18,8 +18,7 @@ _TOKENS, _REPEATS, _MIXED = 16, 9, 256  # the last: rows of each length
 
 def _step(precision: Precision, context: Context) -> Found:
     """The line through the seconds of a step by its rows, and what mixed lengths cost against equal ones."""
-    if precision not in context.precisions:
-        raise NotRun(f"PyTorch does not compute in {precision} on a CPU")
+    context.require(precision)
     engine = context.engine(precision)
     rng = np.random.default_rng(0)
 
