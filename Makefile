@@ -47,6 +47,10 @@ lint: $(STAMP)
 	$(BIN)/ruff format --check .
 
 types: $(STAMP)
+	rm -rf build/types && mkdir -p build/types/lengthwise
+	ln -s $(CURDIR)/pipeline/* build/types/lengthwise/
+	ln -s $(CURDIR)/export build/types/lengthwise/export
+	ln -s $(CURDIR)/scripts build/types/lengthwise/cli
 	$(BIN)/mypy
 
 check: lint types test

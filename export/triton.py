@@ -15,13 +15,12 @@ from types import MappingProxyType
 from typing import Literal
 
 import onnx
-
-from export.artifact import Artifact
-from export.engine import chosen_variant
-from export.runtimes.onnxruntime import CUDA_OPTIONS, OnnxRuntimeCpu, OnnxRuntimeCuda
-from export.variants import VARIANTS
-from pipeline.errors import ArtifactError
-from pipeline.files import link_or_copy, replace_folder, write_atomically
+from lengthwise.errors import ArtifactError
+from lengthwise.export.artifact.engine import chosen_variant
+from lengthwise.export.artifact.folder import Artifact
+from lengthwise.export.graphs.variants import VARIANTS
+from lengthwise.export.runtimes.onnxruntime import CUDA_OPTIONS, OnnxRuntimeCpu, OnnxRuntimeCuda
+from lengthwise.util.files import link_or_copy, replace_folder, write_atomically
 
 CONFIG_PBTXT, VERSION, MODEL_FILE = "config.pbtxt", "1", "model.onnx"
 MAX_BATCH_SIZE = 64
@@ -56,7 +55,7 @@ def write_triton_model(
         repository: the folder of models; made where it is missing.
         name: the model's, and its folder's; made of the artifact's folder where it is left out.
         device: where Triton is to run it.
-        variant: the graph, see `export.variants`; the one that validation recommends for onnxruntime on the device
+        variant: the graph, see `graphs.variants`; the one that validation recommends for onnxruntime on the device
             where it is left out.
         max_batch_size: the most texts that Triton computes at a time.
 

@@ -20,9 +20,8 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
+from lengthwise.errors import CheckpointError, ConfigError
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
-
-from pipeline.errors import CheckpointError, ConfigError
 
 Precision = Literal["fp32", "bf16", "fp16"]
 Variant = Literal["native", "portable", "fp16", "int8", "int8_dynamic"]  # see export.variants
@@ -177,7 +176,7 @@ class ModelSettings(Settings):
 
 
 class BatchingSettings(Settings):
-    """Limits of a batch; those that are left out are the engine's own, see `pipeline.batching`."""
+    """Limits of a batch; those that are left out are the engine's own, see `lengthwise.batching.plan`."""
 
     max_tokens: PositiveInt | None = Field(None, description="the most cells (rows x longest row) a batch may have")
     max_rows: PositiveInt | None = Field(None, description="the most rows a batch may have")

@@ -7,8 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import click
-
-from _common import Verbs
+from lengthwise.cli.common import CommandGroup
 
 FOLDER = Path("runs/benchmark")
 
@@ -48,7 +47,7 @@ def _options(*names: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     return add
 
 
-@click.group(cls=Verbs)
+@click.group(cls=CommandGroup)
 @click.option("--folder", type=click.Path(path_type=Path), default=FOLDER, show_default=True, help="Keeps the results.")
 @click.pass_context
 def main(context: click.Context, folder: Path) -> None:
@@ -61,7 +60,7 @@ def main(context: click.Context, folder: Path) -> None:
 @click.pass_obj
 def encode(folder: Path, shape: str, corpus: str, rows: int, runs: int) -> None:
     """Texts to vectors, against sentence-transformers and a plain loop."""
-    from benchmarks.encode import measure
+    from lengthwise.cli.benchmarks.encode import measure
 
     measure(shape, corpus, rows, runs).save(folder / f"encode-{shape}.json")
 
@@ -72,7 +71,7 @@ def encode(folder: Path, shape: str, corpus: str, rows: int, runs: int) -> None:
 @click.pass_obj
 def kernel(folder: Path, shape: str, corpora: tuple[str, ...], rows: int, runs: int) -> None:
     """The LSTM alone, against one dense nn.LSTM on equal lengths; and what a time step costs."""
-    from benchmarks.kernel import measure
+    from lengthwise.cli.benchmarks.kernel import measure
 
     measure(shape, corpora, rows, runs).save(folder / f"kernel-{shape}.json")
 
@@ -83,7 +82,7 @@ def kernel(folder: Path, shape: str, corpora: tuple[str, ...], rows: int, runs: 
 @click.pass_obj
 def graphs(folder: Path, shape: str, runs: int) -> None:
     """A batch on each ONNX graph, against the native one."""
-    from benchmarks.graphs import measure
+    from lengthwise.cli.benchmarks.graphs import measure
 
     measure(shape, runs).save(folder / f"graphs-{shape}.json")
 
@@ -94,7 +93,7 @@ def graphs(folder: Path, shape: str, runs: int) -> None:
 @click.pass_obj
 def tokenize(folder: Path, corpus: str, rows: int, runs: int) -> None:
     """Texts to token ids, against the tokenizers library alone."""
-    from benchmarks.tokenizing import measure
+    from lengthwise.cli.benchmarks.tokenizing import measure
 
     measure(corpus, rows, runs).save(folder / "tokenize.json")
 
@@ -105,7 +104,7 @@ def tokenize(folder: Path, corpus: str, rows: int, runs: int) -> None:
 @click.pass_obj
 def host(folder: Path, shape: str, corpus: str, rows: int, runs: int) -> None:
     """All but the engine: the rate of one that answers at once, and of each step."""
-    from benchmarks.host import measure
+    from lengthwise.cli.benchmarks.host import measure
 
     measure(shape, corpus, rows, runs).save(folder / f"host-{shape}.json")
 
@@ -120,7 +119,7 @@ def host(folder: Path, shape: str, corpus: str, rows: int, runs: int) -> None:
 @click.pass_obj
 def memory(folder: Path, shape: str, corpus: str, rows: int, times: int, shard_rows: int) -> None:
     """Peak memory of a whole run, and of one on several times the rows."""
-    from benchmarks.memory import measure
+    from lengthwise.cli.benchmarks.memory import measure
 
     measure(shape, corpus, rows, times, shard_rows).save(folder / f"memory-{shape}.json")
 
@@ -132,7 +131,7 @@ def memory(folder: Path, shape: str, corpus: str, rows: int, times: int, shard_r
 @click.pass_obj
 def cluster(folder: Path, shape: str, corpus: str, shard_rows: int, rows: int, runs: int) -> None:
     """Ray on this machine, against one process with as many threads; and the size of what is written."""
-    from benchmarks.cluster import measure
+    from lengthwise.cli.benchmarks.cluster import measure
 
     measure(shape, corpus, rows, shard_rows, runs).save(folder / f"cluster-{shape}.json")
 
@@ -146,7 +145,7 @@ def cluster(folder: Path, shape: str, corpus: str, shard_rows: int, rows: int, r
 @click.pass_obj
 def serve(folder: Path, shape: str, corpus: str, seconds: float, overload: float, soak: float, runs: int) -> None:
     """The server against batch encoding and other servers; latency, long texts among short ones, overload."""
-    from benchmarks.serve import measure
+    from lengthwise.cli.benchmarks.serve import measure
 
     measure(shape, corpus, seconds, overload, soak, runs).save(folder / f"serve-{shape}.json")
 

@@ -6,23 +6,22 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
-
-from _common import Verb, load_run, run_options
+from lengthwise.cli.common import Command, load_run, run_options
 
 if TYPE_CHECKING:
-    from pipeline.cluster import OpenEngine
-    from pipeline.config import RunConfig
-    from pipeline.records import Part
-    from pipeline.run import EncodeReport
+    from lengthwise.config import RunConfig
+    from lengthwise.run.cluster import OpenEngine
+    from lengthwise.run.local import EncodeReport
+    from lengthwise.store.records import Part
 
 
 def encode(
     run: RunConfig, *, part: Part | None = None, cluster: str | None = None, fresh: bool = False
 ) -> EncodeReport:
     """Encode what is not encoded yet, and write a report of it beside the vectors."""
-    from pipeline.dataset import open_dataset
-    from pipeline.run import encode_dataset
-    from pipeline.run_report import write_report
+    from lengthwise.data.dataset import open_dataset
+    from lengthwise.run.local import encode_dataset
+    from lengthwise.run.report import write_report
 
     source, open_engine = open_dataset(run.dataset), engine_opener(run)
     if cluster is None:
@@ -31,7 +30,7 @@ def encode(
             click.echo(f"note: the encoder was never trained (seed {engine.config.seed})", err=True)
         report = encode_dataset(run, source, tokenizer, engine, weights, part=part, fresh=fresh)
     else:
-        from pipeline.cluster import encode_on_cluster
+        from lengthwise.run.cluster import encode_on_cluster
 
         report = encode_on_cluster(run, source, open_engine, cluster, fresh=fresh)
     write_report(run.encode.output, run, report)
@@ -41,19 +40,19 @@ def encode(
 def engine_opener(run: RunConfig) -> OpenEngine:
     """What opens the run's engine: PyTorch on a checkpoint, or onnxruntime, without PyTorch, on an artifact."""
     if run.encode.engine == "onnx":
-        from export.engine import open_onnx
+        from lengthwise.export.artifact.engine import open_onnx
 
         return open_onnx
-    from pipeline.torch_engine import open_torch
+    from lengthwise.encoder.torch_engine import open_torch
 
     return open_torch
 
 
 def summary(run: RunConfig, report: EncodeReport) -> str:
     """What is in the folder, and what this run measured."""
-    from pipeline.folder import open_folder
-    from pipeline.records import QUARANTINE
-    from pipeline.run_report import REPORT, precision_sentence
+    from lengthwise.run.report import REPORT, precision_sentence
+    from lengthwise.store.folder import open_folder
+    from lengthwise.store.records import QUARANTINE
 
     flags = f"{report.empty:,} empty, {report.null:,} null, {report.truncated:,} truncated"
     lines = [f"vectors     {run.encode.output}/data: {report.rows:,} rows, {report.tokens:,} tokens ({flags})"]
@@ -82,7 +81,7 @@ def summary(run: RunConfig, report: EncodeReport) -> str:
     return "\n".join(lines)
 
 
-@click.command(cls=Verb)
+@click.command(cls=Command)
 @run_options
 @click.option("--fresh", is_flag=True, help="Start over: remove the shards that are there, whatever run they are of.")
 @click.option("--cluster", metavar="local|ADDRESS", help="Encode on a Ray cluster; see the settings cluster.*")
@@ -97,7 +96,7 @@ def main(
     num_shards: int | None,
 ) -> None:
     """Encode the dataset of the run CONFIG (a YAML file) into parquet shards below encode.output."""
-    from pipeline.records import Part
+    from lengthwise.store.records import Part
 
     if (shard_index is None) != (num_shards is None):
         raise click.UsageError("--shard-index and --num-shards go together: part I of N")

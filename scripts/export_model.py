@@ -6,18 +6,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
-
-from _common import Verb, as_typed, load_run, run_options
+from lengthwise.cli.common import Command, as_typed, load_run, run_options
 
 if TYPE_CHECKING:
-    from export.artifact import Artifact
-    from pipeline.config import RunConfig
+    from lengthwise.config import RunConfig
+    from lengthwise.export.artifact.folder import Artifact
 
 
 def export(run: RunConfig) -> Artifact:
     """Trace and write; the resolved configuration is saved in the artifact."""
-    from export.build import build_artifact
-    from pipeline.checkpoint import load_run_model
+    from lengthwise.encoder.checkpoint import load_run_model
+    from lengthwise.export.artifact.build import build_artifact
 
     encoder, tokenizer = load_run_model(run)
     artifact = build_artifact(
@@ -32,7 +31,7 @@ def export(run: RunConfig) -> Artifact:
 
 def opened(folder: Path, overrides: tuple[str, ...], repository: Path | None) -> Artifact:
     """The artifact that is there."""
-    from export.artifact import Artifact
+    from lengthwise.export.artifact.folder import Artifact
 
     if repository is None:
         raise click.UsageError(f"{folder} is a folder; give the YAML file of a run, or --triton DIR for an artifact")
@@ -50,7 +49,7 @@ def exported(config: Path, overrides: tuple[str, ...]) -> Artifact:
     return artifact
 
 
-@click.command(cls=Verb)
+@click.command(cls=Command)
 @run_options
 @click.option(
     "--triton", "repository", metavar="DIR", type=click.Path(path_type=Path), help="Write a model for Triton."
@@ -79,7 +78,7 @@ def main(
         raise click.UsageError("--triton-name, --triton-device, --triton-batch and --variant need --triton DIR")
     artifact = opened(config, overrides, repository) if config.is_dir() else exported(config, overrides)
     if repository is not None:
-        from export.triton import write_triton_model
+        from lengthwise.export.triton import write_triton_model
 
         folder = write_triton_model(artifact, repository, **options)  # type: ignore[arg-type]  # click checked them
         click.echo(f"triton      {folder}: tritonserver --model-repository={repository}")

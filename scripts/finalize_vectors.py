@@ -5,11 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import click
+from lengthwise.cli.common import Command, load_run, run_options
 
-from _common import Verb, load_run, run_options
 
-
-@click.command(cls=Verb)
+@click.command(cls=Command)
 @run_options
 @click.option("--no-checksums", is_flag=True, help="Believe that the shards are as they were written.")
 def main(config: Path, overrides: tuple[str, ...], no_checksums: bool) -> None:
@@ -18,8 +17,8 @@ def main(config: Path, overrides: tuple[str, ...], no_checksums: bool) -> None:
     Every row is there, every shard is what was written, all have the same columns: then the folder is complete. A run
     in one process, or on a cluster, ends like this by itself.
     """
-    from pipeline.dataset import open_dataset
-    from pipeline.finalize import finalize_folder
+    from lengthwise.data.dataset import open_dataset
+    from lengthwise.run.finalize import finalize_folder
 
     run = load_run(config, overrides)
     manifest = finalize_folder(run, open_dataset(run.dataset), verify=not no_checksums)

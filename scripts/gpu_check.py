@@ -6,14 +6,13 @@ from pathlib import Path
 from typing import Literal
 
 import click
-
-from _common import Verb
+from lengthwise.cli.common import Command
 
 SECTIONS = ("environment", "tests", "conformance", "traps", "rates", "steps")
 RESULTS, PAGE = Path("docs/gpu.json"), Path("docs/benchmarks.md")
 
 
-@click.command(cls=Verb)
+@click.command(cls=Command)
 @click.option("--section", "names", type=click.Choice(SECTIONS), multiple=True, help="This one alone; may be repeated.")
 @click.option("--results", type=click.Path(path_type=Path), default=RESULTS, show_default=True, help="JSON.")
 @click.option(
@@ -49,9 +48,9 @@ def main(
         raise click.BadParameter("give a rehearsal files of its own: its results are no proof", param_hint="--results")
     if rehearse and PAGE.resolve() == page.resolve():
         raise click.BadParameter("give a rehearsal files of its own: its results are no proof", param_hint="--page")
-    from gpu.context import Context
-    from gpu.record import as_markdown, carried_over, into_page, load_record, save_record, with_section
-    from gpu.sections import nothing, run_sections
+    from lengthwise.cli.gpu.context import Context
+    from lengthwise.cli.gpu.record import as_markdown, carried_over, into_page, load_record, save_record, with_section
+    from lengthwise.cli.gpu.sections import nothing, run_sections
 
     record = carried_over(load_record(results), nothing())
     save_record(results, record)

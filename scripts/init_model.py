@@ -6,19 +6,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
-
-from _common import Verb, load_run, run_options
+from lengthwise.cli.common import Command, load_run, run_options
 
 if TYPE_CHECKING:
-    from pipeline.config import EncoderConfig, RunConfig
+    from lengthwise.config import EncoderConfig, RunConfig
 
 
 def init(run: RunConfig, *, overwrite: bool = False) -> EncoderConfig:
     """Make and save the checkpoint."""
-    from pipeline.checkpoint import create_checkpoint
-    from pipeline.errors import CheckpointError, ConfigError
-    from pipeline.files import write_atomically
-    from pipeline.tokenizer import load_tokenizer
+    from lengthwise.encoder.checkpoint import create_checkpoint
+    from lengthwise.errors import CheckpointError, ConfigError
+    from lengthwise.tokens.tokenizer import load_tokenizer
+    from lengthwise.util.files import write_atomically
 
     if run.tokenizer.path is None:
         raise ConfigError("tokenizer.path is not set; set it to the tokenizer.json that the model is for")
@@ -32,7 +31,7 @@ def init(run: RunConfig, *, overwrite: bool = False) -> EncoderConfig:
     return config
 
 
-@click.command(cls=Verb)
+@click.command(cls=Command)
 @run_options
 @click.option("--overwrite", is_flag=True, help="Replace a checkpoint that is already there.")
 def main(config: Path, overrides: tuple[str, ...], overwrite: bool) -> None:

@@ -6,20 +6,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
-
-from _common import Verb, load_run, run_options
+from lengthwise.cli.common import Command, load_run, run_options
 
 if TYPE_CHECKING:
-    from pipeline.config import RunConfig
-    from pipeline.dataset import Source
-    from pipeline.inspection import Inspection
+    from lengthwise.batching.inspection import Inspection
+    from lengthwise.config import RunConfig
+    from lengthwise.data.dataset import Source
 
 
 def summary(run: RunConfig, source: Source, found: Inspection) -> str:
     """The lengths of the first shard's texts, and a line for each way to batch them."""
     import numpy as np
-
-    from pipeline.inspection import length_percentiles
+    from lengthwise.batching.inspection import length_percentiles
 
     rows = f"{source.num_rows:,}" if source.num_rows is not None else "unknown (a stream)"
     at = " / ".join(f"{length:,}" for length in length_percentiles(np.bincount(found.lengths), (5, 50, 95, 100)))
@@ -40,18 +38,18 @@ def summary(run: RunConfig, source: Source, found: Inspection) -> str:
     return "\n".join(lines)
 
 
-@click.command(cls=Verb)
+@click.command(cls=Command)
 @run_options
 @click.option(
     "--picture", type=click.Path(path_type=Path), metavar="FILE.png", help="Draw the lengths and the batches too."
 )
 def main(config: Path, overrides: tuple[str, ...], picture: Path | None) -> None:
     """Tokenize the first shard of the run CONFIG (a YAML file), and show its lengths and what its batches cost."""
-    from pipeline.dataset import open_dataset
-    from pipeline.inspection import inspect_tokens
-    from pipeline.pictures import check_picture_path, dataset_figure, save_figure
-    from pipeline.tokenizer import load_tokenizer
-    from pipeline.tokens import tokenize_texts
+    from lengthwise.batching.inspection import inspect_tokens
+    from lengthwise.data.dataset import open_dataset
+    from lengthwise.run.plots import check_picture_path, dataset_figure, save_figure
+    from lengthwise.tokens.ragged import tokenize_texts
+    from lengthwise.tokens.tokenizer import load_tokenizer
 
     run = load_run(config, overrides)
     if picture is not None:

@@ -10,8 +10,7 @@ from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
 import click
-
-from _common import Verb, as_typed, load_run, run_options
+from lengthwise.cli.common import Command, as_typed, load_run, run_options
 
 UNTRAINED = " (never trained: its vectors do not compare texts)"
 CORPUS = ("randfacts", "randfacts/safe.txt")
@@ -19,8 +18,8 @@ CORPUS = ("randfacts", "randfacts/safe.txt")
 
 def fetch_corpus(target: Path) -> None:
     """Copy the corpus out of the package that brings it; a file that is already there is left as it is."""
-    from pipeline.errors import DatasetError
-    from pipeline.files import write_atomically
+    from lengthwise.errors import DatasetError
+    from lengthwise.util.files import write_atomically
 
     if target.exists():
         return
@@ -34,7 +33,7 @@ def fetch_corpus(target: Path) -> None:
     write_atomically(target, source.read_bytes())
 
 
-@click.command(cls=Verb)
+@click.command(cls=Command)
 @run_options
 def main(config: Path, overrides: tuple[str, ...]) -> None:
     """Run every step of the run CONFIG on the facts of the package randfacts."""
@@ -43,7 +42,7 @@ def main(config: Path, overrides: tuple[str, ...]) -> None:
     import init_model
     import train_tokenizer
     import validate_export
-    from pipeline.config import CONFIG_FILE, load_encoder_config
+    from lengthwise.config import CONFIG_FILE, load_encoder_config
 
     run, typed = load_run(config, overrides), f"{config}{as_typed(overrides)}"
     fetch_corpus(Path(run.dataset.path))

@@ -6,8 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import click
-
-from _common import ServerVerb
+from lengthwise.cli.common import ServerCommand
 
 NUMBERS = {"port": int, "workers": int, "deadline": float, "canary": float, "notice": float, "drain": float}
 FLAGS = {
@@ -31,14 +30,14 @@ FLAGS = {
 
 
 def flags(function: Any) -> Any:
-    """A flag for each setting; its default is in `export.server.settings`."""
+    """A flag for each setting; its default is in `lengthwise.export.server.settings`."""
     for name, text in reversed(FLAGS.items()):
         kind = int if name.startswith("max_") else NUMBERS.get(name, str)
         function = click.option(f"--{name.replace('_', '-')}", name, type=kind, help=text)(function)
     return function
 
 
-@click.command(cls=ServerVerb)
+@click.command(cls=ServerCommand)
 @click.argument("artifact", type=click.Path(path_type=Path))
 @click.option("--config", type=click.Path(path_type=Path), help="A YAML file of these settings (max_items: 256).")
 @flags
@@ -49,10 +48,10 @@ def main(artifact: Path, config: Path | None, **given: Any) -> None:
     equals what encode_dataset writes. PyTorch is not needed.
     """
     try:
-        from export.server.run import serve
+        from lengthwise.export.server.lifecycle import serve
     except ModuleNotFoundError as error:
         raise click.ClickException(f"{error.name} is not installed; install lengthwise[serve]") from error
-    from export.server.settings import resolve_settings
+    from lengthwise.export.server.settings import resolve_settings
 
     settings = resolve_settings(given, config)
     for name, value in settings.shown().items():

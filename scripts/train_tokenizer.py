@@ -6,20 +6,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
-
-from _common import Verb, load_run, run_options
+from lengthwise.cli.common import Command, load_run, run_options
 
 if TYPE_CHECKING:
-    from pipeline.config import RunConfig
-    from pipeline.tokenizer import TextTokenizer
+    from lengthwise.config import RunConfig
+    from lengthwise.tokens.tokenizer import TextTokenizer
 
 
 def train(run: RunConfig, *, overwrite: bool = False) -> TextTokenizer:
     """Train and save; the resolved configuration is saved beside the tokenizer."""
-    from pipeline.dataset import open_dataset
-    from pipeline.errors import ConfigError, TokenizerError
-    from pipeline.files import write_atomically
-    from pipeline.tokenizer import train_tokenizer
+    from lengthwise.data.dataset import open_dataset
+    from lengthwise.errors import ConfigError, TokenizerError
+    from lengthwise.tokens.tokenizer import train_tokenizer
+    from lengthwise.util.files import write_atomically
 
     if run.tokenizer.path is None:
         raise ConfigError("tokenizer.path is not set; set it to the tokenizer.json that is to be written")
@@ -33,7 +32,7 @@ def train(run: RunConfig, *, overwrite: bool = False) -> TextTokenizer:
     return tokenizer
 
 
-@click.command(cls=Verb)
+@click.command(cls=Command)
 @run_options
 @click.option("--overwrite", is_flag=True, help="Replace a tokenizer that is already there.")
 def main(config: Path, overrides: tuple[str, ...], overwrite: bool) -> None:

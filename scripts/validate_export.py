@@ -6,23 +6,22 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
-
-from _common import Verb, load_run
+from lengthwise.cli.common import Command, load_run
 
 if TYPE_CHECKING:
-    from export.runtimes import Runtime
-    from export.validate import Validation
-    from pipeline.config import RunConfig
-    from pipeline.tokens import TokenShard
+    from lengthwise.config import RunConfig
+    from lengthwise.export.runtimes import Runtime
+    from lengthwise.export.validation.validate import Validation
+    from lengthwise.tokens.ragged import RaggedTokens
 
 TEXT_ROWS = 256
 
 
 def validate(folder: Path, run: RunConfig | None, rows: int = TEXT_ROWS, runtimes: str = "default") -> Validation:
     """Validate, and write validation.json, validation.md, the picture and the card into the artifact."""
-    from export.artifact import Artifact
-    from export.card import validation_files
-    from export.validate import validate_artifact
+    from lengthwise.export.artifact.card import validation_files
+    from lengthwise.export.artifact.folder import Artifact
+    from lengthwise.export.validation.validate import validate_artifact
 
     artifact = Artifact.open(folder)
     texts = None if run is None else first_texts(folder, run, rows)
@@ -33,7 +32,7 @@ def validate(folder: Path, run: RunConfig | None, rows: int = TEXT_ROWS, runtime
 
 def chosen_runtimes(names: str) -> list[type[Runtime]]:
     """The runtimes that --runtimes names."""
-    from export.runtimes.registry import RUNTIMES
+    from lengthwise.export.runtimes.registry import RUNTIMES
 
     if names == "all":
         return list(RUNTIMES)
@@ -50,13 +49,13 @@ def chosen_runtimes(names: str) -> list[type[Runtime]]:
     return [by_name[name] for name in wanted]
 
 
-def first_texts(folder: Path, run: RunConfig, rows: int) -> TokenShard:
+def first_texts(folder: Path, run: RunConfig, rows: int) -> RaggedTokens:
     """Ids of a dataset's first texts, cut at 512 tokens, by the artifact's tokenizer."""
     from itertools import islice
 
-    from pipeline.dataset import open_dataset
-    from pipeline.tokenizer import load_tokenizer
-    from pipeline.tokens import tokenize_texts
+    from lengthwise.data.dataset import open_dataset
+    from lengthwise.tokens.ragged import tokenize_texts
+    from lengthwise.tokens.tokenizer import load_tokenizer
 
     texts = list(islice(open_dataset(run.dataset).texts(), rows))
     return tokenize_texts(
@@ -70,7 +69,7 @@ def first_texts(folder: Path, run: RunConfig, rows: int) -> TokenShard:
 
 def summary(validation: Validation) -> str:
     """A line a runtime, what speaks against the artifact, what the control showed, and what to deploy where."""
-    from export.report import control_line, overview
+    from lengthwise.export.validation.report import control_line, overview
 
     lines = overview(validation)
     lines += [f"failed      {v.runtime}, {v.variant}: {v.reason}" for v in validation.failed]
@@ -78,7 +77,7 @@ def summary(validation: Validation) -> str:
     return "\n".join(lines)
 
 
-@click.command(cls=Verb)
+@click.command(cls=Command)
 @click.argument("artifact", type=click.Path(path_type=Path))
 @click.option(
     "--runtimes",

@@ -2,92 +2,23 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import shutil
 import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # the models are tiny, and idle threads that spin slow a busy machine
 
-import numpy as np
 import pytest
-from numpy.typing import NDArray
+from lengthwise.config import EncoderConfig, TokenizerTraining
+from lengthwise.tokens.tokenizer import TextTokenizer, train_tokenizer
 
-from export.runtimes import Outputs, Runtime
-from export.variants import NATIVE
-from pipeline.batching import STEPWISE
-from pipeline.config import EncoderConfig, TokenizerTraining
-from pipeline.tokenizer import TextTokenizer, train_tokenizer
-
-TEXTS = (
-    "the cat sat on the mat",
-    "a dog barked at the moon",
-    "rain fell",
-    "the long road wound over the hills and down to the sea",
-    "moon",
-    "cats and dogs and cats again",
-    "over the sea the rain fell and the dog sat on the long road",
-)
-
-
-Answer = Callable[[NDArray[np.int64], NDArray[np.int64]], Outputs]
-
-
-class LookupEngine:
-    """An engine of NumPy alone: the mean of a table's rows, to which a row's padding would show."""
-
-    name, costs, reference = "lookup", STEPWISE, None
-    run_all = staticmethod(map)
-
-    def __init__(self, config: EncoderConfig) -> None:
-        self.config = config
-        self.batches = self.rows = 0
-        self.table = np.random.default_rng(0).normal(size=(config.vocab_size, config.dim))
-
-    def encode_batch(self, input_ids: NDArray[np.int64], lengths: NDArray[np.int64]) -> NDArray[np.float32]:
-        self.batches += 1
-        self.rows += len(lengths)
-        assert input_ids.dtype == lengths.dtype == np.int64
-        assert lengths.min() >= 1
-        assert input_ids.shape == (len(lengths), lengths.max())
-        rows = zip(input_ids, lengths, strict=True)
-        return np.stack([self.table[ids[:length]].mean(axis=0) for ids, length in rows]).astype(np.float32)
-
-
-class Answering(Runtime):
-    """A runtime made of a function."""
-
-    name, files = "answering", MappingProxyType({NATIVE: "nothing"})
-
-    def __init__(self, answer: Answer) -> None:
-        self._answer = answer
-
-    def load(self, path: Path) -> None:
-        return
-
-    def run(self, input_ids: NDArray[np.int64], attention_mask: NDArray[np.int64]) -> Outputs:
-        return self._answer(input_ids, attention_mask)
-
-    def describe(self) -> dict[str, str]:
-        return {}
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    """Every file below a folder, by its path."""
-    return {
-        path.relative_to(folder).as_posix(): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()
-    }
-
-
-def full_disk(*_: Any, **__: Any) -> None:
-    """What any write says once the disk is full."""
-    raise OSError(errno.ENOSPC, "No space left on device")
+from helpers.engines import LookupEngine
+from helpers.texts import TEXTS
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -155,8 +86,8 @@ def texts_file(tmp_path: Path) -> Path:
 def _built_artifact(
     tmp_path_factory: pytest.TempPathFactory, tokenizer: TextTokenizer, encoder_config: Callable[..., EncoderConfig]
 ) -> Path:
-    from export.build import build_artifact
-    from pipeline.encoder import seeded_encoder
+    from lengthwise.encoder.model import seeded_encoder
+    from lengthwise.export.artifact.build import build_artifact
 
     config = encoder_config(
         num_layers=2, bidirectional=True, normalize=True, trained=False, tokenizer_fingerprint=tokenizer.fingerprint

@@ -10,10 +10,7 @@ import pytest
 import yaml
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from pydantic import ValidationError
-
-from export.variants import VARIANTS
-from pipeline.config import (
+from lengthwise.config import (
     OUTPUT_COLUMNS,
     EncoderConfig,
     ExportSettings,
@@ -22,7 +19,11 @@ from pipeline.config import (
     load_config,
     parse_settings,
 )
-from pipeline.errors import ConfigError
+from lengthwise.errors import ConfigError
+from lengthwise.export.graphs.variants import VARIANTS
+from pydantic import ValidationError
+
+from helpers.paths import ROOT
 
 MINIMAL = "dataset: {path: facts.txt}\nmodel: {path: checkpoint}\n"
 NAMES = st.text(st.characters(codec="utf-8", exclude_characters="\0"), min_size=1, max_size=20)
@@ -310,7 +311,7 @@ def test_a_long_value_does_not_fill_the_screen(tmp_path: Path) -> None:
 
 
 def test_the_quickstart_file_parses() -> None:
-    path = Path(__file__).parents[1] / "configs" / "quickstart.yaml"
+    path = ROOT / "configs" / "quickstart.yaml"
     run = load_config(path)
     written = yaml.safe_load(path.read_text(encoding="utf-8"))
     assert run.tokenizer.training.model == written["tokenizer"]["training"]["model"]

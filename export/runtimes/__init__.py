@@ -3,6 +3,6 @@
 What serves an artifact imports the file that it needs, and so no PyTorch.
 """
 
-from export.runtimes.base import NotRunnable, Outputs, Runtime
+from lengthwise.export.runtimes.base import NotRunnable, Outputs, Runtime
 
 __all__ = ["NotRunnable", "Outputs", "Runtime"]

@@ -11,9 +11,8 @@ import tempfile
 from pathlib import Path
 
 import onnx
-
-from export.runtimes.onnxruntime import OnnxRuntimeCpu
-from pipeline.files import link_or_copy
+from lengthwise.export.runtimes.onnxruntime import OnnxRuntimeCpu
+from lengthwise.util.files import link_or_copy
 
 _TOLD_LENGTHS = ("LSTM", "DynamicQuantizeLSTM")
 

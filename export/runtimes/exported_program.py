@@ -6,12 +6,11 @@ import warnings
 from pathlib import Path
 from types import MappingProxyType
 
+import lengthwise.export.graphs.packed_lstm  # noqa: F401  # registers the operator
 import torch
-
-import export.packed_lstm  # noqa: F401  # registers the operator
-from export.artifact import PROGRAM_FILE, PROGRAM_PORTABLE_FILE
-from export.runtimes.pytorch import PyTorchEager
-from export.variants import NATIVE, PORTABLE
+from lengthwise.export.artifact.folder import PROGRAM_FILE, PROGRAM_PORTABLE_FILE
+from lengthwise.export.graphs.variants import NATIVE, PORTABLE
+from lengthwise.export.runtimes.pytorch import PyTorchEager
 
 
 class ExportedProgram(PyTorchEager):

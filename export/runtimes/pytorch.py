@@ -8,15 +8,14 @@ from types import MappingProxyType
 
 import numpy as np
 import torch
+from lengthwise.encoder.checkpoint import WEIGHTS_FILE, load_encoder
+from lengthwise.encoder.cuda import arithmetic
+from lengthwise.encoder.stepwise import StepwiseEncoder
+from lengthwise.encoder.torch_engine import TorchEngine
+from lengthwise.export.graphs.trace import ClientEncoder
+from lengthwise.export.graphs.variants import NATIVE
+from lengthwise.export.runtimes.base import NotRunnable, Outputs, Runtime
 from numpy.typing import NDArray
-
-from export.runtimes.base import NotRunnable, Outputs, Runtime
-from export.trace import ClientEncoder
-from export.variants import NATIVE
-from pipeline.checkpoint import WEIGHTS_FILE, load_encoder
-from pipeline.cuda import arithmetic
-from pipeline.stepwise import StepwiseEncoder
-from pipeline.torch_engine import TorchEngine
 
 
 class PyTorchEager(Runtime):

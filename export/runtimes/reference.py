@@ -8,10 +8,9 @@ from typing import Any
 
 import numpy as np
 import onnx
+from lengthwise.export.graphs.variants import FP16
+from lengthwise.export.runtimes.base import ONNX_FILES, OUTPUT_NAMES, Outputs, Runtime, check_output_names
 from numpy.typing import NDArray
-
-from export.runtimes.base import ONNX_FILES, OUTPUT_NAMES, Outputs, Runtime, check_output_names
-from export.variants import FP16
 
 
 class Reference(Runtime):

@@ -1,13 +1,13 @@
 """The runtimes that an artifact is validated on, in the order of the report."""
 
-from export.runtimes.base import Runtime
-from export.runtimes.exported_program import ExportedProgram
-from export.runtimes.javascript import OnnxRuntimeNode, OnnxRuntimeWeb
-from export.runtimes.onnxruntime import OnnxRuntimeCpu, OnnxRuntimeCuda
-from export.runtimes.openvino import OpenVino
-from export.runtimes.pytorch import PyTorchCuda, PyTorchEager, PyTorchStepwise
-from export.runtimes.reference import Reference
-from export.runtimes.torchscript import TorchScript
+from lengthwise.export.runtimes.base import Runtime
+from lengthwise.export.runtimes.exported_program import ExportedProgram
+from lengthwise.export.runtimes.javascript import OnnxRuntimeNode, OnnxRuntimeWeb
+from lengthwise.export.runtimes.onnxruntime import OnnxRuntimeCpu, OnnxRuntimeCuda
+from lengthwise.export.runtimes.openvino import OpenVino
+from lengthwise.export.runtimes.pytorch import PyTorchCuda, PyTorchEager, PyTorchStepwise
+from lengthwise.export.runtimes.reference import Reference
+from lengthwise.export.runtimes.torchscript import TorchScript
 
 RUNTIMES: tuple[type[Runtime], ...] = (
     PyTorchEager,

@@ -7,10 +7,9 @@ from pathlib import Path
 from types import MappingProxyType
 
 import torch
-
-from export.artifact import TORCHSCRIPT_FILE, TORCHSCRIPT_PORTABLE_FILE
-from export.runtimes.pytorch import PyTorchEager
-from export.variants import NATIVE, PORTABLE
+from lengthwise.export.artifact.folder import TORCHSCRIPT_FILE, TORCHSCRIPT_PORTABLE_FILE
+from lengthwise.export.graphs.variants import NATIVE, PORTABLE
+from lengthwise.export.runtimes.pytorch import PyTorchEager
 
 
 class TorchScript(PyTorchEager):

@@ -7,10 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from lengthwise import __version__
+from lengthwise.export.server.bodies import Body, EmbedBody, EmbeddingsBody, InferBody, TokenizeBody
 from pydantic.json_schema import models_json_schema
-
-from export.server.bodies import Body, EmbedBody, EmbeddingsBody, InferBody, TokenizeBody
-from pipeline import __version__
 
 _ERRORS = {
     "400": "not JSON, or a parameter that the model cannot serve",

@@ -3,7 +3,7 @@
 Notable decisions:
 - Where nothing is computed, a text is begun at once. While another batch is, a few texts wait for company, for some
   milliseconds at most: small batches would take the processor from those who bring more texts.
-- A batch is one of those that `pipeline.batching.plan_batches` makes of all that waits: the one with the oldest text
+- A batch is one of those that `plan.plan_batches` makes of all that waits: the one with the oldest text
   in it. So near lengths go together, and no text waits for one that came after it: none starves.
 - A text that takes long must not take all workers, since short ones would wait for it. While short ones come, long ones
   leave a worker free, and the order among them is kept.
@@ -23,13 +23,12 @@ from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
+from lengthwise.batching.plan import BatchCosts, plan_batches
+from lengthwise.encoder.engine import Engine
+from lengthwise.errors import LengthwiseError
+from lengthwise.export.server.metrics import Metrics
+from lengthwise.tokens.ragged import RaggedTokens
 from numpy.typing import NDArray
-
-from export.server.metrics import Metrics
-from pipeline.batching import BatchCosts, plan_batches
-from pipeline.encode import Engine
-from pipeline.errors import LengthwiseError
-from pipeline.tokens import TokenShard
 
 log = logging.getLogger(__name__)
 LONG_TOKENS = 256
@@ -68,7 +67,7 @@ class Job:
         since: when it was made, of `time.monotonic`.
     """
 
-    tokens: TokenShard
+    tokens: RaggedTokens
     deadline: float
     done: Callable[[Job, Exception | None], None]
     vectors: NDArray[np.float32] = field(init=False)

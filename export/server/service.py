@@ -15,18 +15,17 @@ from dataclasses import replace
 from typing import Any, Literal, TypeVar
 
 import numpy as np
+from lengthwise.errors import ArtifactError, LengthwiseError
+from lengthwise.export.artifact.engine import OnnxEngine
+from lengthwise.export.artifact.folder import Artifact
+from lengthwise.export.graphs.variants import VARIANTS
+from lengthwise.export.server.metrics import Metrics
+from lengthwise.export.server.queue import BatchQueue, Job, Overloaded
+from lengthwise.export.server.settings import ServeSettings
+from lengthwise.tokens.ragged import RaggedTokens, tokenize_texts
+from lengthwise.tokens.tokenizer import TextTokenizer, load_tokenizer
+from lengthwise.util.system import cpu_count
 from numpy.typing import NDArray
-
-from export.artifact import Artifact
-from export.engine import OnnxEngine
-from export.server.metrics import Metrics
-from export.server.queue import BatchQueue, Job, Overloaded
-from export.server.settings import ServeSettings
-from export.variants import VARIANTS
-from pipeline.errors import ArtifactError, LengthwiseError
-from pipeline.machine import cores
-from pipeline.tokenizer import TextTokenizer, load_tokenizer
-from pipeline.tokens import TokenShard, tokenize_texts
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -67,7 +66,7 @@ class Service:
             ArtifactError: it cannot be run as asked for, or does not compute its golden vectors.
         """
         self.settings, self.metrics, self.artifact = settings, metrics, artifact
-        workers = settings.workers or (cores() if settings.device == "cpu" else None)
+        workers = settings.workers or (cpu_count() if settings.device == "cpu" else None)
         self.engine = OnnxEngine(artifact, settings.device, workers, settings.variant)
         variant = VARIANTS[self.engine.variant]
         if not variant.independent:
@@ -83,7 +82,7 @@ class Service:
         self._golden = artifact.load_golden()
         self._tolerance = self.engine.tolerance
         self._tokens_per_byte = _FIRST_TOKENS_PER_BYTE
-        self._pool = ThreadPoolExecutor(cores(), thread_name_prefix="tokenize")
+        self._pool = ThreadPoolExecutor(cpu_count(), thread_name_prefix="tokenize")
         costs = replace(self.engine.costs, max_tokens=settings.max_batch_tokens)
         self.queue = BatchQueue(self.engine, costs, self.engine.workers, settings.max_queue_tokens, metrics)
         try:
@@ -149,7 +148,7 @@ class Service:
         truncate: bool = False,
         any_length: bool = False,
         add_special_tokens: bool | None = None,
-    ) -> TokenShard:
+    ) -> RaggedTokens:
         """Ids of texts; is called in the pool.
 
         Args:
@@ -183,7 +182,7 @@ class Service:
             for number in ids.tolist()
         ]
 
-    def given_ids(self, rows: Sequence[Sequence[int]]) -> TokenShard:
+    def given_ids(self, rows: Sequence[Sequence[int]]) -> RaggedTokens:
         """Ids that a caller tokenized; they are read as they are, without special tokens.
 
         Raises:
@@ -199,7 +198,7 @@ class Service:
                 raise BadItem(index, f"the id is {shown}, but ids run from 0 to {vocab_size - 1} here")
         return self._checked(_ragged(rows))
 
-    async def encode(self, tokens: TokenShard, places: list[int], deadline: float) -> NDArray[np.float32]:
+    async def encode(self, tokens: RaggedTokens, places: list[int], deadline: float) -> NDArray[np.float32]:
         """Vectors of ids, float32[items, dim]; a row of none gets zeros.
 
         Args:
@@ -264,7 +263,7 @@ class Service:
             **{name: getattr(self.settings, name) for name in self.settings.model_fields if name.startswith("max_")},
         }
 
-    def _checked(self, tokens: TokenShard) -> TokenShard:
+    def _checked(self, tokens: RaggedTokens) -> RaggedTokens:
         found, most = int(tokens.offsets[-1]), self.settings.max_queue_tokens
         if found > most:
             raise TooMuch(f"{found:,} tokens in all, but at most {most:,} are taken at a time; send fewer texts")
@@ -295,11 +294,11 @@ class Service:
             )
 
 
-def _ragged(rows: Sequence[Sequence[int]]) -> TokenShard:
+def _ragged(rows: Sequence[Sequence[int]]) -> RaggedTokens:
     offsets = np.cumsum([0, *map(len, rows)], dtype=np.int64)
     no = np.zeros(len(rows), np.bool_)
     values = np.fromiter((number for row in rows for number in row), np.int32, int(offsets[-1]))
-    return TokenShard(values, offsets, no, no)
+    return RaggedTokens(values, offsets, no, no)
 
 
 def _settle(answer: asyncio.Future[Job], job: Job, error: Exception | None) -> None:

@@ -8,10 +8,9 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
+from lengthwise.config import PositiveInt, Settings, Variant, parse_settings
+from lengthwise.errors import ConfigError
 from pydantic import Field, ValidationInfo, field_validator
-
-from pipeline.config import PositiveInt, Settings, Variant, parse_settings
-from pipeline.errors import ConfigError
 
 PREFIX = "LENGTHWISE_"
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False, strict=False)]

@@ -6,14 +6,14 @@ import json
 import tempfile
 from pathlib import Path
 
-from benchmarks.corpora import load_corpus, write_rows
-from benchmarks.harness import Result, in_turn, median, ratios
-from benchmarks.models import SHAPES
-from benchmarks.processes import encode
-from pipeline.checkpoint import save_checkpoint
-from pipeline.errors import LengthwiseError
-from pipeline.machine import cores
-from pipeline.store import MANIFEST, RECORDS
+from lengthwise.cli.benchmarks.corpora import load_corpus, write_rows
+from lengthwise.cli.benchmarks.harness import Result, in_turn, median, ratios
+from lengthwise.cli.benchmarks.models import SHAPES
+from lengthwise.cli.benchmarks.processes import encode
+from lengthwise.encoder.checkpoint import save_checkpoint
+from lengthwise.errors import LengthwiseError
+from lengthwise.store.vectors import MANIFEST, RECORDS
+from lengthwise.util.system import cpu_count
 
 
 def measure(shape_name: str, corpus: str, rows: int, shard_rows: int, runs: int) -> Result:
@@ -27,8 +27,8 @@ def measure(shape_name: str, corpus: str, rows: int, shard_rows: int, runs: int)
         dataset = {"path": str(scratch / "rows.parquet"), "shard_rows": shard_rows}
         sides = {
             "one process": lambda: encode(scratch, "one", "--fresh", dataset=dataset),
-            f"Ray, {cores()} workers of one thread": lambda: encode(
-                scratch, "ray", "--fresh", "--cluster", "local", dataset=dataset, cluster={"workers": cores()}
+            f"Ray, {cpu_count()} workers of one thread": lambda: encode(
+                scratch, "ray", "--fresh", "--cluster", "local", dataset=dataset, cluster={"workers": cpu_count()}
             ),
         }
         seconds = in_turn(sides, runs, "cluster")

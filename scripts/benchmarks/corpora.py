@@ -9,11 +9,10 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-
-from pipeline.config import TokenizerTraining, load_config
-from pipeline.dataset import open_dataset
-from pipeline.errors import DatasetError
-from pipeline.tokenizer import TextTokenizer, train_tokenizer
+from lengthwise.config import TokenizerTraining, load_config
+from lengthwise.data.dataset import open_dataset
+from lengthwise.errors import DatasetError
+from lengthwise.tokens.tokenizer import TextTokenizer, train_tokenizer
 
 WORDNET, FORTUNES = Path("/usr/share/wordnet"), Path("/usr/share/games/fortunes")
 VOCABULARY = 8_000

@@ -14,23 +14,22 @@ from unittest import mock
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from lengthwise.cli.benchmarks.corpora import load_corpus
+from lengthwise.cli.benchmarks.harness import Result, in_turn, median, ratios
+from lengthwise.cli.benchmarks.models import SHAPES, plain_loop, sentence_transformer
+from lengthwise.config import RunConfig
+from lengthwise.data.dataset import open_dataset
+from lengthwise.encoder.engine import encode_texts
+from lengthwise.encoder.model import PackedEncoder
+from lengthwise.encoder.torch_engine import TorchEngine, cpu_has_bf16
+from lengthwise.export.artifact.build import build_artifact
+from lengthwise.export.artifact.engine import OnnxEngine
+from lengthwise.export.graphs.variants import INT8
+from lengthwise.export.validation.compare import cosines
+from lengthwise.run.local import encode_dataset
+from lengthwise.tokens.ragged import tokenize_texts
+from lengthwise.tokens.tokenizer import TextTokenizer
 from numpy.typing import NDArray
-
-from benchmarks.corpora import load_corpus
-from benchmarks.harness import Result, in_turn, median, ratios
-from benchmarks.models import SHAPES, plain_loop, sentence_transformer
-from export.build import build_artifact
-from export.compare import cosines
-from export.engine import OnnxEngine
-from export.variants import INT8
-from pipeline.config import RunConfig
-from pipeline.dataset import open_dataset
-from pipeline.encode import encode_texts
-from pipeline.encoder import PackedEncoder
-from pipeline.run import encode_dataset
-from pipeline.tokenizer import TextTokenizer
-from pipeline.tokens import tokenize_texts
-from pipeline.torch_engine import TorchEngine, cpu_has_bf16
 
 BATCH_SIZES = (32, 64, 128, 256)  # of sentence-transformers; the fastest is what we are compared with
 NO_BF16 = "not run: this CPU has no bfloat16 arithmetic"
@@ -141,7 +140,7 @@ def _share_of_the_rest(
     for _ in range(runs):
         engine = _Timed(encoder)
         whole = seconds(engine)
-        with mock.patch("pipeline.shard.tokenize_texts", return_value=tokens):
+        with mock.patch("lengthwise.run.shard.tokenize_texts", return_value=tokens):
             rest = seconds(_Timed(encoder, idle=True))
         measured.append((whole, engine.seconds, rest))
     whole, lstm, rest = (median([row[column] for row in measured]) for column in range(3))

@@ -8,15 +8,14 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-
-from benchmarks.harness import Result, in_turn, median, ratios
-from benchmarks.models import SHAPES
-from export.compare import scaled_difference
-from export.rewrite import REWRITES
-from export.runtimes.onnxruntime import OnnxRuntimeCpu
-from export.speed import BATCHES, batch_name
-from export.trace import trace_to_onnx
-from export.variants import NATIVE
+from lengthwise.cli.benchmarks.harness import Result, in_turn, median, ratios
+from lengthwise.cli.benchmarks.models import SHAPES
+from lengthwise.export.graphs.rewrite import REWRITES
+from lengthwise.export.graphs.trace import trace_to_onnx
+from lengthwise.export.graphs.variants import NATIVE
+from lengthwise.export.runtimes.onnxruntime import OnnxRuntimeCpu
+from lengthwise.export.validation.compare import scaled_difference
+from lengthwise.export.validation.speed import BATCHES, batch_name
 
 VOCAB_SIZE = 8_000
 

@@ -11,10 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import click
+from lengthwise.util.files import write_atomically
+from lengthwise.util.system import PACKAGES, cpu_count, processor, versions
 from tqdm import tqdm
-
-from pipeline.files import write_atomically
-from pipeline.machine import PACKAGES, cores, processor, versions
 
 
 def in_turn(sides: Mapping[str, Callable[[], Any]], runs: int, label: str) -> dict[str, list[float]]:
@@ -67,7 +66,7 @@ class Result:
 def environment() -> dict[str, Any]:
     """Machine, versions and date."""
     return {
-        "machine": f"{cores()} cores, {processor()}",
+        "machine": f"{cpu_count()} cores, {processor()}",
         "versions": [f"{name} {number}" for name, number in versions((*PACKAGES, "sentence-transformers")).items()],
         "date": datetime.date.today().isoformat(),
     }

@@ -12,21 +12,20 @@ from unittest import mock
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from lengthwise.batching.plan import engine_costs, plan_in_order, report_plan
+from lengthwise.cli.benchmarks.corpora import load_corpus
+from lengthwise.cli.benchmarks.harness import Result, in_turn, median
+from lengthwise.cli.benchmarks.models import SHAPES
+from lengthwise.config import EncoderConfig, RunConfig
+from lengthwise.data.dataset import open_dataset
+from lengthwise.encoder.engine import encode_planned, encode_tokens, plan_tokens
+from lengthwise.run.local import encode_dataset
+from lengthwise.store.cast import cast_vectors
+from lengthwise.store.vectors import VectorStore, vector_table, write_shard
+from lengthwise.tokens.ragged import RaggedTokens, tokenize_texts
+from lengthwise.tokens.tokenizer import TextTokenizer
+from lengthwise.util.threads import parallel_map
 from numpy.typing import NDArray
-
-from benchmarks.corpora import load_corpus
-from benchmarks.harness import Result, in_turn, median
-from benchmarks.models import SHAPES
-from pipeline.batching import engine_costs, plan_in_order, report_plan
-from pipeline.config import EncoderConfig, RunConfig
-from pipeline.dataset import open_dataset
-from pipeline.encode import encode_planned, encode_tokens, plan_tokens
-from pipeline.prefetch import in_threads
-from pipeline.run import encode_dataset
-from pipeline.storable import make_storable
-from pipeline.store import VectorStore, vector_table, write_shard
-from pipeline.tokenizer import TextTokenizer
-from pipeline.tokens import TokenShard, tokenize_texts
 
 WORKERS = 3  # batches at a time, as on a GPU
 SHARDS = 4  # of a whole run
@@ -52,7 +51,7 @@ class Idle:
 
     def run_all(self, function: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
         """In threads, as on a GPU."""
-        return in_threads(function, items, WORKERS)
+        return parallel_map(function, items, WORKERS)
 
 
 def measure(shape_name: str, corpus: str, rows: int, runs: int) -> Result:
@@ -90,7 +89,9 @@ def measure(shape_name: str, corpus: str, rows: int, runs: int) -> Result:
     return result
 
 
-def _run(scratch: Path, texts: Sequence[str], tokenizer: TextTokenizer, engine: Idle) -> Callable[[TokenShard], object]:
+def _run(
+    scratch: Path, texts: Sequence[str], tokenizer: TextTokenizer, engine: Idle
+) -> Callable[[RaggedTokens], object]:
     """A whole run, parquet to parquet, in which a shard's ids are there at once."""
     with pq.ParquetWriter(scratch / "texts.parquet", pa.schema([("text", pa.string())])) as writer:
         for _ in range(SHARDS):
@@ -103,15 +104,15 @@ def _run(scratch: Path, texts: Sequence[str], tokenizer: TextTokenizer, engine: 
     run = RunConfig.model_validate(settings)
     source = open_dataset(run.dataset)
 
-    def encode(tokens: TokenShard) -> None:
+    def encode(tokens: RaggedTokens) -> None:
         ready: dict[str, Any] = {"tokenize_texts": lambda *_, **__: tokens, "PIECE_BYTES": 2**62}
-        with mock.patch.multiple("pipeline.shard", **ready):
+        with mock.patch.multiple("lengthwise.run.shard", **ready):
             encode_dataset(run, source, tokenizer, engine, "benchmark", fresh=True, show_progress=False)
 
     return encode
 
 
-def _steps(scratch: Path, tokens: TokenShard, engine: Idle) -> Sides:
+def _steps(scratch: Path, tokens: RaggedTokens, engine: Idle) -> Sides:
     """What is done with a shard, in this order."""
     planned = plan_tokens(tokens, engine)
     batches = [planned.first[batch] for batch in planned.plan]
@@ -135,6 +136,6 @@ def _steps(scratch: Path, tokens: TokenShard, engine: Idle) -> Sides:
         "report on the dataset's order": lambda: report_plan(lengths, plan_in_order(lengths), engine.costs.padded()),
         "gather batches": lambda: [tokens.gather(rows, 0) for rows in batches],
         "scatter vectors": scatter,
-        "check vectors": lambda: make_storable(vectors, "float32"),
+        "check vectors": lambda: cast_vectors(vectors, "float32"),
         "write": write,
     }

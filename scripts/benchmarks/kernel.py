@@ -11,21 +11,20 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from lengthwise.batching.plan import plan_batches, plan_in_order, report_plan
+from lengthwise.cli.benchmarks.corpora import load_corpus
+from lengthwise.cli.benchmarks.harness import Result, in_turn, median, ratios
+from lengthwise.cli.benchmarks.models import SHAPES
+from lengthwise.config import Precision
+from lengthwise.encoder.engine import Engine, encode_tokens
+from lengthwise.encoder.model import PackedEncoder
+from lengthwise.encoder.torch_engine import TorchEngine, cpu_has_bf16
+from lengthwise.export.artifact.build import build_artifact
+from lengthwise.export.artifact.engine import OnnxEngine
+from lengthwise.tokens.ragged import RaggedTokens, tokenize_texts
+from lengthwise.tokens.tokenizer import TextTokenizer
 from numpy.typing import NDArray
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence
-
-from benchmarks.corpora import load_corpus
-from benchmarks.harness import Result, in_turn, median, ratios
-from benchmarks.models import SHAPES
-from export.build import build_artifact
-from export.engine import OnnxEngine
-from pipeline.batching import plan_batches, plan_in_order, report_plan
-from pipeline.config import Precision
-from pipeline.encode import Engine, encode_tokens
-from pipeline.encoder import PackedEncoder
-from pipeline.tokenizer import TextTokenizer
-from pipeline.tokens import TokenShard, tokenize_texts
-from pipeline.torch_engine import TorchEngine, cpu_has_bf16
 
 LIMIT_ROWS = (32, 64, 128, 256, 512)
 LIMIT_TOKENS = 50_000  # of the sides that are only measured for their rate
@@ -64,7 +63,7 @@ def measure(shape_name: str, corpora: tuple[str, ...], rows: int, runs: int) -> 
     return result
 
 
-def _against_the_limit(encoder: PackedEncoder, tokens: TokenShard, precision: Precision, runs: int) -> list[str]:
+def _against_the_limit(encoder: PackedEncoder, tokens: RaggedTokens, precision: Precision, runs: int) -> list[str]:
     """The table's cells for one corpus: rates, their ratios, padding."""
     engine, lstm = TorchEngine(encoder, precision=precision), copy.deepcopy(encoder.lstm)
     lstm.to(torch.float32 if precision == "fp32" else torch.bfloat16)

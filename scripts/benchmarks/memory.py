@@ -5,11 +5,11 @@ from __future__ import annotations
 import tempfile
 from pathlib import Path
 
-from benchmarks.corpora import load_corpus, write_rows
-from benchmarks.harness import Result
-from benchmarks.models import SHAPES
-from benchmarks.processes import encode
-from pipeline.checkpoint import save_checkpoint
+from lengthwise.cli.benchmarks.corpora import load_corpus, write_rows
+from lengthwise.cli.benchmarks.harness import Result
+from lengthwise.cli.benchmarks.models import SHAPES
+from lengthwise.cli.benchmarks.processes import encode
+from lengthwise.encoder.checkpoint import save_checkpoint
 
 
 def measure(shape_name: str, corpus: str, rows: int, times: int, shard_rows: int) -> Result:

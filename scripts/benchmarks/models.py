@@ -8,12 +8,11 @@ from typing import Any
 
 import numpy as np
 import torch
+from lengthwise.config import EncoderConfig
+from lengthwise.encoder.model import PackedEncoder, seeded_encoder
+from lengthwise.errors import LengthwiseError
+from lengthwise.tokens.tokenizer import TextTokenizer
 from numpy.typing import NDArray
-
-from pipeline.config import EncoderConfig
-from pipeline.encoder import PackedEncoder, seeded_encoder
-from pipeline.errors import LengthwiseError
-from pipeline.tokenizer import TextTokenizer
 
 
 @dataclass(frozen=True)

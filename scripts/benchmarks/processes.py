@@ -10,8 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-
-from pipeline.errors import LengthwiseError
+from lengthwise.errors import LengthwiseError
 
 
 def encode(scratch: Path, output: str, *options: str, **sections: dict[str, Any]) -> tuple[float, int]:

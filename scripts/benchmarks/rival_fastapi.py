@@ -6,8 +6,7 @@ import sys
 
 import uvicorn
 from fastapi import Body, FastAPI
-
-from export.engine import OnnxEncoder
+from lengthwise.export.artifact.engine import OnnxEncoder
 
 
 def make_app(artifact: str) -> FastAPI:

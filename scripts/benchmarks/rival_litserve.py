@@ -5,9 +5,8 @@ from typing import Any
 
 import litserve
 import numpy as np
+from lengthwise.export.artifact.engine import OnnxEncoder
 from numpy.typing import NDArray
-
-from export.engine import OnnxEncoder
 
 
 class Api(litserve.LitAPI):

@@ -19,15 +19,14 @@ from typing import Any
 
 import click
 import numpy as np
-
-from benchmarks.corpora import load_corpus
-from benchmarks.harness import Result, median
-from benchmarks.load import Load, Request, post, run_load, wait_until_ready
-from benchmarks.models import SHAPES
-from export.build import build_artifact
-from export.engine import OnnxEncoder
-from pipeline.errors import LengthwiseError
-from pipeline.machine import cores
+from lengthwise.cli.benchmarks.corpora import load_corpus
+from lengthwise.cli.benchmarks.harness import Result, median
+from lengthwise.cli.benchmarks.load import Load, Request, post, run_load, wait_until_ready
+from lengthwise.cli.benchmarks.models import SHAPES
+from lengthwise.errors import LengthwiseError
+from lengthwise.export.artifact.build import build_artifact
+from lengthwise.export.artifact.engine import OnnxEncoder
+from lengthwise.util.system import cpu_count
 
 SCRIPTS = Path(__file__).parents[1]
 CONNECTIONS, MANY = 64, 16  # texts of a larger request
@@ -145,7 +144,7 @@ def _throughput(
     def note(name: str, rate: float) -> None:
         rates.setdefault(name, []).append(rate)
 
-    offline = f"batch encoding, {cores()} threads"
+    offline = f"batch encoding, {cpu_count()} threads"
     encoder.encode(short)
     for _ in range(runs):
         began, turns = time.perf_counter(), 0

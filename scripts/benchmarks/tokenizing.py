@@ -6,11 +6,10 @@ from collections.abc import Callable, Sequence
 from functools import partial
 
 import pyarrow as pa
-
-from benchmarks.corpora import load_corpus
-from benchmarks.harness import Result, in_turn, median, ratios
-from pipeline.tokenizer import TextTokenizer
-from pipeline.tokens import CHUNK_TEXTS, tokenize_texts
+from lengthwise.cli.benchmarks.corpora import load_corpus
+from lengthwise.cli.benchmarks.harness import Result, in_turn, median, ratios
+from lengthwise.tokens.ragged import CHUNK_TEXTS, tokenize_texts
+from lengthwise.tokens.tokenizer import TextTokenizer
 
 
 def measure(corpus: str, rows: int, runs: int) -> Result:

@@ -7,26 +7,25 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-
-from benchmarks.models import SHAPES
-from export.build import build_artifact
-from export.cases import grid_cases, vocabulary_cases
-from export.compare import cosines, scaled_difference
-from export.engine import OnnxEngine
-from export.runtimes import Runtime
-from export.runtimes.onnxruntime import OnnxRuntimeCpu, OnnxRuntimeCuda
-from export.runtimes.pytorch import PyTorchCuda, PyTorchStepwise
-from export.validate import Verdict, validate_artifact
-from export.variants import FP16, NATIVE, PORTABLE, VARIANTS
-from gpu.context import Check, Context, Found, NotRun, Section
-from pipeline.batching import plan_batches
-from pipeline.config import EncoderConfig, Precision
-from pipeline.encode import encode_tokens
-from pipeline.encoder import seeded_encoder
-from pipeline.errors import LengthwiseError
-from pipeline.stepwise import StepwiseEncoder
-from pipeline.tokens import tokenize_texts
-from pipeline.torch_engine import TorchEngine
+from lengthwise.batching.plan import plan_batches
+from lengthwise.cli.benchmarks.models import SHAPES
+from lengthwise.cli.gpu.context import Check, Context, Found, NotRun, Section
+from lengthwise.config import EncoderConfig, Precision
+from lengthwise.encoder.engine import encode_tokens
+from lengthwise.encoder.model import seeded_encoder
+from lengthwise.encoder.stepwise import StepwiseEncoder
+from lengthwise.encoder.torch_engine import TorchEngine
+from lengthwise.errors import LengthwiseError
+from lengthwise.export.artifact.build import build_artifact
+from lengthwise.export.artifact.engine import OnnxEngine
+from lengthwise.export.graphs.variants import FP16, NATIVE, PORTABLE, VARIANTS
+from lengthwise.export.runtimes import Runtime
+from lengthwise.export.runtimes.onnxruntime import OnnxRuntimeCpu, OnnxRuntimeCuda
+from lengthwise.export.runtimes.pytorch import PyTorchCuda, PyTorchStepwise
+from lengthwise.export.validation.cases import grid_cases, vocabulary_cases
+from lengthwise.export.validation.compare import cosines, scaled_difference
+from lengthwise.export.validation.validate import Verdict, validate_artifact
+from lengthwise.tokens.ragged import tokenize_texts
 
 TOLERANCE, COSINE = 1e-5, 0.999
 EXACT, NEAR = "at most 1e-5", "cosine at least 0.999"

@@ -11,11 +11,11 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 if TYPE_CHECKING:
-    from gpu.record import Status
-    from pipeline.config import Precision
-    from pipeline.encoder import PackedEncoder
-    from pipeline.tokenizer import TextTokenizer
-    from pipeline.tokens import TokenShard
+    from lengthwise.cli.gpu.record import Status
+    from lengthwise.config import Precision
+    from lengthwise.encoder.model import PackedEncoder
+    from lengthwise.tokens.ragged import RaggedTokens
+    from lengthwise.tokens.tokenizer import TextTokenizer
 
 T = TypeVar("T")
 
@@ -109,7 +109,7 @@ class Context:
 
     @cached_property
     def _texts_and_tokenizer(self) -> tuple[list[str], TextTokenizer]:
-        from benchmarks.corpora import load_corpus
+        from lengthwise.cli.benchmarks.corpora import load_corpus
 
         return load_corpus(self.corpus, self.rows)
 
@@ -124,9 +124,9 @@ class Context:
         return self._texts_and_tokenizer[1]
 
     @cached_property
-    def tokens(self) -> TokenShard:
+    def tokens(self) -> RaggedTokens:
         """Their ids, each row of ids once: repeated ones are not computed again, which would flatter a rate."""
-        from pipeline.tokens import tokenize_texts
+        from lengthwise.tokens.ragged import tokenize_texts
 
         tokens = tokenize_texts(self.texts, self.tokenizer)
         first, _ = tokens.distinct_rows()
@@ -135,7 +135,7 @@ class Context:
     @cached_property
     def encoder(self) -> PackedEncoder:
         """E300 H512 bidirectional, mean-pooled, unless another shape was asked for."""
-        from benchmarks.models import SHAPES
+        from lengthwise.cli.benchmarks.models import SHAPES
 
         return SHAPES[self.shape].encoder(self.tokenizer.vocab_size)
 
@@ -150,7 +150,7 @@ class Context:
 
     def engine(self, precision: Precision) -> Any:
         """That encoder on the device."""
-        from pipeline.torch_engine import TorchEngine
+        from lengthwise.encoder.torch_engine import TorchEngine
 
         return TorchEngine(self.encoder, self.device, precision)
 

@@ -5,14 +5,13 @@ from __future__ import annotations
 import subprocess
 
 import numpy as np
-
-from benchmarks.models import SHAPES
-from export.build import build_artifact
-from export.runtimes import NotRunnable
-from export.runtimes.onnxruntime import OnnxRuntimeCpu, OnnxRuntimeCuda
-from export.variants import NATIVE, VARIANTS
-from gpu.context import Check, Context, Found, NotRun, Section
-from pipeline.machine import cores, processor
+from lengthwise.cli.benchmarks.models import SHAPES
+from lengthwise.cli.gpu.context import Check, Context, Found, NotRun, Section
+from lengthwise.export.artifact.build import build_artifact
+from lengthwise.export.graphs.variants import NATIVE, VARIANTS
+from lengthwise.export.runtimes import NotRunnable
+from lengthwise.export.runtimes.onnxruntime import OnnxRuntimeCpu, OnnxRuntimeCuda
+from lengthwise.util.system import cpu_count, processor
 
 
 def _gpu(context: Context) -> Found:
@@ -55,7 +54,7 @@ def _onnxruntime(context: Context) -> Found:
 
 
 def _processor(context: Context) -> Found:
-    return Found(f"{cores()} cores, {processor()}")
+    return Found(f"{cpu_count()} cores, {processor()}")
 
 
 SECTION = Section(

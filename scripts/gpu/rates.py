@@ -10,21 +10,20 @@ from typing import Any
 
 import numpy as np
 import torch
+from lengthwise.batching.plan import plan_batches
+from lengthwise.cli.benchmarks.corpora import write_rows
+from lengthwise.cli.benchmarks.harness import in_turn, median, ratios
+from lengthwise.cli.benchmarks.models import sentence_transformer
+from lengthwise.cli.gpu.context import Check, Context, Found, NotRun, Section
+from lengthwise.config import Precision, RunConfig
+from lengthwise.data.dataset import open_dataset
+from lengthwise.encoder.cuda import DTYPES, arithmetic, converted, pad_to_multiple_of_8
+from lengthwise.encoder.engine import encode_tokens
+from lengthwise.export.artifact.build import build_artifact
+from lengthwise.export.artifact.engine import OnnxEngine
+from lengthwise.run.local import encode_dataset
+from lengthwise.tokens.ragged import tokenize_texts
 from numpy.typing import NDArray
-
-from benchmarks.corpora import write_rows
-from benchmarks.harness import in_turn, median, ratios
-from benchmarks.models import sentence_transformer
-from export.build import build_artifact
-from export.engine import OnnxEngine
-from gpu.context import Check, Context, Found, NotRun, Section
-from pipeline.batching import plan_batches
-from pipeline.config import Precision, RunConfig
-from pipeline.cuda import DTYPES, arithmetic, converted, in_eights
-from pipeline.dataset import open_dataset
-from pipeline.encode import encode_tokens
-from pipeline.run import encode_dataset
-from pipeline.tokens import tokenize_texts
 
 BATCH_SIZES = (128, 256, 512, 1_024, 2_048, 4_096, 8_192)  # of the other sides; the fastest is what counts
 REHEARSAL_SIZES = (32, 64)
@@ -109,7 +108,7 @@ class _Dense:
 
     def __init__(self, context: Context, precision: Precision) -> None:
         self._dtype, self._context = DTYPES[precision], context
-        encoder = context.encoder if precision == "fp32" else in_eights(context.encoder)
+        encoder = context.encoder if precision == "fp32" else pad_to_multiple_of_8(context.encoder)
         self._lstm = converted(encoder, torch.device(context.device), self._dtype).lstm
         self._length = max(1, round(float(context.tokens.lengths.mean())))
 

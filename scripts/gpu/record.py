@@ -12,8 +12,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from pipeline.errors import LengthwiseError
-from pipeline.files import write_atomically
+from lengthwise.errors import LengthwiseError
+from lengthwise.util.files import write_atomically
 
 Status = Literal["passed", "missed", "failed", "measured", "rehearsed", "not run"]
 NOT_RUN = "not run on a GPU"

@@ -11,11 +11,10 @@ from dataclasses import replace
 from importlib import import_module
 
 import click
-
-from benchmarks.harness import command
-from gpu.context import Check, Context, NotRun, Section
-from gpu.record import NOT_RUN, Ran, Record, Row, SectionRecord, counts
-from pipeline.machine import PACKAGES, versions
+from lengthwise.cli.benchmarks.harness import command
+from lengthwise.cli.gpu.context import Check, Context, NotRun, Section
+from lengthwise.cli.gpu.record import NOT_RUN, Ran, Record, Row, SectionRecord, counts
+from lengthwise.util.system import PACKAGES, versions
 
 MODULES = {  # by the section's name
     "environment": "environment",
@@ -31,7 +30,7 @@ _LINES = 30  # of its traceback that are printed
 
 def all_sections() -> list[Section]:
     """Every section, in the order of the page."""
-    return [import_module(f"gpu.{module}").SECTION for module in MODULES.values()]
+    return [import_module(f"lengthwise.cli.gpu.{module}").SECTION for module in MODULES.values()]
 
 
 def nothing() -> Record:

@@ -6,11 +6,10 @@ import time
 from functools import partial
 
 import numpy as np
-
-from benchmarks.harness import median
-from gpu.context import Check, Context, Found, Section
-from pipeline.batching import PACKED_CUDA
-from pipeline.config import Precision
+from lengthwise.batching.plan import PACKED_CUDA
+from lengthwise.cli.benchmarks.harness import median
+from lengthwise.cli.gpu.context import Check, Context, Found, Section
+from lengthwise.config import Precision
 
 ROWS = (1, 16, 64, 256, 1_024, 4_096)  # the first of them in a rehearsal
 _TOKENS, _REPEATS, _MIXED = 16, 9, 256  # the last: rows of each length

@@ -9,13 +9,23 @@ from functools import partial
 
 import numpy as np
 import torch
-
-from export.compare import scaled_difference
-from export.runtimes import NotRunnable
-from export.traps import CPU, CUDA, DTYPES, OPSETS, WITH_ZEROS, Dtype, Trap, TrapResult, run_apart, run_trap
-from gpu.context import Check, Context, Found, NotRun, Section
-from pipeline.cuda import arithmetic, converted, encoder_on_cuda, tf32_places
-from pipeline.stepwise import StepwiseEncoder
+from lengthwise.cli.gpu.context import Check, Context, Found, NotRun, Section
+from lengthwise.encoder.cuda import arithmetic, converted, encoder_on_cuda, tf32_places
+from lengthwise.encoder.stepwise import StepwiseEncoder
+from lengthwise.export.runtimes import NotRunnable
+from lengthwise.export.validation.compare import scaled_difference
+from lengthwise.export.validation.lstm_probe import (
+    CPU,
+    CUDA,
+    DTYPES,
+    OPSETS,
+    WITH_ZEROS,
+    Dtype,
+    LstmProbe,
+    ProbeResult,
+    run_probe,
+    run_probe_isolated,
+)
 
 TOLERANCE = 1e-5
 _TF32 = {"use_tf32": "1"}
@@ -24,13 +34,13 @@ _ROWS, _TOKENS = 256, 32
 NEVER_WRONG = "right, or a refusal"
 
 
-def _trap(trap: Trap, context: Context, *, elsewhere: bool = False) -> Found:
+def _trap(trap: LstmProbe, context: Context, *, elsewhere: bool = False) -> Found:
     """A trap on the device. `elsewhere`: whether right values count that were computed on the CPU, and said to be."""
-    result = _that_ran(run_trap(trap, _provider(context)))
+    result = _that_ran(run_probe(trap, _provider(context)))
     return Found(_told(result), ok=result.status == "right" or (elsewhere and result.status == "right elsewhere"))
 
 
-def _that_ran(result: TrapResult) -> TrapResult:
+def _that_ran(result: ProbeResult) -> ProbeResult:
     """The result of a trap, if the provider is there at all; what it raises on a GPU is a failure."""
     if result.ran:
         return result
@@ -40,14 +50,14 @@ def _that_ran(result: TrapResult) -> TrapResult:
 
 
 def _tf32_of_onnxruntime(context: Context) -> Found:
-    off, on = (_that_ran(run_trap(Trap(), _provider(context), options)) for options in ({"use_tf32": "0"}, _TF32))
+    off, on = (_that_ran(run_probe(LstmProbe(), _provider(context), options)) for options in ({"use_tf32": "0"}, _TF32))
     return Found(f"off by {off.difference:.1e} without TF32, by {on.difference:.1e} with it", ok=off.status == "right")
 
 
 def _without_cudnn_in_onnxruntime(context: Context) -> Found:
     """In a process of its own, which has loaded CUDA, but not cuDNN. A refusal is none where it refuses with it too."""
-    _that_ran(run_apart(Trap(), _provider(context)))
-    result = run_apart(Trap(), _provider(context), cudnn=False)
+    _that_ran(run_probe_isolated(LstmProbe(), _provider(context)))
+    result = run_probe_isolated(LstmProbe(), _provider(context), cudnn=False)
     found = {
         True: "cuDNN was found all the same",
         False: "cuDNN was not there",
@@ -57,7 +67,7 @@ def _without_cudnn_in_onnxruntime(context: Context) -> Found:
     return Found(text, ok=result.status in ("right", "right elsewhere", "not run"))
 
 
-def _told(result: TrapResult) -> str:
+def _told(result: ProbeResult) -> str:
     if result.difference is None:
         return result.reason
     return f"LSTM on {result.placement}: off by {result.difference:.1e}"
@@ -116,7 +126,7 @@ def _placements() -> list[Check]:
     for opset in OPSETS:
         for dtype in DTYPES:
             known = opset < 22
-            find: Callable[[Context], Found] = partial(_trap, Trap(opset, dtype), elsewhere=not known)
+            find: Callable[[Context], Found] = partial(_trap, LstmProbe(opset, dtype), elsewhere=not known)
             asked = "on CUDA, and right" if known else "right, wherever it is put"
             checks.append(Check(f"onnxruntime, LSTM at opset {opset}, {dtype}", asked, find))
     return checks
@@ -124,7 +134,7 @@ def _placements() -> list[Check]:
 
 def _borders(dtype: Dtype) -> list[Check]:
     """The reverse direction, and rows of no tokens."""
-    reverse, both = Trap(dtype=dtype, direction="reverse"), Trap(dtype=dtype)
+    reverse, both = LstmProbe(dtype=dtype, direction="reverse"), LstmProbe(dtype=dtype)
     traps = {
         "mixed lengths, reverse direction": reverse,
         "mixed lengths, both directions": both,

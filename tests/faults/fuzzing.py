@@ -79,7 +79,7 @@ def serve(pipe: Any) -> None:
 
 def judged(function: Callable[..., str], arguments: tuple[Any, ...]) -> str:
     """What the function answers, or `refused` where it raises an error of ours of one paragraph, or what it raises."""
-    from pipeline.errors import LengthwiseError
+    from lengthwise.errors import LengthwiseError
 
     try:
         return function(*arguments)
@@ -136,10 +136,9 @@ def file_of(kind: str, rows: list[str | None]) -> bytes:
 def read_file(path: str, data: bytes, streaming: bool, shard_rows: int, keep: bool) -> str:
     """Open a file and read all its rows; the error has to name the file, and the rows have to add up."""
     import datasets
-
-    from pipeline.config import DatasetSettings
-    from pipeline.dataset import open_dataset
-    from pipeline.errors import LengthwiseError
+    from lengthwise.config import DatasetSettings
+    from lengthwise.data.dataset import open_dataset
+    from lengthwise.errors import LengthwiseError
 
     datasets.disable_progress_bars()
     Path(path).write_bytes(data)
@@ -162,7 +161,7 @@ def read_file(path: str, data: bytes, streaming: bool, shard_rows: int, keep: bo
 
 def load_settings(path: str, text: bytes, overrides: list[str]) -> str:
     """Read a run's YAML file."""
-    from pipeline.config import RunConfig, load_config
+    from lengthwise.config import RunConfig, load_config
 
     Path(path).write_bytes(text)
     assert isinstance(load_config(path, overrides), RunConfig)
@@ -171,8 +170,8 @@ def load_settings(path: str, text: bytes, overrides: list[str]) -> str:
 
 def use_tokenizer(path: str, data: bytes, texts: list[str]) -> str:
     """Load a tokenizer.json, and tokenize texts with it under a policy that sets bad ones aside."""
-    from pipeline.tokenizer import load_tokenizer
-    from pipeline.tokens import tokenize_texts
+    from lengthwise.tokens.ragged import tokenize_texts
+    from lengthwise.tokens.tokenizer import load_tokenizer
 
     Path(path).write_bytes(data)
     tokenizer = load_tokenizer(path)
@@ -186,7 +185,7 @@ def use_tokenizer(path: str, data: bytes, texts: list[str]) -> str:
 
 def load_model(folder: str, file: str, data: bytes) -> str:
     """Load a checkpoint one of whose files is given."""
-    from pipeline.checkpoint import load_checkpoint
+    from lengthwise.encoder.checkpoint import load_checkpoint
 
     (Path(folder) / file).write_bytes(data)
     load_checkpoint(folder)

@@ -17,8 +17,11 @@ import pytest
 import yaml
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
+from lengthwise.config import EncoderConfig, TokenizerTraining
+from lengthwise.encoder.checkpoint import save_checkpoint
+from lengthwise.encoder.model import seeded_encoder
+from lengthwise.tokens.tokenizer import TextTokenizer, train_tokenizer
 
-from conftest import TEXTS
 from faults.form import cases
 from faults.fuzzing import (
     DAMAGE,
@@ -35,11 +38,8 @@ from faults.fuzzing import (
     read_file,
     use_tokenizer,
 )
-from faults.processes import ROOT
-from pipeline.checkpoint import save_checkpoint
-from pipeline.config import EncoderConfig, TokenizerTraining
-from pipeline.encoder import seeded_encoder
-from pipeline.tokenizer import TextTokenizer, train_tokenizer
+from helpers.paths import ROOT
+from helpers.texts import TEXTS
 
 FOUND: Counter[tuple[str, str]] = Counter()
 CHECKS = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow]

@@ -12,12 +12,12 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from lengthwise.store.records import Part
+from lengthwise.store.vectors import IDENTITY
 
-from conftest import contents
 from faults.form import cases
-from pipeline.records import Part
-from pipeline.store import IDENTITY
-from test_store import ROWS, close_stores, commit, open_store
+from helpers.files import contents
+from helpers.stores import ROWS, close_stores, commit, open_store
 
 
 class Crash(BaseException):
@@ -47,7 +47,7 @@ def test_whatever_happens_the_folder_ends_the_same(
 
         with pytest.MonkeyPatch.context() as patch:
             for name in ("replace", "fsync", "open"):
-                patch.setattr(f"pipeline.files.os.{name}", count(getattr(os, name)))
+                patch.setattr(f"lengthwise.util.files.os.{name}", count(getattr(os, name)))
             store = open_store(place, part=part)
             for index in range(shards):
                 if (part is None or part.owns(index)) and store.committed(index) is None:

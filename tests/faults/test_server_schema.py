@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import schemathesis
 from hypothesis import HealthCheck, given, settings
+from lengthwise.export.server.openapi import OPERATIONS
 from schemathesis import GenerationMode
 from schemathesis.checks import not_a_server_error
 from schemathesis.specs.openapi.checks import (
@@ -19,9 +20,8 @@ from schemathesis.specs.openapi.checks import (
     unsupported_method,
 )
 
-from export.server.openapi import OPERATIONS
 from faults.form import cases
-from serving import Served
+from helpers.serving import Served
 
 CHECKS = [
     not_a_server_error,

@@ -1,0 +1,306 @@
+"""An artifact at work: onnxruntime computes, and PyTorch need not be installed.
+
+`OnnxEncoder` is for programs that have texts or ids and want vectors; `OnnxEngine` is what it, and `encode_dataset`,
+run batches with.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Literal, TypeVar, get_args
+
+import numpy as np
+from lengthwise.batching.plan import engine_costs
+from lengthwise.config import CONFIG_FILE, BatchingSettings, RunConfig, load_encoder_config
+from lengthwise.encoder.engine import encode_tokens
+from lengthwise.encoder.oom import split_on_oom
+from lengthwise.errors import ArtifactError, LengthwiseError, TextError
+from lengthwise.export.artifact.folder import VALIDATION_JSON, Artifact
+from lengthwise.export.graphs.variants import NATIVE, VARIANTS
+from lengthwise.export.runtimes.base import NotRunnable
+from lengthwise.export.runtimes.onnxruntime import OnnxRuntimeCpu, OnnxRuntimeCuda, out_of_memory
+from lengthwise.tokens.ragged import RaggedTokens, tokenize_texts
+from lengthwise.tokens.tokenizer import TextTokenizer, load_run_tokenizer, load_tokenizer
+from lengthwise.util.system import cpu_count, free_memory
+from lengthwise.util.threads import parallel_map
+from numpy.typing import ArrayLike, NDArray
+
+Device = Literal["cpu", "cuda", "auto"]
+T = TypeVar("T")
+R = TypeVar("R")
+_GPU_WORKERS = 2
+_UNIT_BYTES = 20  # that onnxruntime needs on a CPU for a token's gates and state, a unit; 19 to 32 were measured in all
+_MUCH_MEMORY = 2**30
+
+
+class OnnxEncoder:
+    """Texts or ids to vectors with an artifact.
+
+    Batches are planned by length inside, so any number of rows of any lengths may be given at once, and a row's
+    vector does not depend on the others (with the graph int8_dynamic it does, and so it is only used when named).
+
+        encoder = OnnxEncoder.load("artifact")
+        vectors = encoder.encode(["a short text", "another text, which is longer"])
+
+    Attributes:
+        engine: runs the batches.
+        tokenizer: the artifact's.
+    """
+
+    def __init__(
+        self, engine: OnnxEngine, tokenizer: TextTokenizer, add_special_tokens: bool, batching: BatchingSettings
+    ) -> None:
+        self.engine, self.tokenizer = engine, tokenizer
+        self._add_special_tokens, self._batching = add_special_tokens, batching
+
+    @classmethod
+    def load(
+        cls,
+        folder: str | Path,
+        device: Device = "cpu",
+        *,
+        variant: str | None = None,
+        workers: int | None = None,
+        batching: BatchingSettings = BatchingSettings(),
+    ) -> OnnxEncoder:
+        """Load an artifact; every file of it is checked.
+
+        Args:
+            device: cuda fails unless a GPU really runs the graph; auto takes the CPU then.
+            variant: the graph, see `graphs.variants`; the one that validation recommends where it is left out.
+            workers: batches at a time; one a core (on a GPU, two) where it is left out.
+            batching: limits of a batch.
+
+        Raises:
+            ArtifactError: there is no whole artifact, or it cannot be run as asked for.
+        """
+        artifact = Artifact.open(folder)
+        engine = OnnxEngine(artifact, device, workers, variant)
+        special = bool(artifact.manifest.get("add_special_tokens", True))
+        return cls(engine, load_tokenizer(artifact.folder), special, batching)
+
+    @property
+    def dim(self) -> int:
+        """Width of a vector."""
+        return self.engine.config.dim
+
+    def encode(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """Texts to float32[texts, dim]; a text of no tokens gets zeros.
+
+        Raises:
+            TextError: something that is no text, or not Unicode; or a text alone, whose characters would be texts.
+        """
+        if isinstance(texts, str):
+            raise TextError(f"texts is one text ({texts[:40]!r}), and would be read letter by letter; give a list")
+        tokens = tokenize_texts(texts, self.tokenizer, add_special_tokens=self._add_special_tokens)
+        return encode_tokens(tokens, self.engine, self._batching)[0]
+
+    def encode_ids(self, input_ids: ArrayLike, lengths: ArrayLike) -> NDArray[np.float32]:
+        """Ids to float32[batch, dim].
+
+        Args:
+            input_ids: int[batch, sequence], right-padded; what stands in the padding has no effect.
+            lengths: int[batch], each from 0 to sequence; a row of length 0 gets zeros.
+
+        Raises:
+            TextError: shapes do not fit, a length is out of range, or an id is not in the vocabulary.
+        """
+        ids, counts = _whole_numbers(input_ids, "input_ids", 2), _whole_numbers(lengths, "lengths", 1)
+        if len(counts) != len(ids):
+            raise TextError(f"there are {len(ids)} rows of ids and {len(counts)} lengths; give one a row")
+        wrong = np.flatnonzero((counts < 0) | (counts > ids.shape[1]))
+        if len(wrong):
+            row = int(wrong[0])
+            raise TextError(f"row {row} has the length {counts[row]}, but a length is from 0 to {ids.shape[1]} here")
+        return self._encode_real(ids, np.arange(ids.shape[1]) < counts[:, None])
+
+    def encode_masked(self, input_ids: ArrayLike, attention_mask: ArrayLike) -> NDArray[np.float32]:
+        """The same with a mask, int[batch, sequence] of ones, then zeros.
+
+        Raises:
+            TextError: as above; or a mask that is not ones, then zeros: it would be read as another text.
+        """
+        ids, mask = _whole_numbers(input_ids, "input_ids", 2), _whole_numbers(attention_mask, "attention_mask", 2)
+        if mask.shape != ids.shape:
+            raise TextError(f"input_ids are {list(ids.shape)} and attention_mask {list(mask.shape)}; they have to fit")
+        right_padded = np.arange(mask.shape[1]) < mask.astype(bool).sum(axis=1)[:, None]
+        wrong = np.flatnonzero((mask != right_padded).any(axis=1))
+        if len(wrong):
+            raise TextError(
+                f"row {wrong[0]} of attention_mask is not ones, then zeros ({mask[wrong[0]].tolist()[:20]}); pad on the"
+                " right (padding_side='right'), without holes"
+            )
+        return self._encode_real(ids, right_padded)
+
+    def _encode_real(self, ids: NDArray[np.int64], real: NDArray[np.bool_]) -> NDArray[np.float32]:
+        values = ids[real]
+        vocab_size = self.engine.config.vocab_size
+        wrong = np.argwhere(real & ((ids < 0) | (ids >= vocab_size)))
+        if len(wrong):
+            row, column = wrong[0].tolist()
+            raise TextError(
+                f"row {row} has the id {ids[row, column]}, but ids run from 0 to {vocab_size - 1} here; use the"
+                " artifact's own tokenizer"
+            )
+        offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(real.sum(axis=1))])
+        no = np.zeros(len(ids), np.bool_)
+        return encode_tokens(RaggedTokens(values.astype(np.int32), offsets, no, no), self.engine, self._batching)[0]
+
+
+class OnnxEngine:
+    """Runs a graph of an artifact, batches side by side, each on one thread: an engine of `lengthwise.encoder.engine`.
+
+    Attributes:
+        name: the provider and the graph; part of a run's identity.
+        config: the encoder's.
+        costs: what batches cost here: onnxruntime computes every row up to the longest.
+        reference: the native graph where this one computes in less than float32, else None.
+        weights: fingerprint of the encoder's weights.
+        variant: the graph, see `lengthwise.export.graphs.variants`.
+        tolerance: how far a value may be from PyTorch's, as validation judges it.
+        workers: batches at a time.
+    """
+
+    def __init__(
+        self, artifact: Artifact, device: Device = "cpu", workers: int | None = None, variant: str | None = None
+    ) -> None:
+        """Load the graph.
+
+        Args:
+            workers: batches at a time; one a core (on a GPU, two) where it is left out.
+            variant: which graph; the one that validation recommends where it is left out.
+
+        Raises:
+            ArtifactError: onnxruntime is not installed, `device` is cuda and a GPU does not really run the graph, or
+                the artifact has no such graph.
+        """
+        self.config = load_encoder_config(artifact.folder / CONFIG_FILE)
+        self.weights = str(artifact.manifest["weights"])
+        self._runtime, self.variant = _loaded(artifact, device, variant)
+        on_gpu = isinstance(self._runtime, OnnxRuntimeCuda)
+        self.costs = engine_costs("onnx", "fp32", on_gpu=on_gpu)
+        self.name = f"{self._runtime.name} {VARIANTS[self.variant].file}"
+        self.workers = workers or (_GPU_WORKERS if on_gpu else cpu_count())
+        self.tolerance = self._runtime.tolerances(VARIANTS[self.variant]).difference
+        exact = VARIANTS[self.variant].exact
+        self.reference = None if exact else OnnxEngine(artifact, device, workers, NATIVE)
+
+    def encode_batch(self, input_ids: NDArray[np.int64], lengths: NDArray[np.int64]) -> NDArray[np.float32]:
+        """int64[batch, sequence], right-padded, and int64[batch], from 1 to sequence, to float32[batch, dim].
+
+        Raises:
+            LengthwiseError: it would take more memory than there is. The system would end the process for it. On a
+                GPU, a batch that does not fit is halved first, down to one row.
+        """
+        needed = _UNIT_BYTES * self.config.state_dim * input_ids.size
+        if needed > _MUCH_MEMORY and not isinstance(self._runtime, OnnxRuntimeCuda):
+            free = free_memory()
+            if free is not None and needed > free:
+                raise LengthwiseError(
+                    f"a text of {input_ids.shape[1]:,} tokens takes onnxruntime {needed / 1e9:.1f} GB or more, and"
+                    f" {free / 1e9:.1f} GB are free; set encode.engine to torch, which needs next to nothing for a long"
+                    " text, or set tokenizer.max_length and tokenizer.truncate"
+                )
+        return split_on_oom(self._encode, input_ids, lengths, out_of_memory=out_of_memory, device=self._runtime.device)
+
+    def run_all(self, function: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
+        """`function` of each item, in order, on the engine's workers."""
+        return parallel_map(function, items, self.workers)
+
+    def _encode(self, input_ids: NDArray[np.int64], lengths: NDArray[np.int64]) -> NDArray[np.float32]:
+        attention_mask = (np.arange(input_ids.shape[1]) < lengths[:, None]).astype(np.int64)
+        return self._runtime.vectors(input_ids, attention_mask)
+
+
+def open_onnx(run: RunConfig, workers: int | None = None) -> tuple[OnnxEngine, TextTokenizer, str]:
+    """What a run encodes with: the artifact at export.output on an engine, its tokenizer, its weights' fingerprint.
+
+    PyTorch is not imported.
+
+    Args:
+        workers: batches at a time, as for OnnxEngine.
+
+    Raises:
+        LengthwiseError: one of them cannot be loaded, or they do not fit.
+    """
+    artifact = Artifact.open(run.export.output)
+    engine = OnnxEngine(artifact, run.encode.device, workers, run.encode.variant)
+    return engine, load_run_tokenizer(run, artifact.folder, engine.config), engine.weights
+
+
+def recommended_variant(artifact: Artifact, runtime: str) -> str:
+    """The graph that validation recommends for a runtime; the native one where it was not judged there.
+
+    Raises:
+        ArtifactError: it was judged, and nothing passed; or validation.json cannot be read.
+    """
+    path = artifact.folder / VALIDATION_JSON
+    if VALIDATION_JSON not in artifact.manifest["files"]:
+        return NATIVE
+    try:
+        record = json.loads(path.read_bytes())
+        if "recommended" not in record and "verdicts" in record:  # of an older version, whose only graph it was
+            return NATIVE
+        recommended = record["recommended"].get(runtime)
+        judged = {verdict["runtime"] for verdict in record["verdicts"] if verdict["status"] != "not run"}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ArtifactError(f"{path}: cannot be read ({error!r}); validate the artifact again") from error
+    if recommended is None and runtime in judged:
+        raise ArtifactError(f"{path}: no graph in float32 passed on {runtime}; export the model again, or name a graph")
+    return str(recommended or NATIVE)
+
+
+def chosen_variant(artifact: Artifact, runtime: str, variant: str | None = None) -> str:
+    """The graph that was asked for, or the recommended one for a runtime, which the artifact then has.
+
+    Raises:
+        ArtifactError: the artifact has no such graph; or as above.
+    """
+    name = variant or recommended_variant(artifact, runtime)
+    if name not in VARIANTS or VARIANTS[name].file not in artifact.manifest["files"]:
+        present = [known.name for known in VARIANTS.values() if known.file in artifact.manifest["files"]]
+        raise ArtifactError(f"{artifact.folder}: has no graph {name!r}, but {', '.join(present)}; see export.variants")
+    return name
+
+
+def _loaded(artifact: Artifact, device: Device, variant: str | None) -> tuple[OnnxRuntimeCpu, str]:
+    """A runtime with a graph loaded, and which graph."""
+    if device not in get_args(Device):
+        raise ArtifactError(f"the device is {device!r}; choose {', '.join(get_args(Device))}")
+    if device != "cpu":
+        cuda = OnnxRuntimeCuda()
+        try:
+            return cuda, _load(cuda, artifact, variant)
+        except NotRunnable as error:
+            if device == "cuda":
+                raise ArtifactError(f"the device is cuda, but {error}; choose cpu or auto") from error
+        except ArtifactError:  # nothing passed there; what is wrong on the CPU too is said below
+            if device == "cuda":
+                raise
+    cpu = OnnxRuntimeCpu(threads=1)
+    try:
+        return cpu, _load(cpu, artifact, variant)
+    except NotRunnable as error:
+        raise ArtifactError(f"{artifact.folder}: cannot be run: {error}") from error
+
+
+def _load(runtime: OnnxRuntimeCpu, artifact: Artifact, variant: str | None) -> str:
+    name = chosen_variant(artifact, runtime.name, variant)
+    runtime.load(artifact.folder / VARIANTS[name].file)
+    return name
+
+
+def _whole_numbers(values: ArrayLike, name: str, axes: int) -> NDArray[np.int64]:
+    try:
+        array = np.asarray(values)
+    except ValueError:
+        raise TextError(f"{name} has rows of several lengths; pad them on the right to one length") from None
+    if array.shape == (0,):
+        array = array.reshape((0,) * axes)
+    if array.ndim != axes:
+        raise TextError(f"{name} has the shape {list(array.shape)}; give it {axes} {'axes' if axes > 1 else 'axis'}")
+    if array.size and array.dtype.kind not in "iub":
+        raise TextError(f"{name} holds {array.dtype}; give whole numbers")
+    return array.astype(np.int64)

@@ -1,0 +1,212 @@
+"""A PackedEncoder behind the interface that sentence-embedding clients use, traced to ONNX, `.pt2` and TorchScript.
+
+    input_ids       int64[batch, sequence]
+    attention_mask  int64[batch, sequence]   ones, then zeros: right padding
+    -> sentence_embedding  float32[batch, dim]
+    -> token_embeddings    float32[batch, sequence, directions * hidden], zero where the mask is zero
+
+Batch and sequence are at least 1. A row whose mask is all zeros gets a vector of zeros. The LSTM reads such a row as
+one token long, because a length of zero is refused by PyTorch and treated differently by different runtimes; the
+result is then cleared.
+"""
+
+from __future__ import annotations
+
+import copy
+import logging
+import tempfile
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+
+import onnx
+import torch
+from lengthwise.encoder.model import PackedEncoder
+from lengthwise.errors import ArtifactError
+from lengthwise.export.graphs.packed_lstm import OnnxOrderedLstm, to_onnx_lstm
+from lengthwise.export.graphs.portable_lstm import PortableLstm, RunLayer
+from torch import Tensor, nn
+
+INPUTS = ("input_ids", "attention_mask")
+OUTPUTS = ("sentence_embedding", "token_embeddings")
+OPSET = 18  # onnxruntime's CUDA kernel for LSTM is registered for opsets 14 to 21
+IR_VERSION = 8  # the one of opset 18; what onnx writes by default is newer than many runtimes read
+_DYNAMIC = ({0: torch.export.Dim("batch"), 1: torch.export.Dim("sequence")},) * 2
+_NOT_COPIED = (".debug_pkl", "version", "serialization_id")  # the last two are the writer's own
+PROTOBUF_LIMIT = 2**31 - 2**20  # bytes; above it, weights go into a file beside the graph
+
+
+class ClientEncoder(nn.Module):
+    """The interface above, with PyTorch's own packed LSTM inside."""
+
+    def __init__(self, encoder: PackedEncoder) -> None:
+        super().__init__()
+        self.encoder = encoder
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor, Tensor]:
+        """int64[batch, sequence] twice to float[batch, dim] and float[batch, sequence, state_dim]."""
+        mask = attention_mask > 0
+        lengths = attention_mask.sum(dim=1)
+        at_least_one = lengths.clamp(min=1)
+        states, last = self.token_states(input_ids, at_least_one)
+        states = torch.where(mask[:, :, None], states, 0.0)
+        vectors = self.encoder.finish(self.encoder.pool(states, last, at_least_one, mask))
+        return torch.where((lengths > 0)[:, None], vectors, 0.0), states
+
+    def token_states(self, input_ids: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """As `PackedEncoder.token_states`."""
+        return self.encoder.token_states(input_ids, lengths)
+
+
+class OnnxClientEncoder(ClientEncoder):
+    """The same, with the LSTM as `packed_lstm` operators, which is what the ONNX exporter can follow."""
+
+    def __init__(self, encoder: PackedEncoder) -> None:
+        super().__init__(_without_lstm(encoder))
+        self.lstm = OnnxOrderedLstm(encoder.lstm)
+
+    def token_states(self, input_ids: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """As `PackedEncoder.token_states`."""
+        embedded = self.encoder.embedding(input_ids.t())  # time first, as ONNX wants it: ids are cheap to transpose
+        states, last = self.lstm(embedded, lengths.to(torch.int32))
+        return states.transpose(0, 1), last
+
+
+class PortableClientEncoder(ClientEncoder):
+    """The same without packing, with operators of PyTorch's own only."""
+
+    def __init__(self, encoder: PackedEncoder, run: RunLayer) -> None:
+        super().__init__(_without_lstm(encoder))
+        self.lstm = PortableLstm(encoder.lstm, run)
+
+    def token_states(self, input_ids: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """As `PackedEncoder.token_states`, but for states beyond a row's length, which are of no meaning."""
+        states, last = self.lstm(self.encoder.embedding(input_ids.t()), lengths)
+        return states.transpose(0, 1), last
+
+
+def _without_lstm(encoder: PackedEncoder) -> PackedEncoder:
+    """The same encoder, its weights shared, for those who bring the LSTM in another form."""
+    head = copy.copy(encoder)
+    head._modules = {name: module for name, module in encoder._modules.items() if name != "lstm"}
+    return head
+
+
+def example_inputs(vocab_size: int) -> tuple[Tensor, Tensor]:
+    """Three rows of lengths 5, 2 and 3 in seven columns: int64[3, 7] twice."""
+    input_ids = torch.arange(21).reshape(3, 7) % vocab_size
+    return input_ids, (torch.arange(7) < torch.tensor([[5], [2], [3]])).long()
+
+
+def trace_to_program(model: ClientEncoder) -> torch.export.ExportedProgram:
+    """`torch.export`'s program of a model, batch and sequence dynamic; nothing of the tracing machine is in it."""
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore")
+        inputs = example_inputs(model.encoder.config.vocab_size)
+        program = torch.export.export(model.eval(), inputs, dynamic_shapes=_DYNAMIC)
+    for module in program.graph_module.modules():
+        if isinstance(module, torch.fx.GraphModule):
+            for node in module.graph.nodes:
+                node.meta.pop("stack_trace", None)
+    program.example_inputs = None
+    return program
+
+
+def save_program(program: torch.export.ExportedProgram, path: Path) -> None:
+    """Write a `.pt2` file."""
+    torch.export.save(program, path)
+
+
+def trace_to_onnx(encoder: PackedEncoder, metadata: Mapping[str, str]) -> onnx.ModelProto:
+    """The native graph of an encoder, see `program_to_onnx`."""
+    return program_to_onnx(trace_to_program(OnnxClientEncoder(encoder)), metadata)
+
+
+def program_to_onnx(program: torch.export.ExportedProgram, metadata: Mapping[str, str]) -> onnx.ModelProto:
+    """The native graph: one ONNX LSTM a layer, with `sequence_lens`; batch and sequence dynamic.
+
+    Args:
+        program: of an `OnnxClientEncoder`.
+        metadata: written into the model's metadata.
+
+    Raises:
+        ArtifactError: the exporter refuses the encoder.
+    """
+    try:
+        with warnings.catch_warnings(), torch.no_grad(), _quiet("torch.onnx", "onnxscript", "onnx_ir"):
+            warnings.simplefilter("ignore")  # of the exporter's own deprecations
+            exported = torch.onnx.export(
+                program,
+                dynamo=True,
+                opset_version=OPSET,
+                input_names=INPUTS,
+                output_names=OUTPUTS,
+                dynamic_shapes=_DYNAMIC,  # for the names of the dimensions
+                custom_translation_table={torch.ops.lengthwise.packed_lstm.default: to_onnx_lstm},
+                verbose=False,
+            )
+    except torch.onnx.errors.OnnxExporterError as error:
+        raise ArtifactError(
+            f"the ONNX exporter of PyTorch {torch.__version__} refuses the encoder ({error})"
+        ) from error
+    if exported is None:
+        raise ArtifactError(f"the ONNX exporter of PyTorch {torch.__version__} gave nothing back")
+    return _finished(exported.model_proto, metadata)
+
+
+def save_onnx(model: onnx.ModelProto, path: Path) -> None:
+    """Write and check a model; one above protobuf's 2 GB keeps its weights in `<name>.data` beside it."""
+    large = sum(len(weight.raw_data) for weight in model.graph.initializer) > PROTOBUF_LIMIT
+    location = path.name + ".data" if large else None
+    onnx.save(model, path, save_as_external_data=large, location=location)
+    onnx.checker.check_model(str(path), full_check=True)
+
+
+def trace_to_torchscript(model: ClientEncoder) -> torch.jit.ScriptModule:
+    """A model as TorchScript; what it computes follows batch, sequence and lengths of each call."""
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore")  # torch.jit is deprecated, and the tracer warns of what validation checks
+        inputs = example_inputs(model.encoder.config.vocab_size)
+        return torch.jit.trace(model.eval(), inputs, check_trace=False)
+
+
+def save_torchscript(script: torch.jit.ScriptModule, path: Path) -> None:
+    """Write a file without the records that say where on the tracing machine each line of source was."""
+    with tempfile.TemporaryDirectory(dir=path.parent) as scratch:
+        whole = Path(scratch) / path.name
+        script.save(str(whole))
+        reader, writer = torch._C.PyTorchFileReader(str(whole)), torch._C.PyTorchFileWriter(str(path))
+        for name in reader.get_all_records():
+            if not name.endswith(_NOT_COPIED):
+                record = reader.get_record(name)
+                writer.write_record(name, record, len(record))
+        writer.write_end_of_file()
+
+
+def _finished(model: onnx.ModelProto, metadata: Mapping[str, str]) -> onnx.ModelProto:
+    """Set what readers depend on, and take out what belongs to the machine that traced (paths in stack traces)."""
+    model.ir_version = IR_VERSION
+    model.graph.name = "lengthwise"
+    del model.metadata_props[:], model.graph.metadata_props[:]
+    for part in (*model.graph.node, *model.graph.value_info, *model.graph.input, *model.graph.output):
+        del part.metadata_props[:]
+    for initializer in model.graph.initializer:
+        del initializer.metadata_props[:]
+    onnx.helper.set_model_props(model, dict(metadata))
+    return model
+
+
+class _quiet:
+    """Lift the level of some loggers for a while: the exporter reports what it skips, such as torchvision."""
+
+    def __init__(self, *names: str) -> None:
+        self._loggers = [logging.getLogger(name) for name in names]
+
+    def __enter__(self) -> None:
+        self._levels = [logger.level for logger in self._loggers]
+        for logger in self._loggers:
+            logger.setLevel(logging.ERROR)
+
+    def __exit__(self, *_: object) -> None:
+        for logger, level in zip(self._loggers, self._levels, strict=True):
+            logger.setLevel(level)

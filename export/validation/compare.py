@@ -1,0 +1,181 @@
+"""Comparisons of a runtime with PyTorch, and with itself.
+
+With PyTorch, the packed encoder run one row at a time (`validation.cases`); with itself, a row alone against the row in
+its batch, the batch in another order, the batch with more padding. Differences are |difference| / max(1, largest
+|value| of the row): absolute for vectors that are normalised or whose values stay within 1, as pooled LSTM states do
+under last, mean and max, and relative for sums and projections that grow beyond.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from lengthwise.export.runtimes.base import Outputs, Runtime
+from lengthwise.export.validation.cases import Case, Oracle
+from numpy.typing import NDArray
+
+MORE_PADDING, ANOTHER_ORDER, ALONE = "more padding", "another order", "a row alone"
+_LONG = 512  # columns; a longer batch is compared with PyTorch and under more padding alone, for time's sake
+
+
+@dataclass(frozen=True)
+class CaseResult:
+    """The largest difference that one comparison gave.
+
+    Attributes:
+        case: the batch, and what was compared with it.
+        group: the pattern of lengths, or how the batch was changed.
+        of_batch: whether the runtime was compared with itself.
+    """
+
+    case: str
+    group: str
+    of_batch: bool
+    difference: float
+
+
+@dataclass(frozen=True)
+class RowDeviation:
+    """How far one vector is from PyTorch's."""
+
+    case: str
+    row: int
+    length: int
+    difference: float
+    cosine: float
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What all comparisons of a runtime gave.
+
+    Attributes:
+        difference: the largest from PyTorch, over both outputs; infinite where a value was not a number, None where
+            nothing was compared.
+        batch_difference: the largest of the runtime from itself.
+        p99_difference: the 99th percentile over the vectors' values.
+        cosine: the smallest of a vector to PyTorch's.
+        cases: each comparison's largest difference.
+        rows: each vector of the cases in `of_interest`.
+    """
+
+    difference: float | None = None
+    batch_difference: float | None = None
+    p99_difference: float | None = None
+    cosine: float | None = None
+    cases: tuple[CaseResult, ...] = ()
+    rows: tuple[RowDeviation, ...] = ()
+
+
+class Comparator:
+    """Runs comparisons and keeps what they give."""
+
+    def __init__(self, runtime: Runtime, vocab_size: int, of_interest: Sequence[str] = ()) -> None:
+        """`of_interest`: groups of cases whose rows are kept one by one."""
+        self._runtime, self._vocab_size, self._of_interest = runtime, vocab_size, of_interest
+        self._cases: list[CaseResult] = []
+        self._rows: list[RowDeviation] = []
+        self._differences: list[NDArray[np.float64]] = []
+        self._cosine: float | None = None
+
+    def compare(self, case: Case, oracle: Oracle) -> None:
+        """Run a case, compare it with the oracle, then with itself in other batches."""
+        vectors, states = first = self._run(case)
+        of_states = [] if oracle.states is None else [scaled_difference(states, oracle.states)]
+        self._add(case.name, case.group, False, scaled_difference(vectors, oracle.vectors), *of_states)
+        self._add_rows(case, vectors, oracle.vectors)
+        for group, other, rows in _other_batches(case, self._vocab_size):
+            vectors, states = self._run(other)
+            name = f"{case.name}: {group}" if group != ALONE else f"{case.name}: row {rows[0]} alone"
+            columns = min(states.shape[1], first[1].shape[1])
+            self._add(
+                name,
+                group,
+                True,
+                scaled_difference(vectors, first[0][rows]),
+                scaled_difference(states[:, :columns], first[1][rows][:, :columns]),
+                scaled_difference(states[:, columns:], np.zeros_like(states[:, columns:])),
+            )
+
+    def result(self) -> Comparison:
+        """What all comparisons so far gave."""
+        return Comparison(
+            difference=_largest(self._cases, of_batch=False),
+            batch_difference=_largest(self._cases, of_batch=True),
+            p99_difference=self._percentile(99),
+            cosine=self._cosine,
+            cases=tuple(self._cases),
+            rows=tuple(self._rows),
+        )
+
+    def _run(self, case: Case) -> Outputs:
+        outputs = self._runtime.run(case.input_ids, case.attention_mask)
+        if any(output.dtype != np.float32 for output in outputs):
+            raise TypeError(f"the outputs are {' and '.join(str(output.dtype) for output in outputs)}, not float32")
+        return outputs
+
+    def _add(
+        self, name: str, group: str, of_batch: bool, of_vectors: NDArray[np.float64], *of_states: NDArray[np.float64]
+    ) -> None:
+        self._differences.append(of_vectors.ravel())
+        largest = max(_size(differences.max(initial=0)) for differences in (of_vectors, *of_states))
+        self._cases.append(CaseResult(name, group, of_batch, largest))
+
+    def _add_rows(self, case: Case, found: NDArray[np.floating], right: NDArray[np.floating]) -> None:
+        if found.shape != right.shape:
+            return
+        differences, of_rows = scaled_difference(found, right).max(axis=1), cosines(found, right)
+        real = np.flatnonzero(case.lengths)
+        if len(real):
+            smallest = float(of_rows[real].min())
+            self._cosine = float(np.minimum(smallest if self._cosine is None else self._cosine, smallest))
+        if case.group in self._of_interest:
+            self._rows += [
+                RowDeviation(case.name, int(row), int(case.lengths[row]), float(differences[row]), float(of_rows[row]))
+                for row in real
+            ]
+
+    def _percentile(self, percent: float) -> float | None:
+        if not self._differences:
+            return None
+        values = np.nan_to_num(np.concatenate(self._differences), nan=np.inf)
+        return float(np.percentile(values, percent, method="higher"))
+
+
+def scaled_difference(found: NDArray[np.floating], right: NDArray[np.floating]) -> NDArray[np.float64]:
+    """|found - right| / max(1, largest |right| of the row); infinite everywhere where the shapes differ."""
+    if found.shape != right.shape:
+        return np.full(1, np.inf)
+    right = right.astype(np.float64)
+    scale = np.abs(right).max(axis=-1, keepdims=True, initial=1.0)
+    return np.abs(found - right) / scale
+
+
+def _other_batches(case: Case, vocab_size: int) -> Iterator[tuple[str, Case, NDArray[np.int64]]]:
+    """Other batches in which rows of the case stand, and which rows those are."""
+    rng = np.random.default_rng(3)
+    batch, sequence = case.input_ids.shape
+    yield MORE_PADDING, case.padded_to(sequence + 13, vocab_size, rng), np.arange(batch)
+    if batch > 1 and sequence <= _LONG:
+        shuffled = rng.permutation(batch)
+        yield ANOTHER_ORDER, case.rows(shuffled), shuffled
+        for row in np.unique([0, int(case.lengths.argmin()), int(case.lengths.argmax()), batch - 1]):
+            alone = case.rows(np.array([row]))
+            yield ALONE, alone.padded_to(max(1, int(case.lengths[row])), vocab_size, rng), np.array([row])
+
+
+def _largest(cases: Sequence[CaseResult], of_batch: bool) -> float | None:
+    return max((case.difference for case in cases if case.of_batch == of_batch), default=None)
+
+
+def _size(difference: float) -> float:
+    return float("inf") if np.isnan(difference) else float(difference)
+
+
+def cosines(found: NDArray[np.floating], right: NDArray[np.floating]) -> NDArray[np.float64]:
+    """Of each vector to the right one, float64[batch]; not a number where a vector holds one, 0 where one is zeros."""
+    found, right = found.astype(np.float64), right.astype(np.float64)
+    norms = np.linalg.norm(found, axis=1) * np.linalg.norm(right, axis=1)
+    return (found * right).sum(axis=1) / np.maximum(norms, 1e-30)

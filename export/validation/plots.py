@@ -1,0 +1,378 @@
+"""A picture of a validation: how far each runtime is from PyTorch, and what to deploy where.
+
+Notable decisions:
+- Colour is a difference on a logarithmic scale: blue up to what passes in float32 on a CPU, then orange to brown. Blue
+  against orange is what colour-blind people can tell apart, and it darkens all the way, so that it reads in print.
+- What passes is a matter of the row, as a graph in half precision may differ more: a figure above it has a cross. A
+  colour says how far, never whether that is allowed.
+- Everything is placed in inches, by the width of the words: another row makes the picture longer, not denser.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from lengthwise.export.graphs.variants import VARIANTS
+from lengthwise.export.runtimes.base import Runtime, Tolerances
+from lengthwise.export.validation.compare import CaseResult
+from lengthwise.export.validation.report import worst_by_group
+from lengthwise.run.plots import FAINT, INK, TOKENS, figure_to_png, new_figure
+
+if TYPE_CHECKING:
+    from lengthwise.export.validation.validate import Validation, Verdict
+    from matplotlib.axes import Axes
+    from matplotlib.colors import Colormap, LogNorm
+    from matplotlib.figure import Figure
+
+WHAT_TO_DEPLOY = "Which graph to load on each runtime"
+_EXPLAINED = (
+    "Each figure is the largest difference over a group of cases: from PyTorch, and of a text's vector from itself in"
+    " another batch. ✗: more than passes for that graph."
+)
+_SECTIONS = {False: "against PyTorch", True: "against itself in another batch"}
+_INSTEAD = {"refused": "refuses the file", "not run": "not run", "failed": "stopped with an error", "passed": ""}
+_OF_PYTORCH = "pytorch"
+_BEST, _WORST = 1e-8, 1.0  # where the colours end
+_BLUES = ("#E3F0F9", "#A5D2F0")
+_WRONG = "#A83C00"
+_ORANGES = ("#F2B84B", "#DB7A12", _WRONG, "#331000")
+_GREY, _HATCH = "#EDEDED", "#C4C4C4"
+
+# Sizes in points, then inches.
+_FONT = "DejaVu Sans"  # comes with matplotlib, and has the signs
+_TITLE, _TEXT, _SMALL = 16, 11, 9.5
+_MARGIN, _SPACE, _ROW, _COLUMN, _BETWEEN = 0.25, 0.2, 0.3, 0.78, 0.14
+_BAR = (6.0, 0.2)
+
+
+@dataclass(frozen=True)
+class _Row:
+    """One graph on one runtime, or all of a runtime's where none was run.
+
+    Attributes:
+        graph: its name, or how many there are.
+        worst: by group of cases, the largest difference; empty where nothing was compared.
+        instead: what stands where figures would.
+        word: what to make of it.
+        recommended: whether it is the graph to use on this runtime.
+        tolerances: what passes.
+    """
+
+    graph: str
+    worst: Mapping[str, float]
+    instead: str
+    word: str
+    recommended: bool
+    tolerances: Tolerances
+
+
+@dataclass(frozen=True)
+class _Sheet:
+    """What stands where from left to right, in inches.
+
+    Attributes:
+        graphs: where their names start.
+        cells: where each group of cases starts.
+        of_batch: whether it compares a runtime with itself.
+        figures: where the first of the cells starts, and the last ends.
+        words: where the verdicts start.
+        width: of the whole picture.
+    """
+
+    graphs: float
+    cells: Mapping[str, float]
+    of_batch: Mapping[str, bool]
+    figures: tuple[float, float]
+    words: float
+    width: float
+
+
+def draw_heat_map(validation: Validation, title: str = WHAT_TO_DEPLOY) -> bytes:
+    """The largest differences by runtime, graph and group of cases, as the bytes of a PNG file.
+
+    Raises:
+        LengthwiseError: matplotlib is not installed.
+    """
+    return figure_to_png(heat_map_figure(validation, title))
+
+
+def heat_map_figure(validation: Validation, title: str = WHAT_TO_DEPLOY) -> Figure:
+    """The figure of `draw_heat_map`: axes of the whole picture, in inches from the top left, and a colour bar's.
+
+    Raises:
+        LengthwiseError: matplotlib is not installed.
+    """
+    figure = new_figure(1, 1)  # how large it is comes out in the end
+    figure.set_layout_engine("none")
+    axes = figure.add_axes((0, 0, 1, 1))
+    axes.set_axis_off()
+    runtimes, tolerances = _rows(validation), _float32_tolerances(validation.verdicts)
+    sheet = _arrange(runtimes, _groups(validation.verdicts))
+    top = _draw_title(axes, sheet, title)
+    top = _draw_sections(axes, sheet, top)
+    top = _draw_groups(axes, sheet, top)
+    for runtime, rows in runtimes.items():
+        top = _draw_runtime(axes, sheet, runtime, rows, top)
+    if sheet.cells:
+        top = _write_tolerances(axes, sheet, tolerances, top + _SPACE)
+    height = top + (0.8 if sheet.cells else _MARGIN)
+    figure.set_size_inches(sheet.width, height)
+    axes.set(xlim=(0, sheet.width), ylim=(height, 0))
+    if sheet.cells:
+        (left, _), (width, thick) = sheet.figures, _BAR
+        bottom = 1 - (top + 0.15 + thick) / height
+        bar = figure.add_axes((left / sheet.width, bottom, width / sheet.width, thick / height))
+        _draw_colour_bar(figure, bar, tolerances)
+    return figure
+
+
+def _rows(validation: Validation) -> dict[str, list[_Row]]:
+    """Rows by runtime, PyTorch's first."""
+    by_runtime: dict[str, list[Verdict]] = {}
+    for verdict in sorted(validation.verdicts, key=lambda verdict: not verdict.runtime.startswith(_OF_PYTORCH)):
+        by_runtime.setdefault(verdict.runtime, []).append(verdict)
+    found = {}
+    for runtime, verdicts in by_runtime.items():
+        rows = [_row(verdict, validation.recommended.get(runtime) == verdict.variant) for verdict in verdicts]
+        if len(rows) > 1 and all(verdict.status == "not run" for verdict in verdicts):
+            rows = [replace(rows[0], graph=f"all {len(rows)} graphs")]
+        found[runtime] = rows
+    return found
+
+
+def _row(verdict: Verdict, recommended: bool) -> _Row:
+    worst = worst_by_group([_counted(case) for case in verdict.comparison.cases])
+    instead = "" if worst else _INSTEAD[verdict.status]
+    return _Row(verdict.variant, worst, instead, _word(verdict, recommended), recommended, verdict.tolerances)
+
+
+def _counted(case: CaseResult) -> CaseResult:
+    """A case in which what is not a number is as bad as can be."""
+    return replace(case, difference=math.inf) if math.isnan(case.difference) else case
+
+
+def _word(verdict: Verdict, recommended: bool) -> str:
+    found, passes = verdict.comparison, verdict.tolerances
+    if verdict.status == "passed":
+        return "✓ use this" if recommended else "✓ passes"
+    if verdict.status != "failed":
+        return "–"
+    if found.difference is None or found.batch_difference is None:
+        return "✗ error"
+    if not found.difference <= passes.difference or not (found.cosine is None or found.cosine >= passes.cosine):
+        return "✗ wrong here"
+    if not found.batch_difference <= passes.batch or not VARIANTS[verdict.variant].independent:
+        return "✗ depends on batch"
+    return "✗ error"
+
+
+def _groups(verdicts: Iterable[Verdict]) -> dict[str, bool]:
+    """Groups of cases in their order, and whether a runtime is compared with itself there: those come last."""
+    found = {case.group: case.of_batch for verdict in verdicts for case in verdict.comparison.cases}
+    return dict(sorted(found.items(), key=lambda item: item[1]))
+
+
+def _float32_tolerances(verdicts: Iterable[Verdict]) -> dict[float, list[str]]:
+    """What passes in float32, and on which of the runtimes that were compared."""
+    found: dict[float, list[str]] = {}
+    for verdict in verdicts:
+        if verdict.comparison.cases and VARIANTS[verdict.variant].exact:
+            names = found.setdefault(verdict.tolerances.difference, [])
+            names += [verdict.runtime] if verdict.runtime not in names else []
+    return found
+
+
+def _arrange(runtimes: Mapping[str, Sequence[_Row]], of_batch: Mapping[str, bool]) -> _Sheet:
+    rows = [row for found in runtimes.values() for row in found]
+    graphs = _MARGIN + _widest(runtimes) + _SPACE
+    left = graphs + _widest(row.graph for row in rows) + _SPACE
+    between = _SPACE if len(set(of_batch.values())) == 2 else 0
+    cells = {
+        group: left + place * _COLUMN + between * of_itself for place, (group, of_itself) in enumerate(of_batch.items())
+    }
+    end = left + max(len(cells), 2) * _COLUMN + between
+    width = end + _SPACE + _widest(row.word for row in rows) + _SPACE / 2 + _MARGIN
+    least = left + _BAR[0] + 2 * _MARGIN
+    return _Sheet(graphs, cells, of_batch, (left, end), end + _SPACE, max(width, least))
+
+
+def _draw_title(axes: Axes, sheet: _Sheet, title: str) -> float:
+    """Returns where it ends, as the functions below do."""
+    room = sheet.width - 2 * _MARGIN
+    top = _write_lines(axes, _MARGIN, _MARGIN, _wrapped(title, room, _TITLE, "bold"), _TITLE, weight="bold")
+    explained = _wrapped(_EXPLAINED, room, _TEXT) if sheet.cells else []
+    return _write_lines(axes, _MARGIN, top + 0.05, explained, color=FAINT) + _SPACE
+
+
+def _draw_sections(axes: Axes, sheet: _Sheet, top: float) -> float:
+    """What the cells below were compared with, each over a line."""
+    spans = {
+        of_batch: (min(lefts), max(lefts) + _COLUMN)
+        for of_batch in (False, True)
+        if (lefts := [left for group, left in sheet.cells.items() if sheet.of_batch[group] == of_batch])
+    }
+    heads = {
+        of_batch: _wrapped(_SECTIONS[of_batch], right - left, _TEXT, "bold")
+        for of_batch, (left, right) in spans.items()
+    }
+    bottom = top + max(map(_height, heads.values()), default=0)
+    for of_batch, (left, right) in spans.items():
+        lines = heads[of_batch]
+        _write_lines(axes, left, bottom - _height(lines), lines, weight="bold")
+        axes.plot([left, right], [bottom + 0.04] * 2, color=INK, linewidth=1)
+    return bottom + 0.04
+
+
+def _draw_groups(axes: Axes, sheet: _Sheet, top: float) -> float:
+    """The names of the groups of cases, which stand on one line with their last words."""
+    names = {group: _wrapped(group, _COLUMN - 0.06, _SMALL) for group in sheet.cells}
+    bottom = top + 0.08 + max((_height(lines, _SMALL) for lines in names.values()), default=0)
+    for group, lines in names.items():
+        centre = sheet.cells[group] + _COLUMN / 2
+        _write_lines(axes, centre, bottom - _height(lines, _SMALL), lines, _SMALL, ha="center")
+    return bottom + 0.06
+
+
+def _draw_runtime(axes: Axes, sheet: _Sheet, runtime: str, rows: Sequence[_Row], top: float) -> float:
+    axes.plot([_MARGIN, sheet.width - _MARGIN], [top, top], color=_GREY, linewidth=1)
+    top += _BETWEEN / 2
+    _write(axes, _MARGIN, top + _ROW / 2, runtime, weight="bold")
+    for row in rows:
+        _draw_row(axes, sheet, row, top)
+        top += _ROW
+    return top + _BETWEEN / 2
+
+
+def _draw_row(axes: Axes, sheet: _Sheet, row: _Row, top: float) -> None:
+    (left, right), middle = sheet.figures, top + _ROW / 2
+    if row.worst:
+        _draw_cells(axes, sheet, row, top)
+    else:
+        _draw_box(axes, left, top, right - left, facecolor=_GREY, hatch="////")
+        plain = {"facecolor": "white", "edgecolor": "none", "pad": 1.5}
+        _write(axes, (left + right) / 2, middle, row.instead, _SMALL, FAINT, ha="center", bbox=plain)
+    weight, colour = "normal", _WRONG if row.word.startswith("✗") else INK
+    if row.recommended:
+        weight, colour = "bold", "white"
+        _draw_box(axes, sheet.words - 0.08, top, sheet.width - _MARGIN - sheet.words + 0.08, facecolor=TOKENS)
+    _write(axes, sheet.graphs, middle, row.graph, weight=weight)
+    _write(axes, sheet.words, middle, row.word, color=colour, weight=weight)
+
+
+def _draw_cells(axes: Axes, sheet: _Sheet, row: _Row, top: float) -> None:
+    """Differences as colours and figures; hatched where there is none."""
+    norm, colours = _colours()
+    for group, left in sheet.cells.items():
+        difference = row.worst.get(group)
+        if difference is None:
+            _draw_box(axes, left, top, _COLUMN, facecolor=_GREY, hatch="////")
+            continue
+        colour = colours(float(norm(difference)))
+        passes = difference <= (row.tolerances.batch if sheet.of_batch[group] else row.tolerances.difference)
+        words, weight = (_short(difference), "normal") if passes else (f"✗ {_short(difference)}", "bold")
+        _draw_box(axes, left, top, _COLUMN, facecolor=colour)
+        _write(axes, left + _COLUMN / 2, top + _ROW / 2, words, _SMALL, _ink_on(colour), ha="center", weight=weight)
+
+
+def _draw_box(axes: Axes, left: float, top: float, width: float, **look: Any) -> None:
+    from matplotlib.patches import Rectangle
+
+    edges = {"edgecolor": _HATCH, "linewidth": 0.6} if "hatch" in look else {"linewidth": 0}
+    axes.add_patch(Rectangle((left + 0.01, top + 0.01), width - 0.02, _ROW - 0.02, **edges, **look))
+
+
+def _write_tolerances(axes: Axes, sheet: _Sheet, tolerances: Mapping[float, Sequence[str]], top: float) -> float:
+    """What the marks on the colour bar mean, over it."""
+    left, _ = sheet.figures
+    words = "difference"
+    if tolerances:
+        most, *others = sorted(tolerances, key=lambda tolerance: -len(tolerances[tolerance]))
+        rest = "".join(f"; {_short(tolerance)} on {', '.join(tolerances[tolerance])}" for tolerance in others)
+        words += f"; ▼ the most that passes in float32: {_short(most)}{rest}"
+    return _write_lines(axes, left, top, _wrapped(words, sheet.width - _MARGIN - left, _SMALL), _SMALL)
+
+
+def _draw_colour_bar(figure: Figure, bar: Axes, tolerances: Iterable[float]) -> None:
+    from matplotlib.cm import ScalarMappable
+
+    ticks = [10.0**power for power in range(-8, 1)]
+    figure.colorbar(ScalarMappable(*_colours()), cax=bar, orientation="horizontal", ticks=ticks)
+    names = [_short(tick) for tick in ticks]
+    bar.set_xticklabels([f"≤ {names[0]}", *names[1:-1], f"≥ {names[-1]}"], fontsize=_SMALL, family=_FONT, color=INK)
+    bar.minorticks_off()
+    for tolerance in tolerances:
+        bar.axvline(tolerance, color=INK, linewidth=2)
+        bar.plot(tolerance, 1.3, "v", transform=bar.get_xaxis_transform(), color=INK, markersize=6, clip_on=False)
+
+
+def _colours() -> tuple[LogNorm, Colormap]:
+    """Differences to colours, clipped at both ends; blue turns to orange at the usual tolerance."""
+    from matplotlib.colors import LinearSegmentedColormap, LogNorm
+
+    norm = LogNorm(_BEST, _WORST, clip=True)
+    places = [_BEST, Runtime.tolerance, Runtime.tolerance, 2e-3, 6e-2, _WORST]
+    stops = [(float(norm(place)), colour) for place, colour in zip(places, _BLUES + _ORANGES, strict=True)]
+    return norm, LinearSegmentedColormap.from_list("difference", stops)
+
+
+def _ink_on(colour: tuple[float, float, float, float]) -> str:
+    """Black or white, whichever has more contrast (https://www.w3.org/TR/WCAG21/#dfn-relative-luminance)."""
+    red, green, blue = (c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in colour[:3])
+    return "black" if 0.2126 * red + 0.7152 * green + 0.0722 * blue > 0.179 else "white"
+
+
+def _short(difference: float) -> str:
+    """One digit: 1e-7, 0.4, 3, 2e3."""
+    if math.isinf(difference):
+        return "∞"
+    if difference == 0 or 0.0095 <= difference < 9.5:
+        return f"{difference:.1g}"
+    digit, exponent = f"{difference:.0e}".split("e")
+    return f"{digit}e{int(exponent)}"
+
+
+def _write(
+    axes: Axes, left: float, middle: float, words: str, size: float = _TEXT, color: str = INK, **look: Any
+) -> None:
+    axes.text(left, middle, words, fontsize=size, color=color, family=_FONT, va="center", parse_math=False, **look)
+
+
+def _write_lines(
+    axes: Axes, left: float, top: float, lines: Sequence[str], size: float = _TEXT, color: str = INK, **look: Any
+) -> float:
+    """Returns where the last line ends."""
+    for number, line in enumerate(lines):
+        _write(axes, left, top + (number + 0.5) * _height([line], size), line, size, color, **look)
+    return top + _height(lines, size)
+
+
+def _height(lines: Sequence[str], size: float = _TEXT) -> float:
+    return len(lines) * 1.3 * size / 72
+
+
+def _wrapped(words: str, room: float, size: float, weight: str = "normal") -> list[str]:
+    """Lines of at most `room` inches; a word that is longer has one to itself."""
+    lines: list[str] = []
+    for word in words.split():
+        if lines and _width(f"{lines[-1]} {word}", size, weight) <= room:
+            lines[-1] += f" {word}"
+        else:
+            lines.append(word)
+    return lines
+
+
+def _widest(texts: Iterable[str]) -> float:
+    return max((_width(text, _TEXT, "bold") for text in texts), default=0)
+
+
+def _width(words: str, size: float, weight: str) -> float:
+    """Inches."""
+    from matplotlib.font_manager import FontProperties
+    from matplotlib.textpath import text_to_path
+
+    properties = FontProperties(family=_FONT, size=size, weight=weight)
+    width, _, _ = text_to_path.get_text_width_height_descent(words, properties, ismath=False)
+    return width / 72

@@ -1,0 +1,148 @@
+"""`TorchEngine`: a PackedEncoder as an engine of `lengthwise.encoder.engine`, on a CPU or a GPU.
+
+Notable decisions:
+- On a CPU in float32 the step-wise encoder computes (`encoder.stepwise`), on a GPU cuDNN (`encoder.cuda`); on a CPU
+  in bfloat16 PyTorch's own LSTM on batches whose lengths the plan keeps equal, which is what its fused kernel needs.
+- Batches run side by side, each on one thread. Threads that share one product wait for each other at its end, and
+  lose a factor of ten where the machine has something else to do.
+- A batch that does not fit into memory is halved until it does. Its vectors may then differ in the last bits.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
+from typing import Literal, TypeVar
+
+import numpy as np
+import torch
+from lengthwise.batching.plan import engine_costs
+from lengthwise.config import Precision, RunConfig
+from lengthwise.encoder.checkpoint import load_run_model, weights_fingerprint
+from lengthwise.encoder.cuda import DTYPES, LANES, converted, encoder_on_cuda
+from lengthwise.encoder.model import PackedEncoder
+from lengthwise.encoder.oom import split_on_oom
+from lengthwise.encoder.stepwise import StepwiseEncoder
+from lengthwise.errors import LengthwiseError
+from lengthwise.tokens.tokenizer import TextTokenizer
+from lengthwise.util.threads import parallel_map
+from numpy.typing import NDArray
+
+T = TypeVar("T")
+R = TypeVar("R")
+log = logging.getLogger(__name__)
+_FULL = (  # what says so of a processor's memory, of page-locked memory, and of what cuDNN and cuBLAS take themselves
+    "DefaultCPUAllocator",
+    "CUDA error: out of memory",
+    "CUDNN_STATUS_ALLOC_FAILED",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+)
+_SPARE_THREADS = 2  # gather ids and put vectors in their places, while others wait for the GPU
+
+
+class TorchEngine:
+    """Runs a copy of a PackedEncoder.
+
+    Attributes:
+        name: device and precision; part of a run's identity, since both move the last bits.
+        config: the encoder's.
+        costs: what batches cost here.
+        reference: the same encoder in float32, where this one's precision is lower, else None.
+    """
+
+    def __init__(
+        self,
+        encoder: PackedEncoder,
+        device: Literal["cpu", "cuda", "auto"] = "cpu",
+        precision: Precision = "fp32",
+        workers: int | None = None,
+    ) -> None:
+        """Make the engine.
+
+        Args:
+            workers: batches at a time; as many as PyTorch has threads where it is left out (on a GPU three, or as many
+                as fit into memory).
+
+        Raises:
+            LengthwiseError: there is no GPU, or the device cannot compute in this precision.
+        """
+        has_gpu = torch.cuda.is_available()
+        if device == "cuda" and not has_gpu:
+            raise LengthwiseError("encode.device is cuda, but PyTorch finds no GPU here; set it to cpu or auto")
+        on_gpu = has_gpu and device != "cpu"
+        if precision == "fp16" and not on_gpu:
+            raise LengthwiseError("encode.precision is fp16, which PyTorch computes on a GPU only; set fp32 or bf16")
+        if precision == "bf16" and not on_gpu and not cpu_has_bf16():
+            log.warning("this CPU has no bfloat16 arithmetic: encode.precision = bf16 is slower here than fp32")
+        self.device = torch.device("cuda", torch.cuda.current_device()) if on_gpu else torch.device("cpu")
+        self.name = f"torch {self.device.type}" + ("" if precision == "fp32" else f" {precision}")
+        self.config = encoder.config
+        self.costs = engine_costs("torch", precision, on_gpu=on_gpu)
+        self.reference = None if precision == "fp32" else TorchEngine(encoder, device, workers=workers)
+        self._threads = torch.get_num_threads()
+        self._workers = workers or self._threads
+        self._encode: Callable[[NDArray[np.int64], NDArray[np.int64]], NDArray[np.float32]]
+        if on_gpu:
+            on_device = encoder_on_cuda(encoder, self.device, precision, workers or LANES, self.costs.max_tokens)
+            self._encode, self._workers = on_device, on_device.lanes + _SPARE_THREADS
+        elif precision == "fp32":
+            self._encode = StepwiseEncoder(encoder)
+        else:
+            self._encoder = converted(encoder, self.device, DTYPES[precision])
+            self._encode = self._run_in_bf16
+
+    def encode_batch(self, input_ids: NDArray[np.int64], lengths: NDArray[np.int64]) -> NDArray[np.float32]:
+        """int64[batch, sequence], right-padded, and int64[batch], from 1 to sequence, to float32[batch, dim].
+
+        Raises:
+            LengthwiseError: not even one row fits into memory.
+        """
+        return split_on_oom(
+            self._encode,
+            input_ids,
+            lengths,
+            out_of_memory=_out_of_memory,
+            device=self.device.type,
+            release=torch.cuda.empty_cache if self.device.type == "cuda" else None,
+        )
+
+    def run_all(self, function: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
+        """`function` of each item, in order, on the engine's workers."""
+        try:
+            yield from parallel_map(function, items, self._workers, partial(torch.set_num_threads, 1))
+        finally:
+            torch.set_num_threads(self._threads)  # what a worker sets is also what new threads begin with
+
+    def _run_in_bf16(self, input_ids: NDArray[np.int64], lengths: NDArray[np.int64]) -> NDArray[np.float32]:
+        """By the fused kernel where all lengths are equal, else packed."""
+        ids = torch.from_numpy(input_ids)
+        with torch.inference_mode():
+            equal = (lengths == ids.shape[1]).all()
+            vectors = self._encoder.forward_equal(ids) if equal else self._encoder(ids, torch.from_numpy(lengths))
+        return vectors.numpy()
+
+
+def open_torch(run: RunConfig, workers: int | None = None) -> tuple[TorchEngine, TextTokenizer, str]:
+    """What a run encodes with: the checkpoint at model.path on an engine, its tokenizer, its weights' fingerprint.
+
+    Args:
+        workers: batches at a time, as for TorchEngine.
+
+    Raises:
+        LengthwiseError: one of them cannot be loaded, or they do not fit.
+    """
+    encoder, tokenizer = load_run_model(run)
+    engine = TorchEngine(encoder, run.encode.device, run.encode.precision, workers)
+    return engine, tokenizer, weights_fingerprint(encoder)
+
+
+def cpu_has_bf16() -> bool:
+    """Whether PyTorch's LSTM computes in bfloat16 on this CPU, and not only stores it."""
+    return torch.backends.mkldnn.is_available() and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+
+def _out_of_memory(error: Exception) -> bool:
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    return any(words in str(error) for words in _FULL)

@@ -1,0 +1,55 @@
+"""The command `lengthwise`: one subcommand per script of this folder.
+
+Decisions: a subcommand's module is imported when that command is asked for, so `lengthwise --help` imports click alone;
+the one-line summaries are therefore written here.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+
+import click
+
+# In the order in which they are used; the module of each, and what it does.
+COMMANDS = {
+    "train-tokenizer": ("train_tokenizer", "Train a tokenizer on the dataset of a run."),
+    "inspect": ("inspect_dataset", "Report the lengths of a dataset's texts, and what batching them costs."),
+    "init-model": ("init_model", "Create an encoder checkpoint with random weights."),
+    "encode": ("encode_dataset", "Encode a dataset into parquet shards of vectors."),
+    "finalize": ("finalize_vectors", "Check and complete a folder that several processes wrote."),
+    "export": ("export_model", "Export an encoder to ONNX and TorchScript, or to Triton."),
+    "validate": ("validate_export", "Compare every runtime of an artifact with PyTorch."),
+    "serve": ("serve_model", "Serve an artifact over HTTP."),
+    "benchmark": ("benchmark", "Measure encoding, kernels, memory and the server on this machine."),
+    "gpu-check": ("gpu_check", "Check correctness and speed on an NVIDIA GPU."),
+}
+
+
+class LazyGroup(click.Group):
+    """Subcommands whose modules are imported on use."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """The names of the subcommands, in the order of use."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        """The subcommand of this name, or None."""
+        if name not in COMMANDS:
+            return None
+        command: click.Command = import_module(f"lengthwise.cli.{COMMANDS[name][0]}").main
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """The list of subcommands in the help text, without importing any of them."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, summary) for name, (_, summary) in COMMANDS.items()])
+
+
+@click.command(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="lengthwise")
+def main() -> None:
+    """From a Hugging Face dataset to vectors, and from the encoder that made them to any ONNX runtime."""
+
+
+if __name__ == "__main__":
+    main()

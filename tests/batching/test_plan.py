@@ -1,0 +1,224 @@
+"""Batch plans: what every plan promises, over any lengths and costs, and that none is cheaper."""
+
+from __future__ import annotations
+
+from functools import cache
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from lengthwise.batching.plan import (
+    PACKED,
+    PACKED_CUDA,
+    PADDED,
+    PADDED_CUDA,
+    STEPWISE,
+    BatchCosts,
+    BatchPlan,
+    PlanReport,
+    plan_batches,
+    plan_in_order,
+    report_plan,
+)
+from lengthwise.config import BatchingSettings
+from numpy.typing import NDArray
+
+Lengths = NDArray[np.integer]
+
+SKEWED = st.lists(st.sampled_from([0, 1, 1, 1, 2, 2, 3, 7, 40]), max_size=120)
+SPREAD = st.lists(st.integers(0, 60), max_size=80)
+HUGE = st.lists(st.integers(0, 2**31 - 1), max_size=20)
+LENGTHS = st.builds(np.array, SKEWED | SPREAD | HUGE, dtype=st.sampled_from([np.int32, np.int64]))
+COSTS = st.builds(
+    BatchCosts,
+    max_tokens=st.integers(1, 300),
+    max_rows=st.integers(1, 20),
+    step=st.sampled_from([0.0, 1.0, 4.0, 30.0]),
+    mixed=st.sampled_from([1.0, 1.5, 4.0]),
+    pads=st.booleans(),
+)
+properties = settings(max_examples=150, deadline=None)
+
+
+def fits(rows: int, longest: int, costs: BatchCosts) -> bool:
+    return rows == 1 or (rows <= costs.max_rows and rows * longest <= costs.max_tokens)
+
+
+def realistic(rows: int = 65_536, seed: int = 0) -> Lengths:
+    drawn = np.random.default_rng(seed).lognormal(np.log(13), 0.8, rows)
+    return np.clip(drawn.round(), 1, 400).astype(np.int64)
+
+
+@properties
+@given(LENGTHS, COSTS)
+def test_every_row_of_tokens_is_in_exactly_one_batch(lengths: Lengths, costs: BatchCosts) -> None:
+    plan = plan_batches(lengths, costs)
+    assert sorted(row for batch in plan for row in batch.tolist()) == np.flatnonzero(lengths).tolist()
+    assert all(len(batch) > 0 for batch in plan)
+    assert len(plan) == len(list(plan))
+    assert (plan.rows.dtype, plan.starts.dtype) == (np.int64, np.int64)
+
+
+@properties
+@given(LENGTHS, COSTS)
+def test_batches_keep_to_their_limits_and_their_order(lengths: Lengths, costs: BatchCosts) -> None:
+    plan = plan_batches(lengths, costs)
+    rows = [(-int(lengths[row]), row) for row in plan.rows.tolist()]
+    assert rows == sorted(rows)  # falling lengths, ties in row order
+    assert all(fits(len(batch), int(lengths[batch].max()), costs) for batch in plan)
+
+
+def cheapest_by_trying(lengths: Lengths, costs: BatchCosts) -> float:
+    """The cost of the best way to put neighbouring lengths together, by trying all of them."""
+    distinct, counts = np.unique(lengths[lengths > 0], return_counts=True)
+    groups = list(zip(distinct.tolist()[::-1], counts.tolist()[::-1], strict=True))
+
+    def alone(length: int, count: int) -> float:
+        batches = -(-count // costs.rows_that_fit(length))
+        return length * count + batches * costs.step * length
+
+    @cache
+    def rest(start: int) -> float:
+        if start == len(groups):
+            return 0.0
+        found = [alone(*groups[start]) + rest(start + 1)]
+        for stop in range(start + 2, len(groups) + 1):
+            together = groups[start:stop]
+            rows, tokens = sum(count for _, count in together), sum(length * count for length, count in together)
+            if fits(rows, together[0][0], costs):
+                found.append(costs.of_batch(together[0][0], rows, tokens) + rest(stop))
+        return min(found)
+
+    return rest(0)
+
+
+@properties
+@given(st.builds(np.array, SKEWED | SPREAD, dtype=st.just(np.int64)), COSTS)
+def test_no_plan_of_its_kind_is_cheaper(lengths: Lengths, costs: BatchCosts) -> None:
+    report = report_plan(lengths, plan_batches(lengths, costs), costs)
+    assert report.cost == pytest.approx(cheapest_by_trying(lengths, costs))
+
+
+@properties
+@given(LENGTHS, COSTS)
+def test_batches_of_one_length_are_as_even_as_can_be(lengths: Lengths, costs: BatchCosts) -> None:
+    batches = [lengths[batch].tolist() for batch in plan_batches(lengths, costs)]
+    for length in set(lengths[lengths > 0].tolist()):
+        own = [len(batch) for batch in batches if set(batch) == {length}]
+        if own:
+            assert max(own) - min(own) <= 1
+
+
+@properties
+@given(LENGTHS, COSTS)
+def test_the_same_lengths_give_the_same_plan(lengths: Lengths, costs: BatchCosts) -> None:
+    first, second = plan_batches(lengths, costs), plan_batches(lengths.astype(np.int32), costs)
+    np.testing.assert_array_equal(first.rows, second.rows)
+    np.testing.assert_array_equal(first.starts, second.starts)
+
+
+@pytest.mark.parametrize(("rows", "largest"), [(50, 50), (200, 50), (2_000, 125), (65_536, 512)])
+def test_few_rows_are_spread_over_workers(rows: int, largest: int) -> None:
+    sizes = np.diff(plan_batches(np.full(rows, 9), STEPWISE).starts)
+    assert sizes.max() == largest
+    assert sizes.max() - sizes.min() <= 1
+
+
+def test_planning_leaves_the_lengths_alone() -> None:
+    lengths = np.array([3, 0, 5, 5, 1], np.int32)
+    plan_batches(lengths)
+    assert lengths.tolist() == [3, 0, 5, 5, 1]
+
+
+@pytest.mark.parametrize("lengths", [[], [0], [0, 0, 0]])
+def test_nothing_to_encode(lengths: list[int]) -> None:
+    planned = np.array(lengths, np.int64)
+    for plan in (plan_batches(planned), plan_in_order(planned)):
+        assert (len(plan), list(plan), plan.starts.tolist()) == (0, [], [0])
+        assert report_plan(planned, plan) == PlanReport()
+        assert report_plan(planned, plan).padding == 0.0
+
+
+def test_a_row_longer_than_a_batch_is_a_batch_by_itself() -> None:
+    plan = plan_batches(np.array([3, 90, 2, 90]), BatchCosts(max_tokens=10, max_rows=8, step=1))
+    assert [batch.tolist() for batch in plan] == [[1], [3], [0, 2]]
+
+
+@pytest.mark.parametrize(
+    ("costs", "batches"),
+    [
+        # a step costs more than the two cells of padding that it takes to save one
+        (BatchCosts(max_tokens=100, max_rows=4, step=3, pads=True), [[2], [0, 3, 6, 7], [1, 5]]),
+        # steps are free: every length for itself
+        (BatchCosts(max_tokens=100, max_rows=4, step=0, pads=True), [[2], [0, 3, 6], [7], [1, 5]]),
+        # lengths may differ at no cost: as few steps as can be
+        (BatchCosts(max_tokens=100, max_rows=4, step=3), [[2, 0, 3, 6], [7, 1, 5]]),
+        # batches of different lengths are slow: every length for itself, although a step costs something
+        (BatchCosts(max_tokens=100, max_rows=4, step=0.1, mixed=3), [[2], [0, 3, 6], [7], [1, 5]]),
+    ],
+)
+def test_plans_follow_what_batches_cost(costs: BatchCosts, batches: list[list[int]]) -> None:
+    lengths = np.array([5, 2, 9, 5, 0, 2, 5, 4])
+    assert [batch.tolist() for batch in plan_batches(lengths, costs)] == batches
+
+
+@properties
+@given(LENGTHS, COSTS, st.booleans())
+def test_report_counts_what_a_naive_count_gives(lengths: Lengths, costs: BatchCosts, in_order: bool) -> None:
+    plan = plan_in_order(lengths, 7) if in_order else plan_batches(lengths, costs)
+    report = report_plan(lengths, plan, costs)
+    batches = [[int(lengths[row]) for row in plan.rows[a:b]] for a, b in pairwise(plan.starts)]
+    encoded = [length for length in lengths.tolist() if length]
+    cells = sum(len(batch) * max(batch) for batch in batches)
+    assert report.rows == len(encoded)
+    assert report.tokens == sum(encoded)
+    assert report.batches == len(batches)
+    assert report.cells == (cells if costs.pads else sum(encoded))
+    assert report.padding == pytest.approx((cells - sum(encoded)) / cells if costs.pads and cells else 0)
+    by_hand = sum(
+        ((len(batch) * max(batch) if costs.pads else sum(batch)) + costs.step * max(batch))
+        * (costs.mixed if len(set(batch)) > 1 else 1)
+        for batch in batches
+    )
+    assert report.cost == pytest.approx(by_hand)
+
+
+def test_in_order_means_in_order() -> None:
+    plan = plan_in_order(np.array([4, 0, 1, 9, 2]), rows=2)
+    assert [batch.tolist() for batch in plan] == [[0, 2], [3, 4]]
+
+
+def test_reports_add_up() -> None:
+    a, b = np.array([1, 2, 3]), np.array([4, 4])
+    costs = BatchCosts(max_tokens=4_096, max_rows=128, step=4, pads=True)
+    first, second = (report_plan(lengths, plan_batches(lengths, costs), costs) for lengths in (a, b))
+    both = first + second
+    assert (both.rows, both.tokens, both.batches) == (5, 14, 2)
+    assert (both.cells, both.cost) == (first.cells + second.cells, first.cost + second.cost) == (9 + 8, 21 + 24)
+    assert both.padding == pytest.approx(3 / 17)
+
+
+def test_a_run_may_lower_or_raise_the_limits() -> None:
+    assert STEPWISE.within(BatchingSettings()) == STEPWISE
+    changed = PADDED.within(BatchingSettings(max_rows=7))
+    assert (changed.max_rows, changed.max_tokens, changed.pads) == (7, PADDED.max_tokens, True)
+
+
+@pytest.mark.parametrize("costs", [STEPWISE, PACKED, PADDED, PACKED_CUDA, PADDED_CUDA])
+def test_padding_is_rare_on_a_realistic_shard(costs: BatchCosts) -> None:
+    lengths = realistic()
+    plan = plan_batches(lengths, costs)
+    report = report_plan(lengths, plan, costs)
+    assert report.padding <= (0.06 if costs is PADDED_CUDA else 0.005)  # where a step costs as much as 256 tokens
+    in_order = report_plan(lengths, plan_in_order(lengths), PADDED)
+    assert in_order.padding > 0.4
+    assert report.cost < in_order.cost / 1.5
+    if costs.mixed > 1:
+        assert sum(len(batch) for batch in plan if len(set(lengths[batch])) == 1) >= 0.9 * report.rows
+
+
+def test_a_plan_iterates_over_its_batches() -> None:
+    plan = BatchPlan(np.array([4, 1, 0]), np.array([0, 1, 3]))
+    assert [batch.tolist() for batch in plan] == [[4], [1, 0]]

@@ -1,0 +1,149 @@
+"""The benchmarks on a user's own texts: what they print and keep, and that both sides really are the same model."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from click.testing import CliRunner, Result
+from lengthwise.export.graphs.variants import VARIANTS
+
+from helpers.texts import TEXTS
+
+
+@pytest.fixture
+def invoke(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., Result]:
+    """Runs a benchmark on 70 texts of the user's own, with its results in tmp_path."""
+    texts = [f"{text} {number}" for number in range(10) for text in TEXTS]
+    (tmp_path / "texts.txt").write_text("\n".join(texts) + "\n")
+    (tmp_path / "run.yaml").write_text(
+        yaml.safe_dump({"dataset": {"path": str(tmp_path / "texts.txt")}, "model": {"path": "none"}})
+    )
+
+    def run(name: str, *arguments: str) -> Result:
+        main = importlib.import_module("lengthwise.cli.benchmark").main
+        corpus = [] if name == "graphs" else ["--corpus", str(tmp_path / "run.yaml")]
+        given = ["--folder", str(tmp_path), name, *corpus, *arguments]
+        result = CliRunner().invoke(main, given)
+        assert result.exit_code == 0, (result.output, result.exception)
+        return result
+
+    return run
+
+
+def table(folder: Path, file: str, number: int = 0) -> dict[str, list[Any]]:
+    saved = json.loads((folder / file).read_bytes())
+    assert saved["command"].startswith("python scripts/")
+    assert saved["machine"]
+    assert any(version.startswith("torch ") for version in saved["versions"])
+    return {row[0]: row[1:] for row in saved["tables"][number]["rows"]}
+
+
+@pytest.mark.slow
+def test_encode_compares_equal_models(invoke: Callable[..., Result], tmp_path: Path) -> None:
+    result = invoke("encode", "--shape", "small", "--runs", "1")
+    rows = table(tmp_path, "encode-small.json")
+    assert {name.split(",")[0] for name in rows} >= {"ours fp32", "sentence-transformers", "datasets.map", "ours"}
+    for name, (rate, _, difference, cosine) in rows.items():
+        if rate.startswith("not run"):
+            continue
+        assert int(rate.replace(",", "")) > 0
+        if "int8" in name:
+            assert 1e-6 < float(difference) < 0.1
+            assert 0.99 < float(cosine) < 1
+        elif "bf16" not in name:
+            assert float(difference) <= 1e-6, name
+            assert float(cosine) == 1.0, name
+    shares = [float(share.rstrip("%")) for _, share in table(tmp_path, "encode-small.json", 1).values()]
+    assert sum(shares) == pytest.approx(100, abs=0.3)
+    assert "| ours fp32 |" in result.output
+
+
+@pytest.mark.heavy
+def test_kernel_gives_rates_and_the_cost_of_a_step(invoke: Callable[..., Result], tmp_path: Path) -> None:
+    invoke("kernel", "--shape", "small", "--runs", "1")
+    rows = json.loads((tmp_path / "kernel-small.json").read_bytes())["tables"][0]["rows"]
+    ((_, *cells),) = [row for row in rows if row[1] == "fp32"]  # there is one in bf16 too, where the processor has it
+    assert re.fullmatch(r"[\d,]+ \(batch \d+\)", cells[3])
+    assert cells[6] == "0.00%"
+    steps = table(tmp_path, "kernel-small.json", 1)
+    assert set(steps) == {"step-wise", "onnxruntime"}
+    assert int(steps["step-wise"][9]) > int(steps["step-wise"][0]) > 0  # 512 rows and one
+
+
+def test_graphs_are_compared_with_the_native_one(invoke: Callable[..., Result], tmp_path: Path) -> None:
+    invoke("graphs", "--shape", "small", "--runs", "1")
+    for number in (0, 1):
+        rows = table(tmp_path, "graphs-small.json", number)
+        assert set(rows) == set(VARIANTS)
+        assert rows["native"][1:] == ["1.00 (1.00 to 1.00)", "0.0e+00"]
+        assert float(rows["portable"][2]) <= 1e-6 < float(rows["int8"][2]) < 0.1
+
+
+def test_tokenize_gives_a_ratio(invoke: Callable[..., Result], tmp_path: Path) -> None:
+    invoke("tokenize", "--runs", "1")
+    rows = table(tmp_path, "tokenize.json")
+    assert len(rows) == 3
+    assert all(re.fullmatch(r"\d+\.\d\d \(.*\)", ratio) for _, ratio in rows.values())
+
+
+def test_host_gives_the_rate_of_all_but_the_engine(invoke: Callable[..., Result], tmp_path: Path) -> None:
+    invoke("host", "--shape", "small", "--runs", "1")
+    rates = table(tmp_path, "host-small.json")
+    assert {"`encode_tokens`", "`encode_dataset`, 4 shards"} < set(rates)
+    steps = table(tmp_path, "host-small.json", 1)
+    assert {"find the distinct rows", "gather batches", "check vectors", "write"} < set(steps)
+    assert all(int(rate.replace(",", "")) > 0 for *_, rate in [*rates.values(), *steps.values()])
+
+
+@pytest.mark.heavy
+def test_memory_runs_whole_processes(invoke: Callable[..., Result], tmp_path: Path) -> None:
+    invoke("memory", "--shape", "small", "--rows", "70", "--times", "10", "--shard-rows", "70")
+    rows = table(tmp_path, "memory-small.json")
+    assert set(rows) == {"memory-mapped", "streamed"}
+    assert all(float(ratio) > 0.5 for _, _, ratio in rows.values())
+
+
+@pytest.mark.heavy
+def test_ray_writes_the_same_as_one_process(invoke: Callable[..., Result], tmp_path: Path) -> None:
+    pytest.importorskip("ray", reason="Ray is not installed: pip install lengthwise[ray]")
+    invoke("cluster", "--shape", "small", "--rows", "200", "--shard-rows", "70", "--runs", "1")
+    assert [name.split(",")[0] for name in table(tmp_path, "cluster-small.json")] == ["one process", "Ray"]
+    sizes = table(tmp_path, "cluster-small.json", 1)
+    assert 256 * 4 * 0.8 < int(sizes["a row"][0].replace(",", "")) < 256 * 4 * 1.5
+
+
+def test_ratios_are_round_by_round(monkeypatch: pytest.MonkeyPatch) -> None:
+    harness = importlib.import_module("lengthwise.cli.benchmarks.harness")
+    assert harness.ratios([1.0, 2.0, 4.0], [2.0, 6.0, 4.0]) == "2.00 (1.00 to 3.00)"
+    order: list[str] = []
+    seconds = harness.in_turn({name: lambda name=name: order.append(name) for name in "ab"}, 2, "test")
+    assert order == list("ababab")
+    assert {name: len(found) for name, found in seconds.items()} == {"a": 2, "b": 2}
+
+
+def test_a_corpus_that_is_not_there(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    corpora = importlib.import_module("lengthwise.cli.benchmarks.corpora")
+    monkeypatch.setattr(corpora, "WORDNET", tmp_path)
+    monkeypatch.setattr(corpora, "FORTUNES", tmp_path)
+    main = importlib.import_module("lengthwise.cli.benchmark").main
+    for name, package in (("glosses", "wordnet-base"), ("fortunes", "fortunes")):
+        result = CliRunner().invoke(main, ["tokenize", "--corpus", name])
+        assert result.exit_code == 2
+        assert f"apt-get install {package}" in result.stderr
+
+
+@pytest.mark.heavy
+def test_the_server_against_others(invoke: Callable[..., Result], tmp_path: Path) -> None:
+    invoke("serve", "--shape", "small", "--seconds", "0.5", "--overload", "1", "--soak", "1", "--runs", "1")
+    rates = table(tmp_path, "serve-small.json")
+    assert {name.partition(",")[0] for name in rates} == {"batch encoding", "ours", "fastapi", "litserve"}
+    assert all(int(rate.replace(",", "")) > 0 for rate, *_ in rates.values())
+    assert table(tmp_path, "serve-small.json", 4)["without an answer"] == [0]
+    assert table(tmp_path, "serve-small.json", 5)["answers"][0].endswith(" x 200")

@@ -1,0 +1,45 @@
+"""export_model.py on an artifact, and for Triton."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from helpers.cli import Invoke, refusal
+from helpers.files import contents
+
+
+def test_an_export_goes_to_triton_at_once_or_once_it_was_validated(
+    trained: Path, tmp_path: Path, invoke: Invoke
+) -> None:
+    folder, models = tmp_path / "an artifact", tmp_path / "models"
+    override = f"export.output={folder}"
+    result = invoke("export_model", trained, "--set", override, "--triton", models, "--variant", "portable")
+    assert result.exit_code == 0, result.stderr
+    assert f"triton      {models / 'an_artifact'}: tritonserver --model-repository={models}" in result.stdout
+    assert sorted(contents(models)) == ["an_artifact/1/model.onnx", "an_artifact/config.pbtxt"]
+    written = models / "an_artifact" / "1" / "model.onnx"
+    assert written.read_bytes() == (folder / "onnx/model_portable.onnx").read_bytes()
+    assert invoke("validate_export", folder, "--runtimes", "onnxruntime cpu").exit_code == 0
+    before = contents(folder)
+    result = invoke("export_model", folder, "--triton", models, "--triton-name", "vectors", "--triton-batch", "5")
+    assert result.exit_code == 0, result.stderr
+    assert result.stdout == f"triton      {models / 'vectors'}: tritonserver --model-repository={models}\n"
+    assert (models / "vectors" / "1" / "model.onnx").read_bytes() == before["onnx/model.onnx"]
+    assert "max_batch_size: 5\n" in (models / "vectors" / "config.pbtxt").read_text()
+    assert contents(folder) == before
+    assert "has no graph 'int4'" in refusal(invoke("export_model", folder, "--triton", models, "--variant", "int4"))
+
+
+def test_a_folder_is_no_run_to_export(artifact_folder: Path, trained: Path, invoke: Invoke) -> None:
+    def usage(*arguments: Any) -> str:
+        result = invoke("export_model", *arguments)
+        assert (result.exit_code, result.stdout) == (2, "")
+        return result.stderr
+
+    assert "give the YAML file of a run, or --triton DIR for an artifact" in " ".join(usage(artifact_folder).split())
+    with_set = usage(artifact_folder, "--triton", artifact_folder.parent / "models", "--set", "export.output=x")
+    assert "--set changes a setting of a run" in with_set
+    assert "need --triton DIR" in usage(trained, "--triton-name", "vectors")
+    message = refusal(invoke("export_model", artifact_folder.parent, "--triton", artifact_folder.parent / "models"))
+    assert "not an artifact (MANIFEST.json is missing)" in message

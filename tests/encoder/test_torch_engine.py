@@ -1,0 +1,162 @@
+"""The PyTorch engine: its devices and precisions, its workers, and a batch that does not fit."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from lengthwise.batching.plan import PACKED, STEPWISE
+from lengthwise.config import EncoderConfig
+from lengthwise.encoder.model import PackedEncoder, seeded_encoder
+from lengthwise.encoder.torch_engine import TorchEngine, cpu_has_bf16
+from lengthwise.errors import LengthwiseError
+
+LENGTHS = np.array([3, 2, 5, 1, 5], np.int64)
+IDS = np.random.default_rng(0).integers(0, 20, (5, 5))
+
+
+@pytest.fixture
+def encoder(encoder_config: Callable[..., EncoderConfig]) -> PackedEncoder:
+    return seeded_encoder(encoder_config(num_layers=2, bidirectional=True, vocab_size=20), 0)
+
+
+def packed(encoder: PackedEncoder) -> Any:
+    with torch.inference_mode():
+        return encoder(torch.from_numpy(IDS), torch.from_numpy(LENGTHS)).numpy()
+
+
+def test_vectors_are_the_packed_encoders(encoder: PackedEncoder) -> None:
+    engine = TorchEngine(encoder)
+    assert (engine.name, engine.costs, engine.reference, engine.config) == ("torch cpu", STEPWISE, None, encoder.config)
+    vectors = engine.encode_batch(IDS, LENGTHS)
+    assert vectors.dtype == np.float32
+    np.testing.assert_allclose(vectors, packed(encoder), atol=1e-6, rtol=0)
+
+
+def test_bf16_is_near_and_has_a_reference(encoder: PackedEncoder, caplog: pytest.LogCaptureFixture) -> None:
+    engine = TorchEngine(encoder, precision="bf16")
+    assert (engine.name, engine.costs) == ("torch cpu bf16", PACKED)
+    assert engine.reference is not None
+    for lengths in (LENGTHS, np.full(5, 5)):
+        vectors = engine.encode_batch(IDS, lengths)
+        assert vectors.dtype == np.float32
+        assert 0 < np.abs(vectors - engine.reference.encode_batch(IDS, lengths)).max() < 0.02
+    assert next(encoder.parameters()).dtype == torch.float32  # the encoder that was given is left as it was
+    assert ("no bfloat16 arithmetic" in caplog.text) != cpu_has_bf16()
+
+
+def test_devices_and_precisions_that_are_not_there(encoder: PackedEncoder, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(LengthwiseError, match=r"encode\.device is cuda.*cpu or auto"):
+        TorchEngine(encoder, "cuda")
+    with pytest.raises(LengthwiseError, match=r"encode\.precision is fp16.*fp32 or bf16"):
+        TorchEngine(encoder, "auto", "fp16")
+    assert TorchEngine(encoder, "auto").device.type == "cpu"
+
+
+@pytest.fixture
+def three_threads() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("three_threads")
+def test_workers_work_side_by_side_on_one_thread_each(encoder: PackedEncoder) -> None:
+    meeting = threading.Barrier(3, timeout=30)  # passes only where three are at work at once
+
+    def work(item: int) -> tuple[int, int]:
+        meeting.wait()
+        return item, torch.get_num_threads()
+
+    assert list(TorchEngine(encoder).run_all(work, range(6))) == [(item, 1) for item in range(6)]
+    assert torch.get_num_threads() == 3
+
+
+@pytest.mark.usefixtures("three_threads")
+def test_the_threads_come_back_when_a_batch_fails(encoder: PackedEncoder) -> None:
+    with pytest.raises(ZeroDivisionError):
+        list(TorchEngine(encoder).run_all(lambda item: 1 // item, [1, 0]))
+    assert torch.get_num_threads() == 3
+
+
+@pytest.mark.usefixtures("three_threads")
+def test_vectors_do_not_depend_on_the_number_of_workers() -> None:
+    encoder = seeded_encoder(EncoderConfig(vocab_size=500, embedding_dim=64, hidden_size=256, bidirectional=True), 0)
+    rng = np.random.default_rng(0)
+    batches = [(rng.integers(0, 500, (64, 9)), np.sort(rng.integers(1, 10, 64))[::-1].copy()) for _ in range(6)]
+    runs = []
+    for workers in (1, 3):
+        engine = TorchEngine(encoder, workers=workers)
+        runs.append(list(engine.run_all(lambda batch, e=engine: e.encode_batch(*batch), batches)))
+    np.testing.assert_array_equal(runs[0], runs[1])
+
+
+def test_the_encoder_may_go_on_changing(encoder_config: Callable[..., EncoderConfig]) -> None:
+    encoder = seeded_encoder(encoder_config(vocab_size=20, projection_dim=3, normalize=True), 0).train()
+    engines = [TorchEngine(encoder, precision=precision) for precision in ("fp32", "bf16")]
+    before = [engine.encode_batch(IDS, LENGTHS) for engine in engines]
+    with torch.no_grad():
+        for weight in encoder.parameters():
+            weight.zero_()
+    for engine, vectors in zip(engines, before, strict=True):
+        np.testing.assert_array_equal(engine.encode_batch(IDS, LENGTHS), vectors)
+    assert encoder.training
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        torch.OutOfMemoryError("CUDA out of memory"),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"),
+        RuntimeError("CUDA error: out of memory"),  # of page-locked memory
+        RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"),
+    ],
+)
+def test_a_batch_that_does_not_fit_is_halved(
+    encoder: PackedEncoder, caplog: pytest.LogCaptureFixture, error: Exception
+) -> None:
+    engine = TorchEngine(encoder)
+    right = engine.encode_batch(IDS, LENGTHS)
+    fits, seen = engine._encode, []
+
+    def limited(input_ids: Any, lengths: Any) -> Any:
+        seen.append(len(lengths))
+        if len(lengths) > 2:
+            raise error
+        return fits(input_ids, lengths)
+
+    engine._encode = limited
+    np.testing.assert_allclose(engine.encode_batch(IDS, LENGTHS), right, atol=1e-6, rtol=0)
+    assert seen == [5, 2, 3, 1, 2]
+    assert caplog.text.count("does not fit into memory; halved") == 2
+
+
+def test_one_row_that_does_not_fit_is_told(encoder: PackedEncoder, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = TorchEngine(encoder)
+
+    def full(*_: Any) -> Any:
+        raise MemoryError
+
+    monkeypatch.setattr(engine, "_encode", full)
+    with pytest.raises(
+        LengthwiseError, match=r"one text of 3 tokens does not fit .* of cpu; set tokenizer\.max_length"
+    ):
+        engine.encode_batch(IDS[:1], LENGTHS[:1])
+
+
+def test_other_errors_are_raised_as_they_are(encoder: PackedEncoder, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = TorchEngine(encoder)
+
+    def fail(*_: Any) -> Any:
+        raise RuntimeError("something else")
+
+    monkeypatch.setattr(engine, "_encode", fail)
+    with pytest.raises(RuntimeError, match="something else"):
+        engine.encode_batch(IDS, LENGTHS)

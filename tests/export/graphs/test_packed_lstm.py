@@ -1,0 +1,41 @@
+"""The packed LSTM operator: its eager body against nn.LSTM, and PyTorch's own checks of an operator."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from lengthwise.export.graphs.packed_lstm import OnnxOrderedLstm, packed_lstm
+from torch import nn
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
+
+
+@pytest.mark.parametrize("layers", [1, 3])
+@pytest.mark.parametrize("bidirectional", [False, True])
+def test_it_equals_a_packed_lstm(layers: int, bidirectional: bool) -> None:
+    torch.manual_seed(0)
+    lstm = nn.LSTM(5, 4, layers, bidirectional=bidirectional)
+    x, lengths = torch.randn(9, 6, 5), torch.tensor([3, 9, 1, 5, 5, 2])
+    packed, (hidden, _) = lstm(pack_padded_sequence(x, lengths, enforce_sorted=False))
+    states, _ = pad_packed_sequence(packed, total_length=9)
+    last = hidden[-(1 + bidirectional) :].transpose(0, 1).flatten(1)
+    found_states, found_last = OnnxOrderedLstm(lstm)(x, lengths.int())
+    torch.testing.assert_close(found_states, states, atol=1e-6, rtol=0)
+    torch.testing.assert_close(found_last, last, atol=1e-6, rtol=0)
+
+
+def test_weights_stand_in_the_order_that_onnx_reads() -> None:
+    lstm = nn.LSTM(1, 1)
+    with torch.no_grad():
+        lstm.weight_ih_l0.copy_(torch.tensor([[1.0], [2.0], [3.0], [4.0]]))  # i, f, g, o
+        lstm.bias_hh_l0.copy_(torch.tensor([5.0, 6.0, 7.0, 8.0]))
+    layer = OnnxOrderedLstm(lstm).layers[0]
+    assert layer.W.flatten().tolist() == [1, 4, 2, 3]  # i, o, f, c
+    assert layer.B[0, 4:].tolist() == [5, 8, 6, 7]
+
+
+@pytest.mark.parametrize("directions", [1, 2])
+def test_its_shapes_and_schema_are_what_it_says(directions: int) -> None:
+    weights = (torch.randn(directions, 16, 5), torch.randn(directions, 16, 4), torch.randn(directions, 32))
+    inputs = (torch.randn(7, 3, 5), torch.tensor([7, 1, 4], dtype=torch.int32), *weights)
+    checks = ("test_schema", "test_faketensor")
+    assert set(torch.library.opcheck(packed_lstm, inputs, test_utils=checks).values()) == {"SUCCESS"}

@@ -1,0 +1,172 @@
+"""The rewritten graphs: what is in them, and that 8 bits do not let a row see its batch."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from lengthwise.config import EncoderConfig
+from lengthwise.encoder.model import seeded_encoder
+from lengthwise.export.graphs.rewrite import (
+    REWRITES,
+    _Grid,
+    _quantize_rows,
+    to_fp16,
+    to_int8,
+    to_int8_dynamic,
+    to_portable,
+)
+from lengthwise.export.graphs.trace import trace_to_onnx
+from lengthwise.export.graphs.variants import NATIVE, VARIANTS
+from numpy.typing import NDArray
+from onnx import numpy_helper
+
+VOCAB = 40
+
+
+@pytest.fixture(scope="module")
+def native(encoder_config: Callable[..., EncoderConfig]) -> onnx.ModelProto:
+    config = encoder_config(num_layers=2, bidirectional=True, vocab_size=VOCAB)
+    return trace_to_onnx(seeded_encoder(config, 3), {"lengthwise.pooling": "mean"})
+
+
+def weights(model: onnx.ModelProto) -> dict[str, NDArray[Any]]:
+    return {item.name: numpy_helper.to_array(item) for item in model.graph.initializer}
+
+
+def metadata(model: onnx.ModelProto) -> dict[str, str]:
+    return {item.key: item.value for item in model.metadata_props}
+
+
+def nodes(model: onnx.ModelProto, op_type: str) -> list[onnx.NodeProto]:
+    return [node for node in model.graph.node if node.op_type == op_type]
+
+
+def test_every_variant_but_the_native_one_has_a_rewrite() -> None:
+    assert set(REWRITES) == set(VARIANTS) - {NATIVE}
+
+
+@pytest.mark.parametrize("name", sorted(REWRITES))
+def test_interface_and_metadata_stay_and_the_native_graph_is_left_alone(name: str, native: onnx.ModelProto) -> None:
+    before = native.SerializeToString(deterministic=True)
+    model = REWRITES[name](native)
+    assert native.SerializeToString(deterministic=True) == before
+    onnx.checker.check_model(model, full_check=True)
+    assert (model.graph.input, model.graph.output) == (native.graph.input, native.graph.output)
+    assert model.ir_version == native.ir_version
+    assert metadata(model)["lengthwise.pooling"] == "mean"
+    assert metadata(model)["lengthwise.variant"] == name
+    assert metadata(model)["lengthwise.independent_of_batch"] == str(VARIANTS[name].independent).lower()
+    domains = {item.domain: item.version for item in model.opset_import}
+    assert domains == {"": 18, **({"com.microsoft": 1} if VARIANTS[name].contrib else {})}
+    assert REWRITES[name](native).SerializeToString(deterministic=True) == model.SerializeToString(deterministic=True)
+    used = {value for node in model.graph.node for value in node.input}
+    assert set(weights(model)) <= used
+
+
+def test_the_portable_graph_tells_no_lstm_its_lengths_nor_a_direction(native: onnx.ModelProto) -> None:
+    model = to_portable(native)
+    lstms = nodes(model, "LSTM")
+    assert len(lstms) == 4
+    for node in lstms:
+        x, w, r, b, lengths, hidden, cell = node.input
+        assert (bool(x), lengths) == (True, "")
+        assert all(name in weights(model) for name in (w, r, b))
+        assert hidden == cell != ""
+        assert [item.name for item in node.attribute] == ["hidden_size"]
+    assert not {"Loop", "Scan", "If", "ReverseSequence"} & {node.op_type for node in model.graph.node}
+
+
+def test_a_portable_graph_of_one_direction_gathers_only_what_it_needs(
+    encoder_config: Callable[..., EncoderConfig],
+) -> None:
+    model = to_portable(trace_to_onnx(seeded_encoder(encoder_config(pooling="mean"), 0), {}))
+    counts = Counter(node.op_type for node in model.graph.node)
+    assert (counts["LSTM"], counts["Gather"], counts["Range"]) == (1, 1, 0)  # the embedding's Gather alone
+
+
+def test_half_precision_is_in_embedding_and_lstm_and_nowhere_else(native: onnx.ModelProto) -> None:
+    model = to_fp16(native)
+    found = weights(model)
+    assert {str(values.dtype) for name, values in found.items() if name.endswith(".fp16")} == {"float16"}
+    assert sum(values.size for values in found.values() if values.dtype == np.float32) <= 2
+    assert len(nodes(model, "LSTM")) == 2
+    assert model.graph.output[0].type.tensor_type.elem_type == onnx.TensorProto.FLOAT
+
+
+def test_eight_bit_weights_keep_seven_and_a_row_of_zeros_stays_zero(native: onnx.ModelProto) -> None:
+    model = to_int8(native)
+    lstms = nodes(model, "DynamicQuantizeLSTM")
+    assert len(lstms) == 2
+    assert not nodes(model, "LSTM")
+    found = weights(model)
+    for node in lstms:
+        for position in (1, 2):
+            values = found[node.input[position]]
+            assert values.dtype == np.int8
+            assert np.abs(values.astype(int)).max() == 63
+            assert (values[:, -2:] == 0).all()  # nothing reads the two columns that hold the range
+    quantized, scale = _quantize_rows(np.array([[[0.0, 0.0], [1.0, -0.25]]], np.float32))
+    np.testing.assert_array_equal(quantized, [[[0, 0], [63, -16]]])
+    assert (scale > 0).all()
+
+
+@given(low=st.floats(-100, 0), high=st.floats(0, 100), part=st.floats(0, 1))
+def test_the_grid_holds_zero_and_is_half_a_step_from_any_value(low: float, high: float, part: float) -> None:
+    grid = _Grid.between(low, high)
+    values = np.array([0, low + part * (high - low)], np.float32)
+    places = grid.round(values).astype(np.float32)
+    found = (places - np.float32(grid.zero_point)) * grid.scale
+    assert found[0] == 0
+    assert abs(found[1] - values[1]) <= 1.01 * float(grid.scale)  # half a step, and half at an end
+
+
+def session(model: onnx.ModelProto) -> onnxruntime.InferenceSession:
+    return onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+
+
+def run(opened: onnxruntime.InferenceSession, rows: list[list[int]], extra: int = 0) -> list[NDArray[np.float32]]:
+    columns = max(map(len, rows)) + extra
+    ids = np.array([row + [VOCAB - 1] * (columns - len(row)) for row in rows], np.int64)
+    mask = np.array([[1] * len(row) + [0] * (columns - len(row)) for row in rows], np.int64)
+    vectors, states = opened.run(None, {"input_ids": ids, "attention_mask": mask})
+    return [vectors, states]
+
+
+@pytest.fixture(scope="module")
+def sessions(native: onnx.ModelProto) -> dict[str, onnxruntime.InferenceSession]:
+    return {"fixed": session(to_int8(native)), "dynamic": session(to_int8_dynamic(native))}
+
+
+texts = st.lists(st.lists(st.integers(0, VOCAB - 1), min_size=1, max_size=12), min_size=2, max_size=6)
+
+
+@settings(max_examples=60, deadline=None)
+@given(rows=texts, extra=st.integers(0, 5))
+def test_over_fixed_ranges_a_row_alone_is_the_row_in_its_batch(
+    rows: list[list[int]], extra: int, sessions: dict[str, onnxruntime.InferenceSession]
+) -> None:
+    _, together = run(sessions["fixed"], rows, extra)
+    for index, row in enumerate(rows):
+        _, alone = run(sessions["fixed"], [row])
+        np.testing.assert_array_equal(together[index, : len(row)], alone[0])
+
+
+def test_over_the_batchs_own_range_it_is_not(sessions: dict[str, onnxruntime.InferenceSession]) -> None:
+    """Else the test above could not fail."""
+    rows = [[3, 4, 5], list(range(30))]
+    _, together = run(sessions["dynamic"], rows)
+    _, alone = run(sessions["dynamic"], rows[:1])
+    assert np.abs(together[0, :3] - alone[0]).max() > 1e-5
+
+
+def test_another_graph_than_the_native_one_is_refused(native: onnx.ModelProto) -> None:
+    with pytest.raises(ValueError, match="rewrite the native graph only"):
+        to_int8(to_portable(native))

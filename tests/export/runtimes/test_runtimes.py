@@ -1,0 +1,74 @@
+"""The runtimes and their own guards; of CUDA, see test_runtimes_cuda.py."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from lengthwise.export.graphs.variants import FP16, NATIVE, PORTABLE, VARIANTS
+from lengthwise.export.runtimes import NotRunnable, Runtime
+from lengthwise.export.runtimes.base import ONNX_FILES, check_output_names
+from lengthwise.export.runtimes.onnxruntime import OnnxRuntimeCpu, OnnxRuntimeCuda
+from lengthwise.export.runtimes.registry import RUNTIMES
+
+IDS, MASK = np.array([[2, 3, 4], [5, 6, 0]], np.int64), np.array([[1, 1, 1], [1, 0, 0]], np.int64)
+ONNX_FILE = VARIANTS[NATIVE].file
+CUDA, CPU = "CUDAExecutionProvider", "CPUExecutionProvider"
+
+
+def loaded(kind: type[Runtime], path: Path) -> Runtime:
+    """The runtime with a file loaded; skips, with the reason, where it is not installed."""
+    runtime = kind()
+    try:
+        runtime.load(path)
+    except NotRunnable as reason:
+        pytest.skip(f"{kind.name} was not run: {reason}")
+    return runtime
+
+
+PAIRS = [(kind, variant) for kind in RUNTIMES for variant in (NATIVE, PORTABLE) if variant in kind.files]
+
+
+@pytest.mark.parametrize(("kind", "variant"), PAIRS, ids=lambda value: getattr(value, "name", value))
+def test_each_runtime_gives_both_outputs_and_says_what_it_is(
+    kind: type[Runtime], variant: str, artifact_folder: Path
+) -> None:
+    runtime = loaded(kind, artifact_folder / kind.files[variant])
+    try:
+        vectors, states = runtime.run(IDS, MASK)
+        assert (vectors.dtype, states.dtype) == (np.float32, np.float32)
+        assert (vectors.shape, states.shape) == ((2, 12), (2, 3, 12))
+        assert all(runtime.describe().values())
+        again, _ = runtime.run(IDS[:1], MASK[:1])
+        if runtime.reads_lengths or variant == PORTABLE:
+            np.testing.assert_allclose(vectors[0], again[0], atol=1e-6)
+    finally:
+        runtime.close()
+    runtime.close()  # twice does no harm
+
+
+def test_names_are_distinct_and_files_are_of_known_variants() -> None:
+    assert len({runtime.name for runtime in RUNTIMES}) == len(RUNTIMES)
+    assert all(set(runtime.files) <= set(VARIANTS) for runtime in RUNTIMES)
+    assert OnnxRuntimeCuda.files == OnnxRuntimeCpu.files == ONNX_FILES
+
+
+def test_half_precision_is_not_taken_to_be_independent_of_the_batch_on_a_gpu() -> None:
+    assert OnnxRuntimeCuda.dependent == {FP16}
+    assert OnnxRuntimeCpu.dependent == set()
+    native = VARIANTS[NATIVE]
+    assert OnnxRuntimeCuda().tolerances(native) == (1e-5, 1e-5, native.cosine)
+
+
+def test_a_graph_whose_outputs_are_in_another_order_is_refused() -> None:
+    with pytest.raises(ValueError, match="in this order"):
+        check_output_names(["token_embeddings", "sentence_embedding"])
+
+
+def test_without_onnxruntime_it_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch, artifact_folder: Path) -> None:
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    for kind in (OnnxRuntimeCpu, OnnxRuntimeCuda):
+        with pytest.raises(NotRunnable, match=r"not installed; install lengthwise\[cpu\]"):
+            kind().load(artifact_folder / ONNX_FILE)

@@ -1,0 +1,90 @@
+"""Comparisons: what counts as a difference, and that every kind of it is found."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from lengthwise.export.runtimes import Outputs
+from lengthwise.export.validation.cases import GOLDEN, Case, Oracle
+from lengthwise.export.validation.compare import (
+    ALONE,
+    ANOTHER_ORDER,
+    MORE_PADDING,
+    Comparator,
+    Comparison,
+    scaled_difference,
+)
+from numpy.typing import NDArray
+
+from helpers.engines import Answer, Answering
+
+
+def sums(input_ids: NDArray[np.int64], attention_mask: NDArray[np.int64]) -> Outputs:
+    """Two states a token, an id over 10 and its negative; their sum is the vector."""
+    states = (input_ids * attention_mask)[:, :, None] / 10 * np.array([1.0, -1.0])
+    return states.sum(axis=1).astype(np.float32), states.astype(np.float32)
+
+
+CASE = Case("three rows", GOLDEN, np.array([[1, 2, 3], [4, 9, 9], [0, 0, 0]]), np.array([3, 1, 0]))
+ORACLE = Oracle(*sums(CASE.input_ids, CASE.attention_mask))
+
+
+def compared(answer: Answer, of_interest: tuple[str, ...] = ()) -> Comparison:
+    tally = Comparator(Answering(answer), vocab_size=10, of_interest=of_interest)
+    tally.compare(CASE, ORACLE)
+    return tally.result()
+
+
+def test_differences_are_absolute_up_to_one_and_relative_above() -> None:
+    right = np.array([[0.5, 0.1], [100.0, 0.0]], np.float32)
+    found = right + np.float32(0.25)
+    np.testing.assert_allclose(scaled_difference(found, right), [[0.25, 0.25], [0.0025, 0.0025]])
+    assert scaled_difference(found[:1], right).tolist() == [np.inf]
+
+
+def test_what_is_right_is_compared_in_every_way() -> None:
+    found = compared(sums)
+    assert (found.difference, found.batch_difference, found.p99_difference) == (0, 0, 0)
+    assert found.cosine is not None
+    assert math.isclose(found.cosine, 1)
+    assert [(result.group, result.of_batch) for result in found.cases] == [
+        (GOLDEN, False),
+        (MORE_PADDING, True),
+        (ANOTHER_ORDER, True),
+        *[(ALONE, True)] * 2,
+    ]
+    assert {result.case for result in found.cases} >= {"three rows: row 0 alone", "three rows: row 2 alone"}
+
+
+def test_an_error_against_the_oracle_is_not_one_between_batches() -> None:
+    def off(input_ids: NDArray[np.int64], attention_mask: NDArray[np.int64]) -> Outputs:
+        vectors, states = sums(input_ids, attention_mask)
+        return vectors + np.float32(0.25), states
+
+    found = compared(off)
+    assert (found.difference, found.batch_difference) == (0.25, 0)
+
+
+def test_a_row_that_depends_on_its_batch_is_an_error_between_batches() -> None:
+    def off(input_ids: NDArray[np.int64], attention_mask: NDArray[np.int64]) -> Outputs:
+        vectors, states = sums(input_ids, attention_mask)
+        return vectors + np.float32(0.25) * (len(input_ids) != 3), states
+
+    found = compared(off)
+    assert (found.difference, found.batch_difference) == (0, 0.25)
+    assert all(result.difference == 0 for result in found.cases if result.group != ALONE)
+
+
+def test_each_row_of_interest_is_kept() -> None:
+    assert compared(sums).rows == ()
+    rows = compared(sums, (GOLDEN,)).rows
+    assert [(row.case, row.row, row.length, row.difference) for row in rows] == [
+        ("three rows", 0, 3, 0),
+        ("three rows", 1, 1, 0),
+    ]
+    assert all(math.isclose(row.cosine, 1) for row in rows)
+
+
+def test_nothing_compared_is_nothing_found() -> None:
+    assert Comparator(Answering(sums), 10).result() == Comparison()

@@ -1,0 +1,59 @@
+"""Every shape of an encoder: exported whole, every file of it judged on every runtime that needs no installation."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from lengthwise.config import EncoderConfig
+from lengthwise.encoder.model import seeded_encoder
+from lengthwise.export.artifact.build import build_artifact
+from lengthwise.export.graphs.variants import VARIANTS
+from lengthwise.export.runtimes.onnxruntime import OnnxRuntimeCuda
+from lengthwise.export.runtimes.pytorch import PyTorchCuda
+from lengthwise.export.runtimes.registry import RUNTIMES
+from lengthwise.export.validation.validate import validate_artifact
+from lengthwise.tokens.tokenizer import TextTokenizer
+
+RUNTIMES_HERE = [kind for kind in RUNTIMES if not kind.optional]
+LAYERS, POOLINGS = (1, 2, 3), ("last", "mean", "max", "sum")
+HEADS = {"plain": (None, False), "projected": (5, False), "normalised": (None, True), "both": (5, True)}
+
+
+def configurations() -> list[Any]:
+    """All 96; each LSTM of one or two layers is run with one head in every test run, the rest in a whole one."""
+    found = []
+    for layers, bidirectional, pooling in itertools.product(LAYERS, (False, True), POOLINGS):
+        usual = (layers + 2 * bidirectional + POOLINGS.index(pooling)) % len(HEADS)
+        for position, (name, head) in enumerate(HEADS.items()):
+            marks = pytest.mark.slow if position == usual and layers < max(LAYERS) else pytest.mark.heavy
+            label = f"{layers}-{'bi' if bidirectional else 'uni'}directional-{pooling}-{name}"
+            found.append(pytest.param(layers, bidirectional, pooling, *head, marks=marks, id=label))
+    return found
+
+
+@pytest.mark.parametrize(("layers", "bidirectional", "pooling", "projection", "normalize"), configurations())
+def test_every_configuration_is_the_same_function_everywhere(
+    layers: int,
+    bidirectional: bool,
+    pooling: str,
+    projection: int | None,
+    normalize: bool,
+    tmp_path: Path,
+    tokenizer: TextTokenizer,
+    encoder_config: Callable[..., EncoderConfig],
+) -> None:
+    shape = {"num_layers": layers, "bidirectional": bidirectional, "pooling": pooling}
+    config = encoder_config(**shape, projection_dim=projection, normalize=normalize)
+    artifact = build_artifact(seeded_encoder(config, 1), tokenizer, tmp_path / "artifact")
+    validation = validate_artifact(artifact, RUNTIMES_HERE)
+    assert validation.passed, [(v.runtime, v.variant, v.reason) for v in validation.failed]
+    assert (validation.control.status == "failed") == validation.lengths_matter
+    passed = {(v.runtime, v.variant) for v in validation.verdicts if v.status == "passed"}
+    for kind in RUNTIMES_HERE:
+        if kind not in (OnnxRuntimeCuda, PyTorchCuda):
+            kept = {variant for variant in kind.files if VARIANTS[variant].independent}
+            assert {variant for runtime, variant in passed if runtime == kind.name} == kept

@@ -1,0 +1,227 @@
+"""Reports: for programs and for people, from the same verdicts."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from lengthwise.export.graphs.variants import FP16, INT8_DYNAMIC, NATIVE, PORTABLE, VARIANTS
+from lengthwise.export.runtimes.base import Tolerances
+from lengthwise.export.validation.compare import CaseResult, Comparison, RowDeviation
+from lengthwise.export.validation.report import (
+    control_line,
+    deployment_table,
+    matrix,
+    overview,
+    validation_to_json,
+    validation_to_markdown,
+    verdict_table,
+    worst_by_group,
+)
+from lengthwise.export.validation.validate import Validation, Verdict
+
+EXACT = Tolerances(1e-6, 1e-6, 0.99999)
+
+
+def verdict(runtime: str, variant: str, status: Any, comparison: Comparison = Comparison(), **changes: Any) -> Verdict:
+    default = {"reason": "", "known": False, "tolerances": EXACT, "environment": {"version": "1"}}
+    return Verdict(runtime, variant, VARIANTS[variant].file, status, comparison=comparison, **{**default, **changes})
+
+
+def compared(difference: float, batch: float = 1e-7, cosine: float | None = 0.99999999, **changes: Any) -> Comparison:
+    cases = (CaseResult("5 x unsorted", "unsorted", False, 1e-7), CaseResult("golden", "golden", False, difference))
+    more = (CaseResult("golden: more padding", "more padding", True, batch),)
+    return Comparison(difference, batch, difference, cosine, (*cases, *more), **changes)
+
+
+PASSED = verdict("onnxruntime cpu", NATIVE, "passed", compared(2e-7), environment={"onnxruntime": "1.0"})
+FAILED = verdict(
+    "torchscript", NATIVE, "failed", compared(float("inf"), cosine=None), reason="golden: off by inf | twice"
+)
+ABSENT = verdict("onnxruntime cuda", NATIVE, "not run", reason="no GPU; get one")
+CONTROL = verdict("control", NATIVE, "failed", compared(0.39, cosine=0.87), reason="golden: off by 0.39")
+DEAF = verdict("openvino", NATIVE, "failed", compared(0.36), reason="ignores the lengths", known=True)
+HEARS = verdict("openvino", PORTABLE, "passed", compared(3e-7))
+REFUSED = verdict("onnx reference", INT8_DYNAMIC, "refused", reason="it has no such operator", known=True)
+HALF = verdict(
+    "onnxruntime cpu", FP16, "passed",
+    compared(2e-4, rows=(RowDeviation("golden", 0, 3, 1e-4, 0.9999), RowDeviation("texts 0 to 1", 1, 9, 2e-4, 0.9998))),
+    tolerances=Tolerances(0.01, 1e-6, 0.999),
+)  # fmt: skip
+DEPENDENT = verdict(
+    "onnxruntime cpu", INT8_DYNAMIC, "failed", compared(1e-3, batch=2e-3), known=True, reason="depends on its batch",
+    tolerances=Tolerances(0.1, 1e-6, 0.99),
+)  # fmt: skip
+
+
+def validation(
+    *verdicts: Verdict, control: Verdict = CONTROL, lengths_matter: bool = True, **changes: Any
+) -> Validation:
+    return Validation(verdicts, control, lengths_matter, **changes)
+
+
+def strict(text: str) -> Any:
+    def refuse(constant: str) -> None:
+        raise AssertionError(f"{constant} is not JSON")
+
+    return json.loads(text, parse_constant=refuse)
+
+
+def test_json_is_strict_json_with_what_was_measured() -> None:
+    speeds = {"onnxruntime cpu": {NATIVE: {"1 x 32": 2.0}}}
+    record = strict(validation_to_json(validation(PASSED, HALF, FAILED, ABSENT, speeds=speeds)))
+    assert record["passed"] is False
+    assert record["recommended"] == {"onnxruntime cpu": NATIVE}
+    assert record["milliseconds"] == speeds
+    first, half, failed, absent = record["verdicts"]
+    assert [v["status"] for v in record["verdicts"]] == ["passed", "passed", "failed", "not run"]
+    assert first["comparison"]["difference"] == 2e-7
+    assert first["comparison"]["groups"] == {"unsorted": 1e-7, "golden": 2e-7, "more padding": 1e-7}
+    assert first["comparison"]["comparisons"] == 3
+    assert first["comparison"]["worst"][0] == {
+        "case": "golden",
+        "group": "golden",
+        "of_batch": False,
+        "difference": 2e-7,
+    }
+    assert first["tolerances"] == {"difference": 1e-6, "batch": 1e-6, "cosine": 0.99999}
+    assert [row["row"] for row in half["comparison"]["rows"]] == [0, 1]
+    assert failed["comparison"]["difference"] == "inf"
+    assert absent["comparison"]["difference"] is None
+    assert strict(validation_to_json(validation(PASSED, ABSENT)))["passed"] is True
+
+
+def test_rows_stand_in_the_json_once_a_graph() -> None:
+    other = replace(HALF, runtime="onnxruntime-node")
+    first, again = strict(validation_to_json(validation(HALF, other)))["verdicts"]
+    assert (len(first["comparison"]["rows"]), len(again["comparison"]["rows"])) == (2, 0)
+
+
+def test_the_headline_names_what_failed_and_what_was_not_run() -> None:
+    assert "**Failed**: torchscript (native)." in validation_to_markdown(validation(PASSED, FAILED, ABSENT))
+    passed = validation_to_markdown(validation(PASSED, DEAF, HEARS, ABSENT))
+    assert "**Passed** on 2 runtimes" in passed
+    assert "Not run: onnxruntime cuda." in passed
+    assert "cannot tell when lengths are ignored" in validation_to_markdown(validation(PASSED, control=PASSED))
+    assert "**Nothing passed**" in validation_to_markdown(validation(ABSENT))
+    assert "no graph in float32 passed on onnx reference" in validation_to_markdown(validation(PASSED, REFUSED))
+    itself = verdict("pytorch (packed batches)", NATIVE, "failed", compared(5e-5))
+    itself = replace(itself, file="model.safetensors")
+    assert "PyTorch itself, in batches, is 5.0e-05 from" in validation_to_markdown(validation(PASSED, itself))
+
+
+def test_what_to_deploy_is_what_passed_and_says_what_is_wrong_there() -> None:
+    rows = deployment_table(validation(PASSED, DEAF, HEARS, FAILED, ABSENT))[2:]
+    assert rows == [
+        "| onnxruntime cpu | **`onnx/model.onnx`** | 2.0e-07 |  |",
+        "| openvino | **`onnx/model_portable.onnx`** | 3.0e-07 | `onnx/model.onnx`, wrong here |",
+        "| torchscript | **nothing passed** | | `onnx/model.onnx` |",
+    ]
+
+
+def test_the_matrix_has_a_cell_for_each_pair_and_brackets_what_was_known() -> None:
+    lines = matrix([PASSED, HALF, DEPENDENT, ABSENT, DEAF, HEARS, REFUSED])
+    assert len({line.count("|") for line in lines}) == 1
+    assert lines[0] == "| runtime | native | portable | fp16 | int8_dynamic |"
+    assert lines[2:] == [
+        "| onnxruntime cpu | ✓ 2.0e-07 | – | ✓ 2.0e-04 | (✗) 2.0e-03 by its batch |",
+        "| onnxruntime cuda | not run | – | – | – |",
+        "| openvino | (✗) 3.6e-01 | ✓ 3.0e-07 | – | – |",
+        "| onnx reference | – | – | – | (refuses) |",
+    ]
+    assert matrix([FAILED])[2] == "| torchscript | ✗ inf |"
+
+
+def test_a_failures_cell_shows_what_decided() -> None:
+    def cell(comparison: Comparison, **changes: Any) -> str:
+        return matrix([verdict("openvino", NATIVE, "failed", comparison, **changes)])[2].split("| ")[2].strip(" |")
+
+    assert cell(compared(0.5)) == "✗ 5.0e-01"
+    assert cell(compared(0.0, cosine=0.9)) == "✗ cosine 0.9000"
+    assert cell(compared(0.0, cosine=float("nan"))) == "✗ cosine nan"
+    assert cell(compared(0.0, batch=1e-3)) == "✗ 1.0e-03 by its batch"
+    assert cell(compared(0.0), environment={}) == "✗ error"
+    assert cell(compared(0.0), known=True) == "(✗) by its batch"
+
+
+def test_the_overview_is_a_line_a_runtime() -> None:
+    lines = overview(validation(PASSED, DEPENDENT, ABSENT, DEAF, HEARS, FAILED))
+    assert lines == [
+        "passed      onnxruntime cpu: native ✓ 2.0e-07, int8_dynamic (✗) 2.0e-03 by its batch; use native",
+        "not run     onnxruntime cuda: no GPU; get one",
+        "passed      openvino: native (✗) 3.6e-01, portable ✓ 3.0e-07; use portable",
+        "failed      torchscript: native ✗ inf; nothing passed in float32",
+    ]
+
+
+def test_reasons_are_told_and_the_worst_cases_come_first() -> None:
+    report = validation_to_markdown(validation(PASSED, DEAF, HEARS, REFUSED, ABSENT), picture="heat.png")
+    assert "- openvino, native: failed, as known: ignores the lengths" in report
+    assert "- onnx reference, int8_dynamic: refused, as known: it has no such operator" in report
+    assert "- onnxruntime cuda, native: not run: no GPU; get one" in report
+    assert report.index("golden | 2.00e-07") < report.index("5 x unsorted | 1.00e-07")
+    assert "](heat.png)" in report
+    assert "](heat.png)" not in validation_to_markdown(validation(PASSED))
+    assert "Everything passed." in validation_to_markdown(validation(PASSED))
+
+
+def test_lower_precision_is_told_row_by_row() -> None:
+    report = validation_to_markdown(validation(PASSED, HALF))
+    assert "| onnxruntime cpu | fp16 | 2 | 1.5e-04 / 1.9e-04 / 2.0e-04 | 0.999850 /" in report
+    assert "| 0 | 3 | 1.0e-04, cosine 0.999900 |" in report
+    assert "Below float32" not in validation_to_markdown(validation(PASSED))
+
+
+def test_speed_is_told_against_the_native_graph() -> None:
+    speeds = {"onnxruntime cpu": {NATIVE: {"1 x 32": 3.0}, PORTABLE: {"1 x 32": 2.0}}, "torchscript": {}}
+    speeds["torchscript"] = {NATIVE: {"1 x 32": 1.0}}
+    report = validation_to_markdown(validation(PASSED, speeds=speeds))
+    assert "| onnxruntime cpu | portable | 2.00 (1.50) |" in report
+    assert "| torchscript | native | 1.00 (1.00) |" in report
+    assert "## Speed" not in validation_to_markdown(validation(PASSED))
+
+
+def test_the_table_has_as_many_cells_in_each_row_and_never_calls_an_absent_runtime_passed() -> None:
+    lines = verdict_table([PASSED, FAILED, ABSENT])
+    assert len({line.count("|") for line in lines}) == 1
+    assert "not run: no GPU; get one" in lines[-1]
+    assert "passed" not in lines[-1]
+
+
+def test_groups_are_in_their_first_order_each_with_its_worst() -> None:
+    cases = [CaseResult("a", "x", False, 1.0), CaseResult("b", "y", False, 3.0), CaseResult("c", "x", False, 2.0)]
+    assert list(worst_by_group(cases).items()) == [("x", 2.0), ("y", 3.0)]
+
+
+def test_a_value_that_is_not_a_number_can_be_written_down() -> None:
+    spoilt = replace(FAILED, comparison=compared(1.0, cosine=float("nan")))
+    assert strict(validation_to_json(validation(spoilt)))["verdicts"][0]["comparison"]["cosine"] == "nan"
+    assert "| nan |" in validation_to_markdown(validation(spoilt))
+
+
+def test_only_failures_that_were_not_known_fail_and_the_control_is_not_one() -> None:
+    assert validation(PASSED, FAILED, ABSENT).failed == (FAILED,)
+    assert not validation(PASSED, FAILED, ABSENT).passed
+    assert validation(PASSED, ABSENT, DEAF, HEARS, DEPENDENT).passed
+    assert not validation(PASSED, REFUSED).passed
+    assert validation(PASSED, REFUSED).without_graph == ("onnx reference",)
+
+
+@pytest.mark.parametrize("verdicts", [(HALF,), (DEAF,), (ABSENT,), (DEPENDENT,)])
+def test_nothing_below_float32_and_nothing_that_did_not_pass_is_recommended(verdicts: tuple[Verdict, ...]) -> None:
+    assert validation(*verdicts).recommended == {}
+
+
+def test_nothing_has_passed_if_the_comparisons_cannot_see_lengths_that_matter() -> None:
+    assert not validation(PASSED, control=PASSED).passed
+    assert validation(PASSED, control=PASSED, lengths_matter=False).passed
+
+
+def test_the_control_says_whether_the_comparisons_see_lengths() -> None:
+    assert "was caught: off by 0.39, cosine down to 0.87." in control_line(validation())
+    assert "cannot be relied on" in control_line(validation(control=PASSED))
+    assert "say nothing about lengths" in control_line(validation(control=PASSED, lengths_matter=False))
+    crashed = replace(CONTROL, comparison=Comparison(), environment={}, reason="RuntimeError after loading: no")
+    assert "could not be run (RuntimeError after loading: no)" in control_line(validation(control=crashed))

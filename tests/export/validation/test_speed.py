@@ -1,0 +1,66 @@
+"""What a batch takes: every graph is measured on every batch, and nothing stays open."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from lengthwise.export.graphs.variants import NATIVE, PORTABLE, VARIANTS
+from lengthwise.export.runtimes import Outputs, Runtime
+from lengthwise.export.validation import speed
+from lengthwise.export.validation.speed import BATCHES, batch_name, measure_speed
+from numpy.typing import NDArray
+
+EVENTS: list[str] = []
+
+
+class Counting(Runtime):
+    """Notes what is done with it; the portable graph takes longer."""
+
+    name = "counting"
+
+    def load(self, path: Path) -> None:
+        self._path = path.name
+        EVENTS.append(f"load {path.name}")
+
+    def run(self, input_ids: NDArray[np.int64], attention_mask: NDArray[np.int64]) -> Outputs:
+        assert input_ids.max() < 7
+        assert (attention_mask == 1).all()
+        EVENTS.append(f"run {input_ids.shape}")
+        sum(range(200_000 if "portable" in self._path else 1))
+        return np.zeros((1, 1), np.float32), np.zeros((1, 1, 1), np.float32)
+
+    def describe(self) -> dict[str, str]:
+        return {}
+
+    def close(self) -> None:
+        EVENTS.append("close")
+
+
+def test_each_graph_is_measured_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(speed, "_SECONDS", 0.01)
+    EVENTS.clear()
+    found = measure_speed([(Counting, VARIANTS[NATIVE]), (Counting, VARIANTS[PORTABLE])], Path(), vocab_size=7)
+    assert set(found["counting"]) == {NATIVE, PORTABLE}
+    for times in found["counting"].values():
+        assert list(times) == [batch_name(*batch) for batch in BATCHES] == ["1 x 32", "32 x 32"]
+        assert all(milliseconds > 0 for milliseconds in times.values())
+    native, portable = found["counting"][NATIVE], found["counting"][PORTABLE]
+    assert native["1 x 32"] < portable["1 x 32"]
+    loads = [event.removeprefix("load ") for event in EVENTS if event.startswith("load")]
+    assert loads == ["model.onnx", "model_portable.onnx"]
+    assert EVENTS.count("close") == 2
+
+
+def test_a_pair_that_fails_is_left_out_closed_and_told(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(*_: object) -> Outputs:
+        raise RuntimeError("out of memory")
+
+    monkeypatch.setattr(Counting, "run", fail)
+    EVENTS.clear()
+    assert measure_speed([(Counting, VARIANTS[NATIVE])], Path(), vocab_size=7) == {}
+    assert EVENTS[-1] == "close"
+    assert "counting, native: its speed was not measured (out of memory)" in caplog.text

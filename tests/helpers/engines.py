@@ -1,0 +1,55 @@
+"""An engine and a runtime without a model: what they compute is known."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from types import MappingProxyType
+
+import numpy as np
+from lengthwise.batching.plan import STEPWISE
+from lengthwise.config import EncoderConfig
+from lengthwise.export.graphs.variants import NATIVE
+from lengthwise.export.runtimes import Outputs, Runtime
+from numpy.typing import NDArray
+
+Answer = Callable[[NDArray[np.int64], NDArray[np.int64]], Outputs]
+
+
+class LookupEngine:
+    """An engine of NumPy alone: the mean of a table's rows, to which a row's padding would show."""
+
+    name, costs, reference = "lookup", STEPWISE, None
+    run_all = staticmethod(map)
+
+    def __init__(self, config: EncoderConfig) -> None:
+        self.config = config
+        self.batches = self.rows = 0
+        self.table = np.random.default_rng(0).normal(size=(config.vocab_size, config.dim))
+
+    def encode_batch(self, input_ids: NDArray[np.int64], lengths: NDArray[np.int64]) -> NDArray[np.float32]:
+        self.batches += 1
+        self.rows += len(lengths)
+        assert input_ids.dtype == lengths.dtype == np.int64
+        assert lengths.min() >= 1
+        assert input_ids.shape == (len(lengths), lengths.max())
+        rows = zip(input_ids, lengths, strict=True)
+        return np.stack([self.table[ids[:length]].mean(axis=0) for ids, length in rows]).astype(np.float32)
+
+
+class Answering(Runtime):
+    """A runtime made of a function."""
+
+    name, files = "answering", MappingProxyType({NATIVE: "nothing"})
+
+    def __init__(self, answer: Answer) -> None:
+        self._answer = answer
+
+    def load(self, path: Path) -> None:
+        return
+
+    def run(self, input_ids: NDArray[np.int64], attention_mask: NDArray[np.int64]) -> Outputs:
+        return self._answer(input_ids, attention_mask)
+
+    def describe(self) -> dict[str, str]:
+        return {}

@@ -1,0 +1,52 @@
+"""Runs in memory: their configuration, their input, and what they wrote."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from lengthwise.config import RunConfig
+from lengthwise.data.dataset import Source
+from lengthwise.run.local import EncodeReport, encode_dataset
+from lengthwise.tokens.tokenizer import TextTokenizer
+from numpy.typing import NDArray
+
+
+def run_config(output: Path, path: str | Path = "memory", **sections: dict[str, Any]) -> RunConfig:
+    """A run with shards of three rows, unless the sections say otherwise."""
+    given_sections = {
+        "dataset": {"path": str(path), "shard_rows": 3},
+        "model": {"path": "model"},
+        "encode": {"output": str(output)},
+    }
+    names = given_sections.keys() | sections.keys()
+    return RunConfig.model_validate(
+        {name: {**given_sections.get(name, {}), **sections.get(name, {})} for name in names}
+    )
+
+
+def source_of(texts: Sequence[str | None], run: RunConfig, **columns: Any) -> Source:
+    features = datasets.Features.from_arrow_schema(pa.schema({"text": pa.string()}))
+    data = datasets.Dataset.from_dict({"text": list(texts)}, features=features)
+    for name, column in columns.items():
+        data = data.add_column(name, column)
+    return Source(data, json.dumps(texts), run.dataset)
+
+
+def encode(run: RunConfig, source: Source, tokenizer: TextTokenizer, engine: Any, **options: Any) -> EncodeReport:
+    return encode_dataset(run, source, tokenizer, engine, "weights of a test", show_progress=False, **options)
+
+
+def vectors_at(folder: Path) -> NDArray[np.float32]:
+    table = pq.read_table(folder / "data")
+    return np.array(table["embedding"].to_pylist(), np.float32).reshape(table.num_rows, -1)
+
+
+def data_files(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in sorted((folder / "data").iterdir())}

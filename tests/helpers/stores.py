@@ -1,0 +1,66 @@
+"""Vector stores of two runs, and what is committed to them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from lengthwise.config import BadRows
+from lengthwise.store.vectors import (
+    Part,
+    ShardRecord,
+    VectorStore,
+    vector_table,
+)
+
+IDENTITY_A = {"weights": "aaaa", "max_length": None, "batching": {"max_rows": 128, "min_equal_rows": 16}}
+
+
+ROWS = 3
+
+
+_opened: list[VectorStore] = []
+
+
+def close_stores() -> None:
+    """As the end of a process does."""
+    while _opened:
+        _opened.pop().close()
+
+
+def open_store(
+    folder: Path, *, part: Part | None = None, fresh: bool = False, bad_rows: BadRows = "error", **changes: Any
+) -> VectorStore:
+    """A store, as by the next process: the one that was opened before is closed."""
+    close_stores()
+    identity = {**IDENTITY_A, **changes}
+    store = VectorStore.open(folder, identity, "run: 1\n", part=part, fresh=fresh, bad_rows=bad_rows)
+    _opened.append(store)
+    return store
+
+
+def table(seed: int = 0, rows: int = ROWS) -> pa.Table:
+    generator = np.random.default_rng(seed)
+    kept = pa.table({"id": list(range(rows))})
+    vectors = generator.normal(size=(rows, 4)).astype(np.float32)
+    return vector_table(kept, vectors, np.arange(rows), np.zeros(rows, np.bool_))
+
+
+def counts(index: int) -> dict[str, int]:
+    return {
+        "index": index,
+        "first_row": index * ROWS,
+        "tokens": 10 + index,
+        "empty": 1,
+        "null": 0,
+        "bad": 0,
+        "truncated": index,
+        "max_deviation": None,
+        "min_cosine": None,
+    }
+
+
+def commit(store: VectorStore, *indices: int) -> list[ShardRecord]:
+    return [store.commit(table(index), counts(index)) for index in indices]

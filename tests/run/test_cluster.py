@@ -1,0 +1,120 @@
+"""Ray: what goes wrong in a worker is told here, and nothing waits for what cannot come. Whole runs are in `faults`."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from lengthwise.config import ClusterSettings, RunConfig, load_config
+from lengthwise.data.dataset import open_dataset
+from lengthwise.errors import RunError, StoreError, TextError
+from lengthwise.tokens.tokenizer import TextTokenizer
+
+from faults.processes import Job
+from helpers.files import contents
+
+ray = pytest.importorskip("ray", reason="Ray is not installed: pip install lengthwise[ray]")
+
+from lengthwise.encoder.torch_engine import open_torch  # noqa: E402
+from lengthwise.run.cluster import ShardWorker, _check_room, _with_absolute_paths, encode_on_cluster  # noqa: E402
+
+
+@pytest.fixture(scope="module")
+def _connected() -> Iterator[None]:
+    """One cluster of two cores for all tests; its workers get what is defined here by value."""
+    ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
+    ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="error")
+    yield
+    ray.shutdown()
+
+
+@pytest.fixture
+def run(tmp_path: Path, tokenizer: TextTokenizer, monkeypatch: pytest.MonkeyPatch) -> RunConfig:
+    """A run of four shards, from its own directory."""
+    job = Job(tmp_path, tokenizer, rows=200, cluster={"workers": 1, "retries": 1})
+    monkeypatch.chdir(job.folder)
+    return load_config(job.folder / "run.yaml")
+
+
+def encode(run: RunConfig, open_engine: Any = open_torch) -> Any:
+    return encode_on_cluster(run, open_dataset(run.dataset), open_engine, show_progress=False)
+
+
+def changed(run: RunConfig, section: str, **settings: Any) -> RunConfig:
+    return run.model_copy(update={section: getattr(run, section).model_copy(update=settings)})
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("_connected")
+def test_a_stream_is_encoded_and_a_mistake_in_a_worker_is_told(run: RunConfig) -> None:
+    run = changed(run, "tokenizer", max_length=5)
+    with pytest.raises(TextError, match=r"longer than tokenizer\.max_length = 5"):
+        encode(run)
+    run = changed(changed(run, "tokenizer", max_length=None), "dataset", streaming=True)
+    with pytest.raises(StoreError, match=r"another run \(max_length was 5, is null\)"):
+        encode(run)
+    report = encode(changed(run, "encode", output="streamed"))
+    assert (report.rows, report.encoded_shards, report.complete, report.engine) == (200, 4, True, "torch cpu")
+    before = contents(Path("streamed"))
+    assert encode(changed(run, "encode", output="streamed")).encoded_shards == 0
+    assert contents(Path("streamed")) == before
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("_connected")
+def test_a_shard_that_kills_every_worker_ends_the_run(run: RunConfig, tmp_path: Path) -> None:
+    opened = tmp_path / "opened"
+
+    def open_and_die(run: RunConfig, workers: int | None) -> Any:
+        engine, *rest = open_torch(run, workers)
+        if opened.exists():  # the first time is to find the identity
+            engine.encode_batch = lambda *_: os._exit(1)  # type: ignore[method-assign]
+        opened.touch()
+        return engine, *rest
+
+    with pytest.raises(RunError, match=r"vectors: the run broke off \(.*; the shards that were committed are safe"):
+        encode(run, open_and_die)
+    assert encode(run).encoded_shards == 4
+
+
+@pytest.mark.usefixtures("_connected")
+def test_what_ray_would_wait_for_is_refused() -> None:
+    _check_room(ClusterSettings(workers=2))
+    for settings in (
+        ClusterSettings(workers=3),
+        ClusterSettings(cpus_per_worker=3),
+        ClusterSettings(gpus_per_worker=1.0),
+    ):
+        with pytest.raises(RunError, match=r"room for . workers of . CPUs and . GPUs, but . are asked for"):
+            _check_room(settings)
+
+
+def test_a_worker_with_another_model_or_input_refuses(run: RunConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAYON_NUM_THREADS", "1")  # which a worker sets for itself
+    source = open_dataset(run.dataset)
+    worker = ShardWorker(run, open_torch, source.fingerprint, 200, {"weights": "other"})
+    assert "a worker's run is another one (" in str(worker._error)
+    worker = ShardWorker(run, open_torch, source.fingerprint, 199, {})
+    assert "has 200 rows on a worker, but 199 where the run began" in str(worker._error)
+    [result] = worker({"number": [0]})["result"]
+    assert b"199 where the run began" in result
+
+
+def test_paths_for_workers(run: RunConfig, tmp_path: Path) -> None:
+    found = _with_absolute_paths(run)
+    assert found.dataset.path == str(tmp_path / "rows.parquet")
+    assert (found.model.path, found.encode.output) == (str(tmp_path / "model"), str(tmp_path / "vectors"))
+    hub = changed(run, "dataset", path="user/name")
+    assert _with_absolute_paths(hub).dataset.path == "user/name"
+    url = changed(changed(run, "dataset", path="s3://a/b"), "encode", output="s3://a/c")
+    assert (_with_absolute_paths(url).dataset.path, _with_absolute_paths(url).encode.output) == ("s3://a/b", "s3://a/c")
+
+
+def test_without_ray(run: RunConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(RunError, match=r"install lengthwise\[ray\]"):
+        encode(run)

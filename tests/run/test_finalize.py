@@ -1,0 +1,168 @@
+"""The end of a divided run: complete and right, or told what is not."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+from pathlib import Path
+
+import pytest
+from lengthwise.config import RunConfig
+from lengthwise.data.dataset import open_dataset
+from lengthwise.errors import StoreError
+from lengthwise.run.finalize import finalize_folder
+from lengthwise.store.folder import LocalFolder
+from lengthwise.store.records import Part
+from lengthwise.store.vectors import VectorStore
+from lengthwise.tokens.tokenizer import TextTokenizer
+
+from helpers.engines import LookupEngine
+from helpers.files import contents
+from helpers.runs import encode, run_config, source_of
+from helpers.texts import TEXTS
+
+
+@pytest.fixture
+def run(tmp_path: Path, texts_file: Path) -> RunConfig:
+    return run_config(tmp_path / "out", texts_file, dataset={"keep_columns": ["text"]})
+
+
+def encode_part(run: RunConfig, tokenizer: TextTokenizer, engine: LookupEngine, *parts: Part | None) -> None:
+    for part in parts:
+        report = encode(run, open_dataset(run.dataset), tokenizer, engine, part=part)
+        assert report.complete == (part is None)
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_parts_become_one_folder(
+    tmp_path: Path, texts_file: Path, tokenizer: TextTokenizer, engine: LookupEngine, streaming: bool
+) -> None:
+    dataset = {"keep_columns": ["text"], "streaming": streaming}
+    run, whole = (run_config(tmp_path / name, texts_file, dataset=dataset) for name in ("out", "whole"))
+    encode_part(run, tokenizer, engine, Part(1, 2), Part(0, 2))
+    assert not (tmp_path / "out/manifest.json").exists()
+    manifest = finalize_folder(run, open_dataset(run.dataset))
+    assert (manifest["rows"], len(manifest["shards"])) == (len(TEXTS), 3)
+    encode_part(whole, tokenizer, engine, None)
+    found, expected = contents(tmp_path / "out"), contents(tmp_path / "whole")
+    assert {name for name in found.keys() | expected.keys() if found.get(name) != expected.get(name)} == {"run.yaml"}
+    assert finalize_folder(run, open_dataset(run.dataset), verify=False) == manifest
+
+
+def test_a_part_that_is_missing(run: RunConfig, tokenizer: TextTokenizer, engine: LookupEngine) -> None:
+    encode_part(run, tokenizer, engine, Part(0, 2))
+    with pytest.raises(StoreError, match=r"1 of 3 shards are not there \(numbers 1\); run the command that encodes"):
+        finalize_folder(run, open_dataset(run.dataset))
+
+
+def test_a_damaged_shard(
+    run: RunConfig, tokenizer: TextTokenizer, engine: LookupEngine, caplog: pytest.LogCaptureFixture
+) -> None:
+    encode_part(run, tokenizer, engine, Part(0, 2), Part(1, 2))
+    shard = Path(run.encode.output) / "data/shard-000002.parquet"
+    shard.write_bytes(shard.read_bytes()[:-1] + b"?")
+    with pytest.raises(StoreError, match=r"1 of 3 shards are not there \(numbers 2\)"):
+        finalize_folder(run, open_dataset(run.dataset))
+    assert "shard-000002.parquet is missing or not what was written" in caplog.text
+    encode_part(run, tokenizer, engine, Part(0, 2))
+    finalize_folder(run, open_dataset(run.dataset))
+
+
+def test_another_run(run: RunConfig, texts_file: Path, tokenizer: TextTokenizer, engine: LookupEngine) -> None:
+    with pytest.raises(StoreError, match=r"out: not a folder of vectors; encode first, or check encode\.output"):
+        finalize_folder(run, open_dataset(run.dataset))
+    encode_part(run, tokenizer, engine, None)
+    other = run_config(Path(run.encode.output), texts_file)
+    with pytest.raises(StoreError, match=r'another run \(keep_columns was \["text"\], is \[\]\); give the run that'):
+        finalize_folder(other, open_dataset(other.dataset))
+    texts_file.write_text("another text\n")
+    with pytest.raises(StoreError, match=r"another run \(input was"):
+        finalize_folder(run, open_dataset(run.dataset))
+
+
+def test_a_folder_that_is_written_to(run: RunConfig, tokenizer: TextTokenizer, engine: LookupEngine) -> None:
+    encode_part(run, tokenizer, engine, Part(0, 2), Part(1, 2))
+    identity = json.loads((Path(run.encode.output) / "identity.json").read_text())["depends_on"]
+    for part in (None, Part(1, 2)):
+        store = VectorStore.open(run.encode.output, identity, run.to_yaml(), part=part)
+        with store, pytest.raises(StoreError, match=rf"process {os.getpid()} on .* is writing to this folder; wait"):
+            finalize_folder(run, open_dataset(run.dataset))
+    assert finalize_folder(run, open_dataset(run.dataset))["rows"] == len(TEXTS)
+
+
+@pytest.mark.parametrize("verify", [True, False])
+@pytest.mark.parametrize("damage", ["quarantine/shard-000002.jsonl", "data/shard-000002.parquet"])
+def test_files_that_are_gone(
+    tmp_path: Path, tokenizer: TextTokenizer, engine: LookupEngine, verify: bool, damage: str
+) -> None:
+    run = run_config(tmp_path / "out", encode={"bad_rows": "quarantine"})
+    texts = [*TEXTS, None]
+    encode(run, source_of(texts, run), tokenizer, engine)
+    (tmp_path / "out" / damage).unlink()
+    with pytest.raises(StoreError, match=r"1 of 3 shards are not there \(numbers 2\)"):
+        finalize_folder(run, source_of(texts, run), verify=verify)
+    encode(run, source_of(texts, run), tokenizer, engine, part=Part(0, 2))
+    assert finalize_folder(run, source_of(texts, run), verify=verify)["bad"] == 1
+
+
+def test_bad_rows_of_another_policy(tmp_path: Path, tokenizer: TextTokenizer, engine: LookupEngine) -> None:
+    zero, aside = (run_config(tmp_path / "out", encode={"bad_rows": policy}) for policy in ("zero", "quarantine"))
+    texts = [*TEXTS, None]
+    encode(zero, source_of(texts, zero), tokenizer, engine)
+    with pytest.raises(StoreError, match=r"1 of 3 shards are not there \(numbers 2\)"):
+        finalize_folder(aside, source_of(texts, aside))
+    assert not (tmp_path / "out/manifest.json").exists()
+    assert encode(aside, source_of(texts, aside), tokenizer, engine, part=Part(0, 2)).encoded_shards == 1
+    assert encode(aside, source_of(texts, aside), tokenizer, engine, part=Part(0, 2)).encoded_shards == 0
+    finalize_folder(aside, source_of(texts, aside))
+    card = (tmp_path / "out/README.md").read_text()
+    assert "1 rows could not be encoded (1 of them null or not Unicode)" in card
+    assert "they are in `quarantine/` with the reason" in card
+
+
+@pytest.mark.parametrize("contents", [b"", b"PAR1 not really PAR1", bytes(200)])
+def test_a_shard_that_is_no_parquet_file(
+    run: RunConfig, tokenizer: TextTokenizer, engine: LookupEngine, contents: bytes
+) -> None:
+    encode_part(run, tokenizer, engine, Part(0, 2), Part(1, 2))
+    (Path(run.encode.output) / "data/shard-000001.parquet").write_bytes(contents)
+    with pytest.raises(StoreError, match=r"shard-000001\.parquet: cannot be read \(.*\); remove it, and run"):
+        finalize_folder(run, open_dataset(run.dataset), verify=False)
+
+
+def test_what_cannot_be_read_is_told(
+    run: RunConfig, tokenizer: TextTokenizer, engine: LookupEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    encode_part(run, tokenizer, engine, None)
+    for name, told in (("sha256", "shard-000000.parquet"), ("names", "out"), ("read", "identity.json")):
+        with monkeypatch.context() as patch:
+            patch.setattr(LocalFolder, name, fail)
+            with pytest.raises(StoreError, match=rf"{told}: cannot be .*Input/output error"):
+                finalize_folder(run, open_dataset(run.dataset))
+
+
+def test_a_file_in_the_place_of_the_folder(run: RunConfig) -> None:
+    Path(run.encode.output).write_text("a file")
+    with pytest.raises(StoreError, match="out"):
+        finalize_folder(run, open_dataset(run.dataset))
+
+
+def test_the_card_says_where_the_vectors_come_from(
+    run: RunConfig, tokenizer: TextTokenizer, engine: LookupEngine
+) -> None:
+    encode_part(run, tokenizer, engine, None)
+    card = (Path(run.encode.output) / "README.md").read_text()
+    identity = json.loads((Path(run.encode.output) / "identity.json").read_text())
+    for told in (
+        f"| input's fingerprint | `{identity['depends_on']['input']}` |",
+        f"| tokenizer's fingerprint | `{tokenizer.fingerprint}` |",
+        "| weights' fingerprint | `weights of a test` |",
+        "| encoder | embedding 8, 1 LSTM layers of 6, mean pooling |",
+        f"| run's identity | `{identity['sha256']}` |",
+        f"{len(TEXTS)} rows, one a row of the split `train`, in its order, in 3 shards.",
+    ):
+        assert told in card

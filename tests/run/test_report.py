@@ -1,0 +1,161 @@
+"""The report beside a run's vectors: its figures are the run's, and it names no place."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import replace
+from importlib.metadata import version
+from pathlib import Path
+
+import fsspec
+import numpy as np
+import pytest
+from lengthwise.batching.plan import PlanReport
+from lengthwise.config import RunConfig
+from lengthwise.errors import StoreError
+from lengthwise.run.local import EncodeReport, StageSeconds
+from lengthwise.run.plots import TOKENS, run_figure
+from lengthwise.run.report import report_to_markdown, write_report
+from matplotlib.image import imread
+
+from helpers.figures import bars
+from helpers.files import contents
+from helpers.inspections import run_with
+
+RUN = run_with()
+FOUND = EncodeReport(
+    rows=300,
+    tokens=3_600,
+    empty=2,
+    null=1,
+    bad=3,
+    complete=True,
+    truncated=4,
+    engine="torch cpu bf16",
+    encoded_shards=2,
+    encoded_rows=200,
+    encoded_tokens=2_000,
+    repeated_rows=40,
+    seconds=4.0,
+    stages=StageSeconds(1.5, 3.25, 0.5),
+    lengths=np.array([3, 0, 0, 0, 0, 100, 0, 0, 0, 0, 87, 0, 0, 0, 0, 10]),
+    plan=PlanReport(157, 1_600, 3, 1_600, 2_000.0),
+    unplanned=PlanReport(197, 2_000, 4, 2_500, 5_000.0),
+    max_deviation=None,
+    min_cosine=None,
+)
+NOTHING = replace(FOUND, encoded_shards=0, encoded_rows=0, encoded_tokens=0, plan=PlanReport(), unplanned=PlanReport())
+
+
+def cells(text: str) -> dict[str, list[str]]:
+    """The rows of the report's tables, by their first cell."""
+    rows = [line.strip("| ").split(" | ") for line in text.splitlines() if line.startswith("|")]
+    return {name: rest for name, *rest in rows}
+
+
+def test_every_figure_is_the_runs() -> None:
+    text = report_to_markdown(RUN, FOUND)
+    found = cells(text)
+    assert "`in.txt`, split `train`, column `text`: 200 rows of 2,000 tokens were encoded in 4.0 s." in text
+    assert "The folder's other 100 rows were there already." in text
+    assert found["rows a second, reading and writing included"] == ["50"]
+    assert found["tokens a second, the same"] == ["500"]
+    assert found["rows that repeat the ids of another, computed once"] == ["40"]
+    assert found["texts of no tokens, in the whole folder"] == ["2"]
+    assert found["rows without a text, in the whole folder"] == ["1"]
+    assert found["truncated texts, in the whole folder"] == ["4"]
+    assert [found[name] for name in ("read and tokenize", "encode", "write")] == [["1.50"], ["3.25"], ["0.50"]]
+    assert found["the whole run, in which the stages overlap"] == ["4.00"]
+    assert "Half of the rows have at most 5 tokens, 95% at most 10, the longest 15." in text
+    assert found["dataset order, padded"] == ["197", "4", "20.0%", "2.5"]
+    assert found["planned"] == ["157", "3", "0.0%", "1.0"]
+
+
+def test_a_whole_run_has_no_rest() -> None:
+    assert "were there already" not in report_to_markdown(RUN, replace(FOUND, rows=200))
+
+
+def test_precision_is_told_where_it_is_lower() -> None:
+    assert "Precision" not in report_to_markdown(RUN, FOUND)
+    lower = replace(FOUND, max_deviation=0.00321, min_cosine=0.99987)
+    text = report_to_markdown(run_with(encode={"precision": "bf16"}), lower)
+    assert "bf16: at most 3.2e-03 from float32 on sampled rows, cosine at least 0.999870." in text
+
+
+def test_texts_of_no_tokens_have_no_batches() -> None:
+    blank = replace(FOUND, encoded_tokens=0, lengths=np.array([200]), plan=PlanReport(), unplanned=PlanReport())
+    text = report_to_markdown(RUN, blank)
+    assert "batches" not in text
+    assert cells(text)["tokens a second, the same"] == ["0"]
+
+
+def test_what_computed_is_named() -> None:
+    found = cells(report_to_markdown(run_with(encode={"precision": "bf16"}), FOUND))
+    assert found["engine"] == ["torch cpu bf16"]
+    assert found["torch"] == [version("torch")]
+    assert found["tokenizers"] == [version("tokenizers")]
+    assert found["processor"][0].endswith(" cores")
+    assert len(found["processor"][0]) > len(", 1 cores")
+
+
+def test_no_place_is_named(tmp_path: Path) -> None:
+    settings = RUN.model_dump()
+    settings["dataset"]["path"] = str(tmp_path / "some/where/facts.txt")
+    run = RunConfig.model_validate(settings)
+    path = write_report(tmp_path / "vectors", run, FOUND)
+    assert path is not None
+    text = Path(path).read_text()
+    assert "`facts.txt`" in text
+    assert str(tmp_path) not in text
+    assert "where/" not in text
+    assert str(tmp_path).encode() not in (tmp_path / "vectors/report.png").read_bytes()
+
+
+def test_the_report_shows_the_picture(tmp_path: Path) -> None:
+    assert write_report(tmp_path, RUN, FOUND) == str(tmp_path / "report.md")
+    assert sorted(contents(tmp_path)) == ["report.md", "report.png"]
+    assert "](report.png)" in (tmp_path / "report.md").read_text()
+    assert imread(tmp_path / "report.png").shape[:2] == (500, 1400)
+
+
+def test_the_picture_is_of_the_run() -> None:
+    lengths, stages = run_figure(FOUND).axes
+    assert sum(bar.get_height() for bar in bars(lengths, TOKENS)) == 197
+    assert "3 more have no tokens" in lengths.get_title(loc="left")
+    assert [bar.get_width() for bar in bars(stages, TOKENS)] == [1.5, 3.25, 0.5]
+    assert list(stages.lines[0].get_xdata()) == [4.0, 4.0]
+
+
+def test_an_older_report_stays_where_nothing_was_encoded(tmp_path: Path) -> None:
+    assert write_report(tmp_path, RUN, NOTHING) is None
+    assert not contents(tmp_path)
+    write_report(tmp_path, RUN, FOUND)
+    before = contents(tmp_path)
+    assert write_report(tmp_path, RUN, NOTHING) is None
+    assert contents(tmp_path) == before
+
+
+def test_a_part_writes_none(tmp_path: Path) -> None:
+    assert write_report(tmp_path, RUN, replace(FOUND, complete=False)) is None
+    assert not contents(tmp_path)
+
+
+def test_a_report_at_a_url(tmp_path: Path) -> None:
+    url = f"memory://{tmp_path.name}-report/vectors"
+    assert write_report(url, RUN, FOUND) == f"{url}/report.md"
+    assert fsspec.filesystem("memory").cat(f"/{tmp_path.name}-report/vectors/report.md").startswith(b"# Report")
+
+
+def test_a_report_that_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "vectors").write_text("a file")
+    with pytest.raises(StoreError, match=r"report\.md: cannot be written .* only the report is missing"):
+        write_report(tmp_path / "vectors", RUN, FOUND)
+
+
+def test_without_matplotlib_there_is_text_and_no_older_picture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_report(tmp_path, RUN, FOUND)
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    write_report(tmp_path, RUN, FOUND)
+    assert sorted(contents(tmp_path)) == ["report.md"]
+    assert "install lengthwise[plot]" in (tmp_path / "report.md").read_text()
+    assert "report.png" not in (tmp_path / "report.md").read_text()

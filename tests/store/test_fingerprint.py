@@ -1,0 +1,92 @@
+"""A run's identity: what moves a byte is in it, and what does not is not."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from lengthwise.config import EncoderConfig, RunConfig
+from lengthwise.store.fingerprint import describe_changes, identity_hash, input_identity, run_identity
+from lengthwise.tokens.tokenizer import TextTokenizer
+
+from helpers.engines import LookupEngine
+from helpers.runs import run_config, source_of
+from helpers.texts import TEXTS
+
+
+def identity(run: RunConfig, tokenizer: TextTokenizer, engine: LookupEngine, weights: str = "w") -> dict[str, Any]:
+    return run_identity(run, source_of(TEXTS, run), tokenizer, engine, weights)
+
+
+@pytest.mark.parametrize(
+    ("section", "changes", "moves"),
+    [
+        ("dataset", {"shard_rows": 4}, True),
+        ("dataset", {"keep_columns": ["text"]}, True),
+        ("tokenizer", {"add_special_tokens": False}, True),
+        ("tokenizer", {"max_length": 9}, True),
+        ("tokenizer", {"max_length": 9, "truncate": True}, True),
+        ("batching", {"max_rows": 3}, True),
+        ("encode", {"vector_dtype": "float16"}, True),
+        ("encode", {"bad_rows": "quarantine"}, False),
+        ("encode", {"output": "elsewhere"}, False),
+        ("dataset", {"streaming": True}, False),
+        ("cluster", {"workers": 3}, False),
+        ("export", {"output": "elsewhere"}, False),
+    ],
+)
+def test_settings(
+    tokenizer: TextTokenizer, engine: LookupEngine, section: str, changes: dict[str, Any], moves: bool
+) -> None:
+    first = identity(run_config("out"), tokenizer, engine)  # type: ignore[arg-type]
+    other = identity(run_config("out", **{section: changes}), tokenizer, engine)  # type: ignore[arg-type]
+    assert (identity_hash(first) != identity_hash(other)) == moves == bool(describe_changes(first, other))
+
+
+def test_the_model(tokenizer: TextTokenizer, engine: LookupEngine) -> None:
+    run = run_config("out")  # type: ignore[arg-type]
+    first = identity(run, tokenizer, engine)
+    assert describe_changes(first, identity(run, tokenizer, engine, "v")) == 'weights was "w", is "v"'
+    other = LookupEngine(EncoderConfig(**{**engine.config.model_dump(), "pooling": "sum"}))
+    assert describe_changes(first, identity(run, tokenizer, other)) == 'encoder.pooling was "mean", is "sum"'
+
+
+def test_the_part_of_it_that_needs_no_model(tokenizer: TextTokenizer, engine: LookupEngine) -> None:
+    run = run_config("out")  # type: ignore[arg-type]
+    whole = identity(run, tokenizer, engine)
+    assert input_identity(run, whole["input"]).items() <= whole.items()
+
+
+def test_changes_in_words() -> None:
+    old, new = {"a": {"b": 1, "c": None}, "long": "x" * 100}, {"a": {"b": 2, "c": None}, "long": "y", "d": []}
+    told = 'a.b was 1, is 2; d was not there, is []; long was "' + "x" * 36 + '..., is "y"'
+    assert describe_changes(old, new) == told
+    assert describe_changes(old, old) == ""
+    assert describe_changes({}, {"a": None}) == "a was not there, is null"
+    assert describe_changes({"a": {"b": None}}, {}) == "a.b was null, is not there"
+
+
+def test_every_leaf_counts(tokenizer: TextTokenizer, engine: LookupEngine) -> None:
+    first = identity(run_config("out"), tokenizer, engine)  # type: ignore[arg-type]
+    leaves = [(name,) for name, value in first.items() if not isinstance(value, dict)]
+    leaves += [(name, key) for name, value in first.items() if isinstance(value, dict) for key in value]
+    assert len(leaves) > 20
+    for *above, leaf in leaves:
+        for gone in (False, True):
+            changed = json.loads(json.dumps(first))
+            node = changed[above[0]] if above else changed
+            if gone:
+                del node[leaf]
+            else:
+                node[leaf] = "another"
+            assert identity_hash(changed) != identity_hash(first)
+            [told] = describe_changes(first, changed).split("; ")
+            assert told.startswith(f"{'.'.join([*above, leaf])} was ")
+
+
+def test_it_is_the_same_when_it_comes_back_from_its_file(tokenizer: TextTokenizer, engine: LookupEngine) -> None:
+    first = identity(run_config("out"), tokenizer, engine)  # type: ignore[arg-type]
+    again = json.loads(json.dumps(dict(reversed(first.items()))))
+    assert identity_hash(again) == identity_hash(first)
+    assert describe_changes(first, again) == ""

@@ -1,0 +1,249 @@
+"""Folders of vectors that several processes write to, at a time or one after another, and that are started over."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import ExitStack, suppress
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from lengthwise.config import BadRows
+from lengthwise.errors import StoreError
+from lengthwise.store.folder import LocalFolder
+from lengthwise.store.records import Part, ShardRecord
+from lengthwise.store.vectors import IDENTITY, MANIFEST, RECORDS, RUN, VectorStore, write_shard
+
+from faults.form import cases
+from helpers.files import contents
+from helpers.stores import IDENTITY_A, ROWS, close_stores, commit, counts, open_store, table
+
+
+@pytest.fixture(autouse=True)
+def _closed_at_the_end() -> Iterator[None]:
+    yield
+    close_stores()
+
+
+def commit_bad(store: VectorStore, index: int, bad_rows: BadRows) -> ShardRecord:
+    """A shard with a row that cannot be encoded, as it is under a policy."""
+    aside = bad_rows == "quarantine"
+    return store.commit(table(index + 100 * aside), {**counts(index), "bad": 1}, b"{}\n" if aside else None)
+
+
+def test_two_runs_do_not_write_to_one_folder(tmp_path: Path) -> None:
+    store = open_store(tmp_path)
+    with pytest.raises(StoreError, match=rf"process {os.getpid()} on .*, since .*, is writing to this folder; wait"):
+        VectorStore.open(tmp_path, IDENTITY_A, "run: 1\n")
+    commit(store, 0)
+    store.close()
+    assert not (tmp_path / ".lock").exists()
+    assert open_store(tmp_path).committed(0) is not None
+
+
+def test_parts_write_side_by_side_and_a_whole_run_does_not(tmp_path: Path) -> None:
+    with ExitStack() as stack:
+
+        def opened(part: Part | None) -> VectorStore:
+            return stack.enter_context(VectorStore.open(tmp_path, IDENTITY_A, "run: 1\n", part=part))
+
+        parts = [opened(Part(index, 2)) for index in range(2)]
+        commit(parts[0], 0, 2)
+        (tmp_path / "data/.shard-000001.parquet.0a1b2c3d.part").write_bytes(b"half, of the other part")
+        commit(parts[1], 3)
+        for refused in (None, Part(1, 2), Part(0, 3)):
+            with pytest.raises(StoreError, match="is writing to this folder"):
+                opened(refused)
+    assert (tmp_path / "data/.shard-000001.parquet.0a1b2c3d.part").exists()
+    commit(open_store(tmp_path, part=Part(1, 2)), 1)
+    store = open_store(tmp_path)
+    assert [store.committed(index) is not None for index in range(5)] == [True] * 4 + [False]
+    store.finish(4 * ROWS, ROWS, "card")
+    close_stores()
+    whole = open_store(tmp_path.parent / "whole")
+    commit(whole, 0, 1, 2, 3)
+    whole.finish(4 * ROWS, ROWS, "card")
+    close_stores()
+    assert contents(tmp_path) == contents(tmp_path.parent / "whole")
+
+
+def test_a_part_waits_for_no_whole_run(tmp_path: Path) -> None:
+    open_store(tmp_path)
+    with pytest.raises(StoreError, match="is writing to this folder"):
+        VectorStore.open(tmp_path, IDENTITY_A, "run: 1\n", part=Part(0, 2))
+
+
+@pytest.mark.parametrize(("index", "count"), [(-1, 2), (2, 2), (0, 0)])
+def test_parts_that_there_are_not(index: int, count: int) -> None:
+    with pytest.raises(StoreError, match=f"part {index} of {count}: parts are numbered from 0 to {count - 1}"):
+        Part(index, count)
+
+
+# Starting over
+
+
+def test_starting_over_takes_what_is_ours_alone(tmp_path: Path) -> None:
+    store = open_store(tmp_path)
+    commit(store, 0, 1)
+    store.finish(2 * ROWS, ROWS, "card")
+    for name in ("notes.txt", "data/mine.parquet", "x.part"):
+        (tmp_path / name).write_text("precious")
+    with pytest.raises(StoreError, match="another run"):
+        open_store(tmp_path, weights="bbbb")
+    with pytest.raises(StoreError, match="part 0 cannot start the folder over"):
+        open_store(tmp_path, weights="bbbb", part=Part(0, 2), fresh=True)
+    store = open_store(tmp_path, weights="bbbb", fresh=True)
+    assert store.records == {}
+    close_stores()
+    assert sorted(contents(tmp_path)) == ["data/mine.parquet", IDENTITY, "notes.txt", RUN, RECORDS, "x.part"]
+
+
+def test_starting_over_a_strange_folder_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("precious")
+    with pytest.raises(StoreError, match="not a folder of vectors"):
+        open_store(tmp_path, fresh=True)
+
+
+def test_a_writer_of_a_run_that_was_started_over_is_refused(tmp_path: Path) -> None:
+    store = open_store(tmp_path)
+    open_store(tmp_path, weights="bbbb", fresh=True)  # of which the first one's writer does not know
+    with pytest.raises(StoreError, match="another run has started it over"):
+        commit(store, 0)
+    assert "data/shard-000000.parquet" not in contents(tmp_path)
+
+
+class Crash(BaseException):
+    """The process is gone."""
+
+
+@pytest.mark.parametrize("strange", [None, "notes.txt"])
+def test_a_crash_while_it_is_started_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, strange: str | None) -> None:
+    """At any change it makes: the folder is still known as ours, and says of no shard that is gone that it is there."""
+    done = 0
+
+    def crash_after(changes: int, patch: pytest.MonkeyPatch) -> None:
+        nonlocal done
+        done = 0
+        for name in ("write", "remove"):
+            original = getattr(LocalFolder, name)
+
+            def counted(*arguments: object, original: object = original) -> None:
+                nonlocal done
+                if arguments[1] == ".lock":
+                    return original(*arguments)  # type: ignore[operator]
+                done += 1
+                if done > changes:
+                    raise Crash
+                return original(*arguments)  # type: ignore[operator]
+
+            patch.setattr(LocalFolder, name, counted)
+
+    for changes in range(20):
+        store = open_store(tmp_path, fresh=changes > 0)
+        commit(store, 0, 1)
+        store.finish(2 * ROWS, ROWS, "card")
+        if strange:
+            (tmp_path / strange).write_text("precious")
+        close_stores()
+        with monkeypatch.context() as patch, suppress(Crash):
+            crash_after(changes, patch)
+            open_store(tmp_path, weights="bbbb", fresh=True)
+        close_stores()
+        names = contents(tmp_path).keys()
+        assert IDENTITY in names
+        assert MANIFEST not in names or {"data/shard-000000.parquet", "data/shard-000001.parquet"} <= names
+        assert strange is None or strange in names
+        if done <= changes:
+            break
+    assert done > 5
+    assert open_store(tmp_path, weights="bbbb").records == {}
+
+
+def test_a_writer_of_a_run_whose_folder_is_gone_or_damaged_is_refused(tmp_path: Path) -> None:
+    folder = LocalFolder(tmp_path / "out")
+    store = open_store(tmp_path / "out")
+    for damage, told in (
+        (b"[]", "cannot be read"),
+        (b"{", "cannot be read"),
+        (None, "another run has started it over"),
+    ):
+        folder.remove(IDENTITY) if damage is None else folder.write(IDENTITY, damage)
+        with pytest.raises(StoreError, match=told):
+            write_shard(folder, store.identity, table(), counts(0))
+    assert not list((tmp_path / "out/data").iterdir())
+
+
+# Logs of several runs
+
+
+def test_the_record_of_what_is_there_counts(tmp_path: Path) -> None:
+    """A part writes a shard again that a whole run has a record of: the logs do not say which is newer."""
+    store = open_store(tmp_path, bad_rows="zero")
+    for index in range(2):
+        commit_bad(store, index, "zero")
+    store.finish(2 * ROWS, ROWS, "card")
+    store = open_store(tmp_path, part=Part(1, 2), bad_rows="quarantine")
+    assert store.committed(1) is None
+    record = commit_bad(store, 1, "quarantine")
+    assert open_store(tmp_path, part=Part(1, 2), bad_rows="quarantine").committed(1) == record
+    store = open_store(tmp_path, bad_rows="quarantine")
+    assert (store.committed(0), store.committed(1)) == (None, record)
+
+
+POLICIES: tuple[BadRows, ...] = ("zero", "quarantine")
+RUNS = st.tuples(st.integers(0, 3), st.integers(0, 2), st.sampled_from(POLICIES), st.integers(0, 4), st.booleans())
+
+
+@settings(max_examples=cases(short=25, whole=1_000), deadline=None)
+@given(runs=st.lists(RUNS, max_size=6))
+def test_whoever_wrote_a_shard_knows_it_again(
+    tmp_path_factory: pytest.TempPathFactory, runs: list[tuple[int, int, BadRows, int, bool]]
+) -> None:
+    """Runs in any division, under either policy, of any length: what is committed stays so, and the end is the same."""
+    shards, folder, whole = 4, tmp_path_factory.mktemp("runs"), tmp_path_factory.mktemp("whole")
+
+    def pending(store: VectorStore, part: Part | None) -> list[int]:
+        owned = [index for index in range(shards) if part is None or part.owns(index)]
+        return [index for index in owned if store.committed(index) is None]
+
+    def run(place: Path, part: Part | None, bad_rows: BadRows, most: int = shards, cut: bool = False) -> None:
+        store = open_store(place, part=part, bad_rows=bad_rows)
+        first = pending(store, part)[:most]
+        for index in first:
+            commit_bad(store, index, bad_rows)
+        store = open_store(place, part=part, bad_rows=bad_rows)
+        assert not set(first) & set(pending(store, part))
+        if part is None and most >= shards:
+            store.finish(shards * ROWS, ROWS, "card")
+        close_stores()
+        for log in place.glob("shards*.jsonl") if cut else ():
+            log.write_bytes(log.read_bytes()[:-30])
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("os.fsync", lambda _: None)  # the machine does not crash
+        for count, index, bad_rows, most, cut in runs:
+            run(folder, Part(index % count, count) if count else None, bad_rows, most, cut)
+        for place in (folder, whole):
+            run(place, None, "quarantine")
+    assert contents(folder) == contents(whole)
+
+
+def test_a_part_that_starts_while_a_whole_run_does_keeps_its_lock(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It came after the whole run had looked for others: it is refused, but its lock is its own to remove."""
+    open_store(tmp_path)
+    close_stores()
+    name = f".lock-{Part(0, 2)}"
+    (tmp_path / f".lock-{Part(1, 2)}").write_text("of a process that is dead")
+    with LocalFolder(tmp_path).lock(name):
+        with monkeypatch.context() as patch:
+            patch.setattr(LocalFolder, "holder", lambda *_: None)
+            open_store(tmp_path)
+        with pytest.raises(BlockingIOError), LocalFolder(tmp_path).lock(name):
+            pass
+        close_stores()
+        assert [found for found in contents(tmp_path) if found.startswith(".lock")] == [name]
+    assert name not in contents(tmp_path)
