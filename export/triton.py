@@ -15,6 +15,7 @@ from types import MappingProxyType
 from typing import Literal
 
 import onnx
+
 from lengthwise.errors import ArtifactError
 from lengthwise.export.artifact.engine import chosen_variant
 from lengthwise.export.artifact.folder import Artifact

@@ -20,8 +20,9 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
-from lengthwise.errors import CheckpointError, ConfigError
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
+
+from lengthwise.errors import CheckpointError, ConfigError
 
 Precision = Literal["fp32", "bf16", "fp16"]
 Variant = Literal["native", "portable", "fp16", "int8", "int8_dynamic"]  # see export.variants

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
+
 from lengthwise.cli.common import Command, load_run, run_options
 
 if TYPE_CHECKING:

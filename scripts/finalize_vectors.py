@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import click
+
 from lengthwise.cli.common import Command, load_run, run_options
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Literal
 
 import click
+
 from lengthwise.cli.common import Command
 
 SECTIONS = ("environment", "tests", "conformance", "traps", "rates", "steps")

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
+
 from lengthwise.cli.common import Command, load_run, run_options
 
 if TYPE_CHECKING:
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 def summary(run: RunConfig, source: Source, found: Inspection) -> str:
     """The lengths of the first shard's texts, and a line for each way to batch them."""
     import numpy as np
+
     from lengthwise.batching.inspection import length_percentiles
 
     rows = f"{source.num_rows:,}" if source.num_rows is not None else "unknown (a stream)"

@@ -10,6 +10,7 @@ from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
 import click
+
 from lengthwise.cli.common import Command, as_typed, load_run, run_options
 
 UNTRAINED = " (never trained: its vectors do not compare texts)"
@@ -42,6 +43,7 @@ def main(config: Path, overrides: tuple[str, ...]) -> None:
     import init_model
     import train_tokenizer
     import validate_export
+
     from lengthwise.config import CONFIG_FILE, load_encoder_config
 
     run, typed = load_run(config, overrides), f"{config}{as_typed(overrides)}"

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+
 from lengthwise.cli.common import ServerCommand
 
 NUMBERS = {"port": int, "workers": int, "deadline": float, "canary": float, "notice": float, "drain": float}

@@ -14,11 +14,11 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # the models are tiny, and idle threads that spin slow a busy machine
 
 import pytest
-from lengthwise.config import EncoderConfig, TokenizerTraining
-from lengthwise.tokens.tokenizer import TextTokenizer, train_tokenizer
 
 from helpers.engines import LookupEngine
 from helpers.texts import TEXTS
+from lengthwise.config import EncoderConfig, TokenizerTraining
+from lengthwise.tokens.tokenizer import TextTokenizer, train_tokenizer
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

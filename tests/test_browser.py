@@ -7,9 +7,9 @@ from pathlib import Path
 from urllib.parse import quote
 
 import pytest
-from lengthwise.export.runtimes import javascript
 
 from helpers.browser import Browser, BrowserError, Page, find_browser
+from lengthwise.export.runtimes import javascript
 
 
 @pytest.fixture(scope="module")

@@ -10,6 +10,9 @@ import pytest
 import yaml
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from helpers.paths import ROOT
 from lengthwise.config import (
     OUTPUT_COLUMNS,
     EncoderConfig,
@@ -21,9 +24,6 @@ from lengthwise.config import (
 )
 from lengthwise.errors import ConfigError
 from lengthwise.export.graphs.variants import VARIANTS
-from pydantic import ValidationError
-
-from helpers.paths import ROOT
 
 MINIMAL = "dataset: {path: facts.txt}\nmodel: {path: checkpoint}\n"
 NAMES = st.text(st.characters(codec="utf-8", exclude_characters="\0"), min_size=1, max_size=20)

@@ -10,6 +10,9 @@ import numpy as np
 import onnx
 import onnxscript
 import torch
+from safetensors import SafetensorError
+from safetensors.numpy import save_file
+
 from lengthwise import __version__
 from lengthwise.encoder.checkpoint import weights_fingerprint, write_checkpoint
 from lengthwise.encoder.model import PackedEncoder
@@ -48,8 +51,6 @@ from lengthwise.export.runtimes.registry import RUNTIMES
 from lengthwise.export.validation.cases import golden_case, one_row_at_a_time
 from lengthwise.tokens.tokenizer import TextTokenizer
 from lengthwise.util.files import replace_folder
-from safetensors import SafetensorError
-from safetensors.numpy import save_file
 
 _NO_LIMIT = 2**31 - 1  # tokens a text: the encoder has none, but fastembed opens no folder that names none
 

@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Literal, TypeVar, get_args
 
 import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
 from lengthwise.batching.plan import engine_costs
 from lengthwise.config import CONFIG_FILE, BatchingSettings, RunConfig, load_encoder_config
 from lengthwise.encoder.engine import encode_tokens
@@ -25,7 +27,6 @@ from lengthwise.tokens.ragged import RaggedTokens, tokenize_texts
 from lengthwise.tokens.tokenizer import TextTokenizer, load_run_tokenizer, load_tokenizer
 from lengthwise.util.system import cpu_count, free_memory
 from lengthwise.util.threads import parallel_map
-from numpy.typing import ArrayLike, NDArray
 
 Device = Literal["cpu", "cuda", "auto"]
 T = TypeVar("T")

@@ -14,11 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from lengthwise.errors import ArtifactError
-from lengthwise.util.files import file_sha256, link_or_copy, replace_folder, write_atomically
 from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
+
+from lengthwise.errors import ArtifactError
+from lengthwise.util.files import file_sha256, link_or_copy, replace_folder, write_atomically
 
 MANIFEST_FILE, GOLDEN_FILE, CARD_FILE = "MANIFEST.json", "golden.safetensors", "README.md"
 VALIDATION_JSON, VALIDATION_MD, VALIDATION_PNG = "validation.json", "validation.md", "validation.png"

@@ -27,10 +27,11 @@ from typing import NamedTuple
 import numpy as np
 import onnx
 import onnx_ir as ir
-from lengthwise.export.graphs.variants import FP16, INT8, INT8_DYNAMIC, PORTABLE, VARIANTS
 from numpy.typing import NDArray
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 from onnx_ir.tape import Tape
+
+from lengthwise.export.graphs.variants import FP16, INT8, INT8_DYNAMIC, PORTABLE, VARIANTS
 
 _CONTRIB = "com.microsoft"
 _WEIGHT_LIMIT = 63  # 7 bits with a sign

@@ -21,11 +21,12 @@ from pathlib import Path
 
 import onnx
 import torch
+from torch import Tensor, nn
+
 from lengthwise.encoder.model import PackedEncoder
 from lengthwise.errors import ArtifactError
 from lengthwise.export.graphs.packed_lstm import OnnxOrderedLstm, to_onnx_lstm
 from lengthwise.export.graphs.portable_lstm import PortableLstm, RunLayer
-from torch import Tensor, nn
 
 INPUTS = ("input_ids", "attention_mask")
 OUTPUTS = ("sentence_embedding", "token_embeddings")

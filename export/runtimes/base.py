@@ -9,8 +9,9 @@ from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
-from lengthwise.export.graphs.variants import VARIANTS, Variant
 from numpy.typing import NDArray
+
+from lengthwise.export.graphs.variants import VARIANTS, Variant
 
 Outputs = tuple[NDArray[np.float32], NDArray[np.float32]]
 OUTPUT_NAMES = ["sentence_embedding", "token_embeddings"]

@@ -11,6 +11,7 @@ import tempfile
 from pathlib import Path
 
 import onnx
+
 from lengthwise.export.runtimes.onnxruntime import OnnxRuntimeCpu
 from lengthwise.util.files import link_or_copy
 

@@ -6,8 +6,9 @@ import warnings
 from pathlib import Path
 from types import MappingProxyType
 
-import lengthwise.export.graphs.packed_lstm  # noqa: F401  # registers the operator
 import torch
+
+import lengthwise.export.graphs.packed_lstm  # noqa: F401  # registers the operator
 from lengthwise.export.artifact.folder import PROGRAM_FILE, PROGRAM_PORTABLE_FILE
 from lengthwise.export.graphs.variants import NATIVE, PORTABLE
 from lengthwise.export.runtimes.pytorch import PyTorchEager

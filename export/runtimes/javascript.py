@@ -26,8 +26,9 @@ from types import MappingProxyType
 from typing import IO, Any
 
 import numpy as np
-from lengthwise.export.runtimes.base import NotRunnable, Outputs, Runtime, check_output_names
 from numpy.typing import NDArray
+
+from lengthwise.export.runtimes.base import NotRunnable, Outputs, Runtime, check_output_names
 
 DRIVER = Path(__file__).with_name("javascript_driver")
 _PACKAGES = DRIVER / "node_modules"

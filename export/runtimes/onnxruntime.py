@@ -19,10 +19,11 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
+
 from lengthwise.export.graphs.variants import FP16
 from lengthwise.export.runtimes.base import OUTPUT_NAMES, NotRunnable, Outputs, Runtime, check_output_names
 from lengthwise.export.runtimes.placement import Placement, read_profile
-from numpy.typing import NDArray
 
 if TYPE_CHECKING:
     import onnxruntime

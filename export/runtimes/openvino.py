@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-from lengthwise.export.runtimes.base import NotRunnable, Outputs, Runtime, check_output_names
 from numpy.typing import NDArray
+
+from lengthwise.export.runtimes.base import NotRunnable, Outputs, Runtime, check_output_names
 
 
 class OpenVino(Runtime):

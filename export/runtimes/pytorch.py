@@ -8,6 +8,8 @@ from types import MappingProxyType
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
+
 from lengthwise.encoder.checkpoint import WEIGHTS_FILE, load_encoder
 from lengthwise.encoder.cuda import arithmetic
 from lengthwise.encoder.stepwise import StepwiseEncoder
@@ -15,7 +17,6 @@ from lengthwise.encoder.torch_engine import TorchEngine
 from lengthwise.export.graphs.trace import ClientEncoder
 from lengthwise.export.graphs.variants import NATIVE
 from lengthwise.export.runtimes.base import NotRunnable, Outputs, Runtime
-from numpy.typing import NDArray
 
 
 class PyTorchEager(Runtime):

@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 import onnx
+from numpy.typing import NDArray
+
 from lengthwise.export.graphs.variants import FP16
 from lengthwise.export.runtimes.base import ONNX_FILES, OUTPUT_NAMES, Outputs, Runtime, check_output_names
-from numpy.typing import NDArray
 
 
 class Reference(Runtime):

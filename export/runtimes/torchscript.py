@@ -7,6 +7,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 import torch
+
 from lengthwise.export.artifact.folder import TORCHSCRIPT_FILE, TORCHSCRIPT_PORTABLE_FILE
 from lengthwise.export.graphs.variants import NATIVE, PORTABLE
 from lengthwise.export.runtimes.pytorch import PyTorchEager

@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, TypeVar
 
-from lengthwise.errors import LengthwiseError
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, WithJsonSchema
 from pydantic_core import from_json
+
+from lengthwise.errors import LengthwiseError
 
 _TEXTS_SCHEMA = [{"type": "string"}, {"type": "array", "items": {"type": "string"}, "minItems": 1}]
 _IDS = {"type": "array", "items": {"type": "integer", "minimum": 0}, "minItems": 1}

@@ -23,6 +23,7 @@ from types import FrameType
 from typing import Any
 
 import uvicorn
+
 from lengthwise.errors import LengthwiseError, RunError
 from lengthwise.export.artifact.folder import Artifact
 from lengthwise.export.server.metrics import Metrics

@@ -10,8 +10,9 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from lengthwise.export.server.bodies import Given, InferBody, Refused, Tensor
 from numpy.typing import NDArray
+
+from lengthwise.export.server.bodies import Given, InferBody, Refused, Tensor
 
 TEXT, IDS, MASK, OUTPUT = "text", "input_ids", "attention_mask", "sentence_embedding"
 VERSION = "1"

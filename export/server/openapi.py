@@ -7,9 +7,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from pydantic.json_schema import models_json_schema
+
 from lengthwise import __version__
 from lengthwise.export.server.bodies import Body, EmbedBody, EmbeddingsBody, InferBody, TokenizeBody
-from pydantic.json_schema import models_json_schema
 
 _ERRORS = {
     "400": "not JSON, or a parameter that the model cannot serve",

@@ -23,12 +23,13 @@ from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
+
 from lengthwise.batching.plan import BatchCosts, plan_batches
 from lengthwise.encoder.engine import Engine
 from lengthwise.errors import LengthwiseError
 from lengthwise.export.server.metrics import Metrics
 from lengthwise.tokens.ragged import RaggedTokens
-from numpy.typing import NDArray
 
 log = logging.getLogger(__name__)
 LONG_TOKENS = 256

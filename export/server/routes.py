@@ -22,6 +22,15 @@ from typing import Any, TypeVar
 
 import numpy as np
 import orjson
+from numpy.typing import NDArray
+from starlette.applications import Starlette
+from starlette.datastructures import MutableHeaders
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import FileResponse, HTMLResponse, Response
+from starlette.routing import Route
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
 from lengthwise import __version__
 from lengthwise.errors import LengthwiseError
 from lengthwise.export.server import open_inference as protocol
@@ -43,14 +52,6 @@ from lengthwise.export.server.queue import Closed, Overloaded
 from lengthwise.export.server.service import BadItem, DeadlineExceeded, Service, TooMuch
 from lengthwise.export.server.settings import ServeSettings
 from lengthwise.tokens.ragged import RaggedTokens
-from numpy.typing import NDArray
-from starlette.applications import Starlette
-from starlette.datastructures import MutableHeaders
-from starlette.exceptions import HTTPException
-from starlette.requests import ClientDisconnect, Request
-from starlette.responses import FileResponse, HTMLResponse, Response
-from starlette.routing import Route
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 log = logging.getLogger(__name__)
 PAGE = Path(__file__).with_name("page.html")

@@ -15,6 +15,8 @@ from dataclasses import replace
 from typing import Any, Literal, TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
+
 from lengthwise.errors import ArtifactError, LengthwiseError
 from lengthwise.export.artifact.engine import OnnxEngine
 from lengthwise.export.artifact.folder import Artifact
@@ -25,7 +27,6 @@ from lengthwise.export.server.settings import ServeSettings
 from lengthwise.tokens.ragged import RaggedTokens, tokenize_texts
 from lengthwise.tokens.tokenizer import TextTokenizer, load_tokenizer
 from lengthwise.util.system import cpu_count
-from numpy.typing import NDArray
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")

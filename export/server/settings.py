@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
+from pydantic import Field, ValidationInfo, field_validator
+
 from lengthwise.config import PositiveInt, Settings, Variant, parse_settings
 from lengthwise.errors import ConfigError
-from pydantic import Field, ValidationInfo, field_validator
 
 PREFIX = "LENGTHWISE_"
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False, strict=False)]

@@ -12,9 +12,10 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
+
 from lengthwise.encoder.model import PackedEncoder
 from lengthwise.tokens.ragged import RaggedTokens
-from numpy.typing import NDArray
 
 EVERY_ID, GOLDEN, TEXTS = "every id of the vocabulary", "golden vectors", "real texts"
 GOLDEN_CASE = "golden"

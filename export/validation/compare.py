@@ -12,9 +12,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
+
 from lengthwise.export.runtimes.base import Outputs, Runtime
 from lengthwise.export.validation.cases import Case, Oracle
-from numpy.typing import NDArray
 
 MORE_PADDING, ANOTHER_ORDER, ALONE = "more padding", "another order", "a row alone"
 _LONG = 512  # columns; a longer batch is compared with PyTorch and under more padding alone, for time's sake

@@ -20,10 +20,11 @@ from typing import Any, Literal
 
 import numpy as np
 import onnx
-from lengthwise.export.runtimes.base import NotRunnable
-from lengthwise.export.runtimes.onnxruntime import CUDA_OPTIONS, import_onnxruntime, preload_libraries, run_bound
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
+
+from lengthwise.export.runtimes.base import NotRunnable
+from lengthwise.export.runtimes.onnxruntime import CUDA_OPTIONS, import_onnxruntime, preload_libraries, run_bound
 
 Direction = Literal["forward", "reverse", "bidirectional"]
 Dtype = Literal["float32", "float16"]

@@ -22,10 +22,11 @@ from lengthwise.export.validation.report import worst_by_group
 from lengthwise.run.plots import FAINT, INK, TOKENS, figure_to_png, new_figure
 
 if TYPE_CHECKING:
-    from lengthwise.export.validation.validate import Validation, Verdict
     from matplotlib.axes import Axes
     from matplotlib.colors import Colormap, LogNorm
     from matplotlib.figure import Figure
+
+    from lengthwise.export.validation.validate import Validation, Verdict
 
 WHAT_TO_DEPLOY = "Which graph to load on each runtime"
 _EXPLAINED = (

@@ -10,6 +10,7 @@ from dataclasses import asdict
 from typing import Any
 
 import numpy as np
+
 from lengthwise.encoder.checkpoint import WEIGHTS_FILE
 from lengthwise.export.graphs.variants import NATIVE, VARIANTS
 from lengthwise.export.validation.cases import GOLDEN_CASE

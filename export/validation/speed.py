@@ -12,9 +12,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from tqdm import tqdm
+
 from lengthwise.export.graphs.variants import Variant
 from lengthwise.export.runtimes.base import Runtime
-from tqdm import tqdm
 
 log = logging.getLogger(__name__)
 Speeds = dict[str, dict[str, dict[str, float]]]  # runtime -> graph -> batch -> milliseconds

@@ -21,6 +21,9 @@ from typing import Literal
 import numpy as np
 import onnx
 from google.protobuf.message import DecodeError
+from numpy.typing import NDArray
+from tqdm import tqdm
+
 from lengthwise.encoder.checkpoint import load_encoder
 from lengthwise.export.artifact.folder import Artifact
 from lengthwise.export.graphs.variants import NATIVE, VARIANTS, Variant
@@ -42,8 +45,6 @@ from lengthwise.export.validation.cases import (
 from lengthwise.export.validation.compare import CaseResult, Comparator, Comparison, scaled_difference
 from lengthwise.export.validation.speed import Speeds, measure_speed
 from lengthwise.tokens.ragged import RaggedTokens
-from numpy.typing import NDArray
-from tqdm import tqdm
 
 Status = Literal["passed", "failed", "refused", "not run"]
 Check = tuple[Case, Oracle]

@@ -14,6 +14,8 @@ import shutil
 from dataclasses import dataclass, replace
 
 import numpy as np
+from numpy.typing import NDArray
+
 from lengthwise.batching.plan import (
     PACKED,
     PACKED_CUDA,
@@ -28,7 +30,6 @@ from lengthwise.batching.plan import (
 )
 from lengthwise.config import EncodeSettings, RunConfig
 from lengthwise.tokens.ragged import RaggedTokens
-from numpy.typing import NDArray
 
 
 @dataclass(frozen=True)

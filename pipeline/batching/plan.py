@@ -16,8 +16,9 @@ from itertools import pairwise
 from typing import Literal
 
 import numpy as np
-from lengthwise.config import BatchingSettings, Precision
 from numpy.typing import NDArray
+
+from lengthwise.config import BatchingSettings, Precision
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
+
 from lengthwise.config import DatasetSettings
 from lengthwise.data.readers import (
     SAVED_TO_DISK,

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.json
+
 from lengthwise.config import DatasetSettings
 from lengthwise.errors import DatasetError
 

@@ -12,13 +12,14 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
 from lengthwise.config import CONFIG_FILE, EncoderConfig, EncoderSettings, RunConfig, load_encoder_config
 from lengthwise.encoder.model import PackedEncoder, seeded_encoder
 from lengthwise.errors import CheckpointError
 from lengthwise.tokens.tokenizer import TextTokenizer, check_tokenizer_fits, load_run_tokenizer, load_tokenizer
 from lengthwise.util.files import replace_folder
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 
 WEIGHTS_FILE, TOKENIZER_FILE = "model.safetensors", "tokenizer.json"
 

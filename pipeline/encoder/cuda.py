@@ -26,11 +26,12 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
 from lengthwise.config import Precision
 from lengthwise.encoder.model import PackedEncoder
 from lengthwise.errors import LengthwiseError
-from numpy.typing import NDArray
-from torch import Tensor
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 LANES = 3  # one batch computed, one copied in, one copied out

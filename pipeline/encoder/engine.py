@@ -12,12 +12,13 @@ from itertools import chain
 from typing import Protocol, TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
+
 from lengthwise.batching.plan import BatchCosts, BatchPlan, PlanReport, plan_batches, report_plan
 from lengthwise.config import BatchingSettings, EncoderConfig
 from lengthwise.errors import TextError
 from lengthwise.tokens.ragged import RaggedTokens, tokenize_texts
 from lengthwise.tokens.tokenizer import TextTokenizer
-from numpy.typing import NDArray
 
 T = TypeVar("T")
 R = TypeVar("R")

@@ -13,9 +13,10 @@ Notable decisions:
 from __future__ import annotations
 
 import torch
-from lengthwise.config import EncoderConfig
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
+
+from lengthwise.config import EncoderConfig
 
 NORM_FLOOR = 1e-12
 

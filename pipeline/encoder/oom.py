@@ -6,8 +6,9 @@ import logging
 from collections.abc import Callable
 
 import numpy as np
-from lengthwise.errors import LengthwiseError
 from numpy.typing import NDArray
+
+from lengthwise.errors import LengthwiseError
 
 log = logging.getLogger(__name__)
 Encode = Callable[[NDArray[np.int64], NDArray[np.int64]], NDArray[np.float32]]

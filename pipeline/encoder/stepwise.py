@@ -33,9 +33,10 @@ from itertools import pairwise
 
 import numpy as np
 import torch
-from lengthwise.encoder.model import PackedEncoder
 from numpy.typing import NDArray
 from torch import Tensor, nn
+
+from lengthwise.encoder.model import PackedEncoder
 
 TABLE_BYTES = 512 * 2**20
 FEW_STEPS = 8  # are summed in float32

@@ -17,6 +17,8 @@ from typing import Literal, TypeVar
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
+
 from lengthwise.batching.plan import engine_costs
 from lengthwise.config import Precision, RunConfig
 from lengthwise.encoder.checkpoint import load_run_model, weights_fingerprint
@@ -27,7 +29,6 @@ from lengthwise.encoder.stepwise import StepwiseEncoder
 from lengthwise.errors import LengthwiseError
 from lengthwise.tokens.tokenizer import TextTokenizer
 from lengthwise.util.threads import parallel_map
-from numpy.typing import NDArray
 
 T = TypeVar("T")
 R = TypeVar("R")

@@ -32,6 +32,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
 from lengthwise.config import ClusterSettings, RunConfig
 from lengthwise.data.dataset import Source, open_dataset
 from lengthwise.encoder.engine import Engine

@@ -20,6 +20,9 @@ from functools import partial
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
+from tqdm import tqdm
+
 from lengthwise.batching.plan import PlanReport
 from lengthwise.config import RunConfig
 from lengthwise.data.dataset import Shard, Source
@@ -33,8 +36,6 @@ from lengthwise.store.vectors import COUNTS, VectorStore
 from lengthwise.tokens.tokenizer import TextTokenizer
 from lengthwise.util.system import cpu_count
 from lengthwise.util.threads import BackgroundExecutor, prefetch
-from numpy.typing import NDArray
-from tqdm import tqdm
 
 log = logging.getLogger(__name__)
 

@@ -16,16 +16,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
+
 from lengthwise.batching.inspection import Inspection, Strategy, length_percentiles
 from lengthwise.batching.plan import PlanReport
 from lengthwise.errors import LengthwiseError
 from lengthwise.util.files import write_atomically
-from numpy.typing import NDArray
 
 if TYPE_CHECKING:
-    from lengthwise.run.local import EncodeReport
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+
+    from lengthwise.run.local import EncodeReport
 
 TOKENS, PADDING, BEYOND, INK, FAINT = "#0072B2", "#E69F00", "#D55E00", "#222222", "#5F5F5F"
 DRAWN_ROWS = 192  # three batches of dataset order, and still a few pixels a row

@@ -22,6 +22,8 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
+
 from lengthwise.batching.plan import PlanReport, plan_in_order, report_plan
 from lengthwise.config import RunConfig
 from lengthwise.data.dataset import Shard, Source
@@ -33,7 +35,6 @@ from lengthwise.store.records import ShardRecord
 from lengthwise.store.vectors import vector_table, write_shard
 from lengthwise.tokens.ragged import RaggedTokens, cut_texts, tokenize_texts
 from lengthwise.tokens.tokenizer import TextTokenizer
-from numpy.typing import NDArray
 
 PIECE_BYTES = 64 * 2**20
 _DEVIATION_ROWS = 64  # of a piece, compared with float32 where a lower precision was asked for

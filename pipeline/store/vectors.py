@@ -36,6 +36,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
 from lengthwise.config import BadRows
 from lengthwise.errors import StoreError
 from lengthwise.store.fingerprint import describe_changes, identity_hash
@@ -43,7 +45,6 @@ from lengthwise.store.folder import Folder, is_draft, open_folder
 from lengthwise.store.records import QUARANTINE, Part, ShardRecord, quarantine_file, record_line, records_of
 from lengthwise.util.files import hashed_file
 from lengthwise.util.threads import parallel_map
-from numpy.typing import NDArray
 
 DATA, RUN, IDENTITY, RECORDS, MANIFEST = "data", "run.yaml", "identity.json", "shards.jsonl", "manifest.json"
 CARD, LOCK = "README.md", ".lock"

@@ -23,13 +23,14 @@ from itertools import chain
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from numpy.typing import NDArray
+from tokenizers import Encoding
+
 from lengthwise.config import BadRows
 from lengthwise.errors import TextError, TokenizerError
 from lengthwise.tokens.deduplicate import distinct_rows
 from lengthwise.tokens.tokenizer import TextTokenizer
 from lengthwise.util.threads import check_cancelled, prefetch
-from numpy.typing import NDArray
-from tokenizers import Encoding
 
 CHUNK_TEXTS, CHUNK_BYTES = 512, 4 * 2**20
 _ROWS_NAMED = 5

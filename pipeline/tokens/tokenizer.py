@@ -22,9 +22,10 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+from tokenizers import Encoding, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+
 from lengthwise.config import EncoderConfig, RunConfig, TokenizerTraining
 from lengthwise.errors import TokenizerError
-from tokenizers import Encoding, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
 MOST_IDS = 2**24  # many times the largest vocabulary that is in use
 

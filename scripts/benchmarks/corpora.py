@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+
 from lengthwise.config import TokenizerTraining, load_config
 from lengthwise.data.dataset import open_dataset
 from lengthwise.errors import DatasetError

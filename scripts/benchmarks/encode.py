@@ -14,6 +14,8 @@ from unittest import mock
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
 from lengthwise.cli.benchmarks.corpora import load_corpus
 from lengthwise.cli.benchmarks.harness import Result, in_turn, median, ratios
 from lengthwise.cli.benchmarks.models import SHAPES, plain_loop, sentence_transformer
@@ -29,7 +31,6 @@ from lengthwise.export.validation.compare import cosines
 from lengthwise.run.local import encode_dataset
 from lengthwise.tokens.ragged import tokenize_texts
 from lengthwise.tokens.tokenizer import TextTokenizer
-from numpy.typing import NDArray
 
 BATCH_SIZES = (32, 64, 128, 256)  # of sentence-transformers; the fastest is what we are compared with
 NO_BF16 = "not run: this CPU has no bfloat16 arithmetic"

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+
 from lengthwise.cli.benchmarks.harness import Result, in_turn, median, ratios
 from lengthwise.cli.benchmarks.models import SHAPES
 from lengthwise.export.graphs.rewrite import REWRITES

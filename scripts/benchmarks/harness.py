@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import click
+from tqdm import tqdm
+
 from lengthwise.util.files import write_atomically
 from lengthwise.util.system import PACKAGES, cpu_count, processor, versions
-from tqdm import tqdm
 
 
 def in_turn(sides: Mapping[str, Callable[[], Any]], runs: int, label: str) -> dict[str, list[float]]:

@@ -12,6 +12,8 @@ from unittest import mock
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
 from lengthwise.batching.plan import engine_costs, plan_in_order, report_plan
 from lengthwise.cli.benchmarks.corpora import load_corpus
 from lengthwise.cli.benchmarks.harness import Result, in_turn, median
@@ -25,7 +27,6 @@ from lengthwise.store.vectors import VectorStore, vector_table, write_shard
 from lengthwise.tokens.ragged import RaggedTokens, tokenize_texts
 from lengthwise.tokens.tokenizer import TextTokenizer
 from lengthwise.util.threads import parallel_map
-from numpy.typing import NDArray
 
 WORKERS = 3  # batches at a time, as on a GPU
 SHARDS = 4  # of a whole run

@@ -11,6 +11,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
+from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence
+
 from lengthwise.batching.plan import plan_batches, plan_in_order, report_plan
 from lengthwise.cli.benchmarks.corpora import load_corpus
 from lengthwise.cli.benchmarks.harness import Result, in_turn, median, ratios
@@ -23,8 +26,6 @@ from lengthwise.export.artifact.build import build_artifact
 from lengthwise.export.artifact.engine import OnnxEngine
 from lengthwise.tokens.ragged import RaggedTokens, tokenize_texts
 from lengthwise.tokens.tokenizer import TextTokenizer
-from numpy.typing import NDArray
-from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence
 
 LIMIT_ROWS = (32, 64, 128, 256, 512)
 LIMIT_TOKENS = 50_000  # of the sides that are only measured for their rate

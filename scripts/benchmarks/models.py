@@ -8,11 +8,12 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
+
 from lengthwise.config import EncoderConfig
 from lengthwise.encoder.model import PackedEncoder, seeded_encoder
 from lengthwise.errors import LengthwiseError
 from lengthwise.tokens.tokenizer import TextTokenizer
-from numpy.typing import NDArray
 
 
 @dataclass(frozen=True)

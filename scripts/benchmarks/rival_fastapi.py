@@ -6,6 +6,7 @@ import sys
 
 import uvicorn
 from fastapi import Body, FastAPI
+
 from lengthwise.export.artifact.engine import OnnxEncoder
 
 

@@ -5,8 +5,9 @@ from typing import Any
 
 import litserve
 import numpy as np
-from lengthwise.export.artifact.engine import OnnxEncoder
 from numpy.typing import NDArray
+
+from lengthwise.export.artifact.engine import OnnxEncoder
 
 
 class Api(litserve.LitAPI):

@@ -19,6 +19,7 @@ from typing import Any
 
 import click
 import numpy as np
+
 from lengthwise.cli.benchmarks.corpora import load_corpus
 from lengthwise.cli.benchmarks.harness import Result, median
 from lengthwise.cli.benchmarks.load import Load, Request, post, run_load, wait_until_ready

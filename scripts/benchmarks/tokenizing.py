@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 
 import pyarrow as pa
+
 from lengthwise.cli.benchmarks.corpora import load_corpus
 from lengthwise.cli.benchmarks.harness import Result, in_turn, median, ratios
 from lengthwise.tokens.ragged import CHUNK_TEXTS, tokenize_texts

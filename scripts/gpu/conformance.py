@@ -7,6 +7,7 @@ from functools import partial
 from typing import Any
 
 import numpy as np
+
 from lengthwise.batching.plan import plan_batches
 from lengthwise.cli.benchmarks.models import SHAPES
 from lengthwise.cli.gpu.context import Check, Context, Found, NotRun, Section

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 
 import numpy as np
+
 from lengthwise.cli.benchmarks.models import SHAPES
 from lengthwise.cli.gpu.context import Check, Context, Found, NotRun, Section
 from lengthwise.export.artifact.build import build_artifact

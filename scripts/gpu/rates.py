@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
+
 from lengthwise.batching.plan import plan_batches
 from lengthwise.cli.benchmarks.corpora import write_rows
 from lengthwise.cli.benchmarks.harness import in_turn, median, ratios
@@ -23,7 +25,6 @@ from lengthwise.export.artifact.build import build_artifact
 from lengthwise.export.artifact.engine import OnnxEngine
 from lengthwise.run.local import encode_dataset
 from lengthwise.tokens.ragged import tokenize_texts
-from numpy.typing import NDArray
 
 BATCH_SIZES = (128, 256, 512, 1_024, 2_048, 4_096, 8_192)  # of the other sides; the fastest is what counts
 REHEARSAL_SIZES = (32, 64)

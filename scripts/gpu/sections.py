@@ -11,6 +11,7 @@ from dataclasses import replace
 from importlib import import_module
 
 import click
+
 from lengthwise.cli.benchmarks.harness import command
 from lengthwise.cli.gpu.context import Check, Context, NotRun, Section
 from lengthwise.cli.gpu.record import NOT_RUN, Ran, Record, Row, SectionRecord, counts

@@ -8,6 +8,7 @@ import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
 import click
+
 from lengthwise.cli.gpu.context import Check, Context, Found, NotRun, Section
 
 ROOT = Path(__file__).parents[2]

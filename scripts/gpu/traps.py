@@ -9,6 +9,7 @@ from functools import partial
 
 import numpy as np
 import torch
+
 from lengthwise.cli.gpu.context import Check, Context, Found, NotRun, Section
 from lengthwise.encoder.cuda import arithmetic, converted, encoder_on_cuda, tf32_places
 from lengthwise.encoder.stepwise import StepwiseEncoder

@@ -9,6 +9,10 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tokenizers import Tokenizer, models, pre_tokenizers
+
+from helpers.inspections import run_with
+from helpers.texts import TEXTS
 from lengthwise.batching.inspection import expected_costs, inspect_tokens, length_percentiles, strategies
 from lengthwise.batching.plan import (
     PACKED,
@@ -26,10 +30,6 @@ from lengthwise.encoder.model import seeded_encoder
 from lengthwise.encoder.torch_engine import TorchEngine
 from lengthwise.tokens.ragged import tokenize_texts
 from lengthwise.tokens.tokenizer import TextTokenizer
-from tokenizers import Tokenizer, models, pre_tokenizers
-
-from helpers.inspections import run_with
-from helpers.texts import TEXTS
 
 MIXED = (*TEXTS, "", None, TEXTS[0], TEXTS[2], TEXTS[0])
 

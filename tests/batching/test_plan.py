@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
+
 from lengthwise.batching.plan import (
     PACKED,
     PACKED_CUDA,
@@ -23,7 +25,6 @@ from lengthwise.batching.plan import (
     report_plan,
 )
 from lengthwise.config import BatchingSettings
-from numpy.typing import NDArray
 
 Lengths = NDArray[np.integer]
 

@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 import yaml
 from click.testing import CliRunner, Result
-from lengthwise.export.graphs.variants import VARIANTS
 
 from helpers.texts import TEXTS
+from lengthwise.export.graphs.variants import VARIANTS
 
 
 @pytest.fixture

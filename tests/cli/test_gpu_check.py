@@ -16,6 +16,9 @@ import yaml
 from click.testing import CliRunner, Result
 from hypothesis import given
 from hypothesis import strategies as st
+
+from helpers.paths import ROOT
+from helpers.texts import TEXTS
 from lengthwise.cli import gpu_check
 from lengthwise.cli.gpu import conformance, rates
 from lengthwise.cli.gpu import traps as gpu_traps
@@ -44,9 +47,6 @@ from lengthwise.encoder.model import seeded_encoder
 from lengthwise.encoder.stepwise import StepwiseEncoder
 from lengthwise.errors import LengthwiseError
 from lengthwise.export.validation.lstm_probe import LstmProbe, ProbeResult
-
-from helpers.paths import ROOT
-from helpers.texts import TEXTS
 
 RAN = Ran("NVIDIA H200", {"torch": "2.11.0"}, "2026-01-01", "python scripts/gpu_check.py")
 

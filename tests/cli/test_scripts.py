@@ -12,12 +12,12 @@ import datasets
 import onnx
 import pyarrow.parquet as pq
 import pytest
-from lengthwise.export.artifact.folder import describe_files, write_manifest
 
 from helpers.cli import Invoke, refusal, run_as_user, write_config
 from helpers.files import contents
 from helpers.paths import ROOT
 from helpers.texts import TEXTS
+from lengthwise.export.artifact.folder import describe_files, write_manifest
 
 SCRIPTS = sorted(path.stem for path in (ROOT / "scripts").glob("[a-z]*.py") if path.stem not in ("common", "main"))
 HEAVY = {

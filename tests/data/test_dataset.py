@@ -17,9 +17,6 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from lengthwise.config import DatasetSettings
-from lengthwise.data.dataset import open_dataset
-from lengthwise.errors import DatasetError
 
 from helpers.dataset_files import (
     ROWS,
@@ -29,6 +26,9 @@ from helpers.dataset_files import (
     texts_at,
     write,
 )
+from lengthwise.config import DatasetSettings
+from lengthwise.data.dataset import open_dataset
+from lengthwise.errors import DatasetError
 
 # Ways to name rows
 

@@ -12,11 +12,11 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
+from helpers.dataset_files import ROWS, TEXTS_OF_ROWS, opened, rows_of, write
 from lengthwise.config import DatasetSettings
 from lengthwise.data.dataset import open_dataset
 from lengthwise.errors import DatasetError
-
-from helpers.dataset_files import ROWS, TEXTS_OF_ROWS, opened, rows_of, write
 
 
 @settings(max_examples=30, deadline=None)

@@ -9,9 +9,9 @@ from typing import Any, ClassVar
 import fsspec
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
-from lengthwise.errors import DatasetError
 
 from helpers.dataset_files import ROWS, TEXTS_OF_ROWS, opened, rows_of, texts_at, write
+from lengthwise.errors import DatasetError
 
 
 class Breaking(MemoryFileSystem):

@@ -23,6 +23,11 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
+from numpy.typing import NDArray
+
+from helpers.paths import ROOT
+from helpers.serving import Served
+from helpers.texts import TEXTS
 from lengthwise.config import BatchingSettings, EncoderConfig, TokenizerTraining
 from lengthwise.encoder.checkpoint import load_checkpoint
 from lengthwise.encoder.engine import encode_tokens
@@ -36,11 +41,6 @@ from lengthwise.export.runtimes.onnxruntime import CUDA_OPTIONS
 from lengthwise.export.server.settings import ServeSettings
 from lengthwise.tokens.ragged import tokenize_texts
 from lengthwise.tokens.tokenizer import train_tokenizer
-from numpy.typing import NDArray
-
-from helpers.paths import ROOT
-from helpers.serving import Served
-from helpers.texts import TEXTS
 
 PAGE = (ROOT / "docs" / "serve.md").read_text(encoding="utf-8")
 SECTIONS = {part.split("\n", 1)[0]: part for part in re.split(r"^##+ ", PAGE, flags=re.MULTILINE)[1:]}

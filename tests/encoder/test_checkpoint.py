@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
+
 from lengthwise.config import EncoderConfig, RunConfig, TokenizerTraining
 from lengthwise.encoder.checkpoint import (
     create_checkpoint,
@@ -20,7 +22,6 @@ from lengthwise.encoder.checkpoint import (
 from lengthwise.encoder.model import seeded_encoder
 from lengthwise.errors import CheckpointError, ConfigError, TokenizerError
 from lengthwise.tokens.tokenizer import TextTokenizer, train_tokenizer
-from safetensors.torch import load_file, save_file
 
 
 @pytest.fixture

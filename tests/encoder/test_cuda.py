@@ -17,6 +17,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
+from torch import Tensor
+
 from lengthwise.batching.plan import PACKED_CUDA
 from lengthwise.cli.gpu.traps import tf32_allowed
 from lengthwise.config import EncoderConfig
@@ -39,8 +42,6 @@ from lengthwise.encoder.model import PackedEncoder, seeded_encoder
 from lengthwise.encoder.stepwise import StepwiseEncoder
 from lengthwise.encoder.torch_engine import TorchEngine
 from lengthwise.errors import LengthwiseError
-from numpy.typing import NDArray
-from torch import Tensor
 
 GPU_MARKS = (
     pytest.mark.gpu,

@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
+from helpers.engines import LookupEngine
+from helpers.texts import TEXTS
 from lengthwise.config import BatchingSettings, EncoderConfig
 from lengthwise.encoder.engine import encode_texts, encode_tokens
 from lengthwise.errors import TextError
 from lengthwise.tokens.ragged import tokenize_texts
 from lengthwise.tokens.tokenizer import TextTokenizer
-
-from helpers.engines import LookupEngine
-from helpers.texts import TEXTS
 
 
 def test_texts_in_memory(tokenizer: TextTokenizer, engine: LookupEngine) -> None:

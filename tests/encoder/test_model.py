@@ -9,9 +9,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import Tensor, nn
+
 from lengthwise.config import EncoderConfig
 from lengthwise.encoder.model import PackedEncoder, seeded_encoder
-from torch import Tensor, nn
 
 EXAMPLE = ([1, 2, 3], [4, 5], [6, 7, 8, 9, 10])
 SHAPES = list(itertools.product((1, 2, 3), (False, True), ("last", "mean", "max", "sum")))

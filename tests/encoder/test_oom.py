@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+
 from lengthwise.encoder.oom import split_on_oom
 from lengthwise.errors import LengthwiseError
 

@@ -13,13 +13,13 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from helpers.paths import ROOT
 from lengthwise.config import EncoderConfig
 from lengthwise.encoder import stepwise
 from lengthwise.encoder.model import PackedEncoder, seeded_encoder
 from lengthwise.encoder.stepwise import StepwiseEncoder
-from numpy.typing import NDArray
-
-from helpers.paths import ROOT
 
 VOCABULARY = 30
 SHAPES = list(itertools.product((1, 2, 3), (False, True), ("last", "mean", "max", "sum")))

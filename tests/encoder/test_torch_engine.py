@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+
 from lengthwise.batching.plan import PACKED, STEPWISE
 from lengthwise.config import EncoderConfig
 from lengthwise.encoder.model import PackedEncoder, seeded_encoder

@@ -10,6 +10,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
+
+from helpers.paths import ROOT
+from helpers.texts import TEXTS
 from lengthwise.config import EncoderConfig, TokenizerTraining
 from lengthwise.encoder.checkpoint import load_checkpoint
 from lengthwise.encoder.engine import encode_texts
@@ -21,10 +25,6 @@ from lengthwise.export.artifact.engine import OnnxEncoder
 from lengthwise.export.graphs.variants import INT8, NATIVE, VARIANTS
 from lengthwise.export.runtimes.javascript import DRIVER
 from lengthwise.tokens.tokenizer import train_tokenizer
-from numpy.typing import NDArray
-
-from helpers.paths import ROOT
-from helpers.texts import TEXTS
 
 LONG = " ".join(TEXTS * 20)  # 940 tokens: longer than what clients cut at by themselves
 MIXED = [TEXTS[0], "", LONG, *TEXTS, "Moon zebra"]

@@ -15,13 +15,13 @@ import onnx
 import onnxruntime
 import pytest
 from google.protobuf import text_format
+
+from helpers.files import contents, full_disk
 from lengthwise.errors import ArtifactError, StoreError
 from lengthwise.export.artifact.folder import VALIDATION_JSON, Artifact, describe_files, write_manifest
 from lengthwise.export.graphs.variants import FP16, INT8, INT8_DYNAMIC, NATIVE, PORTABLE, VARIANTS
 from lengthwise.export.runtimes.onnxruntime import OnnxRuntimeCpu, OnnxRuntimeCuda
 from lengthwise.export.triton import safe_name, triton_config, write_triton_model
-
-from helpers.files import contents, full_disk
 
 
 @pytest.fixture(scope="session")

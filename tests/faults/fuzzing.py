@@ -136,6 +136,7 @@ def file_of(kind: str, rows: list[str | None]) -> bytes:
 def read_file(path: str, data: bytes, streaming: bool, shard_rows: int, keep: bool) -> str:
     """Open a file and read all its rows; the error has to name the file, and the rows have to add up."""
     import datasets
+
     from lengthwise.config import DatasetSettings
     from lengthwise.data.dataset import open_dataset
     from lengthwise.errors import LengthwiseError

@@ -12,14 +12,14 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
-from lengthwise.config import EncoderConfig
-from lengthwise.encoder.checkpoint import save_checkpoint
-from lengthwise.encoder.model import seeded_encoder
-from lengthwise.tokens.tokenizer import TextTokenizer
 
 from helpers.files import contents
 from helpers.paths import ROOT
 from helpers.texts import TEXTS
+from lengthwise.config import EncoderConfig
+from lengthwise.encoder.checkpoint import save_checkpoint
+from lengthwise.encoder.model import seeded_encoder
+from lengthwise.tokens.tokenizer import TextTokenizer
 
 REPORTS = {"report.md", "report.png"}  # tell how fast a run was
 

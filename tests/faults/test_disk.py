@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
-from lengthwise.tokens.tokenizer import TextTokenizer
 
 from faults.form import cases
 from faults.processes import Job, check_rows
+from lengthwise.tokens.tokenizer import TextTokenizer
 
 # Parts of the whole folder's size that the disk has: from no room for the first file to none for the last.
 FILLS = (0.55, 0.01, 0.25, 0.85, 0.97)[: cases(short=1, whole=5)]

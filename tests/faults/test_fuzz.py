@@ -17,10 +17,6 @@ import pytest
 import yaml
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
-from lengthwise.config import EncoderConfig, TokenizerTraining
-from lengthwise.encoder.checkpoint import save_checkpoint
-from lengthwise.encoder.model import seeded_encoder
-from lengthwise.tokens.tokenizer import TextTokenizer, train_tokenizer
 
 from faults.form import cases
 from faults.fuzzing import (
@@ -40,6 +36,10 @@ from faults.fuzzing import (
 )
 from helpers.paths import ROOT
 from helpers.texts import TEXTS
+from lengthwise.config import EncoderConfig, TokenizerTraining
+from lengthwise.encoder.checkpoint import save_checkpoint
+from lengthwise.encoder.model import seeded_encoder
+from lengthwise.tokens.tokenizer import TextTokenizer, train_tokenizer
 
 FOUND: Counter[tuple[str, str]] = Counter()
 CHECKS = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow]

@@ -17,15 +17,15 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from lengthwise.config import EncoderConfig
-from lengthwise.data.dataset import open_dataset
-from lengthwise.errors import TextError
-from lengthwise.tokens.tokenizer import TextTokenizer
 
 from faults.form import cases
 from helpers.engines import LookupEngine
 from helpers.runs import encode, run_config
 from helpers.texts import TEXTS
+from lengthwise.config import EncoderConfig
+from lengthwise.data.dataset import open_dataset
+from lengthwise.errors import TextError
+from lengthwise.tokens.tokenizer import TextTokenizer
 
 WORDS = sorted({word for text in TEXTS for word in text.split()})
 # Everything that is Unicode: controls, right-to-left marks, characters that combine, planes that hardly anybody uses.

@@ -12,12 +12,12 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from lengthwise.store.records import Part
-from lengthwise.store.vectors import IDENTITY
 
 from faults.form import cases
 from helpers.files import contents
 from helpers.stores import ROWS, close_stores, commit, open_store
+from lengthwise.store.records import Part
+from lengthwise.store.vectors import IDENTITY
 
 
 class Crash(BaseException):

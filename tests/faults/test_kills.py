@@ -9,10 +9,10 @@ import time
 from pathlib import Path
 
 import pytest
-from lengthwise.tokens.tokenizer import TextTokenizer
 
 from faults.form import WHOLE, cases
 from faults.processes import Job, check_rows
+from lengthwise.tokens.tokenizer import TextTokenizer
 
 KILLS = cases(short=2, whole=50)
 TERMINATIONS = cases(short=1, whole=20)

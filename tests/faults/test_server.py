@@ -19,12 +19,12 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from lengthwise.cli.benchmarks.load import Request, post, run_load
-from lengthwise.export.artifact.engine import OnnxEncoder
 
 from faults.form import cases
 from helpers.serving import Served
 from helpers.texts import TEXTS
+from lengthwise.cli.benchmarks.load import Request, post, run_load
+from lengthwise.export.artifact.engine import OnnxEncoder
 
 OPTIONS = ("--model-name", "m", "--max-request-bytes", "100000", "--max-text-tokens", "256")
 FINE = {200, 400, 404, 405, 408, 413, 415, 422}

@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 import schemathesis
 from hypothesis import HealthCheck, given, settings
-from lengthwise.export.server.openapi import OPERATIONS
 from schemathesis import GenerationMode
 from schemathesis.checks import not_a_server_error
 from schemathesis.specs.openapi.checks import (
@@ -22,6 +21,7 @@ from schemathesis.specs.openapi.checks import (
 
 from faults.form import cases
 from helpers.serving import Served
+from lengthwise.export.server.openapi import OPERATIONS
 
 CHECKS = [
     not_a_server_error,

@@ -10,10 +10,10 @@ import time
 from pathlib import Path
 
 import pytest
-from lengthwise.tokens.tokenizer import TextTokenizer
 
 from faults.form import WHOLE, cases
 from faults.processes import Job, check_rows
+from lengthwise.tokens.tokenizer import TextTokenizer
 
 pytest.importorskip("ray", reason="Ray is not installed: pip install lengthwise[ray]")
 KILLS = cases(short=1, whole=10)

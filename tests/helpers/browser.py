@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any, Self
 
 import pytest
+
 from lengthwise.export.runtimes import javascript
 
 SECONDS = 30.0  # for what takes a fraction of one on a machine that is not busy

@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet as pq
 import pytest
+
 from lengthwise.config import DatasetSettings
 from lengthwise.data.dataset import Source, open_dataset
 

@@ -7,11 +7,12 @@ from pathlib import Path
 from types import MappingProxyType
 
 import numpy as np
+from numpy.typing import NDArray
+
 from lengthwise.batching.plan import STEPWISE
 from lengthwise.config import EncoderConfig
 from lengthwise.export.graphs.variants import NATIVE
 from lengthwise.export.runtimes import Outputs, Runtime
-from numpy.typing import NDArray
 
 Answer = Callable[[NDArray[np.int64], NDArray[np.int64]], Outputs]
 

@@ -11,11 +11,12 @@ import datasets
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
 from lengthwise.config import RunConfig
 from lengthwise.data.dataset import Source
 from lengthwise.run.local import EncodeReport, encode_dataset
 from lengthwise.tokens.tokenizer import TextTokenizer
-from numpy.typing import NDArray
 
 
 def run_config(output: Path, path: str | Path = "memory", **sections: dict[str, Any]) -> RunConfig:

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+
 from lengthwise.config import BadRows
 from lengthwise.store.vectors import (
     Part,

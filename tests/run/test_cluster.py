@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+from faults.processes import Job
+from helpers.files import contents
 from lengthwise.config import ClusterSettings, RunConfig, load_config
 from lengthwise.data.dataset import open_dataset
 from lengthwise.errors import RunError, StoreError, TextError
 from lengthwise.tokens.tokenizer import TextTokenizer
-
-from faults.processes import Job
-from helpers.files import contents
 
 ray = pytest.importorskip("ray", reason="Ray is not installed: pip install lengthwise[ray]")
 

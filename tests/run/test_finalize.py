@@ -8,6 +8,11 @@ import os
 from pathlib import Path
 
 import pytest
+
+from helpers.engines import LookupEngine
+from helpers.files import contents
+from helpers.runs import encode, run_config, source_of
+from helpers.texts import TEXTS
 from lengthwise.config import RunConfig
 from lengthwise.data.dataset import open_dataset
 from lengthwise.errors import StoreError
@@ -16,11 +21,6 @@ from lengthwise.store.folder import LocalFolder
 from lengthwise.store.records import Part
 from lengthwise.store.vectors import VectorStore
 from lengthwise.tokens.tokenizer import TextTokenizer
-
-from helpers.engines import LookupEngine
-from helpers.files import contents
-from helpers.runs import encode, run_config, source_of
-from helpers.texts import TEXTS
 
 
 @pytest.fixture

@@ -18,6 +18,13 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from helpers.engines import LookupEngine
+from helpers.files import full_disk
+from helpers.paths import ROOT
+from helpers.runs import data_files, encode, run_config, source_of, vectors_at
+from helpers.texts import TEXTS
 from lengthwise.config import EncoderConfig
 from lengthwise.data.dataset import open_dataset
 from lengthwise.encoder.engine import encode_texts, encode_tokens
@@ -28,13 +35,6 @@ from lengthwise.run import shard
 from lengthwise.run.local import encode_dataset, writers
 from lengthwise.tokens.ragged import tokenize_texts
 from lengthwise.tokens.tokenizer import TextTokenizer
-from numpy.typing import NDArray
-
-from helpers.engines import LookupEngine
-from helpers.files import full_disk
-from helpers.paths import ROOT
-from helpers.runs import data_files, encode, run_config, source_of, vectors_at
-from helpers.texts import TEXTS
 
 WORDS = sorted({word for text in TEXTS for word in text.split()})
 

@@ -9,6 +9,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from matplotlib import rcParams
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.image import imread
+from matplotlib.patches import Rectangle
+
+from helpers.figures import bars
+from helpers.inspections import run_with
 from lengthwise.batching.inspection import Inspection, Strategy, inspect_tokens
 from lengthwise.batching.plan import PACKED, PADDED, STEPWISE
 from lengthwise.errors import LengthwiseError
@@ -25,14 +33,6 @@ from lengthwise.run.plots import (
     save_figure,
 )
 from lengthwise.tokens.ragged import RaggedTokens
-from matplotlib import rcParams
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.image import imread
-from matplotlib.patches import Rectangle
-
-from helpers.figures import bars
-from helpers.inspections import run_with
 
 GENERATOR = np.random.default_rng(0)
 SHORT = GENERATOR.integers(3, 30, 500)

@@ -10,17 +10,17 @@ from pathlib import Path
 import fsspec
 import numpy as np
 import pytest
+from matplotlib.image import imread
+
+from helpers.figures import bars
+from helpers.files import contents
+from helpers.inspections import run_with
 from lengthwise.batching.plan import PlanReport
 from lengthwise.config import RunConfig
 from lengthwise.errors import StoreError
 from lengthwise.run.local import EncodeReport, StageSeconds
 from lengthwise.run.plots import TOKENS, run_figure
 from lengthwise.run.report import report_to_markdown, write_report
-from matplotlib.image import imread
-
-from helpers.figures import bars
-from helpers.files import contents
-from helpers.inspections import run_with
 
 RUN = run_with()
 FOUND = EncodeReport(

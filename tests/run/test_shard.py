@@ -15,6 +15,10 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
+from helpers.engines import LookupEngine
+from helpers.runs import data_files, encode, run_config, source_of, vectors_at
+from helpers.texts import TEXTS
 from lengthwise.config import EncoderConfig
 from lengthwise.data.dataset import Source, open_dataset
 from lengthwise.encoder.engine import encode_texts
@@ -23,10 +27,6 @@ from lengthwise.encoder.torch_engine import TorchEngine
 from lengthwise.errors import TextError
 from lengthwise.run.shard import ShardStats
 from lengthwise.tokens.tokenizer import TextTokenizer
-
-from helpers.engines import LookupEngine
-from helpers.runs import data_files, encode, run_config, source_of, vectors_at
-from helpers.texts import TEXTS
 
 # Rows that cannot be encoded
 

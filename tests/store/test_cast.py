@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import tracemalloc
 
-import lengthwise.store.cast as storable
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
+import lengthwise.store.cast as storable
 from lengthwise.store.cast import cast_vectors
 
 values = st.sampled_from([0.0, 1.5, -2.25, 65504.0, -65504.0, 65505.0, -70000.0, 3e38, np.inf, -np.inf, np.nan])

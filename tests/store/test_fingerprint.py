@@ -6,13 +6,13 @@ import json
 from typing import Any
 
 import pytest
-from lengthwise.config import EncoderConfig, RunConfig
-from lengthwise.store.fingerprint import describe_changes, identity_hash, input_identity, run_identity
-from lengthwise.tokens.tokenizer import TextTokenizer
 
 from helpers.engines import LookupEngine
 from helpers.runs import run_config, source_of
 from helpers.texts import TEXTS
+from lengthwise.config import EncoderConfig, RunConfig
+from lengthwise.store.fingerprint import describe_changes, identity_hash, input_identity, run_identity
+from lengthwise.tokens.tokenizer import TextTokenizer
 
 
 def identity(run: RunConfig, tokenizer: TextTokenizer, engine: LookupEngine, weights: str = "w") -> dict[str, Any]:

@@ -16,10 +16,10 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from lengthwise.store.folder import Folder, LocalFolder, describe_holder, is_draft, open_folder
 
 from helpers.files import contents, full_disk
 from helpers.paths import ROOT
+from lengthwise.store.folder import Folder, LocalFolder, describe_holder, is_draft, open_folder
 
 NAMES = ("a.json", "log.jsonl", "other.jsonl", "data/b.bin")
 

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from hypothesis import given
 from hypothesis import strategies as st
+
 from lengthwise.store.records import Part, ShardRecord, record_line, records_of
 
 RECORD = ShardRecord(0, 0, 3, 10, 1, 0, 0, 0, None, None, "data/shard-000000.parquet", "abc", None)

@@ -12,17 +12,17 @@ from typing import Any
 import fsspec
 import pyarrow.parquet as pq
 import pytest
-from lengthwise.errors import StoreError
-from lengthwise.store.records import Part
-from lengthwise.store.remote import RemoteFolder, _processes
-from lengthwise.store.vectors import VectorStore
-from lengthwise.tokens.tokenizer import TextTokenizer
 
 from helpers.engines import LookupEngine
 from helpers.files import contents
 from helpers.runs import encode, run_config, source_of
 from helpers.stores import IDENTITY_A, ROWS, commit, table
 from helpers.texts import TEXTS
+from lengthwise.errors import StoreError
+from lengthwise.store.records import Part
+from lengthwise.store.remote import RemoteFolder, _processes
+from lengthwise.store.vectors import VectorStore
+from lengthwise.tokens.tokenizer import TextTokenizer
 
 
 @pytest.fixture(autouse=True)

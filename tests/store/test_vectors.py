@@ -12,6 +12,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+
+from helpers.files import contents, full_disk
+from helpers.stores import ROWS, close_stores, commit, counts, open_store, table
 from lengthwise.config import BadRows
 from lengthwise.errors import StoreError
 from lengthwise.store.folder import LocalFolder
@@ -25,9 +28,6 @@ from lengthwise.store.vectors import (
     vector_table,
 )
 from lengthwise.util.files import HashedFile, file_sha256
-
-from helpers.files import contents, full_disk
-from helpers.stores import ROWS, close_stores, commit, counts, open_store, table
 
 
 @pytest.fixture(autouse=True)

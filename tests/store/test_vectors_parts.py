@@ -10,15 +10,15 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
+from faults.form import cases
+from helpers.files import contents
+from helpers.stores import IDENTITY_A, ROWS, close_stores, commit, counts, open_store, table
 from lengthwise.config import BadRows
 from lengthwise.errors import StoreError
 from lengthwise.store.folder import LocalFolder
 from lengthwise.store.records import Part, ShardRecord
 from lengthwise.store.vectors import IDENTITY, MANIFEST, RECORDS, RUN, VectorStore, write_shard
-
-from faults.form import cases
-from helpers.files import contents
-from helpers.stores import IDENTITY_A, ROWS, close_stores, commit, counts, open_store, table
 
 
 @pytest.fixture(autouse=True)

@@ -5,13 +5,14 @@ from __future__ import annotations
 import tracemalloc
 from collections.abc import Callable
 
-import lengthwise.tokens.deduplicate as distinct
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from lengthwise.tokens.deduplicate import distinct_rows
 from numpy.typing import NDArray
+
+import lengthwise.tokens.deduplicate as distinct
+from lengthwise.tokens.deduplicate import distinct_rows
 
 Rows = list[list[int]]
 some_rows = st.lists(st.lists(st.integers(0, 2), max_size=5), max_size=30)

@@ -11,15 +11,15 @@ import pyarrow as pa
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from tokenizers import Regex, Tokenizer, models, pre_tokenizers, processors
+
+from helpers.ragged import check_shard, rows
 from lengthwise.config import TokenizerTraining
 from lengthwise.errors import TextError
 from lengthwise.tokens import ragged as tokens
 from lengthwise.tokens.ragged import RaggedTokens, cut_texts, tokenize_texts
 from lengthwise.tokens.tokenizer import TextTokenizer, train_tokenizer
 from lengthwise.util.threads import prefetch
-from tokenizers import Regex, Tokenizer, models, pre_tokenizers, processors
-
-from helpers.ragged import check_shard, rows
 
 CORPUS = ["the cat sat on the mat", "a dog barked at the moon", "rain fell on the sea", "the sea"] * 2
 TRAINED: dict[str, dict[str, Any]] = {

@@ -8,9 +8,9 @@ import numpy as np
 import pyarrow as pa
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from lengthwise.tokens.ragged import RaggedTokens
 
 from helpers.ragged import check_shard, rows
+from lengthwise.tokens.ragged import RaggedTokens
 
 
 def ragged(lengths: Sequence[int], first: int = 100) -> RaggedTokens:

@@ -11,10 +11,11 @@ from typing import Any, get_args
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from tokenizers import Regex, Tokenizer, models, pre_tokenizers, processors
+
 from lengthwise.config import EncoderConfig, Normalizer, PreTokenizer, TokenizerModel, TokenizerTraining
 from lengthwise.errors import TokenizerError
 from lengthwise.tokens.tokenizer import TextTokenizer, check_tokenizer_fits, load_tokenizer, train_tokenizer
-from tokenizers import Regex, Tokenizer, models, pre_tokenizers, processors
 
 MODELS = get_args(TokenizerModel)
 REPEATABLE = ("bpe", "byte_bpe", "wordlevel", "char")

@@ -10,10 +10,10 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from lengthwise.errors import StoreError
-from lengthwise.util.files import drafted, file_sha256, flush, hashed_file, replace_folder, write_atomically
 
 from helpers.files import contents, full_disk
+from lengthwise.errors import StoreError
+from lengthwise.util.files import drafted, file_sha256, flush, hashed_file, replace_folder, write_atomically
 
 
 def test_write_atomically(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

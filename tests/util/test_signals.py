@@ -11,9 +11,9 @@ import threading
 import time
 
 import pytest
-from lengthwise.util.signals import SIGNALS, Interrupted, interruptible, kept_handlers
 
 from helpers.paths import ROOT
+from lengthwise.util.signals import SIGNALS, Interrupted, interruptible, kept_handlers
 
 BOTH = pytest.mark.parametrize("asked", SIGNALS, ids=lambda number: number.name)
 

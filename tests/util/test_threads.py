@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from functools import partial
 
 import pytest
+
 from lengthwise.util.threads import BackgroundExecutor, check_cancelled, parallel_map, prefetch
 
 

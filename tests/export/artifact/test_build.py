@@ -13,6 +13,9 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from tokenizers import Tokenizer
+
+from helpers.texts import TEXTS
 from lengthwise.config import EncoderConfig, TokenizerTraining
 from lengthwise.encoder.checkpoint import load_checkpoint, weights_fingerprint
 from lengthwise.encoder.engine import encode_tokens
@@ -30,9 +33,6 @@ from lengthwise.export.runtimes.onnxruntime import OnnxRuntimeCpu
 from lengthwise.export.validation.validate import validate_artifact
 from lengthwise.tokens.ragged import tokenize_texts
 from lengthwise.tokens.tokenizer import TextTokenizer, train_tokenizer
-from tokenizers import Tokenizer
-
-from helpers.texts import TEXTS
 
 FILES = {
     "config.json",

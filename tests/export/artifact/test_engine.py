@@ -19,6 +19,10 @@ import pytest
 from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from helpers.paths import ROOT, link_package
+from helpers.texts import TEXTS
 from lengthwise.config import BatchingSettings, EncoderConfig, TokenizerTraining
 from lengthwise.encoder.checkpoint import load_checkpoint, weights_fingerprint
 from lengthwise.encoder.engine import encode_texts, encode_tokens
@@ -34,10 +38,6 @@ from lengthwise.export.runtimes import NotRunnable
 from lengthwise.export.runtimes.onnxruntime import OnnxRuntimeCpu, OnnxRuntimeCuda
 from lengthwise.tokens.ragged import tokenize_texts
 from lengthwise.tokens.tokenizer import train_tokenizer
-from numpy.typing import NDArray
-
-from helpers.paths import ROOT, link_package
-from helpers.texts import TEXTS
 
 CPU = "onnxruntime cpu"
 MIXED = [*TEXTS, "", "moon", *reversed(TEXTS), "zebra " * 40, TEXTS[0]]

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from lengthwise.errors import ArtifactError, StoreError
 from lengthwise.export.artifact.folder import MANIFEST_FILE, Artifact, describe_files
 from lengthwise.util.files import file_sha256

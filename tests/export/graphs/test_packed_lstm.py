@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
-from lengthwise.export.graphs.packed_lstm import OnnxOrderedLstm, packed_lstm
 from torch import nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
+
+from lengthwise.export.graphs.packed_lstm import OnnxOrderedLstm, packed_lstm
 
 
 @pytest.mark.parametrize("layers", [1, 3])

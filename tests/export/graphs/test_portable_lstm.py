@@ -6,9 +6,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from lengthwise.export.graphs.portable_lstm import PortableLstm, RunLayer, dense, scanned
 from torch import nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
+
+from lengthwise.export.graphs.portable_lstm import PortableLstm, RunLayer, dense, scanned
 
 
 @pytest.mark.parametrize("run", [dense, scanned])

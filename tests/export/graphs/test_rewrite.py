@@ -12,6 +12,9 @@ import onnxruntime
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
+from onnx import numpy_helper
+
 from lengthwise.config import EncoderConfig
 from lengthwise.encoder.model import seeded_encoder
 from lengthwise.export.graphs.rewrite import (
@@ -25,8 +28,6 @@ from lengthwise.export.graphs.rewrite import (
 )
 from lengthwise.export.graphs.trace import trace_to_onnx
 from lengthwise.export.graphs.variants import NATIVE, VARIANTS
-from numpy.typing import NDArray
-from onnx import numpy_helper
 
 VOCAB = 40
 

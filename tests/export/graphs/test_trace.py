@@ -12,6 +12,8 @@ import onnx
 import onnxruntime
 import pytest
 import torch
+from numpy.typing import NDArray
+
 from lengthwise.config import EncoderConfig
 from lengthwise.encoder.model import PackedEncoder, seeded_encoder
 from lengthwise.export.graphs import trace
@@ -30,7 +32,6 @@ from lengthwise.export.graphs.trace import (
     trace_to_torchscript,
 )
 from lengthwise.export.validation.cases import Case, grid_cases, one_row_at_a_time
-from numpy.typing import NDArray
 
 
 def session_of(model: onnx.ModelProto | Path) -> onnxruntime.InferenceSession:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import onnxruntime
 import pytest
+
 from lengthwise.batching.plan import PADDED_CUDA
 from lengthwise.encoder.checkpoint import load_encoder
 from lengthwise.encoder.stepwise import StepwiseEncoder

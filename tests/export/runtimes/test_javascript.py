@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from lengthwise.export.graphs.variants import NATIVE, VARIANTS
 from lengthwise.export.runtimes import NotRunnable, javascript
 from lengthwise.export.runtimes.javascript import DRIVER, OnnxRuntimeNode, OnnxRuntimeWeb

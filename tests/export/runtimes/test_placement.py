@@ -10,6 +10,7 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
+
 from lengthwise.export.graphs.variants import NATIVE, VARIANTS
 from lengthwise.export.runtimes.placement import PlacedNode, Placement, read_profile
 

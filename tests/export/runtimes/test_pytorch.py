@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+
 from lengthwise.encoder.checkpoint import WEIGHTS_FILE, load_encoder
 from lengthwise.encoder.model import PackedEncoder
 from lengthwise.encoder.torch_engine import TorchEngine

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from lengthwise.export.graphs.variants import FP16, NATIVE, PORTABLE, VARIANTS
 from lengthwise.export.runtimes import NotRunnable, Runtime
 from lengthwise.export.runtimes.base import ONNX_FILES, check_output_names

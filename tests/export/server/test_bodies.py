@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from lengthwise.export.server import open_inference as protocol
 from lengthwise.export.server.bodies import (
     EmbedBody,

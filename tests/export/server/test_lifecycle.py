@@ -18,16 +18,16 @@ from typing import Any
 
 import numpy as np
 import pytest
+from safetensors.numpy import load_file, save_file
+
+from helpers.paths import ROOT
+from helpers.serving import Served
 from lengthwise.errors import ArtifactError
 from lengthwise.export.artifact.engine import OnnxEncoder
 from lengthwise.export.artifact.folder import Artifact, describe_files, write_manifest
 from lengthwise.export.server.metrics import Metrics
 from lengthwise.export.server.service import Service
 from lengthwise.export.server.settings import ServeSettings
-from safetensors.numpy import load_file, save_file
-
-from helpers.paths import ROOT
-from helpers.serving import Served
 
 Start = Callable[..., Served]
 

@@ -15,16 +15,16 @@ from typing import Any
 
 import numpy as np
 import pytest
-from lengthwise.config import EncoderConfig, TokenizerTraining
-from lengthwise.encoder.model import seeded_encoder
-from lengthwise.export.artifact.build import build_artifact
-from lengthwise.tokens.tokenizer import train_tokenizer
 from numpy.typing import NDArray
 
 from helpers.browser import Browser, Page
 from helpers.paths import ROOT
 from helpers.serving import Served
 from helpers.texts import TEXTS
+from lengthwise.config import EncoderConfig, TokenizerTraining
+from lengthwise.encoder.model import seeded_encoder
+from lengthwise.export.artifact.build import build_artifact
+from lengthwise.tokens.tokenizer import train_tokenizer
 
 PAGE = ROOT / "export" / "server" / "page.html"
 KEY = "the-key-of-a-test"

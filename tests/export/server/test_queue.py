@@ -12,14 +12,14 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from helpers.engines import LookupEngine
 from lengthwise.batching.plan import PADDED, BatchCosts
 from lengthwise.config import EncoderConfig
 from lengthwise.export.server.metrics import Metrics
 from lengthwise.export.server.queue import LONG_TOKENS, BatchQueue, Closed, Job, Overloaded
 from lengthwise.tokens.ragged import RaggedTokens
-from numpy.typing import NDArray
-
-from helpers.engines import LookupEngine
 
 SECONDS = 20.0
 

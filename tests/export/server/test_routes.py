@@ -15,12 +15,12 @@ from typing import Any
 import numpy as np
 import openai
 import pytest
-from lengthwise.export.artifact.engine import OnnxEncoder
-from lengthwise.export.server.openapi import OPERATIONS
 from numpy.typing import NDArray
 
 from helpers.serving import Served
 from helpers.texts import TEXTS
+from lengthwise.export.artifact.engine import OnnxEncoder
+from lengthwise.export.server.openapi import OPERATIONS
 
 LIMITS = ("--max-text-tokens", "64", "--max-batch-tokens", "256", "--max-items", "40", "--max-request-bytes", "20000")
 

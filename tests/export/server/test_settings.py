@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+
 from lengthwise.cli.serve_model import FLAGS
 from lengthwise.errors import ConfigError
 from lengthwise.export.server.settings import PREFIX, ServeSettings, resolve_settings

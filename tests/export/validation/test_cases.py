@@ -8,6 +8,8 @@ import numpy as np
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+
+from helpers.texts import TEXTS
 from lengthwise.config import EncoderConfig
 from lengthwise.encoder.model import seeded_encoder
 from lengthwise.export.validation.cases import (
@@ -21,8 +23,6 @@ from lengthwise.export.validation.cases import (
 )
 from lengthwise.tokens.ragged import tokenize_texts
 from lengthwise.tokens.tokenizer import TextTokenizer
-
-from helpers.texts import TEXTS
 
 
 def test_the_grid_has_every_batch_size_with_every_pattern() -> None:

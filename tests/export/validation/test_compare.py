@@ -5,6 +5,9 @@ from __future__ import annotations
 import math
 
 import numpy as np
+from numpy.typing import NDArray
+
+from helpers.engines import Answer, Answering
 from lengthwise.export.runtimes import Outputs
 from lengthwise.export.validation.cases import GOLDEN, Case, Oracle
 from lengthwise.export.validation.compare import (
@@ -15,9 +18,6 @@ from lengthwise.export.validation.compare import (
     Comparison,
     scaled_difference,
 )
-from numpy.typing import NDArray
-
-from helpers.engines import Answer, Answering
 
 
 def sums(input_ids: NDArray[np.int64], attention_mask: NDArray[np.int64]) -> Outputs:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from lengthwise.config import EncoderConfig
 from lengthwise.encoder.model import seeded_encoder
 from lengthwise.export.artifact.build import build_artifact

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+
 from lengthwise.export.validation import lstm_probe as lstm_probe
 from lengthwise.export.validation.lstm_probe import (
     CPU,

@@ -13,6 +13,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from matplotlib import rcParams
+from matplotlib.colors import to_hex
+from matplotlib.figure import Figure
+from matplotlib.image import imread
+from matplotlib.patches import Rectangle
+from matplotlib.text import Text
+from matplotlib.transforms import Bbox
+
 from lengthwise.errors import LengthwiseError
 from lengthwise.export.graphs.variants import FP16, INT8, INT8_DYNAMIC, NATIVE, PORTABLE, VARIANTS
 from lengthwise.export.runtimes.base import Tolerances
@@ -21,13 +29,6 @@ from lengthwise.export.validation.compare import ALONE, ANOTHER_ORDER, MORE_PADD
 from lengthwise.export.validation.plots import draw_heat_map, heat_map_figure
 from lengthwise.export.validation.validate import Validation, Verdict
 from lengthwise.run.plots import TOKENS
-from matplotlib import rcParams
-from matplotlib.colors import to_hex
-from matplotlib.figure import Figure
-from matplotlib.image import imread
-from matplotlib.patches import Rectangle
-from matplotlib.text import Text
-from matplotlib.transforms import Bbox
 
 GRID = (
     "equal lengths",

@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+
 from lengthwise.export.graphs.variants import FP16, INT8_DYNAMIC, NATIVE, PORTABLE, VARIANTS
 from lengthwise.export.runtimes.base import Tolerances
 from lengthwise.export.validation.compare import CaseResult, Comparison, RowDeviation

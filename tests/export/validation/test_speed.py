@@ -6,11 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
+
 from lengthwise.export.graphs.variants import NATIVE, PORTABLE, VARIANTS
 from lengthwise.export.runtimes import Outputs, Runtime
 from lengthwise.export.validation import speed
 from lengthwise.export.validation.speed import BATCHES, batch_name, measure_speed
-from numpy.typing import NDArray
 
 EVENTS: list[str] = []
 

@@ -12,6 +12,21 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from numpy.typing import NDArray
+
+from helpers.engines import Answering
+from helpers.sabotages import (
+    PORTABLE_SABOTAGES,
+    SABOTAGES,
+    Sabotage,
+    edit_weight,
+    gates_swapped,
+    lengths_ignored,
+    lengths_off_by_one,
+    one_weight_is_stale,
+    unknown_token_moved,
+)
+from helpers.texts import TEXTS
 from lengthwise.config import EncoderConfig
 from lengthwise.encoder.model import PackedEncoder, seeded_encoder
 from lengthwise.export.artifact.build import build_artifact
@@ -31,21 +46,6 @@ from lengthwise.export.validation.compare import Comparison
 from lengthwise.export.validation.validate import Validation, Verdict, judge, validate_artifact
 from lengthwise.tokens.ragged import tokenize_texts
 from lengthwise.tokens.tokenizer import TextTokenizer
-from numpy.typing import NDArray
-
-from helpers.engines import Answering
-from helpers.sabotages import (
-    PORTABLE_SABOTAGES,
-    SABOTAGES,
-    Sabotage,
-    edit_weight,
-    gates_swapped,
-    lengths_ignored,
-    lengths_off_by_one,
-    one_weight_is_stale,
-    unknown_token_moved,
-)
-from helpers.texts import TEXTS
 
 DEFAULT = [runtime for runtime in RUNTIMES if not runtime.optional]
 ONNX_FILE = VARIANTS[NATIVE].file
