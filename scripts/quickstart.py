@@ -38,12 +38,7 @@ def fetch_corpus(target: Path) -> None:
 @run_options
 def main(config: Path, overrides: tuple[str, ...]) -> None:
     """Run every step of the run CONFIG on the facts of the package randfacts."""
-    import encode_dataset
-    import export_model
-    import init_model
-    import train_tokenizer
-    import validate_export
-
+    from lengthwise.cli import encode_dataset, export_model, init_model, train_tokenizer, validate_export
     from lengthwise.config import CONFIG_FILE, load_encoder_config
 
     run, typed = load_run(config, overrides), f"{config}{as_typed(overrides)}"
