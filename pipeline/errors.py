@@ -1,16 +1,16 @@
-"""The one family of exceptions for what a user can mend.
+"""The exceptions for problems that a user can fix.
 
-Every message names the file or setting, the value that was found and the remedy.
-Scripts print the message alone and exit with 2; anything else that is raised is a bug of ours.
+- Every message names the file or setting, the value found and the remedy.
+- Scripts print the message alone and exit with 2; any other exception is a bug of this project.
 """
 
 
 class LengthwiseError(Exception):
-    """Something that the user can mend; `str(error)` is one paragraph that says how."""
+    """A problem that the user can fix; `str(error)` is one paragraph that says how."""
 
 
 class ConfigError(LengthwiseError):
-    """A run's YAML file, or a `--set`, does not describe a run."""
+    """A run's YAML file, or a `--set`, is not a valid configuration."""
 
 
 class DatasetError(LengthwiseError):
@@ -30,11 +30,11 @@ class CheckpointError(LengthwiseError):
 
 
 class StoreError(LengthwiseError):
-    """An output folder cannot be written, or holds something else."""
+    """An output folder cannot be written, or belongs to another run."""
 
 
 class RunError(LengthwiseError):
-    """A run broke off: a part of it failed, or a worker died. What was committed is safe."""
+    """A run stopped early: a part of it failed, or a worker died. What was committed is safe."""
 
 
 class ArtifactError(LengthwiseError):

@@ -16,7 +16,7 @@ from lengthwise.export.graphs.variants import NATIVE, VARIANTS
 from lengthwise.export.validation.cases import GOLDEN_CASE
 from lengthwise.export.validation.compare import CaseResult
 from lengthwise.export.validation.validate import Validation, Verdict
-from lengthwise.util.system import cpu_count, processor
+from lengthwise.util.system import cpu_count, cpu_model
 
 _WORST_SHOWN = 8
 _SIGNS = {"passed": "✓", "failed": "✗", "refused": "refuses", "not run": "not run"}
@@ -37,7 +37,7 @@ def validation_to_json(validation: Validation) -> str:
         "recommended": validation.recommended,
         "machine": {
             "system": platform.system(),
-            "processor": processor(),
+            "processor": cpu_model(),
             "cores": cpu_count(),
             "python": platform.python_version(),
         },
@@ -242,7 +242,7 @@ def _speed_section(validation: Validation) -> list[str]:
         "## Speed",
         "",
         f"Milliseconds a batch (rows x tokens a row), the median of runs of one session at a time;"
-        f" in brackets, how many times as fast as that runtime's native graph. {processor()}, {cpu_count()} cores.",
+        f" in brackets, how many times as fast as that runtime's native graph. {cpu_model()}, {cpu_count()} cores.",
         "",
     ]
     batches = list(next(iter(next(iter(validation.speeds.values())).values())))

@@ -44,7 +44,7 @@ from lengthwise.store.fingerprint import describe_changes, identity_hash, run_id
 from lengthwise.store.folder import open_folder
 from lengthwise.store.records import ShardRecord
 from lengthwise.tokens.tokenizer import TextTokenizer
-from lengthwise.util.signals import kept_handlers
+from lengthwise.util.signals import preserve_signal_handlers
 from lengthwise.util.system import cpu_count
 from lengthwise.util.threads import parallel_map
 
@@ -212,7 +212,7 @@ def _connected(address: str) -> Iterator[None]:
         yield
         return
     try:
-        with kept_handlers():
+        with preserve_signal_handlers():
             if address == LOCAL:
                 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
                 os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")

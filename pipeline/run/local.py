@@ -238,13 +238,13 @@ def _encode_pending(
     with (
         wrap_errors(str(store.folder)),
         prefetch(_planned(source, shards, wanted)) as planned,
-        BackgroundExecutor(writers()) as behind,
+        BackgroundExecutor(writers()) as background,
     ):
         for shard, piece, seconds in planned:
-            behind.check()
+            background.check()
             pieces.append(shards.encoded(piece, seconds, bar.advance))
             if sum(len(piece.lengths) for piece in pieces) == shard.table.num_rows:
-                behind.submit(partial(finish, shard, pieces))
+                background.submit(partial(finish, shard, pieces))
                 pieces = []
             else:
                 pieces[-1] = shards.storable(pieces[-1])  # here, where its shard is not there to be written yet

@@ -17,7 +17,7 @@ from lengthwise.errors import LengthwiseError, StoreError
 from lengthwise.run.local import EncodeReport
 from lengthwise.run.plots import figure_to_png, run_figure
 from lengthwise.store.folder import open_folder
-from lengthwise.util.system import cpu_count, processor, versions
+from lengthwise.util.system import cpu_count, cpu_model, package_versions
 
 REPORT, PICTURE = "report.md", "report.png"
 
@@ -138,9 +138,9 @@ def precision_sentence(run: RunConfig, report: EncodeReport) -> str:
 def _machine(report: EncodeReport) -> str:
     rows = [
         ("engine", report.engine),
-        ("processor", f"{processor()}, {cpu_count()} cores"),
+        ("processor", f"{cpu_model()}, {cpu_count()} cores"),
         ("system", f"{platform.system()} {platform.machine()}"),
-        *versions().items(),
+        *package_versions().items(),
     ]
     return "## On what\n\n" + _table(("part", "is"), rows, align="---")
 

@@ -22,10 +22,10 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import IO, Protocol
 
-from lengthwise.util.files import PART, drafted, file_sha256, flush_names
+from lengthwise.util.files import PARTIAL_SUFFIX, file_sha256, fsync_folder, replace_file
 
 LOG_ENDING = ".jsonl"  # of the files, directly in the folder, that lines are appended to
-_DRAFT = re.compile(rf"\..+\.[0-9a-f]{{8}}{re.escape(PART)}")  # as `drafted` names them
+_DRAFT = re.compile(rf"\..+\.[0-9a-f]{{8}}{re.escape(PARTIAL_SUFFIX)}")  # as `replace_file` names them
 log = logging.getLogger(__name__)
 
 
@@ -114,7 +114,7 @@ class LocalFolder:
         return None
 
     def write(self, name: str, contents: bytes) -> None:  # noqa: D102
-        with drafted(self._path / name) as part:
+        with replace_file(self._path / name) as part:
             part.write_bytes(contents)
 
     def append(self, name: str, line: bytes) -> None:  # noqa: D102
@@ -129,10 +129,10 @@ class LocalFolder:
                 file.truncate(start)  # half a line would spoil the next one
                 raise
         if not start:
-            flush_names(self._path)
+            fsync_folder(self._path)
 
     def draft(self, name: str) -> AbstractContextManager[Path]:  # noqa: D102
-        return drafted(self._path / name)
+        return replace_file(self._path / name)
 
     def remove(self, name: str) -> None:  # noqa: D102
         (self._path / name).unlink(missing_ok=True)

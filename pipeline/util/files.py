@@ -1,4 +1,4 @@
-"""Files and folders that exist whole or not at all."""
+"""Atomic files and folders: after a crash or on a full disk, the new version exists in full or the old one is kept."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from typing import IO
 from lengthwise.errors import StoreError
 from lengthwise.util.threads import BackgroundExecutor
 
-PART = ".part"  # the ending of what is not whole yet
+PARTIAL_SUFFIX = ".part"  # of a file that is still being written
 
 
 def file_sha256(path: Path) -> str:
@@ -26,58 +26,58 @@ def file_sha256(path: Path) -> str:
 
 
 class HashedFile:
-    """A file that is written from its beginning to its end, and hashed in another thread meanwhile."""
+    """A file that is written sequentially and hashed in a background thread at the same time."""
 
-    def __init__(self, file: IO[bytes], behind: BackgroundExecutor) -> None:
-        self._file, self._behind, self._digest = file, behind, hashlib.sha256()
+    def __init__(self, file: IO[bytes], background: BackgroundExecutor) -> None:
+        self._file, self._background, self._digest = file, background, hashlib.sha256()
 
     @property
     def sha256(self) -> str:
-        """sha256 (hex) of what was written, once the block of `hashed_file` has ended."""
+        """sha256 (hex) of what was written; final once the block of `hashed_file` has ended."""
         return self._digest.hexdigest()
 
     @property
     def closed(self) -> bool:
-        """Whether nothing more can be written."""
+        """Whether the file is closed."""
         return self._file.closed
 
     def write(self, block: bytes) -> int:
-        """Write what stands next."""
+        """Append a block; returns its size in bytes."""
         written = self._file.write(block)
-        self._behind.submit(partial(self._digest.update, block))
+        self._background.submit(partial(self._digest.update, block))
         return written
 
     def flush(self) -> None:
-        """Hand everything to the system."""
+        """Pass buffered data on to the operating system."""
         self._file.flush()
 
 
 @contextlib.contextmanager
 def hashed_file(path: Path) -> Iterator[HashedFile]:
-    """A new file whose sha256 is known when the block ends, without reading it again.
+    """Open a new file for writing; its sha256 is known at the end of the block, without reading it again.
 
-    One block is hashed while the next one is made; more than these two are never in memory.
+    One block is hashed while the next one is made; no more than these two are in memory.
     """
-    with open(path, "wb") as file, BackgroundExecutor() as behind:
-        yield HashedFile(file, behind)
+    with open(path, "wb") as file, BackgroundExecutor() as background:
+        yield HashedFile(file, background)
 
 
 @contextlib.contextmanager
-def drafted(path: Path) -> Iterator[Path]:
-    """A path beside `path` to write to; the file takes its place, flushed, once the block ends without an error.
+def replace_file(path: Path) -> Iterator[Path]:
+    """Yield a temporary path beside `path`; if the block ends without an error, the file is synced and renamed.
 
-    Several processes may draft the same file at a time; the last one to end stays.
+    Several processes may replace the same file concurrently; the last one to finish wins.
 
     Raises:
-        OSError: it cannot be written; the file before is still there.
+        OSError: it cannot be written; the previous file is unchanged.
     """
-    part = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}{PART}")
+    part = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}{PARTIAL_SUFFIX}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield part
-        flush(part)
+        fsync_file(part)
         os.replace(part, path)
-        flush_names(path.parent)
+        fsync_folder(path.parent)
     except BaseException:
         with contextlib.suppress(OSError):
             part.unlink(missing_ok=True)
@@ -85,46 +85,59 @@ def drafted(path: Path) -> Iterator[Path]:
 
 
 def write_atomically(path: Path, contents: bytes) -> None:
-    """Write a small file whole or not at all, and the folders above it where they are missing."""
+    """Write a small file atomically; missing parent folders are made.
+
+    Raises:
+        StoreError: it cannot be written; the previous file is unchanged.
+    """
     try:
-        with drafted(path) as part:
+        with replace_file(path) as part:
             part.write_bytes(contents)
     except OSError as error:
-        raise StoreError(f"{path}: cannot be written ({error}); mend that, or choose another place") from error
+        raise StoreError(f"{path}: cannot be written ({error}); fix that, or choose another path") from error
 
 
 @contextlib.contextmanager
 def replace_folder(folder: str | Path) -> Iterator[Path]:
-    """A new, empty folder to write to, which takes the place of `folder` once the block ends without an error."""
+    """Yield a new, empty folder to write to; if the block ends without an error, it replaces `folder`.
+
+    Raises:
+        StoreError: it cannot be written; the previous folder is unchanged.
+    """
     folder = Path(folder)
     if not folder.name:
         raise StoreError(f"{folder}: cannot be replaced as a whole; give a folder below it")
-    part = folder.with_name(f".{folder.name}.part")
+    part = folder.with_name(f".{folder.name}{PARTIAL_SUFFIX}")
     old = folder.with_name(f".{folder.name}.old")
     try:
-        if old.exists() and not folder.exists():  # a crash came between the two renames below
+        if old.exists() and not folder.exists():  # a crash came between the two renames of `_swap`
             os.replace(old, folder)
-        for left_over in (part, old):
-            shutil.rmtree(left_over, ignore_errors=True)
+        for leftover in (part, old):
+            shutil.rmtree(leftover, ignore_errors=True)
         part.mkdir(parents=True)
         try:
             yield part
         except BaseException:
             shutil.rmtree(part, ignore_errors=True)
             raise
-        for path in part.rglob("*"):
-            if path.is_file():
-                flush(path)
-        if folder.exists():
-            os.replace(folder, old)
-        os.replace(part, folder)
-        shutil.rmtree(old, ignore_errors=True)
+        _swap(part, folder, old)
     except OSError as error:
-        raise StoreError(f"{folder}: cannot be written ({error}); mend that, or choose another folder") from error
+        raise StoreError(f"{folder}: cannot be written ({error}); fix that, or choose another folder") from error
 
 
-def flush(path: Path) -> None:
-    """Wait until a file is on the disk."""
+def _swap(part: Path, folder: Path, old: Path) -> None:
+    """Rename `part` to `folder`, by way of `old`, since a folder that has files cannot be renamed over."""
+    for path in part.rglob("*"):
+        if path.is_file():
+            fsync_file(path)
+    if folder.exists():
+        os.replace(folder, old)
+    os.replace(part, folder)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def fsync_file(path: Path) -> None:
+    """Wait until a file's contents are on the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -132,17 +145,17 @@ def flush(path: Path) -> None:
         os.close(descriptor)
 
 
-def flush_names(folder: Path) -> None:
-    """Wait until a folder's list of files is on the disk, where its file system lets one wait; CIFS does not."""
+def fsync_folder(folder: Path) -> None:
+    """Wait until a folder's entries are on the disk, if its file system supports that; CIFS does not."""
     try:
-        flush(folder)
+        fsync_file(folder)
     except OSError as error:
         if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS):
             raise
 
 
 def link_or_copy(source: str | Path, target: str | Path) -> None:
-    """A second name for a file, or a copy where the file system gives none."""
+    """Hard-link a file, or copy it where the file system has no hard links."""
     try:
         os.link(source, target)
     except OSError:

@@ -1,4 +1,4 @@
-"""What a figure was measured on, and what there is to work with: processor, cores, memory, versions."""
+"""The machine and the software that a figure was measured with: processor, cores, memory, package versions."""
 
 from __future__ import annotations
 
@@ -8,45 +8,46 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 PACKAGES = ("lengthwise", "torch", "onnxruntime", "onnxruntime-gpu", "datasets", "tokenizers", "numpy")
-_MEMORY = Path("/proc/meminfo")
-_LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
-_FEATURES = ("avx2", "avx512f", "avx512_bf16", "amx_bf16")
+_CPUINFO = Path("/proc/cpuinfo")
+_MEMINFO = Path("/proc/meminfo")
+_CGROUP_LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
+_CPU_FLAGS = ("avx2", "avx512f", "avx512_bf16", "amx_bf16")
 
 
-def processor() -> str:
-    """The processor's model and what matters here of what it can do; its architecture where the system is silent."""
+def cpu_model() -> str:
+    """The processor's model and its relevant instruction sets; its architecture if the system reports no model."""
     try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+        lines = _CPUINFO.read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
         lines = []
     fields = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
     name = fields.get("model name") or platform.processor() or platform.machine()
-    features = [feature for feature in _FEATURES if feature in fields.get("flags", "").split()]
-    return f"{name} ({', '.join(features)})" if features else name
+    flags = [flag for flag in _CPU_FLAGS if flag in fields.get("flags", "").split()]
+    return f"{name} ({', '.join(flags)})" if flags else name
 
 
 def cpu_count() -> int:
-    """Those that this process may use, where the system tells, else all."""
+    """The number of cores this process may use, if the system reports it, else of all cores."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def free_memory() -> int | None:
-    """Bytes that this process can have at the most, unless others give some back; None where the system is silent."""
+    """Bytes that this process can still allocate (RAM, swap, cgroup limit); None if the system does not report it."""
     try:
-        fields = dict(line.split(":") for line in _MEMORY.read_text(encoding="utf-8").splitlines())
+        fields = dict(line.split(":") for line in _MEMINFO.read_text(encoding="utf-8").splitlines())
         free = 1024 * sum(int(fields[name].split()[0]) for name in ("MemAvailable", "SwapFree"))
     except (OSError, ValueError, KeyError):
         return None
-    for path in _LIMITS:
+    for path in _CGROUP_LIMITS:
         try:
             free = min(free, int(path.read_text(encoding="utf-8")))
-        except (OSError, ValueError):  # there is no such file, or no limit
+        except (OSError, ValueError):  # no such file, or "max"
             continue
     return free
 
 
-def versions(packages: tuple[str, ...] = PACKAGES) -> dict[str, str]:
-    """The packages among these that are installed, and Python."""
+def package_versions(packages: tuple[str, ...] = PACKAGES) -> dict[str, str]:
+    """The versions of Python and of those of the packages that are installed, by name."""
     found = {"python": platform.python_version()}
     for package in packages:
         try:

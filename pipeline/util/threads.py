@@ -1,10 +1,9 @@
-"""Work side by side: threads that go one item ahead, or take items between them.
+"""Threads for overlapping work: prefetch one item, map in parallel, run in the background.
 
-Threads, not processes: what the pipeline spends its time in (the tokenizer, matrix products, parquet) lets go of
-Python's lock. A failure in a thread is raised where its result is asked for; nothing is left waiting for it.
-
-A thread cannot be ended from outside, so work that takes long asks now and then whether it is still wanted
-(`check_cancelled`). Whoever leaves `prefetch` waits until the thread has got there, and no longer.
+- Threads, not processes: the tokenizer, matrix products and parquet, where the time goes, release the GIL.
+- A failure in a thread is raised where its result is used.
+- A thread cannot be stopped from outside, so long work polls `check_cancelled`; leaving `prefetch` waits for the next
+  poll, no longer.
 """
 
 from __future__ import annotations
@@ -21,69 +20,69 @@ T = TypeVar("T")
 R = TypeVar("R")
 log = logging.getLogger(__name__)
 _POLL_SECONDS = 0.1
-_here = threading.local()  # .stopped: of a thread that works for an `prefetch`, whether its items are still wanted
+_current = threading.local()  # .cancelled: in a thread of `prefetch`, the event that is set once its block was left
 
 
 class Cancelled(BaseException):
-    """Ends work whose result nobody waits for any more; never leaves this module's threads.
+    """Ends work whose result is no longer needed; never leaves this module's threads.
 
-    Not an Exception, so that nothing in between takes it for a failure.
+    Not an Exception, so that no handler in between takes it for a failure.
     """
 
 
 def check_cancelled() -> None:
-    """End what this thread is doing, if it does it for an `prefetch` whose block was left.
+    """Raise `Cancelled` in a thread of a `prefetch` whose block was left; do nothing in any other thread.
 
-    To be called now and then in work that takes seconds an item.
+    Work that takes seconds per item calls this now and then.
     """
-    stopped = getattr(_here, "stopped", None)
-    if stopped is not None and stopped.is_set():
+    cancelled = getattr(_current, "cancelled", None)
+    if cancelled is not None and cancelled.is_set():
         raise Cancelled
 
 
 def prefetch(items: Iterable[T]) -> closing[Generator[T]]:
-    """The same items, made in another thread, one ahead of where they are used: the next is begun when one is taken.
+    """The same items, made in another thread, one ahead of the consumer: the next is begun when one is taken.
 
-    Use it as `with prefetch(items) as made: for item in made: ...`; leaving the block stops the thread, at its next
-    item or `check_cancelled`. What `items` raises is raised here, after the items before it. Waiting for an item is
-    itself a `check_cancelled`: what is made ahead for a thread that is no longer wanted is not wanted either.
+    Use it as `with prefetch(items) as prefetched: for item in prefetched: ...`; leaving the block stops the thread at
+    its next item or `check_cancelled`. What `items` raises is raised here, after the items before it. Waiting for an
+    item polls `check_cancelled` too, so that nested prefetching is cancelled from the outside in.
 
     Raises:
-        RuntimeError: the thread ended without having said so.
+        RuntimeError: the thread died without passing on an item, an error or the end.
     """
-    return closing(_ahead(items))
+    return closing(_prefetch(items))
 
 
-def _ahead(items: Iterable[T]) -> Generator[T]:
+def _prefetch(items: Iterable[T]) -> Generator[T]:
     queue: Queue[tuple[str, Any]] = Queue(1)
-    taken, stopped = threading.Semaphore(0), threading.Event()
+    taken, cancelled = threading.Semaphore(0), threading.Event()
 
     def put(kind: str, value: Any = None) -> None:
-        while not stopped.is_set():
+        while not cancelled.is_set():
             try:
                 return queue.put((kind, value), timeout=_POLL_SECONDS)
             except Full:
                 continue
 
     def work() -> None:
-        _here.stopped = stopped
+        _current.cancelled = cancelled
         try:
             for item in items:
                 put("item", item)
-                del item  # it is whoever takes it who keeps it
+                del item  # only the consumer keeps it in memory
                 while not taken.acquire(timeout=_POLL_SECONDS):
-                    if stopped.is_set():
+                    if cancelled.is_set():
                         return
         except BaseException as error:
             put("error", error)
         else:
             put("end")
 
-    thread = threading.Thread(target=work, name="ahead", daemon=True)
+    thread = threading.Thread(target=work, name="prefetch", daemon=True)
     thread.start()
     try:
         while True:
-            kind, value = _received(queue, thread)
+            kind, value = _get(queue, thread)
             if kind == "error":
                 raise value
             if kind == "end":
@@ -91,12 +90,12 @@ def _ahead(items: Iterable[T]) -> Generator[T]:
             taken.release()
             yield value
     finally:
-        stopped.set()
-        thread.join()  # for as long as one item takes to make, or to come to a `check_cancelled`
+        cancelled.set()
+        thread.join()  # until the item is made, or the thread comes to a `check_cancelled`
 
 
-def _received(queue: Queue[tuple[str, Any]], thread: threading.Thread) -> tuple[str, Any]:
-    """The next of what a thread puts into a queue; an error where it has ended, and nothing more will come."""
+def _get(queue: Queue[tuple[str, Any]], thread: threading.Thread) -> tuple[str, Any]:
+    """The queue's next entry; an error if the thread that fills it has died and the queue is empty."""
     while True:
         check_cancelled()
         alive = thread.is_alive()
@@ -104,17 +103,17 @@ def _received(queue: Queue[tuple[str, Any]], thread: threading.Thread) -> tuple[
             return queue.get(timeout=_POLL_SECONDS)
         except Empty:
             if not alive:
-                raise RuntimeError("the thread that reads ahead has died without a word") from None
+                raise RuntimeError("the prefetch thread died without a result") from None
 
 
 def parallel_map(
-    function: Callable[[T], R], items: Iterable[T], workers: int, start: Callable[[], object] | None = None
+    function: Callable[[T], R], items: Iterable[T], workers: int, initializer: Callable[[], object] | None = None
 ) -> Iterator[R]:
-    """`function` of each item, in the items' order, by `workers` threads that each call `start` first.
+    """`function` of each item, in the items' order, in `workers` threads that each call `initializer` first.
 
-    The first failure is raised; items that are not begun by then are given up.
+    The first failure is raised; items that are not begun by then are dropped.
     """
-    pool = ThreadPoolExecutor(workers, thread_name_prefix="worker", initializer=start)
+    pool = ThreadPoolExecutor(workers, thread_name_prefix="worker", initializer=initializer)
     try:
         yield from pool.map(function, items)
     finally:
@@ -122,14 +121,14 @@ def parallel_map(
 
 
 class BackgroundExecutor:
-    """Threads for work whose end need not be waited for, such as writing; at most `workers` pieces of it at a time.
+    """Threads for tasks whose end need not be waited for, such as writing; at most `workers` tasks at a time.
 
-    A failure is raised at the next `check` or `submit`, or on leaving the block; where the block itself failed, it is
-    logged. Of several failures the first that was submitted is told.
+    A failure is raised at the next `check` or `submit`, or on leaving the block; if the block itself failed, it is
+    logged instead. Of several failures, the one that was submitted first is raised.
     """
 
     def __init__(self, workers: int = 1) -> None:
-        self._pool = ThreadPoolExecutor(workers, thread_name_prefix="behind")
+        self._pool = ThreadPoolExecutor(workers, thread_name_prefix="background")
         self._workers = workers
         self._pending: list[Future[object]] = []
 
@@ -143,23 +142,23 @@ class BackgroundExecutor:
         except Exception as error:
             if kind is None:
                 raise
-            log.error("besides, what was going on behind failed: %s", error)
+            log.error("a background task failed as well: %s", error)
 
     def submit(self, function: Callable[[], object]) -> None:
-        """Start `function` once there is a thread for it."""
+        """Run `function` in the background; wait first while all workers are busy."""
         if len(self._pending) == self._workers:
             wait(self._pending, return_when=FIRST_COMPLETED)
         self.check()
         self._pending.append(self._pool.submit(function))
 
     def check(self) -> None:
-        """Raise the failure of what is done; do not wait."""
+        """Raise the failure of a finished task, if there is one; do not wait."""
         done = [future for future in self._pending if future.done()]
         self._pending = [future for future in self._pending if future not in done]
         for future in done:
             future.result()
 
     def wait(self) -> None:
-        """Until nothing is pending; a failure is raised once."""
+        """Wait for all tasks; a failure is raised once."""
         wait(self._pending)
         self.check()

@@ -14,7 +14,7 @@ import click
 from tqdm import tqdm
 
 from lengthwise.util.files import write_atomically
-from lengthwise.util.system import PACKAGES, cpu_count, processor, versions
+from lengthwise.util.system import PACKAGES, cpu_count, cpu_model, package_versions
 
 
 def in_turn(sides: Mapping[str, Callable[[], Any]], runs: int, label: str) -> dict[str, list[float]]:
@@ -67,8 +67,10 @@ class Result:
 def environment() -> dict[str, Any]:
     """Machine, versions and date."""
     return {
-        "machine": f"{cpu_count()} cores, {processor()}",
-        "versions": [f"{name} {number}" for name, number in versions((*PACKAGES, "sentence-transformers")).items()],
+        "machine": f"{cpu_count()} cores, {cpu_model()}",
+        "versions": [
+            f"{name} {number}" for name, number in package_versions((*PACKAGES, "sentence-transformers")).items()
+        ],
         "date": datetime.date.today().isoformat(),
     }
 

@@ -12,14 +12,14 @@ from lengthwise.export.artifact.build import build_artifact
 from lengthwise.export.graphs.variants import NATIVE, VARIANTS
 from lengthwise.export.runtimes import NotRunnable
 from lengthwise.export.runtimes.onnxruntime import OnnxRuntimeCpu, OnnxRuntimeCuda
-from lengthwise.util.system import cpu_count, processor
+from lengthwise.util.system import cpu_count, cpu_model
 
 
 def _gpu(context: Context) -> Found:
     import torch
 
     if context.rehearsal:
-        return Found(f"none: a rehearsal on {processor()}")
+        return Found(f"none: a rehearsal on {cpu_model()}")
     properties = torch.cuda.get_device_properties(0)
     memory = f"{properties.total_memory / 2**30:.0f} GiB, {properties.multi_processor_count} multiprocessors"
     return Found(f"{properties.name}, {memory}, compute capability {properties.major}.{properties.minor}")
@@ -55,7 +55,7 @@ def _onnxruntime(context: Context) -> Found:
 
 
 def _processor(context: Context) -> Found:
-    return Found(f"{cpu_count()} cores, {processor()}")
+    return Found(f"{cpu_count()} cores, {cpu_model()}")
 
 
 SECTION = Section(

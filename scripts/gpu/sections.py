@@ -15,7 +15,7 @@ import click
 from lengthwise.cli.benchmarks.harness import command
 from lengthwise.cli.gpu.context import Check, Context, NotRun, Section
 from lengthwise.cli.gpu.record import NOT_RUN, Ran, Record, Row, SectionRecord, counts
-from lengthwise.util.system import PACKAGES, versions
+from lengthwise.util.system import PACKAGES, package_versions
 
 MODULES = {  # by the section's name
     "environment": "environment",
@@ -82,5 +82,5 @@ def _where(context: Context) -> Ran:
     import torch
 
     device = "a rehearsal on a CPU, no GPU" if context.rehearsal else torch.cuda.get_device_name(0)
-    found = versions((*PACKAGES, "sentence-transformers"))
+    found = package_versions((*PACKAGES, "sentence-transformers"))
     return Ran(device, found, datetime.date.today().isoformat(), command())

@@ -16,7 +16,7 @@ import onnxruntime
 import pytest
 from google.protobuf import text_format
 
-from helpers.files import contents, full_disk
+from helpers.files import contents, raise_disk_full
 from lengthwise.errors import ArtifactError, StoreError
 from lengthwise.export.artifact.folder import VALIDATION_JSON, Artifact, describe_files, write_manifest
 from lengthwise.export.graphs.variants import FP16, INT8, INT8_DYNAMIC, NATIVE, PORTABLE, VARIANTS
@@ -205,7 +205,7 @@ def test_a_disk_that_is_full_leaves_the_model_before(
 ) -> None:
     folder = write_triton_model(artifact, tmp_path / "models", name="m")
     before = contents(folder)
-    monkeypatch.setattr("lengthwise.export.triton.link_or_copy", full_disk)
+    monkeypatch.setattr("lengthwise.export.triton.link_or_copy", raise_disk_full)
     with pytest.raises(StoreError, match="No space left"):
         write_triton_model(artifact, tmp_path / "models", name="m", variant=PORTABLE)
     assert contents(tmp_path / "models") == {f"m/{name}": data for name, data in before.items()}

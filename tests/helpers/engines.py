@@ -38,7 +38,7 @@ class LookupEngine:
         return np.stack([self.table[ids[:length]].mean(axis=0) for ids, length in rows]).astype(np.float32)
 
 
-class Answering(Runtime):
+class FunctionRuntime(Runtime):
     """A runtime made of a function."""
 
     name, files = "answering", MappingProxyType({NATIVE: "nothing"})

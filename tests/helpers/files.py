@@ -14,6 +14,6 @@ def contents(folder: Path) -> dict[str, bytes]:
     }
 
 
-def full_disk(*_: Any, **__: Any) -> None:
+def raise_disk_full(*_: Any, **__: Any) -> None:
     """What any write says once the disk is full."""
     raise OSError(errno.ENOSPC, "No space left on device")

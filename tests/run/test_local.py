@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from helpers.engines import LookupEngine
-from helpers.files import full_disk
+from helpers.files import raise_disk_full
 from helpers.paths import ROOT
 from helpers.runs import data_files, encode, run_config, source_of, vectors_at
 from helpers.texts import TEXTS
@@ -352,8 +352,8 @@ def test_the_engine_waits_for_neither_plans_nor_checks(
     tmp_path: Path, tokenizer: TextTokenizer, engine: LookupEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     here = threading.current_thread().name
-    expected = {"tokenize_texts": "ahead", "plan_tokens": "ahead", "report_plan": "ahead"}
-    expected |= {"encode_planned": here, "cast_vectors": "behind", "write_shard": "behind"}
+    expected = {"tokenize_texts": "prefetch", "plan_tokens": "prefetch", "report_plan": "prefetch"}
+    expected |= {"encode_planned": here, "cast_vectors": "background", "write_shard": "background"}
     threads: dict[str, set[str]] = {}
 
     def told(name: str) -> Callable[..., Any]:
@@ -426,7 +426,7 @@ def test_a_shard_that_cannot_be_written_ends_the_run(
     def write(*arguments: Any, **options: Any) -> None:
         written.append(1)
         if len(written) == 2:
-            full_disk()
+            raise_disk_full()
         write_table(*arguments, **options)
 
     monkeypatch.setattr(pq, "write_table", write)

@@ -17,7 +17,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from helpers.files import contents, full_disk
+from helpers.files import contents, raise_disk_full
 from helpers.paths import ROOT
 from lengthwise.store.folder import Folder, LocalFolder, describe_holder, is_draft, open_folder
 
@@ -144,7 +144,7 @@ def test_half_a_line_is_taken_back(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     folder = LocalFolder(tmp_path)
     folder.append("log.jsonl", b"one\n")
     with monkeypatch.context() as patch:
-        patch.setattr("lengthwise.store.folder.os.fsync", full_disk)
+        patch.setattr("lengthwise.store.folder.os.fsync", raise_disk_full)
         with pytest.raises(OSError, match="No space left"):
             folder.append("log.jsonl", b"two\n")
     folder.append("log.jsonl", b"three\n")
@@ -185,7 +185,7 @@ def test_a_url_of_a_disk(tmp_path: Path, protocol: str) -> None:
 def test_a_lock_whose_file_cannot_be_removed_is_free_all_the_same(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(LocalFolder, "remove", full_disk)
+    monkeypatch.setattr(LocalFolder, "remove", raise_disk_full)
     folder = LocalFolder(tmp_path)
     for _ in range(2):
         with folder.lock(".lock"):
@@ -274,6 +274,6 @@ def test_never_two_at_a_time(tmp_path: Path) -> None:
 def test_a_file_system_without_locks(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("fcntl.flock", full_disk)
+    monkeypatch.setattr("fcntl.flock", raise_disk_full)
     with LocalFolder(tmp_path).lock(".lock"):
         assert "the file system gives no locks" in caplog.text

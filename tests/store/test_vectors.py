@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from helpers.files import contents, full_disk
+from helpers.files import contents, raise_disk_full
 from helpers.stores import ROWS, close_stores, commit, counts, open_store, table
 from lengthwise.config import BadRows
 from lengthwise.errors import StoreError
@@ -180,7 +180,7 @@ def test_a_full_disk_at_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     store = open_store(tmp_path)
     commit(store, 0)
     before = contents(tmp_path)
-    monkeypatch.setattr("lengthwise.util.files.os.replace", full_disk)
+    monkeypatch.setattr("lengthwise.util.files.os.replace", raise_disk_full)
     with pytest.raises(StoreError, match=r"cannot be written \(.*No space left.*the shards are safe"):
         store.finish(ROWS, ROWS, "card")
     assert contents(tmp_path) == before
@@ -257,7 +257,7 @@ def test_a_full_disk_leaves_the_earlier_shards_and_nothing_half_written(
     [first] = commit(store, 0)
     before = contents(tmp_path)
     with monkeypatch.context() as patch:
-        patch.setattr(failing, full_disk)
+        patch.setattr(failing, raise_disk_full)
         with pytest.raises(StoreError, match=r"shard-000001\.parquet: the shard cannot be written \(.*No space left"):
             commit(store, 1)
     assert contents(tmp_path) == before
@@ -270,7 +270,7 @@ def test_a_full_disk_leaves_the_earlier_shards_and_nothing_half_written(
 def test_a_table_that_is_half_written_when_the_disk_is_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def half(data: pa.Table, file: HashedFile, **_: Any) -> None:
         file.write(b"PAR1 half")
-        full_disk()
+        raise_disk_full()
 
     store = open_store(tmp_path)
     monkeypatch.setattr("pyarrow.parquet.write_table", half)

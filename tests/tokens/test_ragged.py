@@ -391,7 +391,7 @@ def test_tokenizing_that_nobody_waits_for_ends_at_the_next_chunk(
         begun.wait(timeout=30)
         threading.Timer(0.3, left.set).start()  # when the block has been left
     assert 5 <= len(calls) < 100
-    assert not [thread for thread in threading.enumerate() if thread.name == "ahead"]
+    assert not [thread for thread in threading.enumerate() if thread.name == "prefetch"]
 
 
 @pytest.mark.parametrize(

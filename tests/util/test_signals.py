@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM in processes of their own: out in time, in order where that is possible."""
+"""SIGINT and SIGTERM, in subprocesses: they end in time, and with cleanup where that is possible."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ import time
 import pytest
 
 from helpers.paths import ROOT
-from lengthwise.util.signals import SIGNALS, Interrupted, interruptible, kept_handlers
+from lengthwise.util.signals import SIGNALS, Interrupted, interruptible, preserve_signal_handlers
 
-BOTH = pytest.mark.parametrize("asked", SIGNALS, ids=lambda number: number.name)
+BOTH_SIGNALS = pytest.mark.parametrize("signum", SIGNALS, ids=lambda number: number.name)
 
 
 def start(body: str) -> subprocess.Popen[str]:
-    """A process that is in `body`, inside the block."""
+    """A process that runs `body` inside the block of `interruptible`."""
     code = f"""
 import hashlib, sys, threading, time
-from lengthwise.util import signals as interrupt
+from lengthwise.util import signals
 
-interrupt.GRACE_SECONDS = 1.0
+signals.GRACE_SECONDS = 1.0
 try:
-    with interrupt.interruptible(lambda interrupted: f"ended by {{interrupted}} as it stood"):
+    with signals.interruptible(lambda interrupted: f"ended by {{interrupted}}"):
         print("inside", flush=True)
 {textwrap.indent(textwrap.dedent(body), " " * 8)}
-except interrupt.Interrupted as interrupted:
-    print("in order", flush=True)
+except signals.Interrupted as interrupted:
+    print("exiting", flush=True)
     sys.exit(interrupted.exit_code)
 """
     process = subprocess.Popen(
@@ -41,15 +41,15 @@ except interrupt.Interrupted as interrupted:
     return process
 
 
-def ended(process: subprocess.Popen[str]) -> tuple[int, str, str, float]:
-    """Exit code, what it said on its two streams, and the seconds until it ended."""
+def wait_for_end(process: subprocess.Popen[str]) -> tuple[int, str, str, float]:
+    """Exit code, standard output, standard error, and the seconds until it ended."""
     began = time.monotonic()
-    said, complained = process.communicate(timeout=60)
-    return process.returncode, said, complained, time.monotonic() - began
+    stdout, stderr = process.communicate(timeout=60)
+    return process.returncode, stdout, stderr, time.monotonic() - began
 
 
-@BOTH
-def test_python_code_ends_in_order(asked: signal.Signals) -> None:
+@BOTH_SIGNALS
+def test_python_code_ends_with_cleanup(signum: signal.Signals) -> None:
     process = start("""
         try:
             while True:
@@ -58,18 +58,18 @@ def test_python_code_ends_in_order(asked: signal.Signals) -> None:
             print("cleaned", flush=True)
     """)
     time.sleep(0.3)
-    process.send_signal(asked)
-    code, said, complained, _ = ended(process)
-    assert (code, said, complained) == (128 + asked, "cleaned\nin order\n", "")
+    process.send_signal(signum)
+    code, stdout, stderr, _ = wait_for_end(process)
+    assert (code, stdout, stderr) == (128 + signum, "cleaned\nexiting\n", "")
 
 
-STUCK = {
-    "in C": "hashlib.pbkdf2_hmac('sha256', b'', b'', 10**9)",
-    "waiting for a thread": """
+STUCK_CODE = {
+    "C code": "hashlib.pbkdf2_hmac('sha256', b'', b'', 10**9)",
+    "waits for a thread": """
         threading.Thread(target=lambda: time.sleep(60)).start()
         time.sleep(60)
     """,
-    "swallowing it": """
+    "swallows exceptions": """
         while True:
             try:
                 time.sleep(60)
@@ -79,21 +79,21 @@ STUCK = {
 }
 
 
-@BOTH
-@pytest.mark.parametrize("body", STUCK.values(), ids=STUCK.keys())
-def test_what_does_not_end_is_ended(asked: signal.Signals, body: str) -> None:
+@BOTH_SIGNALS
+@pytest.mark.parametrize("body", STUCK_CODE.values(), ids=STUCK_CODE.keys())
+def test_code_that_does_not_end_is_ended(signum: signal.Signals, body: str) -> None:
     process = start(body)
     time.sleep(0.3)
-    process.send_signal(asked)
-    code, _, complained, seconds = ended(process)
-    assert code == 128 + asked
-    assert complained.strip() == f"ended by {asked.name} as it stood"
+    process.send_signal(signum)
+    code, _, stderr, seconds = wait_for_end(process)
+    assert code == 128 + signum
+    assert stderr.strip() == f"ended by {signum.name}"
     assert 0.8 < seconds < 4
 
 
-def test_the_second_signal_ends_at_once() -> None:
+def test_a_second_signal_ends_the_process_at_once() -> None:
     process = start("""
-        interrupt.GRACE_SECONDS = 50.0
+        signals.GRACE_SECONDS = 50.0
         while True:
             try:
                 time.sleep(60)
@@ -104,14 +104,14 @@ def test_the_second_signal_ends_at_once() -> None:
     process.send_signal(signal.SIGTERM)
     time.sleep(0.6)
     process.send_signal(signal.SIGINT)
-    code, _, complained, seconds = ended(process)
+    code, _, stderr, seconds = wait_for_end(process)
     assert code == 128 + signal.SIGTERM
-    assert "as it stood" in complained
+    assert "ended by SIGTERM" in stderr
     assert seconds < 10
 
 
-def test_two_signals_of_one_wish_do_not_break_off_what_is_cleaned_up() -> None:
-    """A terminal sends one to all processes, and who started this one may send it another."""
+def test_two_signals_in_a_row_do_not_interrupt_the_cleanup() -> None:
+    """A terminal sends one to every process of its group, and the parent process may send another."""
     process = start("""
         try:
             time.sleep(60)
@@ -126,31 +126,31 @@ def test_two_signals_of_one_wish_do_not_break_off_what_is_cleaned_up() -> None:
     assert process.stdout.readline() == "cleaning\n"
     process.send_signal(signal.SIGINT)
     process.send_signal(signal.SIGTERM)
-    code, said, complained, _ = ended(process)
-    assert (code, said, complained) == (130, "cleaned\nin order\n", "")
+    code, stdout, stderr, _ = wait_for_end(process)
+    assert (code, stdout, stderr) == (130, "cleaned\nexiting\n", "")
 
 
-@BOTH
-def test_a_process_that_waits_for_a_thread_after_the_block_is_ended_by_the_second_signal(asked: signal.Signals) -> None:
+@BOTH_SIGNALS
+def test_a_second_signal_ends_a_process_that_waits_for_a_thread_after_the_block(signum: signal.Signals) -> None:
     process = start("""
-        interrupt.GRACE_SECONDS = 50.0
+        signals.GRACE_SECONDS = 50.0
         threading.Thread(target=lambda: time.sleep(60)).start()
         time.sleep(60)
     """)
     time.sleep(0.3)
-    process.send_signal(asked)
+    process.send_signal(signum)
     assert process.stdout is not None
-    assert process.stdout.readline() == "in order\n"
+    assert process.stdout.readline() == "exiting\n"
     time.sleep(0.4)
-    process.send_signal(asked)
-    code, _, complained, seconds = ended(process)
-    assert code == 128 + asked
-    assert complained == f"\nended by {asked.name} as it stood\n"
+    process.send_signal(signum)
+    code, _, stderr, seconds = wait_for_end(process)
+    assert code == 128 + signum
+    assert stderr == f"\nended by {signum.name}\n"
     assert seconds < 10
 
 
-def test_a_reader_of_its_messages_that_has_gone_to_sleep_does_not_hold_it_up() -> None:
-    """As a pager's: a thread waits in a write and holds the stream's lock, and the main thread waits for it."""
+def test_a_suspended_reader_of_standard_error_does_not_delay_the_end() -> None:
+    """Such as a pager: a thread blocks in a write and holds the stream's lock, which the main thread waits for."""
     process = start("""
         def write():
             while True:
@@ -166,25 +166,25 @@ def test_a_reader_of_its_messages_that_has_gone_to_sleep_does_not_hold_it_up() -
     process.communicate()
 
 
-def test_nothing_stays_behind() -> None:
-    def left() -> tuple[int, int]:
+def test_no_thread_or_descriptor_is_left() -> None:
+    def count() -> tuple[int, int]:
         return sum(thread.name == "interrupt" for thread in threading.enumerate()), len(os.listdir("/proc/self/fd"))
 
-    before = left()
+    before = count()
     for _ in range(10):
         with interruptible(str):
             pass
     deadline = time.monotonic() + 10
-    while left() != before and time.monotonic() < deadline:
+    while count() != before and time.monotonic() < deadline:
         time.sleep(0.01)
-    assert left() == before
+    assert count() == before
 
 
-def test_handlers_are_given_back() -> None:
+def test_handlers_are_restored() -> None:
     before = [signal.getsignal(number) for number in SIGNALS]
     with interruptible(str):
         assert [signal.getsignal(number) for number in SIGNALS] != before
-        with kept_handlers():
+        with preserve_signal_handlers():
             kept = [signal.getsignal(number) for number in SIGNALS]
             signal.signal(signal.SIGTERM, signal.SIG_IGN)
         assert [signal.getsignal(number) for number in SIGNALS] == kept
@@ -192,6 +192,6 @@ def test_handlers_are_given_back() -> None:
     assert signal.set_wakeup_fd(-1) == -1
 
 
-def test_it_is_no_exception_that_readers_catch() -> None:
+def test_interrupted_is_not_an_exception() -> None:
     assert not isinstance(Interrupted(signal.SIGTERM), Exception)
     assert (str(Interrupted(signal.SIGTERM)), Interrupted(signal.SIGINT).exit_code) == ("SIGTERM", 130)

@@ -1,4 +1,4 @@
-"""Threads that go ahead, beside and behind: order, failures, and that nothing is left waiting."""
+"""Prefetching, parallel maps and background tasks: order, failures, and that no thread is left running."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def threads_named(*names: str) -> list[str]:
     return [thread.name for thread in threading.enumerate() if thread.name.startswith(names)]
 
 
-def test_items_come_in_order_and_one_ahead() -> None:
+def test_prefetch_keeps_the_order_and_is_one_item_ahead() -> None:
     made: list[int] = []
 
     def items() -> Iterator[int]:
@@ -26,8 +26,8 @@ def test_items_come_in_order_and_one_ahead() -> None:
             yield number
 
     used = []
-    with prefetch(items()) as coming:
-        for number in coming:
+    with prefetch(items()) as prefetched:
+        for number in prefetched:
             deadline = time.monotonic() + 10
             while len(made) < min(number + 2, 5) and time.monotonic() < deadline:
                 time.sleep(0.001)
@@ -35,21 +35,21 @@ def test_items_come_in_order_and_one_ahead() -> None:
             assert len(made) <= number + 3  # one waits in the queue, one in hand
             used.append(number)
     assert used == made == list(range(5))
-    assert not threads_named("ahead")
+    assert not threads_named("prefetch")
 
 
-def test_a_failure_comes_after_the_items_before_it() -> None:
+def test_prefetch_raises_a_failure_after_the_items_before_it() -> None:
     def items() -> Iterator[int]:
         yield 1
         raise ValueError("broke off")
 
-    with prefetch(items()) as coming:
-        assert next(coming) == 1
+    with prefetch(items()) as prefetched:
+        assert next(prefetched) == 1
         with pytest.raises(ValueError, match="broke off"):
-            next(coming)
+            next(prefetched)
 
 
-def test_leaving_early_stops_the_thread() -> None:
+def test_leaving_prefetch_early_stops_the_thread() -> None:
     made = []
 
     def endless() -> Iterator[int]:
@@ -59,16 +59,16 @@ def test_leaving_early_stops_the_thread() -> None:
             yield number
             number += 1
 
-    with prefetch(endless()) as coming:
-        assert next(coming) == 0
-    assert not threads_named("ahead")
+    with prefetch(endless()) as prefetched:
+        assert next(prefetched) == 0
+    assert not threads_named("prefetch")
     count = len(made)
     time.sleep(0.05)
     assert len(made) == count <= 4
 
 
-def test_long_work_ends_at_its_next_stop_point() -> None:
-    """Of the thread that works for a block that was left, and of no other."""
+def test_check_cancelled_ends_long_work() -> None:
+    """In the thread of a block that was left, and in no other."""
     begun, ended = threading.Event(), []
 
     def items() -> Iterator[int]:
@@ -83,16 +83,16 @@ def test_long_work_ends_at_its_next_stop_point() -> None:
         yield 2
 
     began = time.monotonic()
-    with prefetch(items()) as made:
-        assert next(made) == 1
+    with prefetch(items()) as prefetched:
+        assert next(prefetched) == 1
         begun.wait()
     assert ended == [True]
     assert time.monotonic() - began < 30
     check_cancelled()
 
 
-def test_waiting_is_a_stop_point() -> None:
-    """A thread that waits for another one ends it when it is left itself, whatever that one does."""
+def test_waiting_for_an_item_checks_for_cancellation() -> None:
+    """A nested prefetch is cancelled with the outer one, whatever its thread is doing."""
     begun, ended = threading.Event(), []
 
     def inner() -> Iterator[int]:
@@ -108,39 +108,39 @@ def test_waiting_is_a_stop_point() -> None:
     def outer() -> Iterator[int]:
         yield 0
         try:
-            with prefetch(inner()) as made:
-                yield from made
+            with prefetch(inner()) as prefetched:
+                yield from prefetched
         finally:
             ended.append("outer")
 
     began = time.monotonic()
-    with prefetch(outer()) as made:
-        assert next(made) == 0
+    with prefetch(outer()) as prefetched:
+        assert next(prefetched) == 0
         begun.wait()
     assert ended == ["inner", "outer"]
     assert time.monotonic() - began < 30
-    assert not threads_named("ahead")
+    assert not threads_named("prefetch")
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
-def test_a_thread_that_dies_without_a_word_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As none does; whoever waits for one would wait for ever."""
+def test_prefetch_reports_a_thread_that_died(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Simulated; without the check the consumer would wait for ever."""
     monkeypatch.setattr("lengthwise.util.threads.Queue.put", lambda *_, **__: sys.exit())
-    with prefetch([1]) as made, pytest.raises(RuntimeError, match="died without a word"):
-        next(made)
+    with prefetch([1]) as prefetched, pytest.raises(RuntimeError, match="died without a result"):
+        next(prefetched)
 
 
-def test_an_interrupt_passes_through() -> None:
+def test_prefetch_passes_an_interrupt_through() -> None:
     def block() -> None:
-        with prefetch(range(10**9)) as made:
-            next(made)
+        with prefetch(range(10**9)) as prefetched:
+            next(prefetched)
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         block()
 
 
-def test_workers_keep_the_order_and_start_once() -> None:
+def test_parallel_map_keeps_the_order_and_initializes_each_worker_once() -> None:
     started: list[str] = []
     found = list(
         parallel_map(
@@ -155,7 +155,7 @@ def test_workers_keep_the_order_and_start_once() -> None:
     assert not threads_named("worker")
 
 
-def test_the_first_failure_of_a_worker_ends_the_work() -> None:
+def test_parallel_map_stops_at_the_first_failure() -> None:
     begun: list[int] = []
     failed = threading.Event()
 
@@ -175,7 +175,7 @@ def test_the_first_failure_of_a_worker_ends_the_work() -> None:
     assert not threads_named("worker")
 
 
-def test_behind_works_one_at_a_time_and_ends_before_the_block() -> None:
+def test_background_tasks_run_one_at_a_time_and_end_with_the_block() -> None:
     busy = threading.Lock()
     done: list[int] = []
 
@@ -185,14 +185,14 @@ def test_behind_works_one_at_a_time_and_ends_before_the_block() -> None:
         done.append(number)
         busy.release()
 
-    with BackgroundExecutor() as behind:
+    with BackgroundExecutor() as background:
         for number in range(4):
-            behind.submit(lambda number=number: work(number))
+            background.submit(lambda number=number: work(number))
     assert done == list(range(4))
-    assert not threads_named("behind")
+    assert not threads_named("background")
 
 
-def test_several_pieces_behind_at_a_time() -> None:
+def test_background_tasks_run_concurrently_with_several_workers() -> None:
     both, release = threading.Barrier(2), threading.Event()
     done = []
 
@@ -202,10 +202,10 @@ def test_several_pieces_behind_at_a_time() -> None:
             release.wait(timeout=30)
         done.append(number)
 
-    with BackgroundExecutor(2) as behind:
-        behind.submit(partial(work, 0))
-        behind.submit(partial(work, 1))
-        third = threading.Thread(target=behind.submit, args=(partial(work, 2),))
+    with BackgroundExecutor(2) as background:
+        background.submit(partial(work, 0))
+        background.submit(partial(work, 1))
+        third = threading.Thread(target=background.submit, args=(partial(work, 2),))
         third.start()
         third.join(timeout=0.05)
         assert third.is_alive()  # there is no thread for it yet
@@ -214,35 +214,35 @@ def test_several_pieces_behind_at_a_time() -> None:
     assert sorted(done) == [0, 1, 2]
 
 
-def test_a_failure_behind_is_raised_while_others_work() -> None:
+def test_a_background_failure_is_raised_while_others_work() -> None:
     def fail(reason: str) -> None:
         raise OSError(reason)
 
-    with BackgroundExecutor(2) as behind:
-        behind.submit(partial(time.sleep, 0.1))
-        behind.submit(partial(fail, "before what is slow"))
-        with pytest.raises(OSError, match="before what is slow"):
-            behind.submit(partial(time.sleep, 0))
+    with BackgroundExecutor(2) as background:
+        background.submit(partial(time.sleep, 0.1))
+        background.submit(partial(fail, "before the slow one"))
+        with pytest.raises(OSError, match="before the slow one"):
+            background.submit(partial(time.sleep, 0))
 
 
-def test_a_failure_behind_is_raised() -> None:
+def test_a_background_failure_is_raised() -> None:
     def fail() -> None:
         raise OSError("disk full")
 
-    with BackgroundExecutor() as behind:
-        behind.submit(fail)
+    with BackgroundExecutor() as background:
+        background.submit(fail)
         with pytest.raises(OSError, match="disk full"):
-            behind.submit(lambda: None)
-    with pytest.raises(OSError, match="disk full"), BackgroundExecutor() as behind:
-        behind.submit(fail)
+            background.submit(lambda: None)
+    with pytest.raises(OSError, match="disk full"), BackgroundExecutor() as background:
+        background.submit(fail)
 
 
-def test_a_failing_block_keeps_its_own_error_and_lets_the_work_end() -> None:
+def test_a_failing_block_keeps_its_own_error_and_waits_for_its_tasks() -> None:
     done = []
 
     def fail_beside_work() -> None:
-        with BackgroundExecutor() as behind:
-            behind.submit(lambda: (time.sleep(0.05), done.append(1)))
+        with BackgroundExecutor() as background:
+            background.submit(lambda: (time.sleep(0.05), done.append(1)))
             raise ValueError("the block's own")
 
     with pytest.raises(ValueError, match="the block's own"):
@@ -250,29 +250,29 @@ def test_a_failing_block_keeps_its_own_error_and_lets_the_work_end() -> None:
     assert done == [1]
 
 
-def test_a_failure_behind_is_seen_without_waiting() -> None:
-    with BackgroundExecutor() as behind:
-        behind.check()
+def test_check_raises_a_failure_without_waiting() -> None:
+    with BackgroundExecutor() as background:
+        background.check()
         release = threading.Event()
-        behind.submit(release.wait)
-        behind.check()  # not done: nothing to say, and no wait
+        background.submit(release.wait)
+        background.check()  # not done: nothing to raise, and no wait
         release.set()
-        behind.wait()
+        background.wait()
         failing = threading.Event()
-        behind.submit(lambda: (failing.wait(), 1 // 0))
+        background.submit(lambda: (failing.wait(), 1 // 0))
         failing.set()
-        while not behind._pending[0].done():
+        while not background._pending[0].done():
             time.sleep(0.001)
         with pytest.raises(ZeroDivisionError):
-            behind.check()
+            background.check()
 
 
-def test_two_failures_are_both_told(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_background_failure_is_logged_if_the_block_failed(caplog: pytest.LogCaptureFixture) -> None:
     def fail_twice() -> None:
-        with BackgroundExecutor() as behind:
-            behind.submit(lambda: 1 // 0)
+        with BackgroundExecutor() as background:
+            background.submit(lambda: 1 // 0)
             raise ValueError("the block's own")
 
     with pytest.raises(ValueError, match="the block's own"):
         fail_twice()
-    assert "besides, what was going on behind failed: integer division" in caplog.text
+    assert "a background task failed as well: integer division" in caplog.text

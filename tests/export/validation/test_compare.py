@@ -7,7 +7,7 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from helpers.engines import Answer, Answering
+from helpers.engines import Answer, FunctionRuntime
 from lengthwise.export.runtimes import Outputs
 from lengthwise.export.validation.cases import GOLDEN, Case, Oracle
 from lengthwise.export.validation.compare import (
@@ -31,7 +31,7 @@ ORACLE = Oracle(*sums(CASE.input_ids, CASE.attention_mask))
 
 
 def compared(answer: Answer, of_interest: tuple[str, ...] = ()) -> Comparison:
-    tally = Comparator(Answering(answer), vocab_size=10, of_interest=of_interest)
+    tally = Comparator(FunctionRuntime(answer), vocab_size=10, of_interest=of_interest)
     tally.compare(CASE, ORACLE)
     return tally.result()
 
@@ -87,4 +87,4 @@ def test_each_row_of_interest_is_kept() -> None:
 
 
 def test_nothing_compared_is_nothing_found() -> None:
-    assert Comparator(Answering(sums), 10).result() == Comparison()
+    assert Comparator(FunctionRuntime(sums), 10).result() == Comparison()

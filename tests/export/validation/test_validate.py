@@ -14,7 +14,7 @@ import onnx
 import pytest
 from numpy.typing import NDArray
 
-from helpers.engines import Answering
+from helpers.engines import FunctionRuntime
 from helpers.sabotages import (
     PORTABLE_SABOTAGES,
     SABOTAGES,
@@ -215,7 +215,7 @@ def judge_answer(eager: PyTorchEager, change: Callable[[Outputs, NDArray[np.int6
 
     encoder = load_encoder(folder)
     cases = [(case, one_row_at_a_time(encoder, case)) for case in grid_cases(encoder.config.vocab_size)]
-    runtime = Answering(lambda ids, mask: change(eager.run(ids, mask), mask))
+    runtime = FunctionRuntime(lambda ids, mask: change(eager.run(ids, mask), mask))
     return judge(runtime, VARIANTS[NATIVE], folder, cases, encoder.config.vocab_size)
 
 
