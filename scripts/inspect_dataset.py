@@ -49,9 +49,10 @@ def main(config: Path, overrides: tuple[str, ...], picture: Path | None) -> None
     """Tokenize the first shard of the run CONFIG (a YAML file), and show its lengths and what its batches cost."""
     from lengthwise.batching.inspection import inspect_tokens
     from lengthwise.data.dataset import open_dataset
-    from lengthwise.run.plots import check_picture_path, dataset_figure, save_figure
+    from lengthwise.run.plots import dataset_figure
     from lengthwise.tokens.ragged import tokenize_texts
     from lengthwise.tokens.tokenizer import load_tokenizer
+    from lengthwise.util.plots import check_picture_path, save_figure
 
     run = load_run(config, overrides)
     if picture is not None:

@@ -19,7 +19,7 @@ from lengthwise.export.graphs.variants import VARIANTS
 from lengthwise.export.runtimes.base import Runtime, Tolerances
 from lengthwise.export.validation.compare import CaseResult
 from lengthwise.export.validation.report import worst_by_group
-from lengthwise.run.plots import FAINT, INK, TOKENS, figure_to_png, new_figure
+from lengthwise.util.plots import BLUE, FAINT, INK, figure_to_png, new_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -258,7 +258,7 @@ def _draw_row(axes: Axes, sheet: _Sheet, row: _Row, top: float) -> None:
     weight, colour = "normal", _WRONG if row.word.startswith("✗") else INK
     if row.recommended:
         weight, colour = "bold", "white"
-        _draw_box(axes, sheet.words - 0.08, top, sheet.width - _MARGIN - sheet.words + 0.08, facecolor=TOKENS)
+        _draw_box(axes, sheet.words - 0.08, top, sheet.width - _MARGIN - sheet.words + 0.08, facecolor=BLUE)
     _write(axes, sheet.graphs, middle, row.graph, weight=weight)
     _write(axes, sheet.words, middle, row.word, color=colour, weight=weight)
 

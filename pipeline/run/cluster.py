@@ -38,9 +38,10 @@ from lengthwise.data.dataset import Source, open_dataset
 from lengthwise.encoder.engine import Engine
 from lengthwise.errors import LengthwiseError, RunError, StoreError
 from lengthwise.run.finalize import finalize
+from lengthwise.run.identity import run_identity
 from lengthwise.run.local import EncodeReport, make_report, open_store, pending_shards, progress_bar, wrap_errors
 from lengthwise.run.shard import ShardEncoder, ShardStats
-from lengthwise.store.fingerprint import describe_changes, identity_hash, run_identity
+from lengthwise.store.fingerprint import describe_changes, identity_hash
 from lengthwise.store.folder import open_folder
 from lengthwise.store.records import ShardRecord
 from lengthwise.tokens.tokenizer import TextTokenizer

@@ -13,7 +13,8 @@ from lengthwise import __version__
 from lengthwise.config import EncoderConfig, RunConfig
 from lengthwise.data.dataset import Source
 from lengthwise.errors import StoreError
-from lengthwise.store.fingerprint import describe_changes, identity_hash, input_identity
+from lengthwise.run.identity import input_identity
+from lengthwise.store.fingerprint import describe_changes, identity_hash
 from lengthwise.store.folder import open_folder
 from lengthwise.store.vectors import COUNTS, VectorStore, read_identity
 from lengthwise.util.system import cpu_count

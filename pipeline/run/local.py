@@ -29,8 +29,8 @@ from lengthwise.data.dataset import Shard, Source
 from lengthwise.encoder.engine import Engine
 from lengthwise.errors import LengthwiseError, RunError
 from lengthwise.run.finalize import finalize
+from lengthwise.run.identity import run_identity
 from lengthwise.run.shard import EncodedPiece, PlannedPiece, ShardEncoder, ShardStats, StageSeconds
-from lengthwise.store.fingerprint import run_identity
 from lengthwise.store.records import Part
 from lengthwise.store.vectors import COUNTS, VectorStore
 from lengthwise.tokens.tokenizer import TextTokenizer

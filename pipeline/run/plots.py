@@ -1,18 +1,13 @@
-"""Pictures of lengths and plans: for who looks at a dataset before anything runs, and for the report of a run.
+"""Figures of lengths and plans: for inspecting a dataset before a run, and for a run's report.
 
 Notable decisions:
-- Figures are made as objects and drawn by Agg: no window, no pyplot, nothing global, so that drawing in a library or
-  a thread disturbs nobody's plots. matplotlib is an extra, and imported only where something is drawn.
-- Colours are from the palette of Okabe and Ito (https://jfly.uni-koeln.de/color/), which colour-blind people can tell
-  apart: blue is work that has to be done, orange is padding, and vermilion is what is over a limit.
+- Blue is work that has to be done, orange is padding, and vermilion is what exceeds a limit.
 - A plan is drawn to scale: a row is a bar as long as its tokens, so the orange area is the padding. The rows drawn are
   the first of the shard, planned by themselves; the figures in the titles are of the whole shard.
 """
 
 from __future__ import annotations
 
-import io
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -20,8 +15,7 @@ from numpy.typing import NDArray
 
 from lengthwise.batching.inspection import Inspection, Strategy, length_percentiles
 from lengthwise.batching.plan import PlanReport
-from lengthwise.errors import LengthwiseError
-from lengthwise.util.files import write_atomically
+from lengthwise.util.plots import BLUE, FAINT, INK, ORANGE, VERMILION, new_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -29,7 +23,7 @@ if TYPE_CHECKING:
 
     from lengthwise.run.local import EncodeReport
 
-TOKENS, PADDING, BEYOND, INK, FAINT = "#0072B2", "#E69F00", "#D55E00", "#222222", "#5F5F5F"
+TOKENS, PADDING, BEYOND = BLUE, ORANGE, VERMILION
 DRAWN_ROWS = 192  # three batches of dataset order, and still a few pixels a row
 _TITLE, _TEXT = 15, 12.5
 _BINS = 40  # at the most, where lengths are on a linear axis
@@ -37,43 +31,6 @@ _GROWTH = 0.25  # of a bin to the next, on a logarithmic one
 _LONG_TAIL = 5  # the longest is so many times the median: lengths go on a logarithmic axis
 _GAP = 2  # between batches, in rows
 _STAGES = ("tokenize", "encode", "write")
-
-
-def check_picture_path(path: Path) -> None:
-    """Raise a LengthwiseError where a picture cannot be written to `path`: said before work is done for it."""
-    if path.suffix.lower() != ".png":
-        raise LengthwiseError(f"{path}: pictures are written as PNG; give a name that ends in .png")
-    if not path.parent.is_dir():
-        raise LengthwiseError(f"{path}: there is no folder {path.parent}; make it, or choose another place")
-    new_figure(1, 1)
-
-
-def new_figure(width: float, height: float) -> Figure:
-    """An empty figure of so many inches, at 100 dots an inch.
-
-    Raises:
-        LengthwiseError: matplotlib is not installed.
-    """
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise LengthwiseError(f"pictures need matplotlib ({error}); install lengthwise[plot]") from error
-    figure = Figure(figsize=(width, height), dpi=100, layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure
-
-
-def figure_to_png(figure: Figure) -> bytes:
-    """A figure as the bytes of a PNG file."""
-    image = io.BytesIO()
-    figure.savefig(image, format="png", facecolor="white")
-    return image.getvalue()
-
-
-def save_figure(figure: Figure, path: Path) -> None:
-    """Write a figure as PNG, whole or not at all."""
-    write_atomically(path, figure_to_png(figure))
 
 
 def dataset_figure(inspection: Inspection) -> Figure:

@@ -15,8 +15,9 @@ from lengthwise.batching.plan import PlanReport
 from lengthwise.config import RunConfig
 from lengthwise.errors import LengthwiseError, StoreError
 from lengthwise.run.local import EncodeReport
-from lengthwise.run.plots import figure_to_png, run_figure
+from lengthwise.run.plots import run_figure
 from lengthwise.store.folder import open_folder
+from lengthwise.util.plots import figure_to_png
 from lengthwise.util.system import cpu_count, cpu_model, package_versions
 
 REPORT, PICTURE = "report.md", "report.png"

@@ -1,8 +1,6 @@
-"""A run's identity: everything that a byte of its vectors depends on.
+"""Hashes a run's identity, and describes how two identities differ.
 
-`encode.bad_rows` is left out: rows that can be encoded are the same either way, and the store writes a shard again
-whose bad rows were written under another policy. So are the settings of the cluster, and versions and processor, which
-move vectors by less than the tolerance.
+An identity is everything that a byte of a run's vectors depends on, as JSON-ready values.
 """
 
 from __future__ import annotations
@@ -10,52 +8,9 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from lengthwise.config import RunConfig
-    from lengthwise.data.dataset import Source
-    from lengthwise.encoder.engine import Engine
-    from lengthwise.tokens.tokenizer import TextTokenizer
+from typing import Any
 
 _ABSENT = object()
-
-
-def run_identity(
-    run: RunConfig, source: Source, tokenizer: TextTokenizer, engine: Engine, weights: str
-) -> dict[str, Any]:
-    """The identity of a run, as JSON-ready values.
-
-    Args:
-        weights: fingerprint of the engine's weights.
-    """
-    return {
-        **input_identity(run, source.fingerprint),
-        "tokenizer": tokenizer.fingerprint,
-        "encoder": engine.config.model_dump(mode="json"),
-        "weights": weights,
-        "engine": engine.name,
-        "batching": asdict(engine.costs.within(run.batching)),
-    }
-
-
-def input_identity(run: RunConfig, fingerprint: str) -> dict[str, Any]:
-    """The part of it that is known without the model.
-
-    Args:
-        fingerprint: the input's.
-    """
-    return {
-        "input": fingerprint,
-        "text_column": run.dataset.text_column,
-        "keep_columns": list(run.dataset.keep_columns),
-        "shard_rows": run.dataset.shard_rows,
-        "add_special_tokens": run.tokenizer.add_special_tokens,
-        "max_length": run.tokenizer.max_length,
-        "truncate": run.tokenizer.truncate,
-        "vector_dtype": run.encode.vector_dtype,
-    }
 
 
 def identity_hash(identity: Mapping[str, Any]) -> str:

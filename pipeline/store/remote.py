@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import IO, Any, cast
 
 from lengthwise.errors import StoreError
-from lengthwise.store.folder import LOG_ENDING, describe_holder, holder_record
+from lengthwise.store.protocol import LOG_ENDING, describe_holder, holder_record
 
 BEAT_SECONDS = 30.0
 LEASE_SECONDS = 120.0

@@ -41,7 +41,9 @@ from numpy.typing import NDArray
 from lengthwise.config import BadRows
 from lengthwise.errors import StoreError
 from lengthwise.store.fingerprint import describe_changes, identity_hash
-from lengthwise.store.folder import Folder, is_draft, open_folder
+from lengthwise.store.folder import open_folder
+from lengthwise.store.local import is_draft
+from lengthwise.store.protocol import Folder
 from lengthwise.store.records import QUARANTINE, Part, ShardRecord, quarantine_file, record_line, records_of
 from lengthwise.util.files import hashed_file
 from lengthwise.util.threads import parallel_map

@@ -17,7 +17,7 @@ from lengthwise.config import RunConfig
 from lengthwise.data.dataset import open_dataset
 from lengthwise.errors import StoreError
 from lengthwise.run.finalize import finalize_folder
-from lengthwise.store.folder import LocalFolder
+from lengthwise.store.local import LocalFolder
 from lengthwise.store.records import Part
 from lengthwise.store.vectors import VectorStore
 from lengthwise.tokens.tokenizer import TextTokenizer

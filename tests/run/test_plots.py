@@ -25,14 +25,13 @@ from lengthwise.run.plots import (
     DRAWN_ROWS,
     PADDING,
     TOKENS,
-    check_picture_path,
     dataset_figure,
     draw_lengths,
     draw_plan,
     draw_stages,
-    save_figure,
 )
 from lengthwise.tokens.ragged import RaggedTokens
+from lengthwise.util.plots import save_figure
 
 GENERATOR = np.random.default_rng(0)
 SHORT = GENERATOR.integers(3, 30, 500)
@@ -205,18 +204,7 @@ def test_nothing_global_is_changed(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert [path.name for path in tmp_path.iterdir()] == ["plan.png"]
 
 
-def test_a_place_for_a_picture_is_checked_before_the_work(tmp_path: Path) -> None:
-    check_picture_path(tmp_path / "plan.PNG")
-    with pytest.raises(LengthwiseError, match=r"there is no folder .*none; make it, or choose another place"):
-        check_picture_path(tmp_path / "none/plan.png")
-    with pytest.raises(LengthwiseError, match=r"plan.svg: pictures are written as PNG"):
-        check_picture_path(tmp_path / "plan.svg")
-    assert not list(tmp_path.iterdir())
-
-
-def test_without_matplotlib_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_dataset_figure_without_matplotlib_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    with pytest.raises(LengthwiseError, match=r"install lengthwise\[plot\]"):
-        check_picture_path(tmp_path / "plan.png")
     with pytest.raises(LengthwiseError, match=r"install lengthwise\[plot\]"):
         dataset_figure(inspected(SHORT))

@@ -19,7 +19,9 @@ from hypothesis import strategies as st
 
 from helpers.files import contents, raise_disk_full
 from helpers.paths import ROOT
-from lengthwise.store.folder import Folder, LocalFolder, describe_holder, is_draft, open_folder
+from lengthwise.store.folder import open_folder
+from lengthwise.store.local import LocalFolder, is_draft
+from lengthwise.store.protocol import Folder, describe_holder
 
 NAMES = ("a.json", "log.jsonl", "other.jsonl", "data/b.bin")
 
@@ -144,7 +146,7 @@ def test_half_a_line_is_taken_back(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     folder = LocalFolder(tmp_path)
     folder.append("log.jsonl", b"one\n")
     with monkeypatch.context() as patch:
-        patch.setattr("lengthwise.store.folder.os.fsync", raise_disk_full)
+        patch.setattr("lengthwise.store.local.os.fsync", raise_disk_full)
         with pytest.raises(OSError, match="No space left"):
             folder.append("log.jsonl", b"two\n")
     folder.append("log.jsonl", b"three\n")
@@ -211,7 +213,7 @@ def child(code: str, *arguments: str) -> subprocess.Popen[str]:
 HOLDER = """
     import sys, time
     from pathlib import Path
-    from lengthwise.store.folder import LocalFolder
+    from lengthwise.store.local import LocalFolder
 
     with LocalFolder(Path(sys.argv[1])).lock(".lock"):
         print("held", flush=True)
@@ -250,7 +252,7 @@ def test_never_two_at_a_time(tmp_path: Path) -> None:
     code = """
         import os, sys, time
         from pathlib import Path
-        from lengthwise.store.folder import LocalFolder
+        from lengthwise.store.local import LocalFolder
 
         folder, times = LocalFolder(Path(sys.argv[1])), 0
         ends = time.monotonic() + 2

@@ -17,7 +17,7 @@ from helpers.files import contents, raise_disk_full
 from helpers.stores import ROWS, close_stores, commit, counts, open_store, table
 from lengthwise.config import BadRows
 from lengthwise.errors import StoreError
-from lengthwise.store.folder import LocalFolder
+from lengthwise.store.local import LocalFolder
 from lengthwise.store.vectors import (
     COUNTS,
     IDENTITY,

@@ -16,7 +16,7 @@ from helpers.files import contents
 from helpers.stores import IDENTITY_A, ROWS, close_stores, commit, counts, open_store, table
 from lengthwise.config import BadRows
 from lengthwise.errors import StoreError
-from lengthwise.store.folder import LocalFolder
+from lengthwise.store.local import LocalFolder
 from lengthwise.store.records import Part, ShardRecord
 from lengthwise.store.vectors import IDENTITY, MANIFEST, RECORDS, RUN, VectorStore, write_shard
 

@@ -28,7 +28,7 @@ from lengthwise.export.validation.cases import EVERY_ID, GOLDEN, TEXTS
 from lengthwise.export.validation.compare import ALONE, ANOTHER_ORDER, MORE_PADDING, CaseResult, Comparison
 from lengthwise.export.validation.plots import draw_heat_map, heat_map_figure
 from lengthwise.export.validation.validate import Validation, Verdict
-from lengthwise.run.plots import TOKENS
+from lengthwise.util.plots import BLUE
 
 GRID = (
     "equal lengths",
@@ -121,7 +121,7 @@ def written_in(figure: Figure, box: Rectangle) -> list[Text]:
 
 def cell_colours(figure: Figure) -> list[str]:
     """Of a figure with one graph, the colours of its cells from the left."""
-    cells = [box for box in boxes(figure) if box.get_width() < CELL and to_hex(box.get_facecolor()) != TOKENS.lower()]
+    cells = [box for box in boxes(figure) if box.get_width() < CELL and to_hex(box.get_facecolor()) != BLUE.lower()]
     return [to_hex(box.get_facecolor()) for box in sorted(cells, key=lambda box: box.get_x())]
 
 
@@ -163,7 +163,7 @@ def test_the_graph_to_use_stands_out_and_only_that_one() -> None:
     figure = heat_map_figure(FULL)
     bold = {text.get_position()[1] for text in figure.axes[0].texts if text.get_text() == "✓ use this"}
     assert len(bold) == len(FULL.recommended) == 11
-    pills = [box for box in boxes(figure) if to_hex(box.get_facecolor()) == TOKENS.lower()]
+    pills = [box for box in boxes(figure) if to_hex(box.get_facecolor()) == BLUE.lower()]
     assert [text.get_text() for box in pills for text in written_in(figure, box)] == ["✓ use this"] * 11
     graphs = [text for text in figure.axes[0].texts if text.get_text() in VARIANTS]
     assert {text.get_position()[1] for text in graphs if text.get_weight() == "bold"} == bold

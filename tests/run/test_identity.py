@@ -11,7 +11,8 @@ from helpers.engines import LookupEngine
 from helpers.runs import run_config, source_of
 from helpers.texts import TEXTS
 from lengthwise.config import EncoderConfig, RunConfig
-from lengthwise.store.fingerprint import describe_changes, identity_hash, input_identity, run_identity
+from lengthwise.run.identity import input_identity, run_identity
+from lengthwise.store.fingerprint import describe_changes, identity_hash
 from lengthwise.tokens.tokenizer import TextTokenizer
 
 

@@ -1,0 +1,52 @@
+"""Gathers a run's identity: everything that a byte of its vectors depends on.
+
+`encode.bad_rows` is left out: rows that can be encoded are the same either way, and the store rewrites a shard whose
+bad rows were written under another policy. So are the cluster's settings, versions and the processor, which move
+vectors by less than the tolerance.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+from lengthwise.config import RunConfig
+from lengthwise.data.dataset import Source
+from lengthwise.encoder.engine import Engine
+from lengthwise.tokens.tokenizer import TextTokenizer
+
+
+def run_identity(
+    run: RunConfig, source: Source, tokenizer: TextTokenizer, engine: Engine, weights: str
+) -> dict[str, Any]:
+    """The identity of a run, as JSON-ready values.
+
+    Args:
+        weights: fingerprint of the engine's weights.
+    """
+    return {
+        **input_identity(run, source.fingerprint),
+        "tokenizer": tokenizer.fingerprint,
+        "encoder": engine.config.model_dump(mode="json"),
+        "weights": weights,
+        "engine": engine.name,
+        "batching": asdict(engine.costs.within(run.batching)),
+    }
+
+
+def input_identity(run: RunConfig, fingerprint: str) -> dict[str, Any]:
+    """The part of it that is known without the model.
+
+    Args:
+        fingerprint: the input's.
+    """
+    return {
+        "input": fingerprint,
+        "text_column": run.dataset.text_column,
+        "keep_columns": list(run.dataset.keep_columns),
+        "shard_rows": run.dataset.shard_rows,
+        "add_special_tokens": run.tokenizer.add_special_tokens,
+        "max_length": run.tokenizer.max_length,
+        "truncate": run.tokenizer.truncate,
+        "vector_dtype": run.encode.vector_dtype,
+    }
