@@ -15,9 +15,9 @@ import json
 import reprlib
 import types
 import typing
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
@@ -43,6 +43,7 @@ class Settings(BaseModel):
     """Base of every section: frozen, strict, and closed to unknown keys."""
 
     model_config = ConfigDict(frozen=True, strict=True, extra="forbid", protected_namespaces=())
+    renamed: ClassVar[Mapping[str, str]] = {}  # old name: new name
 
     @field_validator("*")
     @classmethod
@@ -291,18 +292,27 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
         ConfigError: the file cannot be read, is not YAML, or holds mistakes (all of them are in the message).
     """
     path = Path(path)
+    data = load_yaml(path)
+    if not isinstance(data, dict):
+        raise ConfigError(f"{path}: holds {_shown(data)}, not sections; see configs/quickstart.yaml for an example")
+    for override in overrides:
+        _apply_override(data, override)
+    return parse_settings(RunConfig, data, str(path))
+
+
+def load_yaml(path: Path) -> Any:
+    """Read a YAML file in which no key is written twice.
+
+    Raises:
+        ConfigError: the file cannot be read, or is not YAML.
+    """
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(
             f"{path}: the configuration cannot be read ({error}); give the path of a YAML file"
         ) from error
-    data = _parse_yaml(text, str(path))
-    if not isinstance(data, dict):
-        raise ConfigError(f"{path}: holds {_shown(data)}, not sections; see configs/quickstart.yaml for an example")
-    for override in overrides:
-        _apply_override(data, override)
-    return parse_settings(RunConfig, data, str(path))
+    return _parse_yaml(text, str(path))
 
 
 def load_encoder_config(path: Path) -> EncoderConfig:
@@ -373,9 +383,12 @@ def _explain(model: type[BaseModel], item: Any) -> str:
     """One line for one mistake: path, value, what is wrong, remedy."""
     path = ".".join(str(part) for part in item["loc"]) or "(the whole file)"
     value = _shown(item.get("input"))
-    field, siblings = _find_field(model, item["loc"])
+    field, section = _find_field(model, item["loc"])
     if item["type"] == "extra_forbidden":
-        close = difflib.get_close_matches(str(item["loc"][-1]), siblings, n=1)
+        name, siblings = str(item["loc"][-1]), list(section.model_fields)
+        if issubclass(section, Settings) and name in section.renamed:
+            return f"{path} = {value}: was renamed; write {section.renamed[name]!r} instead"
+        close = difflib.get_close_matches(name, siblings, n=1)
         hint = f"did you mean {close[0]!r}?" if close else f"the settings here are {', '.join(siblings)}"
         return f"{path} = {value}: there is no such setting; {hint}"
     remedy = f" ({field.description})" if field is not None and field.description else ""
@@ -387,8 +400,8 @@ def _explain(model: type[BaseModel], item: Any) -> str:
     return f"{path} = {value}: {message[0].lower()}{message[1:]}{remedy}"
 
 
-def _find_field(model: type[BaseModel], loc: Sequence[str | int]) -> tuple[Any, list[str]]:
-    """The last field that `loc` names on its way down, and the names beside where it ends."""
+def _find_field(model: type[BaseModel], loc: Sequence[str | int]) -> tuple[Any, type[BaseModel]]:
+    """The last field that `loc` names on its way down, and the section in which it ends."""
     field, current = None, model
     for part in loc:
         if not isinstance(part, str) or part not in current.model_fields:
@@ -398,7 +411,7 @@ def _find_field(model: type[BaseModel], loc: Sequence[str | int]) -> tuple[Any, 
         if nested is None:
             break
         current = nested
-    return field, list(current.model_fields)
+    return field, current
 
 
 def _kinds(annotation: Any) -> Iterator[type]:

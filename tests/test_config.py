@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, get_args
 
 import pytest
@@ -18,6 +19,7 @@ from lengthwise.config import (
     EncoderConfig,
     ExportSettings,
     RunConfig,
+    Settings,
     Variant,
     load_config,
     parse_settings,
@@ -65,6 +67,31 @@ batching: {max_rows: 0}
     assert "integer" in by_path["model.init.hidden_size"]
     assert "= 0:" in by_path["batching.max_rows"]
     assert "greater than or equal to 1 (the most rows" in by_path["batching.max_rows"]
+
+
+class Section(Settings):
+    renamed = MappingProxyType({"wait": "timeout", "width": "model.init.hidden_size"})
+    timeout: int = 1
+
+
+class Run(Settings):
+    renamed = MappingProxyType({"old": "section"})
+    section: Section = Section()
+
+
+@pytest.mark.parametrize(
+    ("data", "line"),
+    [
+        ({"section": {"wait": 3}}, "section.wait = 3: was renamed; write 'timeout' instead"),
+        ({"section": {"width": 3}}, "section.width = 3: was renamed; write 'model.init.hidden_size' instead"),
+        ({"old": {"wait": 3}}, "old = {'wait': 3}: was renamed; write 'section' instead"),
+        ({"wait": 3}, "wait = 3: there is no such setting; the settings here are section"),
+    ],
+)
+def test_a_renamed_setting_is_refused_with_its_new_name(data: dict[str, Any], line: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        parse_settings(Run, data, "run.yaml")
+    assert str(caught.value) == f"run.yaml: 1 mistake\n  {line}"
 
 
 def test_an_unknown_key_like_no_other_lists_the_settings(tmp_path: Path) -> None:
