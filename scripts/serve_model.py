@@ -1,52 +1,45 @@
-"""Put an artifact behind HTTP."""
+"""Serve an artifact over HTTP."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 import click
+from typing_extensions import Doc
 
 from lengthwise.cli.common import ServerCommand
-
-NUMBERS = {"port": int, "workers": int, "deadline": float, "canary": float, "notice": float, "drain": float}
-FLAGS = {
-    "host": "Address to listen on.",
-    "port": "Port; 0 takes a free one.",
-    "api_key": "Asked for as a bearer token. Other users of the machine can read flags: better set LENGTHWISE_API_KEY.",
-    "model_name": "What clients call it; the folder's name if left out.",
-    "device": "cpu, cuda or auto.",
-    "variant": "The graph; the one that validation recommends if left out.",
-    "workers": "Batches at a time; one a core if left out.",
-    "max_batch_tokens": "Most cells (rows x longest) of a batch.",
-    "max_text_tokens": "Most tokens of a text.",
-    "max_items": "Most texts of a request.",
-    "max_request_bytes": "Largest body of a request.",
-    "max_queue_tokens": "Tokens that may wait; beyond, requests get 429.",
-    "deadline": "Seconds that a request may take; beyond, it gets 504.",
-    "canary": "Seconds between two checks of the golden vectors.",
-    "notice": "Seconds that a server which is told to end still says so to those who ask.",
-    "drain": "Seconds that accepted requests have to be answered on ending.",
-}
+from lengthwise.export.server.options import RENAMED_OPTIONS, ServeOptions
 
 
-def flags(function: Any) -> Any:
-    """A flag for each setting; its default is in `lengthwise.export.server.settings`."""
-    for name, text in reversed(FLAGS.items()):
-        kind = int if name.startswith("max_") else NUMBERS.get(name, str)
-        function = click.option(f"--{name.replace('_', '-')}", name, type=kind, help=text)(function)
+def option_flags(function: Callable[..., Any]) -> Callable[..., Any]:
+    """One flag per field of `ServeOptions`, and a hidden one per old name, which is refused with the new name."""
+    for old in RENAMED_OPTIONS:
+        function = click.option(_flag(old), old, hidden=True)(function)
+    types = get_type_hints(ServeOptions)
+    for name, hint in reversed(get_type_hints(ServeOptions, include_extras=True).items()):
+        kind = next((kind for kind in (int, float) if kind in (types[name], *get_args(types[name]))), str)
+        (doc,) = [item.documentation for item in hint.__metadata__ if isinstance(item, Doc)]
+        default = getattr(ServeOptions, name)
+        text = doc if default is None else f"{doc} [default: {default}]"
+        function = click.option(_flag(name), name, type=kind, help=text[0].upper() + text[1:])(function)
     return function
+
+
+def _flag(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
 
 
 @click.command(cls=ServerCommand)
 @click.argument("artifact", type=click.Path(path_type=Path))
-@click.option("--config", type=click.Path(path_type=Path), help="A YAML file of these settings (max_items: 256).")
-@flags
+@click.option("--config", type=click.Path(path_type=Path), help="YAML file of these settings, e.g. max_items: 256.")
+@option_flags
 def main(artifact: Path, config: Path | None, **given: Any) -> None:
     """Serve ARTIFACT: POST /v1/embeddings, /embed, /tokenize, the Open Inference Protocol; a page at /.
 
-    Each setting is a flag, a variable (LENGTHWISE_MAX_ITEMS) or a line of --config, in this order. What is answered
-    equals what encode_dataset writes. PyTorch is not needed.
+    Each setting is a flag, a variable (LENGTHWISE_MAX_ITEMS) or a key of --config, in this order of precedence. The
+    vectors equal those that `lengthwise encode` writes. PyTorch is not needed.
     """
     try:
         from lengthwise.export.server.lifecycle import serve
@@ -55,8 +48,8 @@ def main(artifact: Path, config: Path | None, **given: Any) -> None:
     from lengthwise.export.server.settings import resolve_settings
 
     settings = resolve_settings(given, config)
-    for name, value in settings.shown().items():
-        click.echo(f"{name:<18}{value}")
+    for name, value in settings.redacted().items():
+        click.echo(f"{name:<21}{value}")
     serve(artifact, settings, click.echo)
 
 

@@ -66,7 +66,7 @@ class _Lifecycle:
             access_log=False,
             lifespan="on",
             timeout_keep_alive=75,
-            timeout_graceful_shutdown=int(settings.drain) + 1,
+            timeout_graceful_shutdown=int(settings.shutdown_timeout) + 1,
             server_header=False,
             ws="none",
             backlog=_BACKLOG,
@@ -117,8 +117,8 @@ class _Lifecycle:
         self._tell("ending      no new work is taken")
         if service is not None:
             service.set_state("draining")
-        while (waited := time.monotonic() - began) < self._settings.drain:
-            if waited >= self._settings.notice and (service is None or not service.queue.held):
+        while (waited := time.monotonic() - began) < self._settings.shutdown_timeout:
+            if waited >= self._settings.shutdown_delay and (service is None or not service.queue.held):
                 break
             await asyncio.sleep(_POLL_SECONDS)
         _let_nobody_in(self._listening)
@@ -140,8 +140,8 @@ class _Lifecycle:
             left = service.queue.held
             if left and self._failure is None:
                 self._failure = RunError(
-                    f"ended after {self._settings.drain:g} s with {left:,} tokens that were accepted and not computed;"
-                    " raise drain, or lower max_queue_tokens"
+                    f"ended after {self._settings.shutdown_timeout:g} s with {left:,} accepted tokens not computed; raise"
+                    " shutdown_timeout, or lower max_queue_tokens"
                 )
             service.close(wait=not left)
         if self._failure is None:

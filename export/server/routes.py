@@ -162,7 +162,7 @@ class Api:
             tokens = service.tokenize(texts, any_length=True, add_special_tokens=body.add_special_tokens)
             return [service.shown_tokens(tokens.row(row)) for row in range(len(tokens))]
 
-        deadline = time.monotonic() + self.settings.deadline
+        deadline = time.monotonic() + self.settings.request_timeout
         data = await self._read(request, deadline)
         with service.place(len(data)):
             found = await _unless_gone(request, service.in_pool(lambda: read(data)))
@@ -173,7 +173,7 @@ class Api:
     ) -> tuple[BodyT, RaggedTokens, NDArray[np.float32]]:
         """A request's body, the ids of its items, and their vectors, float32[items, dim]."""
         service, began = self._taking(), time.monotonic()
-        deadline = began + self.settings.deadline
+        deadline = began + self.settings.request_timeout
         data = await self._read(request, deadline)
 
         def parse() -> tuple[BodyT, RaggedTokens]:

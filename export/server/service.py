@@ -222,7 +222,9 @@ class Service:
             async with asyncio.timeout(deadline - time.monotonic()):
                 return (await answer).vectors
         except TimeoutError:
-            raise DeadlineExceeded(f"not done within {self.settings.deadline:g} s; send less, or later") from None
+            raise DeadlineExceeded(
+                f"not done within {self.settings.request_timeout:g} s; send less, or later"
+            ) from None
         finally:
             self.queue.cancel(job)
 
@@ -233,7 +235,7 @@ class Service:
         tokens = _ragged(rows)  # the limits are for clients
         self.set_state("ready")
         while True:
-            await asyncio.sleep(self.settings.canary)
+            await asyncio.sleep(self.settings.self_check_interval)
             try:
                 with self.place(0) as places:
                     self._check(await self.encode(tokens, places, time.monotonic() + _CANARY_SECONDS))

@@ -1,111 +1,100 @@
-"""What a server is told: by flag, environment or YAML file, in this order, and by default."""
+"""Validated settings of a server, from flags, environment variables, a YAML file and defaults, in this order."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, ClassVar, get_type_hints
 
-import yaml
-from pydantic import Field, ValidationInfo, field_validator
+from pydantic import ValidationInfo, field_validator
+from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
+from typing_extensions import Doc
 
-from lengthwise.config import PositiveInt, Settings, Variant, parse_settings
+from lengthwise.config import Settings, load_yaml, parse_settings
 from lengthwise.errors import ConfigError
+from lengthwise.export.server.options import RENAMED_OPTIONS, ServeOptions
 
 PREFIX = "LENGTHWISE_"
-Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False, strict=False)]
 
 
-class ServeSettings(Settings):
-    """A server's settings; each is a flag (`--max-items`) and a variable (`LENGTHWISE_MAX_ITEMS`) too."""
+class ServeSettings(Settings, BaseSettings, ServeOptions):
+    """The validated options; see `ServeOptions` for the fields."""
 
-    host: str = Field("127.0.0.1", description="address to listen on; 0.0.0.0 lets other machines in")
-    port: Annotated[int, Field(ge=0, le=65_535)] = Field(8_000, description="port; 0 takes a free one")
-    api_key: str | None = Field(None, min_length=1, description="asked for as a bearer token; better as a variable")
-    model_name: str | None = Field(None, min_length=1, description="what clients call it; the folder's name if null")
-    device: Literal["cpu", "cuda", "auto"] = Field("cpu", description="where the graph runs")
-    variant: Variant | None = Field(None, description="the graph; the one that validation recommends if null")
-    workers: PositiveInt | None = Field(None, description="batches at a time; one a core, on a GPU two, if null")
-    max_batch_tokens: PositiveInt = Field(4_096, description="most cells (rows x longest) of a batch")
-    max_text_tokens: PositiveInt = Field(4_096, description="most tokens of a text")
-    max_items: PositiveInt = Field(1_024, description="most texts of a request")
-    max_request_bytes: PositiveInt = Field(2 * 2**20, description="largest body of a request")
-    max_queue_tokens: PositiveInt = Field(65_536, description="tokens that may wait; beyond, requests get 429")
-    deadline: Seconds = Field(30.0, description="seconds that a request may take; beyond, it gets 504")
-    canary: Seconds = Field(60.0, description="seconds between two checks of the golden vectors")
-    notice: Annotated[float, Field(ge=0, allow_inf_nan=False, strict=False)] = Field(
-        1.0, description="seconds that a server which is told to end still says so to those who ask"
-    )
-    drain: Seconds = Field(30.0, description="seconds that accepted requests have to be answered on ending")
+    model_config = SettingsConfigDict(env_prefix=PREFIX)
+    renamed: ClassVar[Mapping[str, str]] = RENAMED_OPTIONS
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        **_: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Only the arguments: `resolve_settings` alone reads the environment."""
+        return (init_settings,)
 
     @field_validator("max_text_tokens")
     @classmethod
-    def _texts_fit_into_a_batch(cls, value: int, info: ValidationInfo) -> int:
-        most = info.data.get("max_batch_tokens", value)
-        if value > most:
+    def _text_fits_into_a_batch(cls, value: int, info: ValidationInfo) -> int:
+        limit = info.data.get("max_batch_tokens", value)
+        if value > limit:
             raise ValueError(
-                f"is {value}, but max_batch_tokens is {most}: such a text would fit into no batch; raise that, or"
-                " lower this"
+                f"is {value}, but max_batch_tokens is {limit}: such a text fits into no batch; raise that, or lower this"
             )
         return value
 
     @field_validator("max_queue_tokens")
     @classmethod
-    def _texts_fit_into_the_queue(cls, value: int, info: ValidationInfo) -> int:
+    def _text_fits_into_the_queue(cls, value: int, info: ValidationInfo) -> int:
         longest = info.data.get("max_text_tokens", value)
         if value < longest:
             raise ValueError(f"is {value}, but a text may have {longest} tokens (max_text_tokens); raise this")
         return value
 
-    def shown(self) -> dict[str, Any]:
-        """The settings, without the key."""
+    def redacted(self) -> dict[str, Any]:
+        """The settings without the API key."""
         return {**self.model_dump(), "api_key": None if self.api_key is None else "(set)"}
 
 
-def resolve_settings(
-    flags: Mapping[str, Any], config: Path | None = None, environment: Mapping[str, str] = os.environ
-) -> ServeSettings:
-    """Settings from where they are given; flags before variables before the file.
+# The descriptions of the options appear in error messages, as those of every other setting do.
+for _name, _hint in get_type_hints(ServeOptions, include_extras=True).items():
+    ServeSettings.model_fields[_name].description = next(
+        item.documentation for item in _hint.__metadata__ if isinstance(item, Doc)
+    )
+
+
+def resolve_settings(flags: Mapping[str, Any], config: Path | None = None) -> ServeSettings:
+    """Combine the sources of settings: flags override variables, and these override the file.
 
     Args:
-        flags: those that were given, by the names of the settings.
+        flags: values by the name of the setting; None where a flag was not given.
         config: a YAML file of settings.
 
     Raises:
-        ConfigError: one is wrong, or unknown; the message names it and where it comes from.
+        ConfigError: lists every setting that is wrong, unknown or renamed.
     """
     values: dict[str, Any] = {}
-    origins = {}
+    origins: dict[str, str] = {}
     if config is not None:
-        for name, value in _read(config).items():
+        for name, value in _read_file(config).items():
             values[name], origins[name] = value, str(config)
-    for name in ServeSettings.model_fields:
-        variable = PREFIX + name.upper()
-        if variable in environment:
-            values[name], origins[name] = _typed(name, environment[variable]), variable
-        if flags.get(name) is not None:
-            values[name], origins[name] = flags[name], f"--{name.replace('_', '-')}"
+    for name, value in _read_environment().items():
+        values[name], origins[name] = value, PREFIX + name.upper()
+    for name, value in flags.items():
+        if value is not None:
+            values[name], origins[name] = value, f"--{name.replace('_', '-')}"
     return parse_settings(ServeSettings, values, ", ".join(dict.fromkeys(origins.values())) or "settings")
 
 
-def _typed(name: str, text: str) -> Any:
-    """A variable's value: YAML, except where a text is wanted, which "1234" may be."""
-    if name in ("api_key", "host", "model_name"):
-        return text
-    try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{PREFIX}{name.upper()}={text!r}: cannot be read ({error})") from error
+def _read_file(path: Path) -> dict[str, Any]:
+    data = load_yaml(path)
+    if not isinstance(data, dict | None):
+        raise ConfigError(f"{path}: holds a {type(data).__name__}, not settings; write one `name: value` per line")
+    return {str(name): value for name, value in (data or {}).items()}
 
 
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
-        raise ConfigError(f"{path}: the settings cannot be read ({error}); give a YAML file of them") from error
-    if values is None:
-        return {}
-    if not isinstance(values, dict):
-        raise ConfigError(f"{path}: holds no settings (name: value), but {type(values).__name__}")
-    return {str(name): value for name, value in values.items()}
+def _read_environment() -> dict[str, Any]:
+    old = {name: os.environ.get(PREFIX + name.upper()) for name in RENAMED_OPTIONS}
+    found = {name: value for name, value in old.items() if value is not None}
+    return {**found, **EnvSettingsSource(ServeSettings)()}

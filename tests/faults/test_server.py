@@ -70,7 +70,7 @@ def requests(right: Any, sizes: tuple[int, ...] = (1, 2, 7)) -> list[Request]:
 @pytest.mark.parametrize("turn", range(cases(2, 20)))
 def test_told_to_end_under_load(artifact_folder: Path, right: Any, turn: int) -> None:
     """Every request that was read is answered: with its vectors, or with 503 and a connection that closes."""
-    served = Served(artifact_folder, *OPTIONS, "--notice", "0.5").ready()
+    served = Served(artifact_folder, *OPTIONS, "--shutdown-delay", "0.5").ready()
     try:
         delay = random.Random(turn).uniform(0.3, 1.2)
         threading.Timer(delay, served.process.send_signal, [signal.SIGTERM]).start()

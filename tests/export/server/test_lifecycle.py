@@ -99,7 +99,7 @@ def test_golden_vectors_that_are_not_computed_here(artifact_folder: Path, start:
 @pytest.mark.parametrize("limits", [{}, {"max_batch_tokens": 8, "max_text_tokens": 8, "max_queue_tokens": 8}])
 def test_a_service_that_falls_ill_says_so_and_recovers(artifact_folder: Path, limits: dict[str, int]) -> None:
     """Limits for clients, below what the golden vectors need, do not make it ill."""
-    service = Service(Artifact.open(artifact_folder), ServeSettings(canary=0.02, **limits), Metrics())
+    service = Service(Artifact.open(artifact_folder), ServeSettings(self_check_interval=0.02, **limits), Metrics())
     right, states = service._golden, []
 
     async def live() -> None:
@@ -208,7 +208,7 @@ def test_too_much_at_a_time_is_refused_at_once(start: Start) -> None:
 
 
 def test_a_deadline(start: Start) -> None:
-    server = start("--deadline", "0.000001").ready()
+    server = start("--request-timeout", "0.000001").ready()
     status, error = server.ask("/embed", {"inputs": "the cat"})
     assert status in (408, 504)
     assert "in time" in error["error"]["message"] or "not done within" in error["error"]["message"]
@@ -217,7 +217,7 @@ def test_a_deadline(start: Start) -> None:
 
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
 def test_ending(start: Start, signum: int) -> None:
-    server = start("--notice", "1.5").ready()
+    server = start("--shutdown-delay", "1.5").ready()
     kept = http.client.HTTPConnection("127.0.0.1", server.port, timeout=30)
     kept.request("GET", "/health/ready")
     assert kept.getresponse().read()
@@ -234,7 +234,7 @@ def test_ending(start: Start, signum: int) -> None:
 
 
 def test_a_second_signal_ends_it_at_once(start: Start) -> None:
-    server = start("--notice", "60", "--drain", "90").ready()
+    server = start("--shutdown-delay", "60", "--shutdown-timeout", "90").ready()
     server.process.send_signal(signal.SIGTERM)
     server.told("ending")
     assert server.end() == 2
@@ -242,7 +242,7 @@ def test_a_second_signal_ends_it_at_once(start: Start) -> None:
 
 
 def test_told_to_end_while_it_loads(start: Start) -> None:
-    server = start("--notice", "0")
+    server = start("--shutdown-delay", "0")
     assert server.end() == 0
 
 

@@ -162,8 +162,8 @@ def test_what_the_server_says_of_itself(server: Served) -> None:
     assert server.ask("/health/live") == (200, {"live": True})
     assert server.ask("/health/ready") == (200, {"ready": True, "state": "ready"})
     said = "".join(server.said)
-    assert "max_items         40" in said
-    assert "host              127.0.0.1" in said
+    assert "max_items            40" in said
+    assert "host                 127.0.0.1" in said
 
 
 def test_metrics(server: Served) -> None:
