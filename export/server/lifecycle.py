@@ -140,7 +140,7 @@ class _Lifecycle:
             left = service.queue.held
             if left and self._failure is None:
                 self._failure = RunError(
-                    f"ended after {self._settings.shutdown_timeout:g} s with {left:,} accepted tokens not computed; raise"
+                    f"ended after {self._settings.shutdown_timeout:g} s with {left:,} accepted tokens left; raise"
                     " shutdown_timeout, or lower max_queue_tokens"
                 )
             service.close(wait=not left)

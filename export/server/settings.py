@@ -40,7 +40,7 @@ class ServeSettings(Settings, BaseSettings, ServeOptions):
         limit = info.data.get("max_batch_tokens", value)
         if value > limit:
             raise ValueError(
-                f"is {value}, but max_batch_tokens is {limit}: such a text fits into no batch; raise that, or lower this"
+                f"is {value}, but max_batch_tokens is {limit}: no batch holds such a text; raise that, or lower this"
             )
         return value
 
