@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from lengthwise.config import RunConfig
     from lengthwise.run.cluster import OpenEngine
     from lengthwise.run.local import EncodeReport
-    from lengthwise.store.records import Part
+    from lengthwise.store.parts import Part
 
 
 def encode(
@@ -53,7 +53,7 @@ def summary(run: RunConfig, report: EncodeReport) -> str:
     """What is in the folder, and what this run measured."""
     from lengthwise.run.report import REPORT, precision_sentence
     from lengthwise.store.folder import open_folder
-    from lengthwise.store.records import QUARANTINE
+    from lengthwise.store.layout import QUARANTINE
 
     flags = f"{report.empty:,} empty, {report.null:,} null, {report.truncated:,} truncated"
     lines = [f"vectors     {run.encode.output}/data: {report.rows:,} rows, {report.tokens:,} tokens ({flags})"]
@@ -78,7 +78,7 @@ def summary(run: RunConfig, report: EncodeReport) -> str:
         lines.append(f"precision   {precision}")
     folder = open_folder(run.encode.output)
     if report.complete and folder.read(REPORT) is not None:
-        lines.append(f"report      {folder.at(REPORT)}")
+        lines.append(f"report      {folder.location(REPORT)}")
     return "\n".join(lines)
 
 
@@ -97,7 +97,7 @@ def main(
     num_shards: int | None,
 ) -> None:
     """Encode the dataset of the run CONFIG (a YAML file) into parquet shards below encode.output."""
-    from lengthwise.store.records import Part
+    from lengthwise.store.parts import Part
 
     if (shard_index is None) != (num_shards is None):
         raise click.UsageError("--shard-index and --num-shards go together: part I of N")

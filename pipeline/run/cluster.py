@@ -92,7 +92,7 @@ def encode_on_cluster(
                 store.add(record)
                 stats += took
                 bar.advance(record.rows, record.tokens)
-            finalize(store, run, identity, rows)
+            finalize(store, run, rows)
     return make_report(store, stats, identity["engine"], time.perf_counter() - started)
 
 

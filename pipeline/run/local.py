@@ -15,7 +15,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
 
@@ -31,8 +31,8 @@ from lengthwise.errors import LengthwiseError, RunError
 from lengthwise.run.finalize import finalize
 from lengthwise.run.identity import run_identity
 from lengthwise.run.shard import EncodedPiece, PlannedPiece, ShardEncoder, ShardStats, StageSeconds
-from lengthwise.store.records import Part
-from lengthwise.store.vectors import COUNTS, VectorStore
+from lengthwise.store.parts import Part
+from lengthwise.store.vectors import VectorStore
 from lengthwise.tokens.tokenizer import TextTokenizer
 from lengthwise.util.system import cpu_count
 from lengthwise.util.threads import BackgroundExecutor, prefetch
@@ -114,10 +114,10 @@ def encode_dataset(
     identity = run_identity(run, source, tokenizer, engine, weights)
     started = time.perf_counter()
     with open_store(run, identity, part=part, fresh=fresh) as store, progress_bar(source, part, show_progress) as bar:
-        shards = ShardEncoder(run, source, tokenizer, engine, store.folder, store.identity)
+        shards = ShardEncoder(run, source, tokenizer, engine, store.folder, store.identity_hash)
         stats = _encode_pending(source, shards, store, part, bar)
         if part is None:
-            finalize(store, run, identity, source.count_rows())
+            finalize(store, run, source.count_rows())
     return make_report(store, stats, engine.name, time.perf_counter() - started, complete=part is None)
 
 
@@ -134,7 +134,7 @@ def make_report(
     store: VectorStore, stats: ShardStats, engine: str, seconds: float, *, complete: bool = True
 ) -> EncodeReport:
     """The report of a run; what a person should know of the rows is logged."""
-    counts = {name: sum(getattr(record, name) for record in store.records.values()) for name in COUNTS}
+    counts = asdict(store.totals())
     told = {
         "are empty": counts["empty"],
         "are null or not Unicode": counts["null"],

@@ -48,9 +48,9 @@ def write_report(folder: str | Path, run: RunConfig, report: EncodeReport) -> st
         place.write(REPORT, report_to_markdown(run, report, shown).encode())
     except OSError as error:
         raise StoreError(
-            f"{place.at(REPORT)}: cannot be written ({error}); the vectors are safe, only the report is missing"
+            f"{place.location(REPORT)}: cannot be written ({error}); the vectors are safe, only the report is missing"
         ) from error
-    return place.at(REPORT)
+    return place.location(REPORT)
 
 
 def report_to_markdown(run: RunConfig, report: EncodeReport, picture: str = "") -> str:

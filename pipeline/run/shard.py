@@ -30,9 +30,9 @@ from lengthwise.data.dataset import Shard, Source
 from lengthwise.encoder.engine import Engine, PlannedTokens, Progress, encode_planned, encode_tokens, plan_tokens
 from lengthwise.errors import TextError
 from lengthwise.store.cast import cast_vectors
+from lengthwise.store.parquet import vector_table, write_shard
 from lengthwise.store.protocol import Folder
 from lengthwise.store.records import ShardRecord
-from lengthwise.store.vectors import vector_table, write_shard
 from lengthwise.tokens.ragged import RaggedTokens, cut_texts, tokenize_texts
 from lengthwise.tokens.tokenizer import TextTokenizer
 

@@ -1,4 +1,4 @@
-"""Opens the folder that a run's shards are committed to: on a local disk, or anywhere fsspec writes to."""
+"""Opens the folder that a run's shards are committed to: on a local disk, or wherever fsspec writes to."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from lengthwise.store.remote import RemoteFolder
 
 
 def open_folder(url: str | Path) -> Folder:
-    """A path is a folder on the disk; `s3://...` and the like are one of fsspec's.
+    """The folder at a local path, or at a URL such as `s3://bucket/vectors`.
 
     Raises:
-        StoreError: no installed package knows the URL's protocol.
+        StoreError: no installed package supports the URL's protocol.
     """
-    path = re.sub("^(file|local)://", "", str(url))  # fsspec's words for a disk
+    path = re.sub("^(file|local)://", "", str(url))  # fsspec's names for a local disk
     if "://" not in path:
         return LocalFolder(Path(path).expanduser())
     return RemoteFolder(str(url))

@@ -1,7 +1,7 @@
 """A run's folder on a local disk.
 
-Files are written beside their place, flushed and renamed; each appended line is flushed. Locks are `flock`, which the
-system releases when a process dies.
+Files are written beside their place, flushed and renamed; appended lines are flushed one by one. Locks are the
+system's (`filelock`), which releases them when a process dies, however it dies: a stale lock file is no lock.
 """
 
 from __future__ import annotations
@@ -10,21 +10,21 @@ import contextlib
 import json
 import logging
 import os
-import re
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import IO
 
-from lengthwise.store.protocol import describe_holder, holder_record
-from lengthwise.util.files import PARTIAL_SUFFIX, file_sha256, fsync_folder, replace_file
+from filelock import FileLock, Timeout
 
-_DRAFT = re.compile(rf"\..+\.[0-9a-f]{{8}}{re.escape(PARTIAL_SUFFIX)}")  # as `replace_file` names them
+from lengthwise.store.holder import describe_holder, holder_record
+from lengthwise.util.files import file_sha256, fsync_folder, replace_file
+
 log = logging.getLogger(__name__)
 
 
 class LocalFolder:
-    """A folder on a disk."""
+    """A folder on a local disk."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -32,10 +32,10 @@ class LocalFolder:
     def __str__(self) -> str:
         return str(self._path)
 
-    def at(self, name: str) -> str:  # noqa: D102
+    def location(self, name: str) -> str:  # noqa: D102
         return str(self._path / name)
 
-    def names(self) -> list[str]:  # noqa: D102
+    def list_files(self) -> list[str]:  # noqa: D102
         if self._path.exists() and not self._path.is_dir():
             raise NotADirectoryError(f"{self._path} is a file")
         return sorted(path.relative_to(self._path).as_posix() for path in self._path.rglob("*") if path.is_file())
@@ -59,14 +59,14 @@ class LocalFolder:
 
     def append(self, name: str, line: bytes) -> None:  # noqa: D102
         self._path.mkdir(parents=True, exist_ok=True)
-        with open(self._path / name, "ab", buffering=0) as file:  # a buffer would be written again as it is closed
+        with open(self._path / name, "ab", buffering=0) as file:  # a buffer would be written again on closing
             start, rest = file.tell(), memoryview(line)
             try:
                 while rest:
                     rest = rest[file.write(rest) :]
                 os.fsync(file.fileno())
             except OSError:
-                file.truncate(start)  # half a line would spoil the next one
+                file.truncate(start)  # half a line would corrupt the next one
                 raise
         if not start:
             fsync_folder(self._path)
@@ -79,63 +79,49 @@ class LocalFolder:
 
     @contextlib.contextmanager
     def lock(self, name: str) -> Iterator[None]:  # noqa: D102
-        descriptor = _locked_file(self._path / name)
+        path = self._path / name
+        if not self._acquire(lock := _new_lock(path), name):
+            yield
+            return
         try:
-            if descriptor is not None:
-                with contextlib.suppress(OSError):  # on a full disk the lock is held all the same
-                    os.truncate(descriptor, 0)
-                    os.write(descriptor, json.dumps(holder_record()).encode())
+            with contextlib.suppress(OSError):  # on a full disk the lock is held all the same
+                path.write_text(json.dumps(holder_record()))
             yield
         finally:
-            if descriptor is not None:
-                with contextlib.suppress(OSError):  # a file that stays is locked by nobody
-                    self.remove(name)  # while it is held, so that nobody else's is removed
-                os.close(descriptor)
+            with contextlib.suppress(OSError):  # a file that remains is not locked
+                self.remove(name)  # while the lock is held: afterwards it may be another holder's
+            lock.release()
 
-    def holder(self, name: str) -> str | None:  # noqa: D102
-        try:
-            import fcntl
-
-            with open(self._path / name, "rb") as file:
-                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return describe_holder(self.read(name))
-        except (ImportError, OSError):
+    def lock_holder(self, name: str) -> str | None:  # noqa: D102
+        if not (self._path / name).exists():
             return None
-        return None
+        try:
+            with self.lock(name):
+                return None
+        except BlockingIOError as error:
+            return str(error)
 
     def check_lock(self) -> None:  # noqa: D102
         return
 
+    def _acquire(self, lock: FileLock, name: str) -> bool:
+        """Whether the lock is held now; False where the file system has no locks.
 
-def _locked_file(path: Path) -> int | None:
-    """A descriptor that holds an exclusive lock on the file of this name; None where the system has no such locks."""
-    try:
-        import fcntl
-    except ImportError:
-        log.warning("this system has no file locks: do not let two runs write to %s", path.parent)
-        return None
-    path.parent.mkdir(parents=True, exist_ok=True)
-    while True:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        Raises:
+            BlockingIOError: another process holds it.
+        """
+        self._path.mkdir(parents=True, exist_ok=True)
+        (self._path / name).touch()  # so that a folder that cannot be written is not taken for one without locks
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            with contextlib.suppress(FileNotFoundError):
-                if os.path.samestat(os.fstat(descriptor), path.stat()):
-                    return descriptor
-        except BlockingIOError:
-            os.close(descriptor)
-            contents = None
-            with contextlib.suppress(FileNotFoundError):
-                contents = path.read_bytes()
-            raise BlockingIOError(describe_holder(contents)) from None
+            lock.acquire()
+        except Timeout:
+            raise BlockingIOError(describe_holder(self.read(name))) from None
         except OSError as error:
-            os.close(descriptor)
-            log.warning("%s: the file system gives no locks (%s): do not let two runs write to it", path.parent, error)
-            return None
-        os.close(descriptor)  # its last holder has just removed it
+            log.warning("%s: the file system has no locks (%s): do not let two runs write to it", self._path, error)
+            return False
+        return True
 
 
-def is_draft(name: str) -> bool:
-    """Whether a file is one that a crash left half-written."""
-    return _DRAFT.fullmatch(name.rpartition("/")[2]) is not None
+def _new_lock(path: Path) -> FileLock:
+    # No fallback to a file whose existence is the lock: a process that is killed would leave it locked.
+    return FileLock(path, blocking=False, fallback_to_soft=False, thread_local=False)

@@ -1,71 +1,63 @@
-"""What a folder of shards can do, wherever it is: the protocol that local and remote folders fulfil.
+"""The protocol of a folder that shards are committed to, on a local disk or at a URL.
 
-A file is there whole or not at all, an appended line survives a crash, and a lock has one holder at a time and none
-once its holder is dead. `LocalFolder` and `RemoteFolder` say how they keep that.
+A file exists in full or not at all, an appended line survives a crash, and a lock has one holder at a time and none
+once its holder has died. `LocalFolder` and `RemoteFolder` describe how they ensure it.
 """
 
 from __future__ import annotations
 
-import json
-import os
-import platform
-import time
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import IO, Protocol
 
-LOG_ENDING = ".jsonl"  # of the files, directly in the folder, that lines are appended to
+from lengthwise.errors import StoreError
 
 
 class Folder(Protocol):
-    """Files by their names relative to the folder, with `/` between parts. Whatever fails raises an OSError."""
+    """Files by their names relative to the folder, with `/` between parts. Every failure is an OSError."""
 
-    def at(self, name: str) -> str:
-        """The place of a file, for messages."""
+    def location(self, name: str) -> str:
+        """The path or URL of a file, for messages."""
 
-    def names(self) -> list[str]:
-        """All files, sorted, drafts of a crash and locks included; empty where there is no folder yet."""
+    def list_files(self) -> list[str]:
+        """All files, sorted, with drafts that a crash left and locks; empty where the folder does not exist."""
 
     def read(self, name: str) -> bytes | None:
-        """A file's contents, None where it is not there; of one that lines are appended to, all lines."""
+        """A file's contents, of a log all its lines; None where it does not exist."""
 
     def open(self, name: str) -> IO[bytes]:
-        """A file to read in, at any position."""
+        """A file to read, seekable."""
 
     def sha256(self, name: str) -> str | None:
-        """sha256 (hex) of a file's contents, None where it is not there."""
+        """sha256 (hex) of a file's contents; None where it does not exist."""
 
     def write(self, name: str, contents: bytes) -> None:
-        """A small file, whole or not at all; it takes the place of the one before."""
+        """Write or replace a small file, in full or not at all."""
 
     def append(self, name: str, line: bytes) -> None:
-        """One more line of a log, on the disk when this returns. A crash can cut off the last line only."""
+        """Append a line to a log, durably. A crash can cut off the last line only."""
 
     def draft(self, name: str) -> AbstractContextManager[Path]:
-        """A local path to write a file to, which takes its place once the block ends without an error."""
+        """A local path to write to, which becomes the file when the block ends without an error."""
 
     def remove(self, name: str) -> None:
-        """No file of this name is there afterwards."""
+        """Remove a file, where it exists."""
 
     def lock(self, name: str) -> AbstractContextManager[None]:
         """Hold the lock of this name; BlockingIOError, with the holder's description, where another process does."""
 
-    def holder(self, name: str) -> str | None:
-        """Who holds the lock of this name; None where nobody does."""
+    def lock_holder(self, name: str) -> str | None:
+        """A description of the process that holds the lock of this name; None where it is free."""
 
     def check_lock(self) -> None:
         """Raise an OSError where a lock that this object holds was lost."""
 
 
-def holder_record() -> dict[str, str | int]:
-    """What a lock says of the process that holds it."""
-    return {"pid": os.getpid(), "host": platform.node(), "since": time.strftime("%Y-%m-%d %H:%M:%S %z")}
-
-
-def describe_holder(contents: bytes | None) -> str:
-    """A holder's record in words."""
+@contextmanager
+def wrap_os_errors(problem: str, remedy: str) -> Iterator[None]:
+    """Turn an OSError into a StoreError that names the problem, the reason and the remedy."""
     try:
-        record = json.loads(contents or b"")
-        return f"process {record['pid']} on {record['host']}, since {record['since']}"
-    except (ValueError, KeyError, TypeError, RecursionError):
-        return "another process"
+        yield
+    except OSError as error:
+        raise StoreError(f"{problem} ({error}); {remedy}") from error

@@ -1,41 +1,30 @@
-"""What is known of a shard, as a line in a folder's log; and which shards a part of a divided run encodes."""
+"""What is known of a shard, as a line in a folder's log."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields
 
-from lengthwise.errors import StoreError
-
-QUARANTINE = "quarantine"
-
-
-@dataclass(frozen=True)
-class Part:
-    """One of `count` processes that divide a run's shards: those whose number leaves the remainder `index`."""
-
-    index: int
-    count: int
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.index < self.count:
-            raise StoreError(f"part {self.index} of {self.count}: parts are numbered from 0 to {self.count - 1}")
-
-    def __str__(self) -> str:
-        return f"{self.index:05d}-of-{self.count:05d}"
-
-    def owns(self, shard: int) -> bool:
-        """Whether a shard is this part's to encode."""
-        return shard % self.count == self.index
+from lengthwise.store.layout import quarantine_file
 
 
 @dataclass(frozen=True)
 class ShardRecord:
-    """What is known of a committed shard; counts are of rows unless they say tokens.
+    """What is known of a committed shard.
 
-    `bad` counts the rows that could not be encoded, those without a text (`null`) among them. `quarantine` is the
-    sha256 of the file that they were set aside in. `max_deviation` and `min_cosine` tell how far vectors of a precision
-    below float32 are from those in float32, measured on some rows of the shard; they are null for a run in float32.
+    Attributes:
+        index: the shard's number, from 0.
+        first_row: the dataset's row number of its first row.
+        rows, tokens: how many it has.
+        empty: rows of no tokens.
+        null: rows without a text, or whose text is not Unicode.
+        bad: rows that could not be encoded, those of `null` among them.
+        truncated: rows that were cut to the maximum length.
+        max_deviation, min_cosine: how far vectors of a precision below float32 are from float32, measured on some rows;
+            None in float32.
+        file, sha256: its parquet file, and the file's sha256 (hex).
+        quarantine: sha256 (hex) of its file in the quarantine; None where it has none.
     """
 
     index: int
@@ -55,22 +44,35 @@ class ShardRecord:
     @property
     def checksums(self) -> dict[str, str]:
         """sha256 of each of its files, by name."""
-        set_aside = {} if self.quarantine is None else {quarantine_file(self.index): self.quarantine}
-        return {self.file: self.sha256, **set_aside}
+        quarantine = {} if self.quarantine is None else {quarantine_file(self.index): self.quarantine}
+        return {self.file: self.sha256, **quarantine}
 
 
-def quarantine_file(index: int) -> str:
-    """Where the rows of a shard are set aside."""
-    return f"{QUARANTINE}/shard-{index:06d}.jsonl"
+@dataclass(frozen=True)
+class Totals:
+    """Sums over shards of the fields of `ShardRecord` that have these names."""
+
+    rows: int = 0
+    tokens: int = 0
+    empty: int = 0
+    null: int = 0
+    bad: int = 0
+    truncated: int = 0
+
+    @classmethod
+    def of(cls, records: Iterable[ShardRecord]) -> Totals:
+        """The sums over these records."""
+        records = list(records)
+        return cls(**{field.name: sum(getattr(record, field.name) for record in records) for field in fields(cls)})
 
 
-def record_line(record: ShardRecord) -> bytes:
-    """A record as a line of JSON."""
-    return json.dumps(asdict(record)).encode() + b"\n"
+def log_lines(records: Iterable[ShardRecord]) -> bytes:
+    """Records as lines of JSON."""
+    return b"".join(json.dumps(asdict(record)).encode() + b"\n" for record in records)
 
 
-def records_of(lines: bytes) -> dict[int, ShardRecord]:
-    """Records by shard, the last one of each; a line that was cut off by a crash is left out."""
+def parse_log(lines: bytes) -> dict[int, ShardRecord]:
+    """Records by shard, the last one of each; a line that a crash cut off is left out."""
     records = {}
     names = {field.name for field in fields(ShardRecord)}
     for line in lines.splitlines():

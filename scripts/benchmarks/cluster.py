@@ -12,7 +12,7 @@ from lengthwise.cli.benchmarks.models import SHAPES
 from lengthwise.cli.benchmarks.processes import encode
 from lengthwise.encoder.checkpoint import save_checkpoint
 from lengthwise.errors import LengthwiseError
-from lengthwise.store.vectors import MANIFEST, RECORDS
+from lengthwise.store.layout import MANIFEST, RECORDS
 from lengthwise.util.system import cpu_count
 
 

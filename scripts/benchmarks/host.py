@@ -23,7 +23,8 @@ from lengthwise.data.dataset import open_dataset
 from lengthwise.encoder.engine import encode_planned, encode_tokens, plan_tokens
 from lengthwise.run.local import encode_dataset
 from lengthwise.store.cast import cast_vectors
-from lengthwise.store.vectors import VectorStore, vector_table, write_shard
+from lengthwise.store.parquet import vector_table, write_shard
+from lengthwise.store.vectors import VectorStore
 from lengthwise.tokens.ragged import RaggedTokens, tokenize_texts
 from lengthwise.tokens.tokenizer import TextTokenizer
 from lengthwise.util.threads import parallel_map
@@ -129,7 +130,7 @@ def _steps(scratch: Path, tokens: RaggedTokens, engine: Idle) -> Sides:
 
     def write() -> None:
         table = vector_table(pa.table({"text": lengths}).select([]), vectors, lengths, tokens.truncated)
-        write_shard(store.folder, store.identity, table, counts)
+        write_shard(store.folder, store.identity_hash, table, counts)
 
     return {
         "find the distinct rows": tokens.distinct_rows,

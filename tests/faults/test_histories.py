@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from faults.form import cases
 from helpers.files import contents
 from helpers.stores import ROWS, close_stores, commit, open_store
-from lengthwise.store.records import Part
-from lengthwise.store.vectors import IDENTITY
+from lengthwise.store.layout import IDENTITY
+from lengthwise.store.parts import Part
 
 
 class Crash(BaseException):

@@ -106,7 +106,7 @@ def test_parts_that_are_killed(undisturbed: Job, tmp_path: Path, tokenizer: Text
     parts[1].communicate()
     code, said = job.end(script="finalize_vectors")
     assert code == 2
-    assert "shards are not there (numbers " in said
+    assert "shards are missing (numbers " in said
     job.finish("--shard-index", "1", "--num-shards", "3")
     said = job.finish(script="finalize_vectors")
     assert f"all {job.rows // 50} shards are there, and their sha256 is right" in said

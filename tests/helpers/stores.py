@@ -9,12 +9,10 @@ import numpy as np
 import pyarrow as pa
 
 from lengthwise.config import BadRows
-from lengthwise.store.vectors import (
-    Part,
-    ShardRecord,
-    VectorStore,
-    vector_table,
-)
+from lengthwise.store.parquet import vector_table, write_shard
+from lengthwise.store.parts import Part
+from lengthwise.store.records import ShardRecord
+from lengthwise.store.vectors import VectorStore
 
 IDENTITY_A = {"weights": "aaaa", "max_length": None, "batching": {"max_rows": 128, "min_equal_rows": 16}}
 
@@ -64,4 +62,14 @@ def counts(index: int) -> dict[str, int]:
 
 
 def commit(store: VectorStore, *indices: int) -> list[ShardRecord]:
-    return [store.commit(table(index), counts(index)) for index in indices]
+    """Shards of these numbers, with the table and the counts that belong to each."""
+    return [commit_table(store, table(index), counts(index)) for index in indices]
+
+
+def commit_table(
+    store: VectorStore, table: pa.Table, counts: dict[str, Any], quarantine: bytes | None = None
+) -> ShardRecord:
+    """Write a shard and record it, as a run does."""
+    record = write_shard(store.folder, store.identity_hash, table, counts, quarantine)
+    store.add(record)
+    return record

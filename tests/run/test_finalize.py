@@ -18,7 +18,7 @@ from lengthwise.data.dataset import open_dataset
 from lengthwise.errors import StoreError
 from lengthwise.run.finalize import finalize_folder
 from lengthwise.store.local import LocalFolder
-from lengthwise.store.records import Part
+from lengthwise.store.parts import Part
 from lengthwise.store.vectors import VectorStore
 from lengthwise.tokens.tokenizer import TextTokenizer
 
@@ -52,7 +52,7 @@ def test_parts_become_one_folder(
 
 def test_a_part_that_is_missing(run: RunConfig, tokenizer: TextTokenizer, engine: LookupEngine) -> None:
     encode_part(run, tokenizer, engine, Part(0, 2))
-    with pytest.raises(StoreError, match=r"1 of 3 shards are not there \(numbers 1\); run the command that encodes"):
+    with pytest.raises(StoreError, match=r"1 of 3 shards are missing \(numbers 1\); run the command that encodes"):
         finalize_folder(run, open_dataset(run.dataset))
 
 
@@ -62,9 +62,9 @@ def test_a_damaged_shard(
     encode_part(run, tokenizer, engine, Part(0, 2), Part(1, 2))
     shard = Path(run.encode.output) / "data/shard-000002.parquet"
     shard.write_bytes(shard.read_bytes()[:-1] + b"?")
-    with pytest.raises(StoreError, match=r"1 of 3 shards are not there \(numbers 2\)"):
+    with pytest.raises(StoreError, match=r"1 of 3 shards are missing \(numbers 2\)"):
         finalize_folder(run, open_dataset(run.dataset))
-    assert "shard-000002.parquet is missing or not what was written" in caplog.text
+    assert "shard-000002.parquet is missing or was changed" in caplog.text
     encode_part(run, tokenizer, engine, Part(0, 2))
     finalize_folder(run, open_dataset(run.dataset))
 
@@ -100,7 +100,7 @@ def test_files_that_are_gone(
     texts = [*TEXTS, None]
     encode(run, source_of(texts, run), tokenizer, engine)
     (tmp_path / "out" / damage).unlink()
-    with pytest.raises(StoreError, match=r"1 of 3 shards are not there \(numbers 2\)"):
+    with pytest.raises(StoreError, match=r"1 of 3 shards are missing \(numbers 2\)"):
         finalize_folder(run, source_of(texts, run), verify=verify)
     encode(run, source_of(texts, run), tokenizer, engine, part=Part(0, 2))
     assert finalize_folder(run, source_of(texts, run), verify=verify)["bad"] == 1
@@ -110,7 +110,7 @@ def test_bad_rows_of_another_policy(tmp_path: Path, tokenizer: TextTokenizer, en
     zero, aside = (run_config(tmp_path / "out", encode={"bad_rows": policy}) for policy in ("zero", "quarantine"))
     texts = [*TEXTS, None]
     encode(zero, source_of(texts, zero), tokenizer, engine)
-    with pytest.raises(StoreError, match=r"1 of 3 shards are not there \(numbers 2\)"):
+    with pytest.raises(StoreError, match=r"1 of 3 shards are missing \(numbers 2\)"):
         finalize_folder(aside, source_of(texts, aside))
     assert not (tmp_path / "out/manifest.json").exists()
     assert encode(aside, source_of(texts, aside), tokenizer, engine, part=Part(0, 2)).encoded_shards == 1
@@ -138,7 +138,7 @@ def test_what_cannot_be_read_is_told(
         raise OSError(errno.EIO, "Input/output error")
 
     encode_part(run, tokenizer, engine, None)
-    for name, told in (("sha256", "shard-000000.parquet"), ("names", "out"), ("read", "identity.json")):
+    for name, told in (("sha256", "shard-000000.parquet"), ("list_files", "out"), ("read", "identity.json")):
         with monkeypatch.context() as patch:
             patch.setattr(LocalFolder, name, fail)
             with pytest.raises(StoreError, match=rf"{told}: cannot be .*Input/output error"):
@@ -163,6 +163,6 @@ def test_the_card_says_where_the_vectors_come_from(
         "| weights' fingerprint | `weights of a test` |",
         "| encoder | embedding 8, 1 LSTM layers of 6, mean pooling |",
         f"| run's identity | `{identity['sha256']}` |",
-        f"{len(TEXTS)} rows, one a row of the split `train`, in its order, in 3 shards.",
+        f"{len(TEXTS)} rows, one per row of the split `train`, in its order, in 3 shards.",
     ):
         assert told in card

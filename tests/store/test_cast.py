@@ -40,8 +40,8 @@ def test_as_whole_arrays_have_it(rows: list[tuple[float, ...]], values_a_slice: 
 def test_what_is_told() -> None:
     _, found = cast_vectors(np.array([[70_000, 0], [np.nan, 0]], np.float32), "float16")
     assert found == {
-        0: "its vector has values beyond 65504, the most that float16 holds",
-        1: "its vector is not finite, as of weights that are damaged",
+        0: "its vector has values beyond 65504, the largest that float16 holds",
+        1: "its vector is not finite, which damaged weights cause",
     }
 
 

@@ -20,15 +20,17 @@ from hypothesis import strategies as st
 from helpers.files import contents, raise_disk_full
 from helpers.paths import ROOT
 from lengthwise.store.folder import open_folder
-from lengthwise.store.local import LocalFolder, is_draft
-from lengthwise.store.protocol import Folder, describe_holder
+from lengthwise.store.holder import describe_holder
+from lengthwise.store.layout import is_draft
+from lengthwise.store.local import LocalFolder
+from lengthwise.store.protocol import Folder
 
 NAMES = ("a.json", "log.jsonl", "other.jsonl", "data/b.bin")
 
 
 @pytest.fixture(autouse=True)
 def _settled_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lengthwise.store.remote.SETTLE_SECONDS", 0.0)
+    monkeypatch.setattr("lengthwise.store.lease.SETTLE_SECONDS", 0.0)
 
 
 @pytest.fixture(params=["disk", "memory"])
@@ -38,33 +40,33 @@ def folder(request: pytest.FixtureRequest, tmp_path: Path) -> Folder:
 
 
 def test_files(folder: Folder) -> None:
-    assert folder.names() == []
+    assert folder.list_files() == []
     assert folder.read("a.json") is folder.sha256("a.json") is None
     folder.write("a.json", b"old")
     folder.write("a.json", b"new")
     folder.write("data/b.bin", bytes(100))
-    assert folder.names() == ["a.json", "data/b.bin"]
+    assert folder.list_files() == ["a.json", "data/b.bin"]
     assert folder.read("a.json") == b"new"
     assert folder.sha256("data/b.bin") == hashlib.sha256(bytes(100)).hexdigest()
     with folder.open("a.json") as file:
         file.seek(1)
         assert file.read() == b"ew"
-    assert folder.at("data/b.bin") == f"{folder}/data/b.bin"
+    assert folder.location("data/b.bin") == f"{folder}/data/b.bin"
     folder.remove("a.json")
     folder.remove("a.json")
-    assert folder.names() == ["data/b.bin"]
+    assert folder.list_files() == ["data/b.bin"]
 
 
 def test_lines(folder: Folder) -> None:
     folder.append("log.jsonl", b"one\n")
     folder.append("log.jsonl", b"two\n")
     assert folder.read("log.jsonl") == b"one\ntwo\n"
-    assert folder.names() == ["log.jsonl"]
+    assert folder.list_files() == ["log.jsonl"]
     folder.write("log.jsonl", b"both\n")
     folder.append("log.jsonl", b"three\n")
     assert folder.read("log.jsonl") == b"both\nthree\n"
     folder.remove("log.jsonl")
-    assert folder.names() == []
+    assert folder.list_files() == []
     assert folder.read("log.jsonl") is None
 
 
@@ -96,7 +98,7 @@ def test_it_is_a_mapping_of_names_to_bytes(
             else:
                 folder.write(name, data)
                 expected[name] = data
-            assert folder.names() == sorted(expected)
+            assert folder.list_files() == sorted(expected)
             assert {name: folder.read(name) for name in NAMES} == {name: expected.get(name) for name in NAMES}
 
 
@@ -116,19 +118,19 @@ def test_drafts_take_their_place_at_the_end(folder: Folder) -> None:
         with pytest.raises(type(raised)):
             break_off(raised)
     assert folder.read("data/a.bin") == b"new"
-    assert folder.names() == ["data/a.bin"]
+    assert folder.list_files() == ["data/a.bin"]
 
 
 def test_a_lock_has_one_holder(folder: Folder) -> None:
-    assert folder.holder(".lock") is None
+    assert folder.lock_holder(".lock") is None
     with folder.lock(".lock"):
-        assert f"process {os.getpid()} on " in str(folder.holder(".lock"))
+        assert f"process {os.getpid()} on " in str(folder.lock_holder(".lock"))
         with pytest.raises(BlockingIOError, match=f"process {os.getpid()} on .*, since "), folder.lock(".lock"):
             pass
         with folder.lock(".another"):
             folder.check_lock()
-    assert folder.holder(".lock") is None
-    assert folder.names() == []
+    assert folder.lock_holder(".lock") is None
+    assert folder.list_files() == []
     with folder.lock(".lock"):
         pass
 
@@ -136,7 +138,7 @@ def test_a_lock_has_one_holder(folder: Folder) -> None:
 def test_a_file_in_its_place(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("a file")
     with pytest.raises(NotADirectoryError):
-        open_folder(tmp_path / "file").names()
+        open_folder(tmp_path / "file").list_files()
 
 
 # On a disk
@@ -191,8 +193,8 @@ def test_a_lock_whose_file_cannot_be_removed_is_free_all_the_same(
     folder = LocalFolder(tmp_path)
     for _ in range(2):
         with folder.lock(".lock"):
-            assert folder.holder(".lock") is not None
-        assert folder.holder(".lock") is None
+            assert folder.lock_holder(".lock") is not None
+        assert folder.lock_holder(".lock") is None
     assert list(contents(tmp_path)) == [".lock"]
 
 
@@ -240,7 +242,7 @@ def test_the_lock_of_a_dead_process_is_free(tmp_path: Path, holder: subprocess.P
         pass
     holder.send_signal(signal.SIGKILL)
     holder.wait()
-    assert folder.holder(".lock") is None
+    assert folder.lock_holder(".lock") is None
     with folder.lock(".lock"):
         pass
     assert contents(tmp_path) == {}
@@ -259,8 +261,8 @@ def test_never_two_at_a_time(tmp_path: Path) -> None:
         while time.monotonic() < ends:
             try:
                 with folder.lock(".lock"):
-                    os.close(os.open(folder.at("inside"), os.O_CREAT | os.O_EXCL))
-                    os.unlink(folder.at("inside"))
+                    os.close(os.open(folder.location("inside"), os.O_CREAT | os.O_EXCL))
+                    os.unlink(folder.location("inside"))
                     times += 1
             except BlockingIOError:
                 pass
@@ -278,4 +280,4 @@ def test_a_file_system_without_locks(
 ) -> None:
     monkeypatch.setattr("fcntl.flock", raise_disk_full)
     with LocalFolder(tmp_path).lock(".lock"):
-        assert "the file system gives no locks" in caplog.text
+        assert "the file system has no locks" in caplog.text

@@ -7,7 +7,8 @@ from dataclasses import replace
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lengthwise.store.records import Part, ShardRecord, record_line, records_of
+from lengthwise.store.parts import Part
+from lengthwise.store.records import ShardRecord, log_lines, parse_log
 
 RECORD = ShardRecord(0, 0, 3, 10, 1, 0, 0, 0, None, None, "data/shard-000000.parquet", "abc", None)
 
@@ -20,13 +21,13 @@ def test_each_shard_is_one_parts(shards: int, count: int) -> None:
 
 def test_the_last_record_of_a_shard_counts() -> None:
     first, other, again = RECORD, replace(RECORD, index=1), replace(RECORD, sha256="new")
-    assert records_of(b"".join(map(record_line, (first, other, again)))) == {0: again, 1: other}
+    assert parse_log(log_lines([first, other, again])) == {0: again, 1: other}
 
 
 @given(cut=st.integers(0, 400), rubbish=st.binary(max_size=20).filter(lambda data: b"\n" not in data))
 def test_what_a_crash_cut_off_costs_its_own_line_only(cut: int, rubbish: bytes) -> None:
-    lines = [record_line(replace(RECORD, index=index)) for index in range(3)]
-    found = records_of(lines[0] + lines[1][:cut] + rubbish + b"\n" + lines[2])
+    lines = [log_lines([replace(RECORD, index=index)]) for index in range(3)]
+    found = parse_log(lines[0] + lines[1][:cut] + rubbish + b"\n" + lines[2])
     assert found.keys() >= {0, 2}
     assert found[0] == RECORD
     assert found.get(1) in (None, replace(RECORD, index=1))

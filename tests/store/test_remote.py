@@ -19,15 +19,16 @@ from helpers.runs import encode, run_config, source_of
 from helpers.stores import IDENTITY_A, ROWS, commit, table
 from helpers.texts import TEXTS
 from lengthwise.errors import StoreError
-from lengthwise.store.records import Part
-from lengthwise.store.remote import RemoteFolder, _processes
+from lengthwise.store.lease import pid_namespace
+from lengthwise.store.parts import Part
+from lengthwise.store.remote import RemoteFolder
 from lengthwise.store.vectors import VectorStore
 from lengthwise.tokens.tokenizer import TextTokenizer
 
 
 @pytest.fixture(autouse=True)
 def _settled_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lengthwise.store.remote.SETTLE_SECONDS", 0.0)
+    monkeypatch.setattr("lengthwise.store.lease.SETTLE_SECONDS", 0.0)
 
 
 @pytest.fixture
@@ -43,7 +44,7 @@ def memory() -> Any:
 
 def files_at(url: str) -> dict[str, bytes]:
     folder = RemoteFolder(url)
-    return {name: folder.read(name) or b"" for name in folder.names()}
+    return {name: folder.read(name) or b"" for name in folder.list_files()}
 
 
 def lock_of(memory: Any, url: str, **changes: Any) -> str:
@@ -89,7 +90,7 @@ def test_another_holder_is_refused_while_it_renews(url: str, memory: Any) -> Non
     "changes",
     [
         {"renewed": time.time() - 1_000},
-        {"host": platform.node(), "processes": _processes(), "pid": 2**22 + 1},
+        {"host": platform.node(), "processes": pid_namespace(), "pid": 2**22 + 1},
         {"renewed": "nonsense"},
     ],
     ids=["silent", "dead", "damaged"],
@@ -97,20 +98,20 @@ def test_another_holder_is_refused_while_it_renews(url: str, memory: Any) -> Non
 def test_a_stale_lock_is_taken_over(url: str, memory: Any, changes: dict[str, Any]) -> None:
     path = lock_of(memory, url, **changes)
     folder = RemoteFolder(url)
-    assert folder.holder(".lock") is None
+    assert folder.lock_holder(".lock") is None
     with folder.lock(".lock"):
         assert json.loads(memory.cat_file(path))["pid"] == os.getpid()
     assert not memory.exists(path)
 
 
 def test_locks_of_many_dead_parts_are_removed_at_a_time(url: str, memory: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lengthwise.store.remote.SETTLE_SECONDS", 0.2)
+    monkeypatch.setattr("lengthwise.store.lease.SETTLE_SECONDS", 0.2)
     VectorStore.open(url, IDENTITY_A, "").close()
     for index in range(30):
         memory.mv(lock_of(memory, url, renewed=0), f"{url.removeprefix('memory:/')}/.lock-{Part(index, 30)}")
     began = time.monotonic()
     with VectorStore.open(url, IDENTITY_A, "") as store:
-        assert [name for name in store.folder.names() if name.startswith(".lock")] == [".lock"]
+        assert [name for name in store.folder.list_files() if name.startswith(".lock")] == [".lock"]
     assert time.monotonic() - began < 3
 
 
@@ -126,7 +127,7 @@ def test_a_process_of_the_same_host_that_cannot_be_seen_may_be_alive(
 def test_of_two_that_take_it_at_the_same_moment_the_last_one_holds_it(
     url: str, memory: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("lengthwise.store.remote.time.sleep", lambda _: lock_of(memory, url))
+    monkeypatch.setattr("lengthwise.store.lease.time.sleep", lambda _: lock_of(memory, url))
     with pytest.raises(StoreError, match="process 1 on elsewhere, since then, is writing to this folder"):
         VectorStore.open(url, IDENTITY_A, "")
     assert files_at(url).keys() == {".lock"}  # which is theirs
@@ -149,17 +150,17 @@ def test_a_holder_that_leaves_at_that_moment(url: str, memory: Any, monkeypatch:
 
 def test_an_end_while_it_is_taken_gives_it_back(url: str, memory: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     def end(_: float) -> None:
-        assert RemoteFolder(url).holder(".lock") is not None
+        assert RemoteFolder(url).lock_holder(".lock") is not None
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("lengthwise.store.remote.time.sleep", end)
+    monkeypatch.setattr("lengthwise.store.lease.time.sleep", end)
     with pytest.raises(KeyboardInterrupt), RemoteFolder(url).lock(".lock"):
         pass
     assert files_at(url) == {}
 
 
 def test_a_lock_is_renewed(url: str, memory: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lengthwise.store.remote.BEAT_SECONDS", 0.01)
+    monkeypatch.setattr("lengthwise.store.lease.RENEW_SECONDS", 0.01)
     folder = RemoteFolder(url)
     with folder.lock(".lock"):
         path = f"{url.removeprefix('memory:/')}/.lock"
@@ -171,14 +172,14 @@ def test_a_lock_is_renewed(url: str, memory: Any, monkeypatch: pytest.MonkeyPatc
 
 
 def test_a_lock_that_was_lost_stops_the_run(url: str, memory: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lengthwise.store.remote.BEAT_SECONDS", 0.01)
+    monkeypatch.setattr("lengthwise.store.lease.RENEW_SECONDS", 0.01)
     with VectorStore.open(url, IDENTITY_A, "") as store:
         commit(store, 0)
         path = lock_of(memory, url)
         deadline = time.monotonic() + 10
-        while not store.folder._leases[0].lost and time.monotonic() < deadline:  # type: ignore[attr-defined]
+        while not store.folder._leases[0].is_lost and time.monotonic() < deadline:  # type: ignore[attr-defined]
             time.sleep(0.01)
-        with pytest.raises(StoreError, match="another process took the lock over"):
+        with pytest.raises(StoreError, match="another process took over the lock"):
             commit(store, 1)
     assert json.loads(memory.cat_file(path))["token"] == "theirs"  # what is another's is not removed
 
@@ -186,12 +187,12 @@ def test_a_lock_that_was_lost_stops_the_run(url: str, memory: Any, monkeypatch: 
 def test_a_lock_that_cannot_be_renewed_for_too_long(url: str, memory: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """As of a machine that slept, or a store that did not answer: it is ours as long as nobody took it."""
     with VectorStore.open(url, IDENTITY_A, "") as store:
-        monkeypatch.setattr("lengthwise.store.remote.LEASE_SECONDS", -1.0)
+        monkeypatch.setattr("lengthwise.store.lease.LEASE_SECONDS", -1.0)
         commit(store, 0)
         path = lock_of(memory, url)
-        with pytest.raises(StoreError, match=r"shards\.jsonl.*another process took the lock over"):
+        with pytest.raises(StoreError, match=r"shards\.jsonl.*another process took over the lock"):
             commit(store, 1)
-        with pytest.raises(StoreError, match="another process took the lock over"):
+        with pytest.raises(StoreError, match="another process took over the lock"):
             store.finish(ROWS, ROWS, "card")
     assert "manifest.json" not in files_at(url)
     assert memory.exists(path)
@@ -214,8 +215,8 @@ def test_a_store_that_cannot_create_only_what_is_not_there(
     with folder.lock(".lock"):
         with pytest.raises(BlockingIOError), RemoteFolder(url).lock(".lock"):
             pass
-        assert folder.holder(".lock") is not None
-    assert folder.names() == []
+        assert folder.lock_holder(".lock") is not None
+    assert folder.list_files() == []
 
 
 def test_lines_that_their_writer_joins_while_another_reads(
@@ -241,7 +242,10 @@ def test_lines_that_their_writer_joins_while_another_reads(
 def test_a_line_that_cannot_be_read_is_not_left_out(url: str, memory: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = RemoteFolder(url)
     folder.append("log.jsonl", b"one\n")
-    for answer, told in ((PermissionError("no"), "no"), (FileNotFoundError("gone"), "gone whenever they are read")):
+    for answer, told in (
+        (PermissionError("no"), "no"),
+        (FileNotFoundError("gone"), "disappeared during each of 5 attempts"),
+    ):
         monkeypatch.setattr(type(memory), "cat_ranges", lambda *_, answer=answer: [answer])
         with pytest.raises(OSError, match=told):
             folder.read("log.jsonl")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -14,19 +15,13 @@ import pyarrow.parquet as pq
 import pytest
 
 from helpers.files import contents, raise_disk_full
-from helpers.stores import ROWS, close_stores, commit, counts, open_store, table
+from helpers.stores import ROWS, close_stores, commit, commit_table, counts, open_store, table
 from lengthwise.config import BadRows
 from lengthwise.errors import StoreError
+from lengthwise.store.layout import IDENTITY, MANIFEST, RECORDS, RUN
 from lengthwise.store.local import LocalFolder
-from lengthwise.store.vectors import (
-    COUNTS,
-    IDENTITY,
-    MANIFEST,
-    RECORDS,
-    RUN,
-    ShardRecord,
-    vector_table,
-)
+from lengthwise.store.parquet import vector_table
+from lengthwise.store.records import ShardRecord, Totals
 from lengthwise.util.files import HashedFile, file_sha256
 
 
@@ -141,7 +136,9 @@ def test_the_bytes_do_not_depend_on_how_the_input_was_chunked(tmp_path: Path) ->
     whole = table(rows=rows).append_column("text", pa.array([f"{row:0300d}" for row in range(rows)]))
     cut = pa.concat_tables([whole.slice(start, 777) for start in range(0, rows, 777)])
     assert cut["text"].num_chunks > 1
-    shas = [open_store(tmp_path / name).commit(data, counts(0)).sha256 for name, data in (("a", whole), ("b", cut))]
+    shas = [
+        commit_table(open_store(tmp_path / name), data, counts(0)).sha256 for name, data in (("a", whole), ("b", cut))
+    ]
     assert shas[0] == shas[1]
 
 
@@ -163,14 +160,18 @@ def test_the_manifest_is_written_last_and_adds_up(tmp_path: Path, monkeypatch: p
     manifest = store.finish(2 * ROWS, ROWS, "# A card\n")
     assert written[-2:] == ["README.md", MANIFEST]
     assert json.loads((tmp_path / MANIFEST).read_text()) == manifest
-    assert {name: manifest[name] for name in COUNTS} == {
-        "rows": 2 * ROWS,
-        "tokens": 21,
-        "empty": 2,
-        "null": 0,
-        "bad": 0,
-        "truncated": 1,
-    }
+    assert (
+        asdict(store.totals())
+        == {name: manifest[name] for name in asdict(Totals())}
+        == {
+            "rows": 2 * ROWS,
+            "tokens": 21,
+            "empty": 2,
+            "null": 0,
+            "bad": 0,
+            "truncated": 1,
+        }
+    )
     assert [shard["sha256"] for shard in manifest["shards"]] == [records[1].sha256, records[0].sha256]
     assert manifest["identity"] == json.loads((tmp_path / IDENTITY).read_text())["sha256"]
     assert (tmp_path / "README.md").read_text() == "# A card\n"
@@ -231,7 +232,7 @@ def test_a_file_in_the_place_of_the_folder(tmp_path: Path) -> None:
 def test_a_damaged_identity_is_refused(tmp_path: Path, damage: bytes) -> None:
     open_store(tmp_path)
     (tmp_path / IDENTITY).write_bytes(damage)
-    with pytest.raises(StoreError, match="the folder is damaged: start it over with --fresh, or choose another"):
+    with pytest.raises(StoreError, match="the folder is damaged: start over with --fresh, or choose another"):
         open_store(tmp_path)
     commit(open_store(tmp_path, fresh=True), 0)
     assert open_store(tmp_path).committed(0) is not None
@@ -284,7 +285,7 @@ def test_a_table_that_is_half_written_when_the_disk_is_full(tmp_path: Path, monk
 
 def test_rows_that_were_set_aside_belong_to_the_shard(tmp_path: Path) -> None:
     store = open_store(tmp_path, bad_rows="quarantine")
-    record = store.commit(table(), {**counts(0), "bad": 2}, b'{"row": 1}\n')
+    record = commit_table(store, table(), {**counts(0), "bad": 2}, b'{"row": 1}\n')
     aside = tmp_path / "quarantine/shard-000000.jsonl"
     assert aside.read_bytes() == b'{"row": 1}\n'
     assert record.checksums == {record.file: record.sha256, "quarantine/shard-000000.jsonl": file_sha256(aside)}
@@ -292,7 +293,7 @@ def test_rows_that_were_set_aside_belong_to_the_shard(tmp_path: Path) -> None:
         assert open_store(tmp_path, bad_rows=bad_rows).committed(0) == counts_as
     aside.write_bytes(b"changed")
     assert open_store(tmp_path, bad_rows="quarantine").committed(0) is None
-    open_store(tmp_path, bad_rows="zero").commit(table(), {**counts(0), "bad": 2})
+    commit_table(open_store(tmp_path, bad_rows="zero"), table(), {**counts(0), "bad": 2})
     assert not aside.exists()
     assert open_store(tmp_path, bad_rows="quarantine").committed(0) is None
 
@@ -317,7 +318,7 @@ def test_what_is_missing_is_told(tmp_path: Path) -> None:
     store = open_store(tmp_path)
     commit(store, 0, 1, 3, 7)
     (tmp_path / "data/shard-000001.parquet").unlink()
-    with pytest.raises(StoreError, match=r"6 of 9 shards are not there \(numbers 1-2, 4-6, 8\); run the command"):
+    with pytest.raises(StoreError, match=r"6 of 9 shards are missing \(numbers 1-2, 4-6, 8\); run the command"):
         store.finish(9 * ROWS, ROWS, "card")
     assert not (tmp_path / MANIFEST).exists()
 
@@ -326,14 +327,14 @@ def test_what_is_missing_is_told(tmp_path: Path) -> None:
 def test_an_input_of_another_number_of_rows(tmp_path: Path, rows: int) -> None:
     store = open_store(tmp_path)
     commit(store, 0)
-    with pytest.raises(StoreError, match=r"the input has|shards are not there"):
+    with pytest.raises(StoreError, match=r"the input has|shards are missing"):
         store.finish(rows, ROWS, "card")
 
 
 def test_a_shard_of_other_columns(tmp_path: Path) -> None:
     store = open_store(tmp_path)
     commit(store, 0)
-    store.commit(table(1).rename_columns(["number", "embedding", "num_tokens", "truncated"]), counts(1))
+    commit_table(store, table(1).rename_columns(["number", "embedding", "num_tokens", "truncated"]), counts(1))
     with pytest.raises(StoreError, match=r"shard-000001.*its columns are number int64, .* first shard id int64"):
         store.finish(2 * ROWS, ROWS, "card")
 
@@ -353,7 +354,7 @@ def test_strays_are_removed_at_the_end(tmp_path: Path) -> None:
 def test_a_shard_that_has_to_be_written_again_takes_the_manifest_away(tmp_path: Path, bad_rows: BadRows) -> None:
     """Before it is written: the manifest has its last version's sha256."""
     store = open_store(tmp_path, bad_rows=bad_rows)
-    store.commit(table(), {**counts(0), "bad": 1}, b"{}\n" if bad_rows == "quarantine" else None)
+    commit_table(store, table(), {**counts(0), "bad": 1}, b"{}\n" if bad_rows == "quarantine" else None)
     store.finish(ROWS, ROWS, "card")
     store = open_store(tmp_path, bad_rows=bad_rows)
     assert store.committed(0) is not None
@@ -366,9 +367,9 @@ def test_a_shard_that_has_to_be_written_again_takes_the_manifest_away(tmp_path: 
 
 def test_rows_that_were_set_aside_are_part_of_a_whole_folder(tmp_path: Path) -> None:
     store = open_store(tmp_path, bad_rows="quarantine")
-    store.commit(table(), {**counts(0), "bad": 1}, b"{}\n")
+    commit_table(store, table(), {**counts(0), "bad": 1}, b"{}\n")
     (tmp_path / "quarantine/shard-000000.jsonl").unlink()
-    with pytest.raises(StoreError, match=r"1 of 1 shards are not there \(numbers 0\)"):
+    with pytest.raises(StoreError, match=r"1 of 1 shards are missing \(numbers 0\)"):
         store.finish(ROWS, ROWS, "card")
 
 
@@ -379,7 +380,7 @@ def test_rows_that_were_set_aside_are_part_of_a_whole_folder(tmp_path: Path) -> 
 def test_the_schema_on_disk(tmp_path: Path, dtype: str) -> None:
     vectors = np.arange(6, dtype=dtype).reshape(2, 3)
     built = vector_table(pa.table({"id": ["a", "b"]}), vectors, np.array([3, 0]), np.array([True, False]))
-    record = open_store(tmp_path).commit(built, counts(0))
+    record = commit_table(open_store(tmp_path), built, counts(0))
     found = pq.read_table(tmp_path / record.file)
     value = {"float32": pa.float32(), "float16": pa.float16()}[dtype]
     assert found.schema.names == ["id", "embedding", "num_tokens", "truncated"]
@@ -392,7 +393,7 @@ def test_the_schema_on_disk(tmp_path: Path, dtype: str) -> None:
 def test_no_kept_column(tmp_path: Path) -> None:
     kept = pa.table({"text": ["a", "b"]}).select([])
     built = vector_table(kept, np.ones((2, 3), np.float32), np.array([1, 1]), np.array([False, False]))
-    record = open_store(tmp_path).commit(built, counts(0))
+    record = commit_table(open_store(tmp_path), built, counts(0))
     found = pq.read_table(tmp_path / record.file)
     assert found.column_names == ["embedding", "num_tokens", "truncated"]
     assert record.rows == found.num_rows == 2

@@ -13,12 +13,15 @@ from hypothesis import strategies as st
 
 from faults.form import cases
 from helpers.files import contents
-from helpers.stores import IDENTITY_A, ROWS, close_stores, commit, counts, open_store, table
+from helpers.stores import IDENTITY_A, ROWS, close_stores, commit, commit_table, counts, open_store, table
 from lengthwise.config import BadRows
 from lengthwise.errors import StoreError
+from lengthwise.store.layout import IDENTITY, MANIFEST, RECORDS, RUN
 from lengthwise.store.local import LocalFolder
-from lengthwise.store.records import Part, ShardRecord
-from lengthwise.store.vectors import IDENTITY, MANIFEST, RECORDS, RUN, VectorStore, write_shard
+from lengthwise.store.parquet import write_shard
+from lengthwise.store.parts import Part
+from lengthwise.store.records import ShardRecord
+from lengthwise.store.vectors import VectorStore
 
 
 @pytest.fixture(autouse=True)
@@ -30,7 +33,7 @@ def _closed_at_the_end() -> Iterator[None]:
 def commit_bad(store: VectorStore, index: int, bad_rows: BadRows) -> ShardRecord:
     """A shard with a row that cannot be encoded, as it is under a policy."""
     aside = bad_rows == "quarantine"
-    return store.commit(table(index + 100 * aside), {**counts(index), "bad": 1}, b"{}\n" if aside else None)
+    return commit_table(store, table(index + 100 * aside), {**counts(index), "bad": 1}, b"{}\n" if aside else None)
 
 
 def test_two_runs_do_not_write_to_one_folder(tmp_path: Path) -> None:
@@ -171,7 +174,7 @@ def test_a_writer_of_a_run_whose_folder_is_gone_or_damaged_is_refused(tmp_path: 
     ):
         folder.remove(IDENTITY) if damage is None else folder.write(IDENTITY, damage)
         with pytest.raises(StoreError, match=told):
-            write_shard(folder, store.identity, table(), counts(0))
+            write_shard(folder, store.identity_hash, table(), counts(0))
     assert not list((tmp_path / "out/data").iterdir())
 
 
@@ -240,7 +243,7 @@ def test_a_part_that_starts_while_a_whole_run_does_keeps_its_lock(
     (tmp_path / f".lock-{Part(1, 2)}").write_text("of a process that is dead")
     with LocalFolder(tmp_path).lock(name):
         with monkeypatch.context() as patch:
-            patch.setattr(LocalFolder, "holder", lambda *_: None)
+            patch.setattr(LocalFolder, "lock_holder", lambda *_: None)
             open_store(tmp_path)
         with pytest.raises(BlockingIOError), LocalFolder(tmp_path).lock(name):
             pass

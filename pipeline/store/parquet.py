@@ -1,0 +1,110 @@
+"""A shard as a parquet file.
+
+Vectors are stored plain with zstd: a dictionary would make a column of distinct floats larger
+(github.com/apache/arrow/issues/49715).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from lengthwise.errors import StoreError
+from lengthwise.store.fingerprint import identity_hash, read_identity
+from lengthwise.store.layout import quarantine_file, shard_file
+from lengthwise.store.protocol import Folder, wrap_os_errors
+from lengthwise.store.records import ShardRecord
+from lengthwise.util.files import hashed_file
+
+ROW_GROUP_ROWS = 8_192
+RESUMABLE = "the shards before it are safe, and the same command resumes from there"
+
+
+def vector_table(
+    kept: pa.Table,
+    vectors: NDArray[np.floating],
+    num_tokens: NDArray[np.int64],
+    truncated: NDArray[np.bool_],
+    is_null: NDArray[np.bool_] | None = None,
+) -> pa.Table:
+    """A shard's table: the kept columns, then embedding fixed_size_list[dim], num_tokens int32, truncated bool.
+
+    Args:
+        kept: the dataset's columns to keep.
+        vectors: float32 or float16[rows, dim].
+        num_tokens: int64[rows].
+        truncated: bool[rows].
+        is_null: bool[rows], the rows whose embedding is null.
+    """
+    flat = pa.array(np.ascontiguousarray(vectors).reshape(-1))
+    mask = None if is_null is None else pa.array(is_null)
+    table = kept.append_column("embedding", pa.FixedSizeListArray.from_arrays(flat, vectors.shape[1], mask=mask))
+    table = table.append_column("num_tokens", pa.array(num_tokens.astype(np.int32)))
+    return table.append_column("truncated", pa.array(truncated))
+
+
+def write_shard(
+    folder: Folder, identity: str, table: pa.Table, counts: Mapping[str, Any], quarantine: bytes | None = None
+) -> ShardRecord:
+    """Write a shard's table, in full or not at all, for a store to record.
+
+    Args:
+        identity: the hash that the folder must still have: another run may have started it over.
+        table: the rows, in the dataset's order.
+        counts: the record's fields beside `rows`, `file`, `sha256` and `quarantine`.
+        quarantine: the lines of the shard's file in the quarantine, if it has one.
+
+    Raises:
+        StoreError: it cannot be written, or the folder is another run's by now.
+    """
+    file, aside = shard_file(counts["index"]), quarantine_file(counts["index"])
+    with wrap_os_errors(f"{folder.location(file)}: the shard cannot be written", RESUMABLE), folder.draft(file) as part:
+        with hashed_file(part) as parquet:
+            _write_table(table, parquet)
+        found = read_identity(folder)  # as late as possible: the rename that follows takes moments
+        if found is None or identity_hash(found) != identity:
+            raise StoreError(f"{folder}: another run has started it over; this run has ended")
+        if quarantine is None:
+            folder.remove(aside)
+        else:
+            folder.write(aside, quarantine)
+    return ShardRecord(
+        **counts,
+        rows=table.num_rows,
+        file=file,
+        sha256=parquet.sha256,
+        quarantine=None if quarantine is None else hashlib.sha256(quarantine).hexdigest(),
+    )
+
+
+def read_schema(folder: Folder, name: str) -> pa.Schema:
+    """The columns of a shard's file.
+
+    Raises:
+        StoreError: it is not a parquet file.
+    """
+    try:
+        with folder.open(name) as file:
+            return pq.read_schema(file)
+    except pa.ArrowException as error:
+        raise StoreError(
+            f"{folder.location(name)}: cannot be read ({error}); remove it, and run the command that encodes again"
+        ) from error
+
+
+def _write_table(table: pa.Table, file: Any) -> None:
+    plain = [name for name in table.column_names if name != "embedding"]
+    pq.write_table(
+        table.combine_chunks(),  # pages end where chunks end, and chunks differ between a stream and a file
+        file,
+        compression="zstd",
+        use_dictionary=plain,
+        write_statistics=plain,  # nothing needs a vector column's smallest value, which takes long to find
+        row_group_size=ROW_GROUP_ROWS,
+    )
