@@ -1,16 +1,19 @@
-"""The command `lengthwise`: one subcommand per script of this folder.
+"""The console command `lengthwise`, with one subcommand per script of this folder.
 
-Decisions: a subcommand's module is imported when that command is asked for, so `lengthwise --help` imports click alone;
-the one-line summaries are therefore written here.
+Decisions:
+- A subcommand's module is imported when that command is run, so `lengthwise --help` imports click alone; the one-line
+  summaries are therefore written here.
+- `quickstart` and `gpu_check` read or write files of a clone and are run as scripts of it.
 """
 
 from __future__ import annotations
 
+import difflib
 from importlib import import_module
 
 import click
 
-# In the order in which they are used; the module of each, and what it does.
+# Module and summary of each subcommand, in the order of use.
 COMMANDS = {
     "train-tokenizer": ("train_tokenizer", "Train a tokenizer on the dataset of a run."),
     "inspect": ("inspect_dataset", "Report the lengths of a dataset's texts, and what batching them costs."),
@@ -21,12 +24,11 @@ COMMANDS = {
     "validate": ("validate_export", "Compare every runtime of an artifact with PyTorch."),
     "serve": ("serve_model", "Serve an artifact over HTTP."),
     "benchmark": ("benchmark", "Measure encoding, kernels, memory and the server on this machine."),
-    "gpu-check": ("gpu_check", "Check correctness and speed on an NVIDIA GPU."),
 }
 
 
 class LazyGroup(click.Group):
-    """Subcommands whose modules are imported on use."""
+    """A group whose subcommands are imported on use."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """The names of the subcommands, in the order of use."""
@@ -39,6 +41,16 @@ class LazyGroup(click.Group):
         command: click.Command = import_module(f"lengthwise.cli.{COMMANDS[name][0]}").main
         return command
 
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """The subcommand that the arguments name; a misspelt one is answered with the nearest name."""
+        name = args[0]
+        close = difflib.get_close_matches(name, COMMANDS, n=1)
+        if close and name not in COMMANDS:
+            ctx.fail(f"No such command {name!r}. Did you mean {close[0]!r}?")
+        return super().resolve_command(ctx, args)
+
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """The list of subcommands in the help text, without importing any of them."""
         with formatter.section("Commands"):
@@ -48,7 +60,10 @@ class LazyGroup(click.Group):
 @click.command(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="lengthwise")
 def main() -> None:
-    """From a Hugging Face dataset to vectors, and from the encoder that made them to any ONNX runtime."""
+    """From a Hugging Face dataset to vectors, and from the encoder that made them to any ONNX runtime.
+
+    For completion in bash: eval "$(_LENGTHWISE_COMPLETE=bash_source lengthwise)"; zsh and fish likewise.
+    """
 
 
 if __name__ == "__main__":

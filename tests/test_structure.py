@@ -32,6 +32,7 @@ LAYERS: tuple[frozenset[str], ...] = tuple(
         "export.server export.triton",
         "api",
         "cli",
+        "__main__",
     )
 )
 # The packages themselves, whose names are loaded on use.

@@ -13,17 +13,13 @@ import onnx
 import pyarrow.parquet as pq
 import pytest
 
-from helpers.cli import Invoke, refusal, run_as_user, write_config
+from helpers.cli import HEAVY, Invoke, refusal, run_as_user, write_config
 from helpers.files import contents
 from helpers.paths import ROOT
 from helpers.texts import TEXTS
 from lengthwise.export.artifact.folder import describe_files, write_manifest
 
 SCRIPTS = sorted(path.stem for path in (ROOT / "scripts").glob("[a-z]*.py") if path.stem not in ("common", "main"))
-HEAVY = {
-    "torch", "datasets", "onnx", "onnxruntime", "onnxscript", "tokenizers", "pydantic", "pyarrow", "numpy",
-    "matplotlib", "uvicorn", "starlette",
-}  # fmt: skip
 
 
 # Help

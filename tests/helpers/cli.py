@@ -16,6 +16,12 @@ from click.testing import CliRunner, Result
 
 from helpers.paths import ROOT
 
+# What no command's help may import.
+HEAVY = {
+    "torch", "datasets", "onnx", "onnxruntime", "onnxscript", "tokenizers", "pydantic", "pyarrow", "numpy",
+    "matplotlib", "uvicorn", "starlette",
+}  # fmt: skip
+
 
 def run_as_user(script: str, *arguments: str | Path, python: tuple[str, ...] = ()) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, *python, f"scripts/{script}.py", *map(str, arguments)]
