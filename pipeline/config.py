@@ -106,21 +106,56 @@ class TokenizerTraining(Settings):
         return value
 
 
-class TokenizerSettings(Settings):
-    """Which tokenizer, and what it does with long texts."""
+class TokenizationSettings(Settings):
+    """How a model's texts become ids: every setting can change a vector, so they are part of the model."""
 
-    path: str | None = Field(None, description="a tokenizer.json; the checkpoint's own where it is left out")
-    add_special_tokens: bool = Field(True, description="put in the special tokens that tokenizer.json describes")
+    add_special_tokens: bool = Field(True, description="add the special tokens that tokenizer.json describes")
     max_length: PositiveInt | None = Field(None, description="the most tokens a text may have, special ones included")
-    truncate: bool = Field(False, description="cut longer texts (and flag them) instead of stopping")
-    training: TokenizerTraining = TokenizerTraining()
+    truncate: bool = Field(False, description="cut longer texts (and flag them) instead of refusing them")
 
     @field_validator("truncate")
     @classmethod
     def _truncation_has_a_length(cls, truncate: bool, info: ValidationInfo) -> bool:
         if truncate and info.data.get("max_length", 1) is None:
-            raise ValueError("is true, but there is no length to cut at; set tokenizer.max_length")
+            raise ValueError("is true, but there is no length to cut at; set max_length too")
         return truncate
+
+    def override(
+        self,
+        *,
+        add_special_tokens: bool | None = None,
+        max_length: int | None = None,
+        truncate: bool | None = None,
+    ) -> TokenizationSettings:
+        """These settings with the given ones in their place; None keeps the model's own.
+
+        Raises:
+            ConfigError: a value is refused, such as truncation without a length.
+        """
+        given = {"add_special_tokens": add_special_tokens, "max_length": max_length, "truncate": truncate}
+        changes = {name: value for name, value in given.items() if value is not None}
+        return parse_settings(TokenizationSettings, {**self.model_dump(), **changes}, "tokenizer")
+
+
+class TokenizerSettings(Settings):
+    """Which tokenizer, and where this run tokenizes otherwise than its model says."""
+
+    path: str | None = Field(None, description="a tokenizer.json; the checkpoint's own where it is left out")
+    add_special_tokens: bool | None = Field(
+        None, description="add the special tokens that tokenizer.json describes; as the model says if null"
+    )
+    max_length: PositiveInt | None = Field(
+        None, description="the most tokens a text may have, special ones included; as the model says if null"
+    )
+    truncate: bool | None = Field(
+        None, description="cut longer texts (and flag them) instead of stopping; as the model says if null"
+    )
+    training: TokenizerTraining = TokenizerTraining()
+
+    @property
+    def overrides(self) -> dict[str, Any]:
+        """The settings of `TokenizationSettings` that this run sets itself."""
+        return self.model_dump(include=set(TokenizationSettings.model_fields), exclude_none=True)
 
 
 class EncoderSettings(Settings):
@@ -144,6 +179,7 @@ class EncoderConfig(EncoderSettings):
     tokenizer_fingerprint: str | None = Field(None, description="sha256 of the tokenizer it was made for")
     trained: bool = Field(True, description="false for a seeded checkpoint that was never trained")
     seed: int | None = Field(None, description="the seed of a checkpoint that was never trained")
+    tokenization: TokenizationSettings = Field(TokenizationSettings(), description="how its texts become ids")
 
     @property
     def directions(self) -> int:
@@ -250,6 +286,14 @@ class RunConfig(Settings):
     encode: EncodeSettings = EncodeSettings()
     export: ExportSettings = ExportSettings()
     cluster: ClusterSettings = ClusterSettings()
+
+    def resolve_tokenization(self, model: TokenizationSettings) -> TokenizationSettings:
+        """How this run's texts become ids: as its model says, but for what the run sets itself.
+
+        Raises:
+            ConfigError: the two together make no sense, such as truncation without a length.
+        """
+        return model.override(**self.tokenizer.overrides)
 
     def to_yaml(self) -> str:
         """The resolved configuration, defaults included, as YAML that `load_config` reads back to an equal run."""

@@ -26,10 +26,10 @@ def encode(
 
     source, open_engine = open_dataset(run.dataset), engine_opener(run)
     if cluster is None:
-        engine, tokenizer, weights = open_engine(run, None)
+        engine, tokenizer = open_engine(run, None)
         if not engine.config.trained:
             click.echo(f"note: the encoder was never trained (seed {engine.config.seed})", err=True)
-        report = encode_dataset(run, source, tokenizer, engine, weights, part=part, fresh=fresh)
+        report = encode_dataset(run, source, tokenizer, engine, part=part, fresh=fresh)
     else:
         from lengthwise.run.cluster import encode_on_cluster
 

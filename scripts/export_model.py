@@ -20,13 +20,9 @@ def export(run: RunConfig) -> Artifact:
     from lengthwise.export.artifact.build import build_artifact
 
     encoder, tokenizer = load_run_model(run)
-    artifact = build_artifact(
-        encoder,
-        tokenizer,
-        run.export.output,
-        add_special_tokens=run.tokenizer.add_special_tokens,
-        variants=run.export.variants,
-    )
+    tokenization = run.resolve_tokenization(encoder.config.tokenization)
+    encoder.config = encoder.config.model_copy(update={"tokenization": tokenization})
+    artifact = build_artifact(encoder, tokenizer, run.export.output, variants=run.export.variants)
     return artifact.with_files({"run.yaml": run.to_yaml()})
 
 

@@ -11,11 +11,11 @@ from lengthwise.cli.common import Command, load_run, run_options
 
 if TYPE_CHECKING:
     from lengthwise.batching.inspection import Inspection
-    from lengthwise.config import RunConfig
+    from lengthwise.config import RunConfig, TokenizationSettings
     from lengthwise.data.dataset import Source
 
 
-def summary(run: RunConfig, source: Source, found: Inspection) -> str:
+def summary(source: Source, found: Inspection, *, truncate: bool) -> str:
     """The lengths of the first shard's texts, and a line for each way to batch them."""
     import numpy as np
 
@@ -29,7 +29,7 @@ def summary(run: RunConfig, source: Source, found: Inspection) -> str:
         f"tokens      {found.lengths.sum():,} in it; {at} a row at p5 / p50 / p95 / most",
     ]
     if found.max_length is not None:
-        verdict = "would be cut" if run.tokenizer.truncate else "would stop the run; set tokenizer.truncate to cut them"
+        verdict = "would be cut" if truncate else "would stop the run; set tokenizer.truncate to cut them"
         lines.append(
             f"too long    {found.too_long:,} have more than tokenizer.max_length = {found.max_length}, and {verdict}"
         )
@@ -38,6 +38,19 @@ def summary(run: RunConfig, source: Source, found: Inspection) -> str:
         figures = f"{report.rows:>12,}{report.batches:>10,}{report.padding:>10.1%}{found.relative_cost(report):>8.1f}"
         lines.append(f"{strategy.name:<24}{figures}")
     return "\n".join(lines)
+
+
+def model_tokenization(run: RunConfig) -> TokenizationSettings:
+    """How the run's model tokenizes; the defaults where only a tokenizer is there yet."""
+    from lengthwise.config import CONFIG_FILE, TokenizationSettings, load_encoder_config
+    from lengthwise.export.artifact.folder import MANIFEST_FILE, Artifact
+
+    if run.encode.engine == "onnx" and (Path(run.export.output) / MANIFEST_FILE).is_file():
+        return Artifact.open(run.export.output).load_config().tokenization
+    path = Path(run.model.path) / CONFIG_FILE
+    if run.encode.engine == "torch" and path.is_file():
+        return load_encoder_config(path).tokenization
+    return TokenizationSettings()
 
 
 @click.command(cls=Command)
@@ -60,9 +73,11 @@ def main(config: Path, overrides: tuple[str, ...], picture: Path | None) -> None
     folder = run.export.output if run.encode.engine == "onnx" else run.model.path
     tokenizer, source = load_tokenizer(run.tokenizer.path or folder), open_dataset(run.dataset)
     texts = next(source.shards()).table[run.dataset.text_column]
-    tokens = tokenize_texts(texts, tokenizer, add_special_tokens=run.tokenizer.add_special_tokens, bad_rows="zero")
-    found = inspect_tokens(tokens, run)
-    click.echo(summary(run, source, found))
+    tokenization = run.resolve_tokenization(model_tokenization(run))
+    whole = tokenization.model_copy(update={"max_length": None, "truncate": False})
+    tokens = tokenize_texts(texts, tokenizer, whole, bad_rows="zero")
+    found = inspect_tokens(tokens, run, tokenization.max_length)
+    click.echo(summary(source, found, truncate=tokenization.truncate))
     if picture is not None:
         save_figure(dataset_figure(found), picture)
         click.echo(f"\npicture     {picture}")

@@ -11,6 +11,7 @@ from lengthwise.cli.common import Command, load_run
 
 if TYPE_CHECKING:
     from lengthwise.config import RunConfig
+    from lengthwise.export.artifact.folder import Artifact
     from lengthwise.export.runtimes import Runtime
     from lengthwise.export.validation.validate import Validation
     from lengthwise.tokens.ragged import RaggedTokens
@@ -25,7 +26,7 @@ def validate(folder: Path, run: RunConfig | None, rows: int = TEXT_ROWS, runtime
     from lengthwise.export.validation.validate import validate_artifact
 
     artifact = Artifact.open(folder)
-    texts = None if run is None else first_texts(folder, run, rows)
+    texts = None if run is None else first_texts(artifact, run, rows)
     validation = validate_artifact(artifact, chosen_runtimes(runtimes), texts, speed=True, show_progress=True)
     artifact.with_files(validation_files(artifact, validation))
     return validation
@@ -50,8 +51,8 @@ def chosen_runtimes(names: str) -> list[type[Runtime]]:
     return [by_name[name] for name in wanted]
 
 
-def first_texts(folder: Path, run: RunConfig, rows: int) -> RaggedTokens:
-    """Ids of a dataset's first texts, cut at 512 tokens, by the artifact's tokenizer."""
+def first_texts(artifact: Artifact, run: RunConfig, rows: int) -> RaggedTokens:
+    """Ids of a dataset's first texts, cut at 512 tokens, tokenized as the artifact says."""
     from itertools import islice
 
     from lengthwise.data.dataset import open_dataset
@@ -59,13 +60,9 @@ def first_texts(folder: Path, run: RunConfig, rows: int) -> RaggedTokens:
     from lengthwise.tokens.tokenizer import load_tokenizer
 
     texts = list(islice(open_dataset(run.dataset).texts(), rows))
-    return tokenize_texts(
-        texts,
-        load_tokenizer(folder),
-        max_length=512,
-        truncate=True,
-        add_special_tokens=run.tokenizer.add_special_tokens,
-    )
+    tokenization = artifact.load_config().tokenization
+    shortened = tokenization.override(max_length=min(512, tokenization.max_length or 512), truncate=True)
+    return tokenize_texts(texts, load_tokenizer(artifact.folder), shortened)
 
 
 def summary(validation: Validation) -> str:

@@ -20,6 +20,7 @@ from lengthwise.config import (
     ExportSettings,
     RunConfig,
     Settings,
+    TokenizationSettings,
     Variant,
     load_config,
     parse_settings,
@@ -272,9 +273,10 @@ def test_a_column_kept_twice(tmp_path: Path) -> None:
 
 
 def test_truncation_needs_a_length(tmp_path: Path) -> None:
-    message = refusal(tmp_path, MINIMAL, "tokenizer.truncate=true")
-    assert "tokenizer.truncate is true" in message
-    assert "set tokenizer.max_length" in message
+    run = load_config(write(tmp_path, MINIMAL), ["tokenizer.truncate=true"])
+    assert run.resolve_tokenization(TokenizationSettings(max_length=3)).truncate
+    with pytest.raises(ConfigError, match=r"tokenizer: 1 mistake\n  truncate is true, but .* set max_length too"):
+        run.resolve_tokenization(TokenizationSettings())
     message = refusal(tmp_path, MINIMAL, "tokenizer.truncate=true", "tokenizer.max_length=0")
     assert "1 mistake\n  tokenizer.max_length = 0" in message  # the one mistake, not its consequence as well
 

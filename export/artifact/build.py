@@ -60,7 +60,6 @@ def build_artifact(
     tokenizer: TextTokenizer,
     output: str | Path,
     *,
-    add_special_tokens: bool = True,
     variants: Iterable[str] = tuple(VARIANTS),
 ) -> Artifact:
     """Export an encoder and its tokenizer into a folder, whole or not at all.
@@ -68,7 +67,6 @@ def build_artifact(
     An older artifact at the same place is replaced; anything else there is refused.
 
     Args:
-        add_special_tokens: whether texts are encoded with the tokenizer's special tokens; recorded in the manifest.
         variants: the graphs to write besides the native one, which always is; see `graphs.variants`. TorchScript and
             `.pt2` come in a native and, with the variant of that name, a portable form.
 
@@ -92,11 +90,10 @@ def build_artifact(
         _write_tokenizer_settings(part, encoder, tokenizer)
         _write_graphs(part, encoder, _metadata(encoder, weights), set(variants))
         _write_golden(part, encoder)
-        (part / CARD_FILE).write_text(model_card(encoder.config, part, add_special_tokens), encoding="utf-8")
+        (part / CARD_FILE).write_text(model_card(encoder.config, part), encoding="utf-8")
         manifest = {
             "format": 1,
             "weights": weights,
-            "add_special_tokens": add_special_tokens,
             "versions": versions,
             "variants": {v.name: v.file for v in VARIANTS.values() if (part / v.file).exists()},
             "tolerances": {runtime.name: runtime.tolerance for runtime in RUNTIMES},
@@ -143,12 +140,13 @@ def _metadata(encoder: PackedEncoder, weights: str) -> dict[str, str]:
 
 def _write_tokenizer_settings(folder: Path, encoder: PackedEncoder, tokenizer: TextTokenizer) -> None:
     """What Hugging Face clients read beside tokenizer.json."""
+    max_length, truncate = encoder.config.tokenization.max_length, encoder.config.tokenization.truncate
     ids = {"pad_token": encoder.config.pad_token_id, "unk_token": encoder.config.unk_token_id}
     tokens = {name: tokenizer.token(token_id) for name, token_id in ids.items() if token_id is not None}
     settings = {
         "tokenizer_class": "PreTrainedTokenizerFast",
         "model_input_names": ["input_ids", "attention_mask"],
-        "model_max_length": _NO_LIMIT,
+        "model_max_length": max_length if truncate and max_length else _NO_LIMIT,
         "padding_side": "right",
         "truncation_side": "right",
         "clean_up_tokenization_spaces": False,

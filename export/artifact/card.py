@@ -6,7 +6,7 @@ import contextlib
 import json
 from pathlib import Path
 
-from lengthwise.config import CONFIG_FILE, EncoderConfig, load_encoder_config
+from lengthwise.config import EncoderConfig
 from lengthwise.errors import LengthwiseError
 from lengthwise.export.artifact.folder import (
     CARD_FILE,
@@ -49,7 +49,7 @@ from tokenizers import Tokenizer
 
 tokenizer = Tokenizer.from_file("tokenizer.json")
 tokenizer.enable_padding(pad_id={pad_id}, pad_token={pad_token!r})
-session = onnxruntime.InferenceSession("{native}", providers=["CPUExecutionProvider"])
+{truncation}session = onnxruntime.InferenceSession("{native}", providers=["CPUExecutionProvider"])
 
 encoded = tokenizer.encode_batch(["a short text", "another text, which is longer"]{options})
 feeds = {{
@@ -155,18 +155,15 @@ def validation_files(artifact: Artifact, validation: Validation) -> dict[str, st
     picture: bytes | None = None  # which takes an older one away
     with contextlib.suppress(LengthwiseError):
         picture = draw_heat_map(validation)
-    config = load_encoder_config(artifact.folder / CONFIG_FILE)
     return {
         VALIDATION_JSON: validation_to_json(validation),
         VALIDATION_MD: validation_to_markdown(validation, VALIDATION_PNG if picture else None),
-        CARD_FILE: model_card(config, artifact.folder, artifact.manifest["add_special_tokens"], validation),
+        CARD_FILE: model_card(artifact.load_config(), artifact.folder, validation),
         VALIDATION_PNG: picture,
     }
 
 
-def model_card(
-    config: EncoderConfig, folder: Path, add_special_tokens: bool, validation: Validation | None = None
-) -> str:
+def model_card(config: EncoderConfig, folder: Path, validation: Validation | None = None) -> str:
     """A card for the artifact in `folder`, whose files but the card itself are there."""
     return f"""---
 library_name: lengthwise
@@ -192,7 +189,7 @@ Inputs `input_ids` and `attention_mask` (int64[batch, sequence]; ones, then zero
 {config.state_dim}]). A batch has at least one row (onnxruntime's LSTM kernel does not survive an empty one) and at
 least one column, also where no row has a token; such rows get zeros.
 
-{_use(config, folder, add_special_tokens)}"""
+{_use(config, folder)}"""
 
 
 def _untrained(config: EncoderConfig) -> str:
@@ -238,7 +235,10 @@ def _verdicts(validation: Validation | None) -> str:
     return "\n".join([*lines, control_line(validation), "", f"[{VALIDATION_MD}]({VALIDATION_MD}) has the details."])
 
 
-def _use(config: EncoderConfig, folder: Path, add_special_tokens: bool) -> str:
+def _use(config: EncoderConfig, folder: Path) -> str:
+    special, cut_at = config.tokenization.add_special_tokens, config.tokenization.max_length
+    if not config.tokenization.truncate:
+        cut_at = None
     names = {
         "native": VARIANTS[NATIVE].file,
         "portable": VARIANTS[PORTABLE].file,
@@ -248,9 +248,11 @@ def _use(config: EncoderConfig, folder: Path, add_special_tokens: bool) -> str:
         "dim": config.dim,
         "pad_id": config.pad_token_id,
         "pad_token": json.loads((folder / TOKENS_FILE).read_bytes()).get("pad_token", "[PAD]"),
-        "options": "" if add_special_tokens else ", add_special_tokens=False",
-        "js_options": "" if add_special_tokens else ", add_special_tokens: false",
+        "options": "" if special else ", add_special_tokens=False",
+        "truncation": "" if cut_at is None else f"tokenizer.enable_truncation(max_length={cut_at})\n",
+        "js_options": ("" if special else ", add_special_tokens: false")
+        + ("" if cut_at is None else f", truncation: true, max_length: {cut_at}"),
     }
-    fastembed = _FASTEMBED if add_special_tokens else ""  # it always puts special tokens in
+    fastembed = _FASTEMBED if special else ""  # it always puts special tokens in
     openvino = _OPENVINO if (folder / VARIANTS[PORTABLE].file).exists() else ""
     return "\n".join([_SNIPPETS, _TRANSFORMERS_JS + fastembed + openvino + _TORCH]).format(**names)

@@ -15,15 +15,15 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from lengthwise.batching.plan import engine_costs
-from lengthwise.config import CONFIG_FILE, BatchingSettings, RunConfig, load_encoder_config
-from lengthwise.encoder.engine import encode_tokens
+from lengthwise.config import BatchingSettings, RunConfig
+from lengthwise.encoder.engine import encode_texts, encode_tokens
 from lengthwise.encoder.oom import split_on_oom
 from lengthwise.errors import ArtifactError, LengthwiseError, TextError
 from lengthwise.export.artifact.folder import VALIDATION_JSON, Artifact
 from lengthwise.export.graphs.variants import NATIVE, VARIANTS
 from lengthwise.export.runtimes.base import NotRunnable
 from lengthwise.export.runtimes.onnxruntime import OnnxRuntimeCpu, OnnxRuntimeCuda, out_of_memory
-from lengthwise.tokens.ragged import RaggedTokens, tokenize_texts
+from lengthwise.tokens.ragged import RaggedTokens
 from lengthwise.tokens.tokenizer import TextTokenizer, load_run_tokenizer, load_tokenizer
 from lengthwise.util.system import cpu_count, free_memory
 from lengthwise.util.threads import parallel_map
@@ -50,11 +50,8 @@ class OnnxEncoder:
         tokenizer: the artifact's.
     """
 
-    def __init__(
-        self, engine: OnnxEngine, tokenizer: TextTokenizer, add_special_tokens: bool, batching: BatchingSettings
-    ) -> None:
-        self.engine, self.tokenizer = engine, tokenizer
-        self._add_special_tokens, self._batching = add_special_tokens, batching
+    def __init__(self, engine: OnnxEngine, tokenizer: TextTokenizer, batching: BatchingSettings) -> None:
+        self.engine, self.tokenizer, self._batching = engine, tokenizer, batching
 
     @classmethod
     def load(
@@ -79,8 +76,7 @@ class OnnxEncoder:
         """
         artifact = Artifact.open(folder)
         engine = OnnxEngine(artifact, device, workers, variant)
-        special = bool(artifact.manifest.get("add_special_tokens", True))
-        return cls(engine, load_tokenizer(artifact.folder), special, batching)
+        return cls(engine, load_tokenizer(artifact.folder), batching)
 
     @property
     def dim(self) -> int:
@@ -91,12 +87,12 @@ class OnnxEncoder:
         """Texts to float32[texts, dim]; a text of no tokens gets zeros.
 
         Raises:
-            TextError: something that is no text, or not Unicode; or a text alone, whose characters would be texts.
+            TextError: something that is no text, not Unicode, or longer than the model allows; or a text alone, whose
+                characters would be texts.
         """
         if isinstance(texts, str):
             raise TextError(f"texts is one text ({texts[:40]!r}), and would be read letter by letter; give a list")
-        tokens = tokenize_texts(texts, self.tokenizer, add_special_tokens=self._add_special_tokens)
-        return encode_tokens(tokens, self.engine, self._batching)[0]
+        return encode_texts(texts, self.tokenizer, self.engine, self._batching)
 
     def encode_ids(self, input_ids: ArrayLike, lengths: ArrayLike) -> NDArray[np.float32]:
         """Ids to float32[batch, dim].
@@ -158,7 +154,7 @@ class OnnxEngine:
         config: the encoder's.
         costs: what batches cost here: onnxruntime computes every row up to the longest.
         reference: the native graph where this one computes in less than float32, else None.
-        weights: fingerprint of the encoder's weights.
+        fingerprint: sha256 (hex) of the encoder's weights.
         variant: the graph, see `lengthwise.export.graphs.variants`.
         tolerance: how far a value may be from PyTorch's, as validation judges it.
         workers: batches at a time.
@@ -177,8 +173,8 @@ class OnnxEngine:
             ArtifactError: onnxruntime is not installed, `device` is cuda and a GPU does not really run the graph, or
                 the artifact has no such graph.
         """
-        self.config = load_encoder_config(artifact.folder / CONFIG_FILE)
-        self.weights = str(artifact.manifest["weights"])
+        self.config = artifact.load_config()
+        self.fingerprint = str(artifact.manifest["weights"])
         self._runtime, self.variant = _loaded(artifact, device, variant)
         on_gpu = isinstance(self._runtime, OnnxRuntimeCuda)
         self.costs = engine_costs("onnx", "fp32", on_gpu=on_gpu)
@@ -215,8 +211,8 @@ class OnnxEngine:
         return self._runtime.vectors(input_ids, attention_mask)
 
 
-def open_onnx(run: RunConfig, workers: int | None = None) -> tuple[OnnxEngine, TextTokenizer, str]:
-    """What a run encodes with: the artifact at export.output on an engine, its tokenizer, its weights' fingerprint.
+def open_onnx(run: RunConfig, workers: int | None = None) -> tuple[OnnxEngine, TextTokenizer]:
+    """What a run encodes with: the artifact at export.output on an engine, and its tokenizer.
 
     PyTorch is not imported.
 
@@ -228,7 +224,7 @@ def open_onnx(run: RunConfig, workers: int | None = None) -> tuple[OnnxEngine, T
     """
     artifact = Artifact.open(run.export.output)
     engine = OnnxEngine(artifact, run.encode.device, workers, run.encode.variant)
-    return engine, load_run_tokenizer(run, artifact.folder, engine.config), engine.weights
+    return engine, load_run_tokenizer(run, artifact.folder, engine.config)
 
 
 def recommended_variant(artifact: Artifact, runtime: str) -> str:

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
+from lengthwise.config import CONFIG_FILE, EncoderConfig, TokenizationSettings, load_encoder_config
 from lengthwise.errors import ArtifactError
 from lengthwise.util.files import file_sha256, link_or_copy, replace_folder, write_atomically
 
@@ -83,6 +84,14 @@ class Artifact:
                     " export the model again"
                 )
         return cls(folder, manifest)
+
+    def load_config(self) -> EncoderConfig:
+        """The encoder's configuration; of an older artifact, special tokens are as its manifest says."""
+        config = load_encoder_config(self.folder / CONFIG_FILE)
+        if "tokenization" in config.model_fields_set:
+            return config
+        special = bool(self.manifest.get("add_special_tokens", True))
+        return config.model_copy(update={"tokenization": TokenizationSettings(add_special_tokens=special)})
 
     def load_golden(self) -> Golden:
         """The golden vectors."""

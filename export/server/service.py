@@ -17,6 +17,7 @@ from typing import Any, Literal, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from lengthwise.config import TokenizationSettings
 from lengthwise.errors import ArtifactError, LengthwiseError
 from lengthwise.export.artifact.engine import OnnxEngine
 from lengthwise.export.artifact.folder import Artifact
@@ -77,7 +78,6 @@ class Service:
             )
         self.name = settings.model_name or artifact.folder.resolve().name
         self.tokenizer: TextTokenizer = load_tokenizer(artifact.folder)
-        self.add_special_tokens = bool(artifact.manifest.get("add_special_tokens", True))
         self.state: State = "starting"
         self.started = time.time()
         self._golden = artifact.load_golden()
@@ -153,9 +153,9 @@ class Service:
         """Ids of texts; is called in the pool.
 
         Args:
-            truncate: cut a text that is too long.
+            truncate: cut a text that is longer than this server takes.
             any_length: let a text be as long as it is: its ids are only to be shown.
-            add_special_tokens: as the artifact says where it is left out.
+            add_special_tokens: as the model says where it is left out.
 
         Raises:
             BadItem: a text is too long, or cannot be tokenized.
@@ -164,9 +164,7 @@ class Service:
         tokens = tokenize_texts(
             texts,
             self.tokenizer,
-            max_length=None if any_length else self.settings.max_text_tokens,
-            truncate=truncate,
-            add_special_tokens=self.add_special_tokens if add_special_tokens is None else add_special_tokens,
+            self._tokenization(truncate, any_length, add_special_tokens),
             bad_rows="zero",
         )
         for index, problem in tokens.bad.items():
@@ -174,6 +172,16 @@ class Service:
         self._learn(sum(map(len, texts)), int(tokens.offsets[-1]))
         self.metrics.truncated.inc(int(tokens.truncated.sum()))
         return self._checked(tokens)
+
+    def _tokenization(self, truncate: bool, any_length: bool, add_special_tokens: bool | None) -> TokenizationSettings:
+        """The model's own settings, within the server's limit."""
+        own = self.engine.config.tokenization.override(add_special_tokens=add_special_tokens)
+        if any_length:
+            return own.model_copy(update={"max_length": None, "truncate": False})
+        most = self.settings.max_text_tokens
+        if own.max_length is not None and own.max_length <= most:
+            return own.override(truncate=own.truncate or truncate)
+        return own.model_copy(update={"max_length": most, "truncate": truncate})
 
     def shown_tokens(self, ids: NDArray[np.int32]) -> list[dict[str, Any]]:
         """Ids with what they stand for."""
@@ -257,9 +265,9 @@ class Service:
             "trained": config.trained,
             "variant": self.engine.variant,
             "runtime": self.engine.name,
-            "weights": self.engine.weights,
+            "weights": self.engine.fingerprint,
             "tokenizer": self.tokenizer.fingerprint,
-            "add_special_tokens": self.add_special_tokens,
+            "add_special_tokens": self.engine.config.tokenization.add_special_tokens,
             "workers": self.engine.workers,
             "versions": self.artifact.manifest.get("versions", {}),
             "state": self.state,

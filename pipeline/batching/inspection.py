@@ -57,7 +57,7 @@ class Inspection:
 
     Attributes:
         lengths: int64[rows], tokens a row, nothing cut off.
-        max_length: the run's `tokenizer.max_length`.
+        max_length: the most tokens that a row would be encoded with, or None.
         empty: rows of a text, but no token.
         null: rows of no text.
         refused: rows of a text that the tokenizer refuses.
@@ -89,17 +89,18 @@ class Inspection:
         return report.cost / planned if planned else 1.0
 
 
-def inspect_tokens(tokens: RaggedTokens, run: RunConfig) -> Inspection:
+def inspect_tokens(tokens: RaggedTokens, run: RunConfig, max_length: int | None = None) -> Inspection:
     """What encoding a shard would cost.
 
     Args:
         tokens: the shard, tokenized without a `max_length`. Rows that are equal only where they are cut are taken as
             different here.
+        max_length: the most tokens that a row would be encoded with.
     """
     first, _ = tokens.distinct_rows()
     found = Inspection(
         lengths=tokens.lengths,
-        max_length=run.tokenizer.max_length,
+        max_length=max_length,
         empty=int(tokens.empty.sum()),
         null=int(tokens.null.sum()),
         refused=len(tokens.bad.keys() - np.flatnonzero(tokens.null).tolist()),

@@ -15,7 +15,14 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from lengthwise.config import CONFIG_FILE, EncoderConfig, EncoderSettings, RunConfig, load_encoder_config
+from lengthwise.config import (
+    CONFIG_FILE,
+    EncoderConfig,
+    EncoderSettings,
+    RunConfig,
+    TokenizationSettings,
+    load_encoder_config,
+)
 from lengthwise.encoder.model import PackedEncoder, seeded_encoder
 from lengthwise.errors import CheckpointError
 from lengthwise.tokens.tokenizer import TextTokenizer, check_tokenizer_fits, load_run_tokenizer, load_tokenizer
@@ -106,6 +113,7 @@ def create_checkpoint(run: RunConfig, tokenizer: TextTokenizer) -> EncoderConfig
         tokenizer_fingerprint=tokenizer.fingerprint,
         trained=False,
         seed=settings.seed,
+        tokenization=run.resolve_tokenization(TokenizationSettings()),
     )
     save_checkpoint(settings.path, seeded_encoder(config, settings.seed), tokenizer)
     return config

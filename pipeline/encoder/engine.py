@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lengthwise.batching.plan import BatchCosts, BatchPlan, PlanReport, plan_batches, report_plan
-from lengthwise.config import BatchingSettings, EncoderConfig
+from lengthwise.config import BatchingSettings, EncoderConfig, TokenizationSettings
 from lengthwise.errors import TextError
 from lengthwise.tokens.ragged import RaggedTokens, tokenize_texts
 from lengthwise.tokens.tokenizer import TextTokenizer
@@ -33,6 +33,7 @@ class Engine(Protocol):
         config: the encoder's.
         costs: what batches cost it; plans are made by them.
         reference: the same encoder in float32 where this one computes in less, else None.
+        fingerprint: sha256 (hex) of the encoder's weights; part of a run's identity.
     """
 
     @property
@@ -43,6 +44,8 @@ class Engine(Protocol):
     def costs(self) -> BatchCosts: ...  # noqa: D102
     @property
     def reference(self) -> Engine | None: ...  # noqa: D102
+    @property
+    def fingerprint(self) -> str: ...  # noqa: D102
 
     def encode_batch(self, input_ids: NDArray[np.int64], lengths: NDArray[np.int64]) -> NDArray[np.float32]:
         """int64[batch, sequence], right-padded, and int64[batch], from 1 to sequence, to float32[batch, dim]."""
@@ -129,10 +132,22 @@ def encode_planned(planned: PlannedTokens, engine: Engine, progress: Progress | 
 
 
 def encode_texts(
-    texts: Sequence[str], tokenizer: TextTokenizer, engine: Engine, batching: BatchingSettings = BatchingSettings()
+    texts: Sequence[str],
+    tokenizer: TextTokenizer,
+    engine: Engine,
+    batching: BatchingSettings = BatchingSettings(),
+    tokenization: TokenizationSettings | None = None,
 ) -> NDArray[np.float32]:
-    """Vectors of texts in memory: float32[texts, dim], in their order."""
-    return encode_tokens(tokenize_texts(texts, tokenizer), engine, batching)[0]
+    """Vectors of texts in memory: float32[texts, dim], in their order; zeros for a text of no tokens.
+
+    Args:
+        tokenization: other settings than the model's own, `engine.config.tokenization`.
+
+    Raises:
+        TextError: a text is not Unicode, too long, or refused by the tokenizer.
+    """
+    tokens = tokenize_texts(texts, tokenizer, tokenization or engine.config.tokenization)
+    return encode_tokens(tokens, engine, batching)[0]
 
 
 def _check_ids(tokens: RaggedTokens, vocab_size: int, first_row: int) -> None:

@@ -50,6 +50,7 @@ class TorchEngine:
         config: the encoder's.
         costs: what batches cost here.
         reference: the same encoder in float32, where this one's precision is lower, else None.
+        fingerprint: sha256 (hex) of the weights.
     """
 
     def __init__(
@@ -79,6 +80,7 @@ class TorchEngine:
         self.device = torch.device("cuda", torch.cuda.current_device()) if on_gpu else torch.device("cpu")
         self.name = f"torch {self.device.type}" + ("" if precision == "fp32" else f" {precision}")
         self.config = encoder.config
+        self.fingerprint = weights_fingerprint(encoder)
         self.costs = engine_costs("torch", precision, on_gpu=on_gpu)
         self.reference = None if precision == "fp32" else TorchEngine(encoder, device, workers=workers)
         self._threads = torch.get_num_threads()
@@ -124,8 +126,8 @@ class TorchEngine:
         return vectors.numpy()
 
 
-def open_torch(run: RunConfig, workers: int | None = None) -> tuple[TorchEngine, TextTokenizer, str]:
-    """What a run encodes with: the checkpoint at model.path on an engine, its tokenizer, its weights' fingerprint.
+def open_torch(run: RunConfig, workers: int | None = None) -> tuple[TorchEngine, TextTokenizer]:
+    """What a run encodes with: the checkpoint at model.path on an engine, and its tokenizer.
 
     Args:
         workers: batches at a time, as for TorchEngine.
@@ -134,8 +136,7 @@ def open_torch(run: RunConfig, workers: int | None = None) -> tuple[TorchEngine,
         LengthwiseError: one of them cannot be loaded, or they do not fit.
     """
     encoder, tokenizer = load_run_model(run)
-    engine = TorchEngine(encoder, run.encode.device, run.encode.precision, workers)
-    return engine, tokenizer, weights_fingerprint(encoder)
+    return TorchEngine(encoder, run.encode.device, run.encode.precision, workers), tokenizer
 
 
 def cpu_has_bf16() -> bool:

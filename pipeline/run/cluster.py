@@ -50,7 +50,7 @@ from lengthwise.util.system import cpu_count
 from lengthwise.util.threads import parallel_map
 
 LOCAL = "local"
-OpenEngine = Callable[[RunConfig, int | None], tuple[Engine, TextTokenizer, str]]
+OpenEngine = Callable[[RunConfig, int | None], tuple[Engine, TextTokenizer]]
 Result = tuple[ShardRecord, ShardStats] | LengthwiseError
 
 
@@ -138,17 +138,17 @@ def _open(
 
 def _identity(run: RunConfig, source: Source, open_engine: OpenEngine) -> dict[str, Any]:
     """The run's identity as this process finds it."""
-    engine, tokenizer, weights = open_engine(run, run.cluster.cpus_per_worker)
-    return run_identity(run, source, tokenizer, engine, weights)
+    engine, tokenizer = open_engine(run, run.cluster.cpus_per_worker)
+    return run_identity(run, source, tokenizer, engine)
 
 
 def _opened(
     run: RunConfig, open_engine: OpenEngine, fingerprint: str
 ) -> tuple[Source, Engine, TextTokenizer, dict[str, Any]]:
     os.environ["RAYON_NUM_THREADS"] = str(run.cluster.cpus_per_worker)  # read when the first text is tokenized
-    engine, tokenizer, weights = open_engine(run, run.cluster.cpus_per_worker)
+    engine, tokenizer = open_engine(run, run.cluster.cpus_per_worker)
     source = open_dataset(run.dataset, fingerprint)
-    return source, engine, tokenizer, run_identity(run, source, tokenizer, engine, weights)
+    return source, engine, tokenizer, run_identity(run, source, tokenizer, engine)
 
 
 def _identity_on_a_worker(run: RunConfig, fingerprint: str, open_engine: OpenEngine) -> dict[str, Any]:

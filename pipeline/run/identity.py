@@ -16,19 +16,14 @@ from lengthwise.encoder.engine import Engine
 from lengthwise.tokens.tokenizer import TextTokenizer
 
 
-def run_identity(
-    run: RunConfig, source: Source, tokenizer: TextTokenizer, engine: Engine, weights: str
-) -> dict[str, Any]:
-    """The identity of a run, as JSON-ready values.
-
-    Args:
-        weights: fingerprint of the engine's weights.
-    """
+def run_identity(run: RunConfig, source: Source, tokenizer: TextTokenizer, engine: Engine) -> dict[str, Any]:
+    """The identity of a run, as JSON-ready values."""
     return {
         **input_identity(run, source.fingerprint),
+        **run.resolve_tokenization(engine.config.tokenization).model_dump(mode="json"),
         "tokenizer": tokenizer.fingerprint,
-        "encoder": engine.config.model_dump(mode="json"),
-        "weights": weights,
+        "encoder": engine.config.model_dump(mode="json", exclude={"tokenization"}),  # as resolved, above
+        "weights": engine.fingerprint,
         "engine": engine.name,
         "batching": asdict(engine.costs.within(run.batching)),
     }
@@ -45,8 +40,6 @@ def input_identity(run: RunConfig, fingerprint: str) -> dict[str, Any]:
         "text_column": run.dataset.text_column,
         "keep_columns": list(run.dataset.keep_columns),
         "shard_rows": run.dataset.shard_rows,
-        "add_special_tokens": run.tokenizer.add_special_tokens,
-        "max_length": run.tokenizer.max_length,
-        "truncate": run.tokenizer.truncate,
+        **run.tokenizer.overrides,
         "vector_dtype": run.encode.vector_dtype,
     }

@@ -90,7 +90,6 @@ def encode_dataset(
     source: Source,
     tokenizer: TextTokenizer,
     engine: Engine,
-    weights: str,
     *,
     part: Part | None = None,
     fresh: bool = False,
@@ -102,7 +101,6 @@ def encode_dataset(
     folder already holds, of the same run, are verified and left as they are.
 
     Args:
-        weights: fingerprint of the engine's weights, for the run's identity.
         part: encode this part of the shards only, and leave the folder to be finished by `finalize`.
         fresh: remove what the folder holds, whatever run it is of.
 
@@ -111,7 +109,7 @@ def encode_dataset(
         TextError, DatasetError: a row cannot be encoded, or read.
         RunError: anything else went wrong; what, is its cause.
     """
-    identity = run_identity(run, source, tokenizer, engine, weights)
+    identity = run_identity(run, source, tokenizer, engine)
     started = time.perf_counter()
     with open_store(run, identity, part=part, fresh=fresh) as store, progress_bar(source, part, show_progress) as bar:
         shards = ShardEncoder(run, source, tokenizer, engine, store.folder, store.identity_hash)

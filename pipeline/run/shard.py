@@ -153,6 +153,7 @@ class ShardEncoder:
     ) -> None:
         self._run, self._source, self._tokenizer, self._engine = run, source, tokenizer, engine
         self._folder, self._identity = folder, identity
+        self._tokenization = run.resolve_tokenization(engine.config.tokenization)
 
     def encode(self, shard: Shard) -> tuple[ShardRecord, ShardStats]:
         """All steps, one after the other.
@@ -257,9 +258,7 @@ class ShardEncoder:
         tokens = tokenize_texts(
             texts,
             self._tokenizer,
-            max_length=self._run.tokenizer.max_length,
-            truncate=self._run.tokenizer.truncate,
-            add_special_tokens=self._run.tokenizer.add_special_tokens,
+            self._tokenization,
             bad_rows=self._run.encode.bad_rows,
             first_row=first_row,
         )

@@ -26,7 +26,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 from tokenizers import Encoding
 
-from lengthwise.config import BadRows
+from lengthwise.config import BadRows, TokenizationSettings
 from lengthwise.errors import TextError, TokenizerError
 from lengthwise.tokens.deduplicate import distinct_rows
 from lengthwise.tokens.tokenizer import TextTokenizer
@@ -125,10 +125,8 @@ class RaggedTokens:
 def tokenize_texts(
     texts: pa.Array | pa.ChunkedArray | Sequence[str | None],
     tokenizer: TextTokenizer,
+    tokenization: TokenizationSettings = TokenizationSettings(),
     *,
-    max_length: int | None = None,
-    truncate: bool = False,
-    add_special_tokens: bool = True,
     bad_rows: BadRows = "error",
     first_row: int = 0,
 ) -> RaggedTokens:
@@ -137,9 +135,8 @@ def tokenize_texts(
     Args:
         texts: strings, or an Arrow array of them; None where there is no text.
         tokenizer: from `lengthwise.tokens.tokenizer`.
-        max_length: the most tokens a row may have, special tokens included; None for no limit.
-        truncate: cut a longer row at its end and flag it; without it a longer row is bad.
-        add_special_tokens: put in what the tokenizer's post-processor adds.
+        tokenization: the model's settings (`EncoderConfig.tokenization`). A row longer than `max_length` is cut at its
+            end and flagged under `truncate`, else it is bad.
         bad_rows: what to do with a row that is bad, which is one that is null, not Unicode, refused by the tokenizer
             or too long: stop, or let it have no ids and say why.
         first_row: the dataset's row number of `texts[0]`, for messages.
@@ -147,7 +144,8 @@ def tokenize_texts(
     Raises:
         TextError: a bad row under `"error"`, or a max_length that the special tokens alone fill.
     """
-    prefix, suffix = (tokenizer.prefix, tokenizer.suffix) if add_special_tokens else ((), ())
+    prefix, suffix = (tokenizer.prefix, tokenizer.suffix) if tokenization.add_special_tokens else ((), ())
+    max_length, truncate = tokenization.max_length, tokenization.truncate
     special = len(prefix) + len(suffix)
     if max_length is not None and max_length <= special:
         raise TextError(

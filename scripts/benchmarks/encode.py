@@ -134,7 +134,7 @@ def _share_of_the_rest(
         )
         source = open_dataset(run.dataset)
         began = time.process_time()
-        encode_dataset(run, source, tokenizer, engine, "benchmark", show_progress=False)
+        encode_dataset(run, source, tokenizer, engine, show_progress=False)
         return time.process_time() - began
 
     measured = []

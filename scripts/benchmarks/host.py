@@ -39,7 +39,7 @@ Sides = Mapping[str, Callable[[], object]]
 class Idle:
     """An engine that answers at once, with vectors that compress as real ones do: no value occurs often."""
 
-    name, reference = "idle", None
+    name, reference, fingerprint = "idle", None, "benchmark"
     costs = engine_costs("torch", "fp32", on_gpu=True)
 
     def __init__(self, config: EncoderConfig) -> None:
@@ -109,7 +109,7 @@ def _run(
     def encode(tokens: RaggedTokens) -> None:
         ready: dict[str, Any] = {"tokenize_texts": lambda *_, **__: tokens, "PIECE_BYTES": 2**62}
         with mock.patch.multiple("lengthwise.run.shard", **ready):
-            encode_dataset(run, source, tokenizer, engine, "benchmark", fresh=True, show_progress=False)
+            encode_dataset(run, source, tokenizer, engine, fresh=True, show_progress=False)
 
     return encode
 

@@ -248,7 +248,7 @@ def _many_texts(context: Context) -> _EndToEnd:
     source = open_dataset(run.dataset)
     shards = [shard.table["text"] for shard, _ in zip(source.shards(lambda index: True), range(4), strict=False)]
     encode_tokens(context.tokens, engine)  # warms up
-    report = encode_dataset(run, source, context.tokenizer, engine, "gpu-check", show_progress=False)
+    report = encode_dataset(run, source, context.tokenizer, engine, show_progress=False)
     began = time.perf_counter()
     tokens = [tokenize_texts(texts, context.tokenizer) for texts in shards]
     tokenizer = time.perf_counter() - began

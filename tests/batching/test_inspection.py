@@ -52,8 +52,8 @@ def test_a_text_that_the_tokenizer_refuses_is_counted() -> None:
 
 
 def test_the_plan_is_the_one_that_encoding_would_make(tokenizer: TextTokenizer) -> None:
-    run = run_with(batching={"max_rows": 2}, tokenizer={"max_length": 6, "truncate": True})
-    found = inspect_tokens(tokenize_texts(MIXED, tokenizer, bad_rows="zero"), run)
+    run = run_with(batching={"max_rows": 2})
+    found = inspect_tokens(tokenize_texts(MIXED, tokenizer, bad_rows="zero"), run, max_length=6)
     costs = STEPWISE.within(run.batching)
     cut = np.minimum([len(text.split()) for text in TEXTS], 6)
     assert found.strategies[-1][1] == report_plan(cut, plan_batches(cut, costs), costs)

@@ -28,9 +28,9 @@ from numpy.typing import NDArray
 from helpers.paths import ROOT
 from helpers.serving import Served
 from helpers.texts import TEXTS
-from lengthwise.config import BatchingSettings, EncoderConfig, TokenizerTraining
+from lengthwise.config import EncoderConfig, TokenizationSettings, TokenizerTraining
 from lengthwise.encoder.checkpoint import load_checkpoint
-from lengthwise.encoder.engine import encode_tokens
+from lengthwise.encoder.engine import encode_texts
 from lengthwise.encoder.model import seeded_encoder
 from lengthwise.encoder.torch_engine import TorchEngine
 from lengthwise.export.artifact.build import build_artifact
@@ -39,7 +39,6 @@ from lengthwise.export.artifact.folder import Artifact
 from lengthwise.export.runtimes import javascript
 from lengthwise.export.runtimes.onnxruntime import CUDA_OPTIONS
 from lengthwise.export.server.settings import ServeSettings
-from lengthwise.tokens.ragged import tokenize_texts
 from lengthwise.tokens.tokenizer import train_tokenizer
 
 PAGE = (ROOT / "docs" / "serve.md").read_text(encoding="utf-8")
@@ -63,9 +62,15 @@ def _without_special_tokens(
     """The artifact of an encoder whose tokenizer has special tokens that it was not trained with."""
     special = {"bos_token": "[BOS]", "eos_token": "[EOS]"}
     tokenizer = train_tokenizer(TEXTS, TokenizerTraining(model="byte_bpe", min_frequency=1, vocab_size=400, **special))
-    config = encoder_config(vocab_size=tokenizer.vocab_size, pooling="last", projection_dim=5, trained=False)
+    config = encoder_config(
+        vocab_size=tokenizer.vocab_size,
+        pooling="last",
+        projection_dim=5,
+        trained=False,
+        tokenization=TokenizationSettings(add_special_tokens=False, max_length=9, truncate=True),
+    )
     folder = tmp_path_factory.mktemp("special") / "artifact"
-    build_artifact(seeded_encoder(config, 0), tokenizer, folder, add_special_tokens=False, variants=())
+    build_artifact(seeded_encoder(config, 0), tokenizer, folder, variants=())
     return folder
 
 
@@ -120,8 +125,7 @@ def test_python_on_texts(
     exec(code("Python", "python"), names)
     texts = [TEXTS[0], "", LONG, *TEXTS, "Moon zebra"]
     encoder, tokenizer = load_checkpoint(folder)
-    tokens = tokenize_texts(texts, tokenizer, add_special_tokens=not special)
-    expected, *_ = encode_tokens(tokens, TorchEngine(encoder), BatchingSettings())
+    expected = encode_texts(texts, tokenizer, TorchEngine(encoder))
     np.testing.assert_allclose(names["embed"](texts), expected, atol=1e-6, rtol=0)
 
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from helpers.engines import LookupEngine
 from helpers.texts import TEXTS
-from lengthwise.config import BatchingSettings, EncoderConfig
+from lengthwise.config import BatchingSettings, EncoderConfig, TokenizationSettings
 from lengthwise.encoder.engine import encode_texts, encode_tokens
 from lengthwise.errors import TextError
 from lengthwise.tokens.ragged import tokenize_texts
@@ -42,7 +42,9 @@ def test_rows_of_the_same_ids_are_computed_once(
 
 @pytest.mark.parametrize("policy", ["quarantine", "zero"])
 def test_bad_rows_get_zeros(tokenizer: TextTokenizer, engine: LookupEngine, policy: Any) -> None:
-    tokens = tokenize_texts(["moon", None, "cat cat cat", "moon"], tokenizer, max_length=2, bad_rows=policy)
+    tokens = tokenize_texts(
+        ["moon", None, "cat cat cat", "moon"], tokenizer, TokenizationSettings(max_length=2), bad_rows=policy
+    )
     vectors, plan = encode_tokens(tokens, engine)
     assert vectors.any(axis=1).tolist() == [True, False, False, True]
     assert (plan.rows, plan.tokens) == (1, 1)

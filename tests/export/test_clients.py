@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from helpers.paths import ROOT
 from helpers.texts import TEXTS
-from lengthwise.config import EncoderConfig, TokenizerTraining
+from lengthwise.config import EncoderConfig, TokenizationSettings, TokenizerTraining
 from lengthwise.encoder.checkpoint import load_checkpoint
 from lengthwise.encoder.engine import encode_texts
 from lengthwise.encoder.model import seeded_encoder
@@ -124,6 +124,7 @@ def test_no_limit_is_told_to_clients(artifact_folder: Path) -> None:
 def test_clients_that_cannot_leave_special_tokens_out_are_not_on_the_card_then(
     artifact_folder: Path, encoder_config: Callable[..., EncoderConfig]
 ) -> None:
-    card = model_card(encoder_config(), artifact_folder, add_special_tokens=False)
+    without = TokenizationSettings(add_special_tokens=False)
+    card = model_card(encoder_config(tokenization=without), artifact_folder)
     assert "fastembed" not in card
     assert "{ padding: true, add_special_tokens: false }" in card

@@ -23,8 +23,8 @@ class LookupEngine:
     name, costs, reference = "lookup", STEPWISE, None
     run_all = staticmethod(map)
 
-    def __init__(self, config: EncoderConfig) -> None:
-        self.config = config
+    def __init__(self, config: EncoderConfig, fingerprint: str = "weights of a test") -> None:
+        self.config, self.fingerprint = config, fingerprint
         self.batches = self.rows = 0
         self.table = np.random.default_rng(0).normal(size=(config.vocab_size, config.dim))
 

@@ -41,7 +41,7 @@ def source_of(texts: Sequence[str | None], run: RunConfig, **columns: Any) -> So
 
 
 def encode(run: RunConfig, source: Source, tokenizer: TextTokenizer, engine: Any, **options: Any) -> EncodeReport:
-    return encode_dataset(run, source, tokenizer, engine, "weights of a test", show_progress=False, **options)
+    return encode_dataset(run, source, tokenizer, engine, show_progress=False, **options)
 
 
 def vectors_at(folder: Path) -> NDArray[np.float32]:

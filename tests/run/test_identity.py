@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,14 +11,14 @@ import pytest
 from helpers.engines import LookupEngine
 from helpers.runs import run_config, source_of
 from helpers.texts import TEXTS
-from lengthwise.config import EncoderConfig, RunConfig
+from lengthwise.config import EncoderConfig, RunConfig, TokenizationSettings
 from lengthwise.run.identity import input_identity, run_identity
 from lengthwise.store.fingerprint import describe_changes, identity_hash
 from lengthwise.tokens.tokenizer import TextTokenizer
 
 
-def identity(run: RunConfig, tokenizer: TextTokenizer, engine: LookupEngine, weights: str = "w") -> dict[str, Any]:
-    return run_identity(run, source_of(TEXTS, run), tokenizer, engine, weights)
+def identity(run: RunConfig, tokenizer: TextTokenizer, engine: LookupEngine) -> dict[str, Any]:
+    return run_identity(run, source_of(TEXTS, run), tokenizer, engine)
 
 
 @pytest.mark.parametrize(
@@ -48,9 +49,20 @@ def test_settings(
 def test_the_model(tokenizer: TextTokenizer, engine: LookupEngine) -> None:
     run = run_config("out")  # type: ignore[arg-type]
     first = identity(run, tokenizer, engine)
-    assert describe_changes(first, identity(run, tokenizer, engine, "v")) == 'weights was "w", is "v"'
+    assert describe_changes(first, identity(run, tokenizer, LookupEngine(engine.config, "v"))) == (
+        'weights was "weights of a test", is "v"'
+    )
     other = LookupEngine(EncoderConfig(**{**engine.config.model_dump(), "pooling": "sum"}))
     assert describe_changes(first, identity(run, tokenizer, other)) == 'encoder.pooling was "mean", is "sum"'
+
+
+def test_tokenization_counts_as_resolved(tokenizer: TextTokenizer, engine: LookupEngine) -> None:
+    tokenization = TokenizationSettings(max_length=9, truncate=True)
+    model = LookupEngine(engine.config.model_copy(update={"tokenization": tokenization}))
+    run = run_config(Path("out"), tokenizer={"max_length": 9, "truncate": True, "add_special_tokens": True})
+    of_run, of_model = identity(run, tokenizer, engine), identity(run_config(Path("out")), tokenizer, model)
+    assert of_run == of_model == identity(run, tokenizer, model)
+    assert (of_run["max_length"], of_run["truncate"], of_run["add_special_tokens"]) == (9, True, True)
 
 
 def test_the_part_of_it_that_needs_no_model(tokenizer: TextTokenizer, engine: LookupEngine) -> None:

@@ -32,7 +32,7 @@ from lengthwise.encoder.model import seeded_encoder
 from lengthwise.encoder.torch_engine import TorchEngine
 from lengthwise.errors import DatasetError, RunError, StoreError, TextError
 from lengthwise.run import shard
-from lengthwise.run.local import encode_dataset, writers
+from lengthwise.run.local import writers
 from lengthwise.tokens.ragged import tokenize_texts
 from lengthwise.tokens.tokenizer import TextTokenizer
 
@@ -247,7 +247,7 @@ def test_other_texts_weights_or_encoders_are_refused(
     with pytest.raises(StoreError, match=r"another run \(input was"):
         encode(run, source_of(TEXTS[:-1], run), tokenizer, engine)
     with pytest.raises(StoreError, match=r'another run \(weights was "weights of a test", is "other"'):
-        encode_dataset(run, source, tokenizer, engine, "other", show_progress=False)
+        encode(run, source, tokenizer, LookupEngine(engine.config, "other"))
     with pytest.raises(StoreError, match=r'another run \(encoder\.pooling was "mean", is "max"\)'):
         encode(run, source, tokenizer, LookupEngine(encoder_config(pooling="max")))
 
@@ -463,6 +463,7 @@ def test_no_torch_is_needed(tmp_path: Path, texts_file: Path) -> None:
 
         class Ones:
             name, config = "ones", EncoderConfig(vocab_size=99, hidden_size=4)
+            fingerprint = "of ones"
             costs, reference, run_all = STEPWISE, None, staticmethod(map)
 
             def encode_batch(self, input_ids, lengths):
@@ -475,7 +476,7 @@ def test_no_torch_is_needed(tmp_path: Path, texts_file: Path) -> None:
         }})
         source = open_dataset(run.dataset)
         tokenizer = train_tokenizer(source.texts(), TokenizerTraining(model="wordlevel", min_frequency=1))
-        print(encode_dataset(run, source, tokenizer, Ones(), "none", show_progress=False).rows, "torch" in sys.modules)
+        print(encode_dataset(run, source, tokenizer, Ones(), show_progress=False).rows, "torch" in sys.modules)
     """
     done = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], cwd=ROOT, capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (0, f"{len(TEXTS)} False\n"), done.stderr

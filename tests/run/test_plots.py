@@ -53,11 +53,11 @@ def texts(axes: Axes) -> str:
     return "\n".join([axes.get_title(loc="left"), axes.get_xlabel(), *(text.get_text() for text in axes.texts)])
 
 
-def inspected(lengths: np.ndarray[Any, np.dtype[np.int64]], **sections: dict[str, Any]) -> Inspection:
+def inspected(lengths: np.ndarray[Any, np.dtype[np.int64]], max_length: int | None = None) -> Inspection:
     offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)])
     values = np.arange(offsets[-1], dtype=np.int32)  # no two rows alike
     none = np.zeros(len(lengths), np.bool_)
-    return inspect_tokens(RaggedTokens(values, offsets, none, none), run_with(**sections))
+    return inspect_tokens(RaggedTokens(values, offsets, none, none), run_with(), max_length)
 
 
 # Lengths
@@ -148,7 +148,7 @@ def test_padding_fills_the_boxes_where_it_is_computed() -> None:
 
 
 def test_the_panels_show_the_same_rows_and_the_figures_of_all() -> None:
-    found = inspected(LONG_TAIL, tokenizer={"max_length": 100, "truncate": True})
+    found = inspected(LONG_TAIL, max_length=100)
     figure = dataset_figure(found)
     histogram, *panels = figure.axes
     assert sum(bar.get_height() for bar in histogram.patches) == len(LONG_TAIL)

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from tokenizers import Regex, Tokenizer, models, pre_tokenizers, processors
 
 from helpers.ragged import check_shard, rows
-from lengthwise.config import TokenizerTraining
+from lengthwise.config import TokenizationSettings, TokenizerTraining
 from lengthwise.errors import TextError
 from lengthwise.tokens import ragged as tokens
 from lengthwise.tokens.ragged import RaggedTokens, cut_texts, tokenize_texts
@@ -90,7 +90,7 @@ def arrow_of_bytes(*texts: bytes | None, large: bool = False) -> pa.Array:
 @properties
 @given(texts=TEXTS, special=st.booleans())
 def test_a_shard_holds_what_each_text_alone_gives(tokenizer: TextTokenizer, texts: list[str], special: bool) -> None:
-    shard = tokenize_texts(texts, tokenizer, add_special_tokens=special)
+    shard = tokenize_texts(texts, tokenizer, TokenizationSettings(add_special_tokens=special))
     check_shard(shard, len(texts))
     expected = alone(tokenizer, texts, special=special)
     assert rows(shard) == expected
@@ -106,7 +106,9 @@ def test_a_shard_holds_what_each_text_alone_gives(tokenizer: TextTokenizer, text
 def test_a_cut_text_is_what_the_library_would_cut(
     tokenizer: TextTokenizer, texts: list[str], max_length: int, special: bool
 ) -> None:
-    shard = tokenize_texts(texts, tokenizer, max_length=max_length, truncate=True, add_special_tokens=special)
+    shard = tokenize_texts(
+        texts, tokenizer, TokenizationSettings(max_length=max_length, truncate=True, add_special_tokens=special)
+    )
     check_shard(shard, len(texts))
     assert rows(shard) == alone(tokenizer, texts, special=special, max_length=max_length)
     whole = alone(tokenizer, texts, special=special)
@@ -124,7 +126,7 @@ def test_exactly_max_length_is_not_cut_and_one_more_is(bos_eos: TextTokenizer) -
     cls, sep = bos_eos.token_id("[CLS]"), bos_eos.token_id("[SEP]")
     the, sea = bos_eos.token_id("the"), bos_eos.token_id("sea")
     assert None not in (cls, sep, the, sea)
-    shard = tokenize_texts(texts, bos_eos, max_length=5, truncate=True)
+    shard = tokenize_texts(texts, bos_eos, TokenizationSettings(max_length=5, truncate=True))
     assert shard.truncated.tolist() == [False, False, True, True]
     assert rows(shard) == [
         [cls, the, sep],
@@ -132,18 +134,18 @@ def test_exactly_max_length_is_not_cut_and_one_more_is(bos_eos: TextTokenizer) -
         [cls, the, sea, the, sep],
         [cls, the, the, the, sep],
     ]
-    assert tokenize_texts(texts[:2], bos_eos, max_length=5).lengths.tolist() == [3, 5]
+    assert tokenize_texts(texts[:2], bos_eos, TokenizationSettings(max_length=5)).lengths.tolist() == [3, 5]
 
 
 def test_too_long_without_truncation_is_an_error(bos_eos: TextTokenizer) -> None:
     texts = ["the", "the sea the sea the", "the sea the sea"]
     with pytest.raises(TextError) as caught:
-        tokenize_texts(texts, bos_eos, max_length=5, first_row=1_000)
+        tokenize_texts(texts, bos_eos, TokenizationSettings(max_length=5), first_row=1_000)
     message = str(caught.value)
     assert "2 of the texts are longer than tokenizer.max_length = 5" in message
     assert "row 1001, has 7" in message
     assert "set tokenizer.truncate to true, or set encode.bad_rows to quarantine or zero" in message
-    tokenize_texts(texts, bos_eos, max_length=7)
+    tokenize_texts(texts, bos_eos, TokenizationSettings(max_length=7))
 
 
 @pytest.mark.parametrize(("max_length", "special", "refused"), [(2, True, True), (3, True, False), (1, False, False)])
@@ -151,7 +153,9 @@ def test_a_max_length_that_special_tokens_fill(
     bos_eos: TextTokenizer, max_length: int, special: bool, refused: bool
 ) -> None:
     def run() -> RaggedTokens:
-        return tokenize_texts(["the sea"], bos_eos, max_length=max_length, truncate=True, add_special_tokens=special)
+        return tokenize_texts(
+            ["the sea"], bos_eos, TokenizationSettings(max_length=max_length, truncate=True, add_special_tokens=special)
+        )
 
     if not refused:
         assert run().lengths.tolist() == [max_length]
@@ -252,7 +256,7 @@ def test_bad_rows_leave_no_trace_in_good_ones(
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(tokens, "CHUNK_TEXTS", chunk)
         patch.setattr(tokens, "CHUNK_BYTES", chunk_bytes)
-        shard = tokenize_texts(texts, strict, max_length=4, bad_rows=policy)
+        shard = tokenize_texts(texts, strict, TokenizationSettings(max_length=4), bad_rows=policy)
     check_shard(shard, len(texts))
     reasons = [reason_of(text, 4) for text in texts]
     assert list(shard.bad.items()) == [(row, reason) for row, reason in enumerate(reasons) if reason is not None]
@@ -265,7 +269,9 @@ def test_bad_rows_leave_no_trace_in_good_ones(
 
 @pytest.mark.parametrize("special", [True, False])
 def test_a_row_of_no_tokens_is_empty_and_a_bad_one_is_not(strict: TextTokenizer, special: bool) -> None:
-    shard = tokenize_texts(["", "zebra", None, "a"], strict, add_special_tokens=special, bad_rows="quarantine")
+    shard = tokenize_texts(
+        ["", "zebra", None, "a"], strict, TokenizationSettings(add_special_tokens=special), bad_rows="quarantine"
+    )
     assert shard.empty.tolist() == [not special, False, False, False]
     assert shard.null.tolist() == [False, False, True, False]
     assert list(shard.bad) == [1, 2]
@@ -398,14 +404,14 @@ def test_tokenizing_that_nobody_waits_for_ends_at_the_next_chunk(
     "texts", [[], pa.array([], pa.string()), pa.chunked_array([], pa.string())], ids=["list", "array", "chunks"]
 )
 def test_no_texts(tokenizer: TextTokenizer, texts: Any) -> None:
-    shard = tokenize_texts(texts, tokenizer, max_length=5)
+    shard = tokenize_texts(texts, tokenizer, TokenizationSettings(max_length=5))
     check_shard(shard, 0)
     input_ids, lengths = shard.gather(np.empty(0, np.int64), 0)
     assert (input_ids.shape, lengths.shape) == ((0, 0), (0,))
 
 
 def test_all_texts_empty(wordlevel: TextTokenizer) -> None:
-    shard = tokenize_texts(["", " "], wordlevel, max_length=1, truncate=True)
+    shard = tokenize_texts(["", " "], wordlevel, TokenizationSettings(max_length=1, truncate=True))
     check_shard(shard, 2)
     assert shard.empty.all()
     assert shard.gather(np.array([1, 0]), 0)[0].shape == (2, 0)

@@ -16,7 +16,7 @@ import torch
 from tokenizers import Tokenizer
 
 from helpers.texts import TEXTS
-from lengthwise.config import EncoderConfig, TokenizerTraining
+from lengthwise.config import EncoderConfig, TokenizationSettings, TokenizerTraining
 from lengthwise.encoder.checkpoint import load_checkpoint, weights_fingerprint
 from lengthwise.encoder.engine import encode_tokens
 from lengthwise.encoder.model import seeded_encoder
@@ -126,19 +126,24 @@ def test_the_card_says_that_the_model_was_never_trained_and_not_validated(artifa
     assert "Not validated yet" in card
 
 
-@pytest.mark.parametrize("special", [True, False])
+@pytest.mark.parametrize(("special", "cut_at"), [(True, None), (False, None), (True, 4)])
 def test_the_cards_code_gives_the_vectors_of_batch_encoding(
-    special: bool, tmp_path: Path, encoder_config: Callable[..., EncoderConfig], monkeypatch: pytest.MonkeyPatch
+    special: bool,
+    cut_at: int | None,
+    tmp_path: Path,
+    encoder_config: Callable[..., EncoderConfig],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     words = TokenizerTraining(model="wordlevel", min_frequency=1, bos_token="[BOS]", eos_token="[EOS]")
     tokenizer = train_tokenizer(TEXTS, words)
-    encoder = seeded_encoder(encoder_config(vocab_size=tokenizer.vocab_size), 0)
+    tokenization = TokenizationSettings(add_special_tokens=special, max_length=cut_at, truncate=cut_at is not None)
+    encoder = seeded_encoder(encoder_config(vocab_size=tokenizer.vocab_size, tokenization=tokenization), 0)
     artifact_folder = tmp_path / "artifact"
-    build_artifact(encoder, tokenizer, artifact_folder, add_special_tokens=special, variants=())
+    build_artifact(encoder, tokenizer, artifact_folder, variants=())
     blocks = (artifact_folder / "README.md").read_text().split("```python\n")[1:]
     with_us, alone = (block.split("```")[0] for block in blocks[:2])
     monkeypatch.chdir(artifact_folder)
-    tokens = tokenize_texts([TEXTS[0], TEXTS[3]], tokenizer, add_special_tokens=special)
+    tokens = tokenize_texts([TEXTS[0], TEXTS[3]], tokenizer, tokenization)
     right, _ = encode_tokens(tokens, TorchEngine(encoder))
     for code in (with_us, alone):
         names: dict[str, np.ndarray] = {}

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from helpers.paths import ROOT, link_package
 from helpers.texts import TEXTS
-from lengthwise.config import BatchingSettings, EncoderConfig, TokenizerTraining
+from lengthwise.config import CONFIG_FILE, BatchingSettings, EncoderConfig, TokenizationSettings, TokenizerTraining
 from lengthwise.encoder.checkpoint import load_checkpoint, weights_fingerprint
 from lengthwise.encoder.engine import encode_texts, encode_tokens
 from lengthwise.encoder.model import seeded_encoder
@@ -96,7 +96,7 @@ def test_vectors_are_pytorchs(artifact_folder: Path) -> None:
     found = encode_texts(texts, tokenizer, engine)
     assert found.dtype == np.float32
     np.testing.assert_allclose(found, right, atol=1e-6, rtol=0)
-    assert engine.weights == weights_fingerprint(encoder)
+    assert engine.fingerprint == weights_fingerprint(encoder)
     assert engine.config == encoder.config
     assert engine.name == "onnxruntime cpu onnx/model.onnx"
     assert (engine.variant, engine.reference) == (NATIVE, None)
@@ -119,11 +119,14 @@ def test_limits_of_a_batch_and_workers_do_not_move_vectors(artifact_folder: Path
 
 
 @pytest.mark.parametrize("special", [True, False])
-def test_special_tokens_are_put_in_as_the_artifact_says(special: bool, native_alone: Path) -> None:
+def test_an_older_artifacts_manifest_says_whether_special_tokens_are_added(special: bool, native_alone: Path) -> None:
     artifact = Artifact.open(native_alone)
-    Artifact(artifact.folder, {**artifact.manifest, "add_special_tokens": special}).with_files({})
+    config = json.loads((artifact.folder / CONFIG_FILE).read_text())
+    del config["tokenization"]
+    manifest = {**artifact.manifest, "add_special_tokens": special}
+    Artifact(artifact.folder, manifest).with_files({CONFIG_FILE: json.dumps(config)})
     encoder, tokenizer = load_checkpoint(artifact.folder)
-    tokens = tokenize_texts(MIXED, tokenizer, add_special_tokens=special)
+    tokens = tokenize_texts(MIXED, tokenizer, TokenizationSettings(add_special_tokens=special))
     right, _ = encode_tokens(tokens, TorchEngine(encoder))
     loaded = OnnxEncoder.load(artifact.folder)
     assert loaded.dim == 4
