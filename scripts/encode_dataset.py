@@ -12,7 +12,7 @@ from lengthwise.cli.common import Command, load_run, run_options
 if TYPE_CHECKING:
     from lengthwise.config import RunConfig
     from lengthwise.run.cluster import OpenEngine
-    from lengthwise.run.local import EncodeReport
+    from lengthwise.run.stats import EncodeReport
     from lengthwise.store.parts import Part
 
 
@@ -51,33 +51,34 @@ def engine_opener(run: RunConfig) -> OpenEngine:
 
 def summary(run: RunConfig, report: EncodeReport) -> str:
     """What is in the folder, and what this run measured."""
-    from lengthwise.run.report import REPORT, precision_sentence
+    from lengthwise.run.report import describe_precision
     from lengthwise.store.folder import open_folder
-    from lengthwise.store.layout import QUARANTINE
+    from lengthwise.store.layout import QUARANTINE, REPORT
 
-    flags = f"{report.empty:,} empty, {report.null:,} null, {report.truncated:,} truncated"
-    lines = [f"vectors     {run.encode.output}/data: {report.rows:,} rows, {report.tokens:,} tokens ({flags})"]
-    if not report.complete:
+    totals, encoded = report.totals, report.encoded
+    flags = f"{totals.empty:,} empty, {totals.null:,} null, {totals.truncated:,} truncated"
+    lines = [f"vectors     {run.encode.output}/data: {totals.rows:,} rows, {totals.tokens:,} tokens ({flags})"]
+    if not report.is_complete:
         lines[0] += " in the shards that this part knows of; once all parts are done, run scripts/finalize_vectors.py"
-    if report.bad:
+    if totals.bad:
         where = f"set aside in {run.encode.output}/{QUARANTINE}" if run.encode.bad_rows == "quarantine" else "zeros"
-        lines.append(f"bad rows    {report.bad:,} could not be encoded: {where}")
-    if not report.encoded_shards:
+        lines.append(f"bad rows    {totals.bad:,} could not be encoded: {where}")
+    if not encoded.shards:
         lines.append("speed       nothing to encode: all shards were there, and their sha256 is right")
-    if report.encoded_tokens:
-        plan = report.plan
+    if encoded.tokens:
+        plan = encoded.plan
         lines += [
             f"speed       {report.tokens_per_second:,.0f} tokens/s with {report.engine}"
-            f" ({report.encoded_tokens:,} tokens in {report.seconds:.1f} s, reading and writing included)",
+            f" ({encoded.tokens:,} tokens in {report.seconds:.1f} s, reading and writing included)",
             f"padding     {plan.padding:.2%} of {plan.cells:,} computed cells, in {plan.batches:,} batches;"
-            f" in dataset order it would be {report.unplanned.padding:.1%}",
+            f" in dataset order it would be {encoded.unplanned.padding:.1%}",
         ]
-    if report.repeated_rows:
-        lines.append(f"repeats     {report.repeated_rows:,} rows had the ids of another row, and its vector")
-    if precision := precision_sentence(run, report):
+    if encoded.repeated:
+        lines.append(f"repeats     {encoded.repeated:,} rows had the ids of another row, and its vector")
+    if precision := describe_precision(run, report):
         lines.append(f"precision   {precision}")
     folder = open_folder(run.encode.output)
-    if report.complete and folder.read(REPORT) is not None:
+    if report.is_complete and folder.read(REPORT) is not None:
         lines.append(f"report      {folder.location(REPORT)}")
     return "\n".join(lines)
 

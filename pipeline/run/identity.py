@@ -16,30 +16,30 @@ from lengthwise.encoder.engine import Engine
 from lengthwise.tokens.tokenizer import TextTokenizer
 
 
-def run_identity(run: RunConfig, source: Source, tokenizer: TextTokenizer, engine: Engine) -> dict[str, Any]:
+def run_identity(config: RunConfig, source: Source, tokenizer: TextTokenizer, engine: Engine) -> dict[str, Any]:
     """The identity of a run, as JSON-ready values."""
     return {
-        **input_identity(run, source.fingerprint),
-        **run.resolve_tokenization(engine.config.tokenization).model_dump(mode="json"),
+        **input_identity(config, source.fingerprint),
+        **config.resolve_tokenization(engine.config.tokenization).model_dump(mode="json"),
         "tokenizer": tokenizer.fingerprint,
         "encoder": engine.config.model_dump(mode="json", exclude={"tokenization"}),  # as resolved, above
         "weights": engine.fingerprint,
         "engine": engine.name,
-        "batching": asdict(engine.costs.within(run.batching)),
+        "batching": asdict(engine.costs.within(config.batching)),
     }
 
 
-def input_identity(run: RunConfig, fingerprint: str) -> dict[str, Any]:
-    """The part of it that is known without the model.
+def input_identity(config: RunConfig, fingerprint: str) -> dict[str, Any]:
+    """The part of a run's identity that is known without the model.
 
     Args:
         fingerprint: the input's.
     """
     return {
         "input": fingerprint,
-        "text_column": run.dataset.text_column,
-        "keep_columns": list(run.dataset.keep_columns),
-        "shard_rows": run.dataset.shard_rows,
-        **run.tokenizer.overrides,
-        "vector_dtype": run.encode.vector_dtype,
+        "text_column": config.dataset.text_column,
+        "keep_columns": list(config.dataset.keep_columns),
+        "shard_rows": config.dataset.shard_rows,
+        **config.tokenizer.overrides,
+        "vector_dtype": config.encode.vector_dtype,
     }

@@ -15,26 +15,26 @@ from numpy.typing import NDArray
 
 from lengthwise.batching.inspection import Inspection, Strategy, length_percentiles
 from lengthwise.batching.plan import PlanReport
+from lengthwise.run.stats import EncodeReport
 from lengthwise.util.plots import BLUE, FAINT, INK, ORANGE, VERMILION, new_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from lengthwise.run.local import EncodeReport
 
 TOKENS, PADDING, BEYOND = BLUE, ORANGE, VERMILION
-DRAWN_ROWS = 192  # three batches of dataset order, and still a few pixels a row
+DRAWN_ROWS = 192  # three batches of dataset order, and still a few pixels per row
 _TITLE, _TEXT = 15, 12.5
-_BINS = 40  # at the most, where lengths are on a linear axis
-_GROWTH = 0.25  # of a bin to the next, on a logarithmic one
-_LONG_TAIL = 5  # the longest is so many times the median: lengths go on a logarithmic axis
+_MAX_BINS = 40  # on a linear axis
+_GROWTH = 0.25  # from a bin to the next, on a logarithmic axis
+_LONG_TAIL = 5  # the axis is logarithmic if the longest is more than this many times the median
 _GAP = 2  # between batches, in rows
 _STAGES = ("tokenize", "encode", "write")
 
 
 def dataset_figure(inspection: Inspection) -> Figure:
-    """How long a dataset's texts are, and the same rows batched in each way."""
+    """The lengths of a dataset's texts, and the same rows batched by each strategy."""
     from matplotlib.patches import Patch
 
     figure = new_figure(14, 11.5)
@@ -49,7 +49,7 @@ def dataset_figure(inspection: Inspection) -> Figure:
         axes.set_ylim(max(1, *ends), -_GAP)
         title = f"{way.name}: cost {inspection.relative_cost(report):.1f}"
         axes.set_title(title, fontsize=_TITLE, color=INK, loc="left", pad=26)
-        axes.text(0, 1.015, _remark(way, report), transform=axes.transAxes, fontsize=_TEXT, color=FAINT)
+        axes.text(0, 1.015, _describe_strategy(way, report), transform=axes.transAxes, fontsize=_TEXT, color=FAINT)
     panels[0].set_ylabel("rows; each box is a batch", fontsize=_TEXT)
     colours = {"tokens": TOKENS, "padding that is computed": PADDING}
     figure.legend(
@@ -58,7 +58,7 @@ def dataset_figure(inspection: Inspection) -> Figure:
         ncols=2,
         frameon=False,
         fontsize=_TEXT,
-        title=f"Drawn: the same {len(drawn):,} texts, the first ones, batched by themselves."
+        title=f"Drawn: the first {len(drawn):,} texts, batched by themselves."
         f" Figures: all {len(encoded):,} texts. Cost: estimated time, planned = 1.0.",
         title_fontsize=_TEXT,
         alignment="left",
@@ -67,16 +67,16 @@ def dataset_figure(inspection: Inspection) -> Figure:
 
 
 def run_figure(report: EncodeReport) -> Figure:
-    """How long a run's texts were, and where its time went."""
+    """The lengths of a run's texts, and where its time went."""
     figure = new_figure(14, 5)
     left, right = figure.subplots(1, 2, width_ratios=(3, 2))
-    draw_lengths(left, report.lengths)
-    draw_stages(right, {name: getattr(report.stages, name) for name in _STAGES}, report.seconds)
+    draw_lengths(left, report.encoded.lengths)
+    draw_stages(right, {name: getattr(report.encoded.stages, name) for name in _STAGES}, report.seconds)
     return figure
 
 
 def draw_lengths(axes: Axes, counts: NDArray[np.integer], max_length: int | None = None) -> None:
-    """A histogram of rows by tokens a row; rows of no tokens are told in the title.
+    """A histogram of rows by tokens per row; the title counts rows of no tokens.
 
     Args:
         counts: [longest + 1], how many rows have each length.
@@ -107,17 +107,17 @@ def draw_lengths(axes: Axes, counts: NDArray[np.integer], max_length: int | None
     missing = f"; {without:,} more have no tokens" if without else ""
     axes.set_title(f"Lengths of {rows - without:,} texts{missing}", fontsize=_TITLE, color=INK, loc="left")
     scale = " (logarithmic)" if logarithmic else ""
-    axes.set_xlabel(f"tokens a row{scale}; the longest has {longest:,}", fontsize=_TEXT)
+    axes.set_xlabel(f"tokens per row{scale}; the longest has {longest:,}", fontsize=_TEXT)
     axes.set_ylabel("rows", fontsize=_TEXT)
     axes.yaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
-    _plain(axes)
+    _style_axes(axes)
 
 
 def draw_plan(axes: Axes, lengths: NDArray[np.integer], strategy: Strategy) -> int:
     """Batches from the top down: a row is a bar of its tokens, and of its padding where that is computed.
 
     Args:
-        lengths: int64[rows], tokens a row.
+        lengths: int64[rows], tokens per row.
 
     Returns:
         Where the drawing ends, in rows.
@@ -135,12 +135,12 @@ def draw_plan(axes: Axes, lengths: NDArray[np.integer], strategy: Strategy) -> i
         top += len(batch) + _GAP
     axes.set_xlabel("tokens", fontsize=_TEXT)
     axes.set_yticks([])
-    _plain(axes)
+    _style_axes(axes)
     return top
 
 
 def draw_stages(axes: Axes, stages: dict[str, float], seconds: float) -> None:
-    """Seconds of each stage as bars, and the whole run's as a line: the stages overlap."""
+    """Seconds of each stage as bars, and of the whole run as a line: the stages overlap."""
     bars = axes.barh(list(stages), list(stages.values()), color=TOKENS)
     axes.bar_label(bars, [f"{value:,.1f} s" for value in stages.values()], padding=5, fontsize=_TEXT)
     axes.axvline(seconds, color=INK, linestyle="--")
@@ -148,12 +148,12 @@ def draw_stages(axes: Axes, stages: dict[str, float], seconds: float) -> None:
     axes.invert_yaxis()
     axes.set_title(f"Where {seconds:,.1f} s went (the stages overlap)", fontsize=_TITLE, color=INK, loc="left")
     axes.set_xlabel("seconds; the line is the whole run", fontsize=_TEXT)
-    _plain(axes)
+    _style_axes(axes)
 
 
 def _bin_starts(longest: int, limit: int | None, logarithmic: bool) -> NDArray[np.int64]:
     """The first length of each bin, and one beyond the longest; a bin ends at `limit` where rows are longer."""
-    starts, width = [1], -(-longest // _BINS)
+    starts, width = [1], -(-longest // _MAX_BINS)
     while starts[-1] <= longest:
         starts.append(starts[-1] + max(1, int(_GROWTH * starts[-1]) if logarithmic else width))
     starts[-1] = longest + 1
@@ -175,7 +175,7 @@ def _logarithmic_lengths(axes: Axes, longest: int) -> None:
 
 
 def _mark(axes: Axes, length: float, height: float, text: str, colour: str) -> None:
-    """A line at a length, and its text on the side that has room for it."""
+    """A line at a length, and its text on the side with more space."""
     place, _ = axes.transAxes.inverted().transform(axes.transData.transform((length, 0)))
     offset, side = (6, "left") if place < 0.35 else (-6, "right")
     axes.plot([length, length], [0, height], color=colour, linestyle="--", linewidth=1.6)
@@ -192,8 +192,8 @@ def _mark(axes: Axes, length: float, height: float, text: str, colour: str) -> N
     )
 
 
-def _remark(strategy: Strategy, report: PlanReport) -> str:
-    """What a strategy does beside the tokens."""
+def _describe_strategy(strategy: Strategy, report: PlanReport) -> str:
+    """What a strategy computes beside the tokens."""
     if strategy.costs.pads:
         return f"{report.padding:.1%} of what is computed is padding"
     if strategy.costs.mixed > 1 and not strategy.planned:
@@ -201,6 +201,6 @@ def _remark(strategy: Strategy, report: PlanReport) -> str:
     return "no padding"
 
 
-def _plain(axes: Axes) -> None:
+def _style_axes(axes: Axes) -> None:
     axes.tick_params(labelsize=_TEXT)
     axes.spines[["top", "right"]].set_visible(False)

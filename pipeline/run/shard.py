@@ -1,34 +1,35 @@
-"""One shard from its texts to its committed file: what a run does over and over, wherever it does it.
+"""Encodes one shard, from its texts to its committed file, wherever a run does it.
 
-On one machine the steps of neighbouring shards overlap (`run.local`); on a cluster each worker takes them one after
-the other (`lengthwise.run.cluster`). The steps are the same, and so are the bytes.
+On one machine the steps of neighbouring shards overlap (`lengthwise.run.local`); on a cluster each worker runs them
+one after the other (`lengthwise.run.cluster`). The steps are the same, and so are the bytes.
 
 Notable decisions:
-- A shard is tokenized and encoded in pieces of at most `PIECE_BYTES` of text, so that a shard whose texts are all long
-  needs no more memory for its ids than any other. Shards of usual texts are one piece.
-- What became of a row that cannot be encoded is decided here for all reasons alike: those that tokenizing finds, and
-  vectors that the stored type cannot hold.
-- The engine waits for nothing that can be done before or after: batches are planned where texts are tokenized, and
-  vectors are looked at where they are written.
+- A shard is tokenized and encoded in chunks of at most `CHUNK_BYTES` of text, so that a shard of long texts needs no
+  more memory for its ids than any other. Shards of usual texts are one chunk.
+- The engine waits for nothing that can be done before or after it: batches are planned where texts are tokenized, and
+  vectors are checked and cast where they are written.
+- Rows that cannot be encoded are handled here for all reasons alike: those that tokenizing finds, and vectors that the
+  stored type cannot hold.
 """
 
 from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from lengthwise.batching.plan import PlanReport, plan_in_order, report_plan
+from lengthwise.batching.plan import plan_in_order, report_plan
 from lengthwise.config import RunConfig
 from lengthwise.data.dataset import Shard, Source
 from lengthwise.encoder.engine import Engine, PlannedTokens, Progress, encode_planned, encode_tokens, plan_tokens
 from lengthwise.errors import TextError
+from lengthwise.run.stats import ShardStats, StageSeconds
 from lengthwise.store.cast import cast_vectors
 from lengthwise.store.parquet import vector_table, write_shard
 from lengthwise.store.protocol import Folder
@@ -36,90 +37,28 @@ from lengthwise.store.records import ShardRecord
 from lengthwise.tokens.ragged import RaggedTokens, cut_texts, tokenize_texts
 from lengthwise.tokens.tokenizer import TextTokenizer
 
-PIECE_BYTES = 64 * 2**20
-_DEVIATION_ROWS = 64  # of a piece, compared with float32 where a lower precision was asked for
-
-
-@dataclass(frozen=True)
-class StageSeconds:
-    """Seconds in which each stage worked; stages overlap, so they add up to more than the run took.
-
-    Attributes:
-        tokenize: reading, tokenizing, planning.
-        encode: the engine's batches.
-        write: looking at the vectors, writing.
-    """
-
-    tokenize: float = 0.0
-    encode: float = 0.0
-    write: float = 0.0
-
-
-@dataclass(frozen=True)
-class ShardStats:
-    """What encoding some shards took.
-
-    Attributes:
-        shards, rows, tokens: how many were encoded.
-        repeated: rows whose ids stood before in their piece, and were not computed again.
-        lengths: int64[longest + 1], how many rows have each number of tokens.
-        plan: what their batches cost.
-        unplanned: what batches of 64 rows in the dataset's order would cost, their padding computed.
-        stages: where the time went.
-        max_deviation, min_cosine: from float32, where a precision below it was asked for.
-    """
-
-    shards: int = 0
-    rows: int = 0
-    tokens: int = 0
-    repeated: int = 0
-    lengths: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
-    plan: PlanReport = PlanReport()
-    unplanned: PlanReport = PlanReport()
-    stages: StageSeconds = StageSeconds()
-    max_deviation: float | None = None
-    min_cosine: float | None = None
-
-    def __add__(self, other: ShardStats) -> ShardStats:
-        """Both together."""
-        deviations = [value for value in (self.max_deviation, other.max_deviation) if value is not None]
-        cosines = [value for value in (self.min_cosine, other.min_cosine) if value is not None]
-        return ShardStats(
-            self.shards + other.shards,
-            self.rows + other.rows,
-            self.tokens + other.tokens,
-            self.repeated + other.repeated,
-            _added(self.lengths, other.lengths),
-            self.plan + other.plan,
-            self.unplanned + other.unplanned,
-            StageSeconds(
-                self.stages.tokenize + other.stages.tokenize,
-                self.stages.encode + other.stages.encode,
-                self.stages.write + other.stages.write,
-            ),
-            max(deviations, default=None),
-            min(cosines, default=None),
-        )
+CHUNK_BYTES = 64 * 2**20
+_SAMPLED_ROWS = 64  # per chunk, compared with float32 where a lower precision was asked for
 
 
 @dataclass(frozen=True, eq=False)
-class PlannedPiece:
+class PlannedChunk:
     """Some rows of a shard, ready for the engine.
 
     Attributes:
-        first_row: the dataset's row number of the first one.
-        ids: them and their batches.
-        stats: what is known of them so far.
+        ids: the rows' ids and their batches.
+        stats: what is known of them before they are encoded.
+        is_last: whether the shard ends with it.
     """
 
-    first_row: int
     ids: PlannedTokens
     stats: ShardStats
+    is_last: bool
 
 
 @dataclass(frozen=True, eq=False)
 class Sample:
-    """Rows of a piece in a precision below float32, and in float32: int64[sampled], and [sampled, dim] of both."""
+    """Rows of a chunk in a precision below float32, and in float32: int64[sampled], and [sampled, dim] of both."""
 
     rows: NDArray[np.int64]
     found: NDArray[np.float32]
@@ -127,33 +66,38 @@ class Sample:
 
 
 @dataclass(frozen=True, eq=False)
-class EncodedPiece:
-    """Some rows of a shard: vectors [rows, dim], what stands beside them, and what they took.
+class EncodedChunk:
+    """Some rows of a shard, encoded; their ids are not kept.
 
-    `bad` has the reason for each row that could not be encoded, by its number in the piece. The vectors are float32 and
-    may be anything until `ShardEncoder.storable` has seen them.
+    Attributes:
+        vectors: float32[rows, dim], or in the stored type once they are cast.
+        lengths: int64[rows], tokens.
+        truncated: bool[rows].
+        empty, null: how many rows have no tokens, and no text.
+        bad: why a row could not be encoded, by its number in the chunk.
+        sample: what the deviation from float32 is measured on.
+        stats: what the chunk took.
     """
 
-    first_row: int
     vectors: NDArray[np.floating]
     lengths: NDArray[np.int64]
     truncated: NDArray[np.bool_]
-    empty: NDArray[np.bool_]
-    null: NDArray[np.bool_]
+    empty: int
+    null: int
     bad: dict[int, str]
     sample: Sample | None
     stats: ShardStats
 
 
 class ShardEncoder:
-    """Turns shards into files; it needs its folder to have been opened for the run by a `VectorStore`."""
+    """Encodes the shards of a run, and writes them to a folder that a `VectorStore` has opened for it."""
 
     def __init__(
-        self, run: RunConfig, source: Source, tokenizer: TextTokenizer, engine: Engine, folder: Folder, identity: str
+        self, config: RunConfig, source: Source, tokenizer: TextTokenizer, engine: Engine, folder: Folder, identity: str
     ) -> None:
-        self._run, self._source, self._tokenizer, self._engine = run, source, tokenizer, engine
+        self._config, self._source, self._tokenizer, self._engine = config, source, tokenizer, engine
         self._folder, self._identity = folder, identity
-        self._tokenization = run.resolve_tokenization(engine.config.tokenization)
+        self._tokenization = config.resolve_tokenization(engine.config.tokenization)
 
     def encode(self, shard: Shard) -> tuple[ShardRecord, ShardStats]:
         """All steps, one after the other.
@@ -161,112 +105,90 @@ class ShardEncoder:
         Raises:
             TextError, StoreError: a row cannot be encoded, or the shard cannot be written.
         """
-        pieces = []
-        began = time.perf_counter()
-        for planned in self.planned(shard):
-            pieces.append(self.storable(self.encoded(planned, time.perf_counter() - began)))
-            began = time.perf_counter()
-        return self.written(shard, pieces)
+        return self.write(shard, [self.encode_chunk(chunk) for _, chunk in self.plan_chunks([shard])])
 
-    def planned(self, shard: Shard) -> Iterator[PlannedPiece]:
-        """A shard's pieces: tokenized, and their batches planned. The engine is not used, only its settings."""
-        texts = shard.table[self._run.dataset.text_column]
-        for start, stop in cut_texts(texts, len(texts), PIECE_BYTES):
-            yield self._planned_piece(texts[start:stop], shard.first_row + start)
+    def plan_chunks(self, shards: Iterable[Shard]) -> Iterator[tuple[Shard, PlannedChunk]]:
+        """The chunks of each shard, tokenized and planned. Of the engine only its settings are used."""
+        started = time.perf_counter()
+        for shard in shards:
+            texts = shard.table[self._config.dataset.text_column]
+            for start, stop in cut_texts(texts, len(texts), CHUNK_BYTES):
+                is_last = stop == len(texts)
+                yield shard, self._plan_chunk(texts[start:stop], shard.first_row + start, is_last, started)
+                started = time.perf_counter()
 
-    def encoded(
-        self, piece: PlannedPiece, planned_seconds: float = 0.0, progress: Progress | None = None
-    ) -> EncodedPiece:
-        """The vectors of a piece, as the engine gives them.
+    def encode_chunk(self, chunk: PlannedChunk, progress: Progress | None = None) -> EncodedChunk:
+        """The vectors of a chunk, as the engine returns them.
 
         Args:
-            planned_seconds: what reading, tokenizing and planning it took.
-            progress: is told of every row that is done, and how many tokens it had.
+            progress: is called with rows that are done and their tokens.
         """
-        began = time.perf_counter()
-        tokens = piece.ids.tokens
-        vectors = encode_planned(piece.ids, self._engine, progress)
+        started = time.perf_counter()
+        tokens = chunk.ids.tokens
+        vectors = encode_planned(chunk.ids, self._engine, progress)
         sample = self._sample(tokens, vectors)
-        took = StageSeconds(tokenize=planned_seconds, encode=time.perf_counter() - began)
-        return EncodedPiece(
-            first_row=piece.first_row,
+        took = StageSeconds(encode=time.perf_counter() - started)
+        return EncodedChunk(
             vectors=vectors,
             lengths=tokens.lengths,
             truncated=tokens.truncated,
-            empty=tokens.empty,
-            null=tokens.null,
+            empty=int(tokens.empty.sum()),
+            null=int(tokens.null.sum()),
             bad=dict(tokens.bad),
             sample=sample,
-            stats=piece.stats + ShardStats(stages=took),
+            stats=chunk.stats + ShardStats(stages=took),
         )
 
-    def storable(self, piece: EncodedPiece) -> EncodedPiece:
-        """The piece with its vectors in the stored type, in the same memory; rows that it cannot hold are bad.
+    def write(self, shard: Shard, chunks: Sequence[EncodedChunk]) -> tuple[ShardRecord, ShardStats]:
+        """Write the shard of these chunks, whose vectors are overwritten. The caller adds the record to the store.
 
         Raises:
-            TextError: there is such a row, and the policy is `error`.
+            TextError: a vector cannot be stored, and the policy is `error`.
+            StoreError: the shard cannot be written.
         """
-        began = time.perf_counter()
-        vectors, unstorable = cast_vectors(piece.vectors, self._run.encode.vector_dtype)
-        if unstorable and self._run.encode.bad_rows == "error":
-            row, reason = next(iter(unstorable.items()))
-            raise TextError(
-                f"row {piece.first_row + row} cannot be stored: {reason}; set encode.vector_dtype to float32, check"
-                " the model, or set encode.bad_rows to quarantine or zero"
-            )
-        largest, cosine = _deviation(piece.sample, unstorable)
-        took = StageSeconds(write=time.perf_counter() - began)
-        return replace(
-            piece,
-            vectors=vectors,
-            bad={**piece.bad, **unstorable},
-            sample=None,
-            stats=piece.stats + ShardStats(stages=took, max_deviation=largest, min_cosine=cosine),
-        )
-
-    def written(self, shard: Shard, pieces: Sequence[EncodedPiece]) -> tuple[ShardRecord, ShardStats]:
-        """Write the shard of these pieces; the record is the store's to add."""
-        began = time.perf_counter()
-        quarantine = self._run.encode.bad_rows == "quarantine"
-        bad = _bad_of_all(pieces)
-        absent = np.zeros(shard.table.num_rows, np.bool_)
-        absent[list(bad)] = quarantine
+        started = time.perf_counter()
+        chunks = self._cast_chunks(shard, chunks)
+        quarantine = self._config.encode.bad_rows == "quarantine"
+        bad = _join_bad_rows(chunks)
+        is_null = np.zeros(shard.table.num_rows, np.bool_)
+        is_null[list(bad)] = quarantine
         table = vector_table(
-            shard.table.select(list(self._run.dataset.keep_columns)),
-            _joined([piece.vectors for piece in pieces]),
-            _joined([piece.lengths for piece in pieces]),
-            _joined([piece.truncated for piece in pieces]),
-            absent if bad else None,
+            shard.table.select(list(self._config.dataset.keep_columns)),
+            _join([chunk.vectors for chunk in chunks]),
+            _join([chunk.lengths for chunk in chunks]),
+            _join([chunk.truncated for chunk in chunks]),
+            is_null if bad else None,
         )
-        stats = sum((piece.stats for piece in pieces), ShardStats(shards=1))
+        stats = sum((chunk.stats for chunk in chunks), ShardStats(shards=1))
         counts = {
             "index": shard.index,
             "first_row": shard.first_row,
             "tokens": stats.tokens,
-            "empty": sum(int(piece.empty.sum()) for piece in pieces),
-            "null": sum(int(piece.null.sum()) for piece in pieces),
+            "empty": sum(chunk.empty for chunk in chunks),
+            "null": sum(chunk.null for chunk in chunks),
             "bad": len(bad),
-            "truncated": sum(int(piece.truncated.sum()) for piece in pieces),
+            "truncated": sum(int(chunk.truncated.sum()) for chunk in chunks),
             "max_deviation": stats.max_deviation,
             "min_cosine": stats.min_cosine,
         }
-        set_aside = self._set_aside(shard, bad) if bad and quarantine else None
-        record = write_shard(self._folder, self._identity, self._with_features(table), counts, set_aside)
-        return record, stats + ShardStats(stages=StageSeconds(write=time.perf_counter() - began))
+        lines = self._quarantine_lines(shard, bad) if bad and quarantine else None
+        record = write_shard(self._folder, self._identity, self._with_features(table), counts, lines)
+        return record, stats + ShardStats(stages=StageSeconds(write=time.perf_counter() - started))
 
-    def _planned_piece(self, texts: pa.ChunkedArray, first_row: int) -> PlannedPiece:
+    def _plan_chunk(self, texts: pa.ChunkedArray, first_row: int, is_last: bool, started: float) -> PlannedChunk:
         tokens = tokenize_texts(
             texts,
             self._tokenizer,
             self._tokenization,
-            bad_rows=self._run.encode.bad_rows,
+            bad_rows=self._config.encode.bad_rows,
             first_row=first_row,
         )
-        ids = plan_tokens(tokens, self._engine, self._run.batching, first_row)
-        return PlannedPiece(first_row, ids, self._planned_stats(ids))
+        ids = plan_tokens(tokens, self._engine, self._config.batching, first_row)
+        stats = self._planned_stats(ids)
+        took = StageSeconds(tokenize=time.perf_counter() - started)
+        return PlannedChunk(ids, stats + ShardStats(stages=took), is_last)
 
     def _planned_stats(self, ids: PlannedTokens) -> ShardStats:
-        """What is known of a piece before it is encoded."""
         lengths = ids.tokens.lengths
         in_order = report_plan(lengths, plan_in_order(lengths), self._engine.costs.padded())
         return ShardStats(
@@ -279,20 +201,37 @@ class ShardEncoder:
         )
 
     def _sample(self, tokens: RaggedTokens, vectors: NDArray[np.float32]) -> Sample | None:
-        """Rows all over the piece, in float32 too; None where this is float32."""
+        """Rows spread over the chunk, in float32 too; None where the engine computes in float32."""
         rows = np.flatnonzero(tokens.lengths)
         if self._engine.reference is None or not len(rows):
             return None
-        rows = np.unique(rows[np.linspace(0, len(rows) - 1, _DEVIATION_ROWS).astype(int)])
-        exact, _ = encode_tokens(tokens.take(rows), self._engine.reference, self._run.batching)
+        rows = np.unique(rows[np.linspace(0, len(rows) - 1, _SAMPLED_ROWS).astype(int)])
+        exact, _ = encode_tokens(tokens.take(rows), self._engine.reference, self._config.batching)
         return Sample(rows, vectors[rows], exact)
 
-    def _set_aside(self, shard: Shard, bad: dict[int, str]) -> bytes:
-        """A line of JSON a bad row: its number in the dataset, why it is bad, and its text.
+    def _cast_chunks(self, shard: Shard, chunks: Sequence[EncodedChunk]) -> list[EncodedChunk]:
+        """The chunks with their vectors in the stored type, in the same memory; rows that it cannot hold are bad."""
+        cast, first_row = [], shard.first_row
+        for chunk in chunks:
+            vectors, failures = cast_vectors(chunk.vectors, self._config.encode.vector_dtype)
+            if failures and self._config.encode.bad_rows == "error":
+                row, reason = next(iter(failures.items()))
+                raise TextError(
+                    f"row {first_row + row} cannot be stored: {reason}; set encode.vector_dtype to float32, check the"
+                    " model, or set encode.bad_rows to quarantine or zero"
+                )
+            deviation, cosine = _measure_deviation(chunk.sample, failures)
+            stats = chunk.stats + ShardStats(max_deviation=deviation, min_cosine=cosine)
+            cast.append(replace(chunk, vectors=vectors, bad={**chunk.bad, **failures}, sample=None, stats=stats))
+            first_row += len(chunk.lengths)
+        return cast
 
-        What is not Unicode in the text is written as `\\xff`, for the byte 255, and the like.
+    def _quarantine_lines(self, shard: Shard, bad: dict[int, str]) -> bytes:
+        r"""A line of JSON per bad row: its number in the dataset, why it is bad, and its text.
+
+        Bytes of the text that are not Unicode are written as `\xff`, for the byte 255, and the like.
         """
-        texts = shard.table[self._run.dataset.text_column].take(list(bad)).cast(pa.large_binary()).to_pylist()
+        texts = shard.table[self._config.dataset.text_column].take(list(bad)).cast(pa.large_binary()).to_pylist()
         lines = (
             {
                 "row": shard.first_row + row,
@@ -304,19 +243,19 @@ class ShardEncoder:
         return "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines).encode()
 
     def _with_features(self, table: pa.Table) -> pa.Table:
-        """The table with `datasets` metadata of the kept columns, so that class names and the like survive."""
+        """The table with the kept columns' `datasets` metadata, so that class names and the like are preserved."""
         import datasets
 
         features = datasets.Features.from_arrow_schema(table.schema)
-        features.update({name: self._source.features[name] for name in self._run.dataset.keep_columns})
+        features.update({name: self._source.features[name] for name in self._config.dataset.keep_columns})
         return table.replace_schema_metadata(features.arrow_schema.metadata)
 
 
-def _deviation(sample: Sample | None, unstorable: dict[int, str]) -> tuple[float, float] | tuple[None, None]:
+def _measure_deviation(sample: Sample | None, failures: dict[int, str]) -> tuple[float, float] | tuple[None, None]:
     """Largest difference and smallest cosine to float32, of the sampled rows that are stored."""
     if sample is None:
         return None, None
-    stored = ~np.isin(sample.rows, list(unstorable))
+    stored = ~np.isin(sample.rows, list(failures))
     if not stored.any():
         return None, None
     exact, found = (vectors[stored].astype(np.float64) for vectors in (sample.exact, sample.found))
@@ -325,23 +264,15 @@ def _deviation(sample: Sample | None, unstorable: dict[int, str]) -> tuple[float
     return float(np.abs(exact - found).max()), float(cosines.min())
 
 
-def _bad_of_all(pieces: Sequence[EncodedPiece]) -> dict[int, str]:
-    """The bad rows of a shard's pieces, in order, by their number in the shard."""
-    found: dict[int, str] = {}
+def _join_bad_rows(chunks: Sequence[EncodedChunk]) -> dict[int, str]:
+    """The bad rows of a shard's chunks, in order, by their number in the shard."""
+    bad: dict[int, str] = {}
     start = 0
-    for piece in pieces:
-        found.update({start + row: piece.bad[row] for row in sorted(piece.bad)})
-        start += len(piece.lengths)
-    return found
+    for chunk in chunks:
+        bad.update({start + row: chunk.bad[row] for row in sorted(chunk.bad)})
+        start += len(chunk.lengths)
+    return bad
 
 
-def _joined(arrays: list[NDArray[Any]]) -> NDArray[Any]:
+def _join(arrays: list[NDArray[Any]]) -> NDArray[Any]:
     return arrays[0] if len(arrays) == 1 else np.concatenate(arrays)
-
-
-def _added(first: NDArray[np.int64], second: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Two arrays of counts, of which one may be shorter."""
-    total = np.zeros(max(len(first), len(second)), np.int64)
-    total[: len(first)] += first
-    total[: len(second)] += second
-    return total

@@ -107,7 +107,7 @@ def _run(
     source = open_dataset(run.dataset)
 
     def encode(tokens: RaggedTokens) -> None:
-        ready: dict[str, Any] = {"tokenize_texts": lambda *_, **__: tokens, "PIECE_BYTES": 2**62}
+        ready: dict[str, Any] = {"tokenize_texts": lambda *_, **__: tokens, "CHUNK_BYTES": 2**62}
         with mock.patch.multiple("lengthwise.run.shard", **ready):
             encode_dataset(run, source, tokenizer, engine, fresh=True, show_progress=False)
 

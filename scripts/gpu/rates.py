@@ -257,7 +257,7 @@ def _many_texts(context: Context) -> _EndToEnd:
         encode_tokens(shard, engine)
     model = time.perf_counter() - began
     part = sum(len(shard.values) for shard in tokens)
-    return _EndToEnd(report.seconds, report.tokens, part / tokenizer, part / model)
+    return _EndToEnd(report.seconds, report.totals.tokens, part / tokenizer, part / model)
 
 
 def _end_to_end(context: Context) -> Found:

@@ -79,8 +79,8 @@ def check(
     finally:
         shutil.rmtree(Path(datasets.config.HF_DATASETS_CACHE) / "lengthwise", ignore_errors=True)
     found = pq.read_table(folder / "out/data")
-    assert report.rows == found.num_rows == len(expected)
-    assert report.bad == report.null == good.count(False)
+    assert report.totals.rows == found.num_rows == len(expected)
+    assert report.totals.bad == report.totals.null == good.count(False)
     assert found["n"].to_pylist() == list(range(len(expected)))
     assert found["text"].cast(pa.large_binary()).to_pylist() == expected
     vectors: dict[bytes, Any] = {}
@@ -159,5 +159,5 @@ def test_lines(tmp_path: Path, tokenizer: TextTokenizer, engine: LookupEngine, t
     run = run_config(tmp_path / "out", tmp_path / "rows.txt", dataset=dataset, encode={"bad_rows": policy})
     report = encode(run, open_dataset(run.dataset), tokenizer, engine)
     shutil.rmtree(Path(datasets.config.HF_DATASETS_CACHE) / "lengthwise", ignore_errors=True)
-    assert report.rows == len(lines)
+    assert report.totals.rows == len(lines)
     assert pq.read_table(tmp_path / "out/data")["text"].to_pylist() == lines

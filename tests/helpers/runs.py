@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 
 from lengthwise.config import RunConfig
 from lengthwise.data.dataset import Source
-from lengthwise.run.local import EncodeReport, encode_dataset
+from lengthwise.run.local import encode_dataset
+from lengthwise.run.stats import EncodeReport
 from lengthwise.tokens.tokenizer import TextTokenizer
 
 

@@ -20,7 +20,7 @@ from lengthwise.tokens.tokenizer import TextTokenizer
 ray = pytest.importorskip("ray", reason="Ray is not installed: pip install lengthwise[ray]")
 
 from lengthwise.encoder.torch_engine import open_torch  # noqa: E402
-from lengthwise.run.cluster import ShardWorker, _check_room, _with_absolute_paths, encode_on_cluster  # noqa: E402
+from lengthwise.run.cluster import ShardWorker, _check_capacity, _with_absolute_paths, encode_on_cluster  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -58,9 +58,9 @@ def test_a_stream_is_encoded_and_a_mistake_in_a_worker_is_told(run: RunConfig) -
     with pytest.raises(StoreError, match=r"another run \(max_length was 5, is null\)"):
         encode(run)
     report = encode(changed(run, "encode", output="streamed"))
-    assert (report.rows, report.encoded_shards, report.complete, report.engine) == (200, 4, True, "torch cpu")
+    assert (report.totals.rows, report.encoded.shards, report.is_complete, report.engine) == (200, 4, True, "torch cpu")
     before = contents(Path("streamed"))
-    assert encode(changed(run, "encode", output="streamed")).encoded_shards == 0
+    assert encode(changed(run, "encode", output="streamed")).encoded.shards == 0
     assert contents(Path("streamed")) == before
 
 
@@ -76,32 +76,32 @@ def test_a_shard_that_kills_every_worker_ends_the_run(run: RunConfig, tmp_path: 
         opened.touch()
         return engine, tokenizer
 
-    with pytest.raises(RunError, match=r"vectors: the run broke off \(.*; the shards that were committed are safe"):
+    with pytest.raises(RunError, match=r"vectors: the run failed \(.*; the shards that were committed are safe"):
         encode(run, open_and_die)
-    assert encode(run).encoded_shards == 4
+    assert encode(run).encoded.shards == 4
 
 
 @pytest.mark.usefixtures("_connected")
 def test_what_ray_would_wait_for_is_refused() -> None:
-    _check_room(ClusterSettings(workers=2))
+    _check_capacity(ClusterSettings(workers=2))
     for settings in (
         ClusterSettings(workers=3),
         ClusterSettings(cpus_per_worker=3),
         ClusterSettings(gpus_per_worker=1.0),
     ):
-        with pytest.raises(RunError, match=r"room for . workers of . CPUs and . GPUs, but . are asked for"):
-            _check_room(settings)
+        with pytest.raises(RunError, match=r"capacity for . workers of . CPUs and . GPUs, but . are requested"):
+            _check_capacity(settings)
 
 
 def test_a_worker_with_another_model_or_input_refuses(run: RunConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAYON_NUM_THREADS", "1")  # which a worker sets for itself
     source = open_dataset(run.dataset)
     worker = ShardWorker(run, open_torch, source.fingerprint, 200, {"weights": "other"})
-    assert "a worker's run is another one (" in str(worker._error)
+    assert "a worker's run differs from the driver's (" in str(worker._error)
     worker = ShardWorker(run, open_torch, source.fingerprint, 199, {})
-    assert "has 200 rows on a worker, but 199 where the run began" in str(worker._error)
+    assert "has 200 rows on a worker, but 199 on the driver" in str(worker._error)
     [result] = worker({"number": [0]})["result"]
-    assert b"199 where the run began" in result
+    assert b"199 on the driver" in result
 
 
 def test_paths_for_workers(run: RunConfig, tmp_path: Path) -> None:

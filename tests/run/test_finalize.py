@@ -31,7 +31,7 @@ def run(tmp_path: Path, texts_file: Path) -> RunConfig:
 def encode_part(run: RunConfig, tokenizer: TextTokenizer, engine: LookupEngine, *parts: Part | None) -> None:
     for part in parts:
         report = encode(run, open_dataset(run.dataset), tokenizer, engine, part=part)
-        assert report.complete == (part is None)
+        assert report.is_complete == (part is None)
 
 
 @pytest.mark.parametrize("streaming", [False, True])
@@ -113,8 +113,8 @@ def test_bad_rows_of_another_policy(tmp_path: Path, tokenizer: TextTokenizer, en
     with pytest.raises(StoreError, match=r"1 of 3 shards are missing \(numbers 2\)"):
         finalize_folder(aside, source_of(texts, aside))
     assert not (tmp_path / "out/manifest.json").exists()
-    assert encode(aside, source_of(texts, aside), tokenizer, engine, part=Part(0, 2)).encoded_shards == 1
-    assert encode(aside, source_of(texts, aside), tokenizer, engine, part=Part(0, 2)).encoded_shards == 0
+    assert encode(aside, source_of(texts, aside), tokenizer, engine, part=Part(0, 2)).encoded.shards == 1
+    assert encode(aside, source_of(texts, aside), tokenizer, engine, part=Part(0, 2)).encoded.shards == 0
     finalize_folder(aside, source_of(texts, aside))
     card = (tmp_path / "out/README.md").read_text()
     assert "1 rows could not be encoded (1 of them null or not Unicode)" in card

@@ -93,8 +93,9 @@ def test_a_vector_depends_on_its_text_alone(
     assert pq.read_table(folder / "data")["num_tokens"].to_pylist() == lengths.tolist()
     assert not found[lengths == 0].any()
     assert np.abs(found[lengths > 0]).max(axis=1, initial=1).min(initial=1) > 1e-3
-    assert (report.rows, report.tokens, report.empty) == (len(texts), lengths.sum(), (lengths == 0).sum())
-    assert len(list((folder / "data").iterdir())) == report.encoded_shards == -(-len(texts) // shard_rows)
+    totals = report.totals
+    assert (totals.rows, totals.tokens, totals.empty) == (len(texts), lengths.sum(), (lengths == 0).sum())
+    assert len(list((folder / "data").iterdir())) == report.encoded.shards == -(-len(texts) // shard_rows)
 
 
 def test_rows_keep_their_order_and_differ(tmp_path: Path, tokenizer: TextTokenizer, engine: LookupEngine) -> None:
@@ -139,7 +140,7 @@ def test_an_id_beyond_the_vocabulary_names_its_row(
 def test_rows_of_no_tokens_alone(tmp_path: Path, tokenizer: TextTokenizer, engine: LookupEngine) -> None:
     run = run_config(tmp_path)
     report = encode(run, source_of(["", " ", "\n"], run), tokenizer, engine)
-    assert (report.rows, report.empty, report.tokens, engine.batches) == (3, 3, 0, 0)
+    assert (report.totals.rows, report.totals.empty, report.totals.tokens, engine.batches) == (3, 3, 0, 0)
     assert vectors_at(tmp_path).tolist() == [[0.0] * engine.config.dim] * 3
 
 
@@ -152,7 +153,7 @@ def test_truncation_is_an_error_or_a_flag(tmp_path: Path, tokenizer: TextTokeniz
     table = pq.read_table(tmp_path / "b/data")
     assert table["truncated"].to_pylist() == [len(text.split()) > 6 for text in TEXTS]
     assert table["num_tokens"].to_pylist() == [min(len(text.split()), 6) for text in TEXTS]
-    assert report.truncated == 2
+    assert report.totals.truncated == 2
     cut = [" ".join(text.split()[:6]) for text in TEXTS]
     np.testing.assert_array_equal(vectors_at(tmp_path / "b"), encode_texts(cut, tokenizer, engine))
 
@@ -167,8 +168,8 @@ def test_the_second_run_encodes_nothing(tmp_path: Path, tokenizer: TextTokenizer
     stamps = [path.stat().st_mtime_ns for path in sorted((tmp_path / "data").iterdir())]
     engine.batches = 0
     second = encode(run, source_of(TEXTS, run), tokenizer, engine)
-    assert (engine.batches, second.encoded_shards, second.encoded_tokens) == (0, 0, 0)
-    assert (first.encoded_shards, first.rows, first.tokens) == (3, second.rows, second.tokens)
+    assert (engine.batches, second.encoded.shards, second.encoded.tokens) == (0, 0, 0)
+    assert (first.encoded.shards, first.totals) == (3, second.totals)
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == files
     assert [path.stat().st_mtime_ns for path in sorted((tmp_path / "data").iterdir())] == stamps
 
@@ -183,14 +184,14 @@ def test_an_interrupted_run_ends_as_an_undisturbed_one(
         for name in ("broken", "whole")
     }
     encode(runs["whole"], open_dataset(runs["whole"].dataset), tokenizer, engine)
-    with pytest.raises(RunError, match=r"broke off \(RuntimeError: pulled the plug\); the shards .* are safe, and the"):
+    with pytest.raises(RunError, match=r"failed \(RuntimeError: pulled the plug\); the shards .* are safe, and the"):
         encode(runs["broken"], open_dataset(runs["broken"].dataset), tokenizer, BreakingEngine(engine.config, last=6))
     whole = data_files(tmp_path / "whole")
     assert data_files(tmp_path / "broken") == dict(list(whole.items())[:2])
     assert not (tmp_path / "broken/manifest.json").exists()
     engine.name, engine.batches = BreakingEngine.name, 0
     report = encode(runs["broken"], open_dataset(runs["broken"].dataset), tokenizer, engine)
-    assert (engine.batches, report.encoded_shards, report.rows) == (1, 1, len(TEXTS))
+    assert (engine.batches, report.encoded.shards, report.totals.rows) == (1, 1, len(TEXTS))
     assert data_files(tmp_path / "broken") == whole
     for name in ("manifest.json", "identity.json", "shards.jsonl"):
         assert (tmp_path / "broken" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
@@ -203,7 +204,7 @@ def test_a_shard_that_was_changed_is_encoded_again(
     encode(run, source_of(TEXTS, run), tokenizer, engine)
     before = data_files(tmp_path)
     (tmp_path / "data/shard-000001.parquet").write_bytes(b"rubbish")
-    assert encode(run, source_of(TEXTS, run), tokenizer, engine).encoded_shards == 1
+    assert encode(run, source_of(TEXTS, run), tokenizer, engine).encoded.shards == 1
     assert data_files(tmp_path) == before
 
 
@@ -258,7 +259,7 @@ def test_what_does_not_change_a_byte_is_not_refused(
     run = run_config(tmp_path)
     encode(run, source_of(TEXTS, run), tokenizer, engine)
     other = run_config(tmp_path, encode={"bad_rows": "zero", "device": "auto"}, export={"output": "elsewhere"})
-    assert encode(other, source_of(TEXTS, other), tokenizer, engine).encoded_shards == 0
+    assert encode(other, source_of(TEXTS, other), tokenizer, engine).encoded.shards == 0
 
 
 def test_an_input_that_breaks_off(tmp_path: Path, tokenizer: TextTokenizer, engine: LookupEngine) -> None:
@@ -310,15 +311,16 @@ def test_the_plan_of_a_run_adds_up(tmp_path: Path, tokenizer: TextTokenizer, eng
     report = encode(run, source_of(texts, run), tokenizer, engine)
     shards = [tokenize_texts(texts[start : start + 3], tokenizer) for start in range(0, len(texts), 3)]
     plans = [encode_tokens(tokens, LookupEngine(engine.config))[1] for tokens in shards]
-    assert report.plan == sum(plans[1:], plans[0])
-    assert (report.plan.rows, report.repeated_rows) == (len(TEXTS) + 1, 1)
-    assert (report.encoded_rows, report.unplanned.rows) == (len(texts), len(TEXTS) + 2)
-    assert report.unplanned.cells > report.unplanned.tokens == report.encoded_tokens
-    assert report.lengths.sum() == len(texts)
-    assert (report.lengths * np.arange(len(report.lengths))).sum() == report.encoded_tokens
+    assert report.encoded.plan == sum(plans[1:], plans[0])
+    assert (report.encoded.plan.rows, report.encoded.repeated) == (len(TEXTS) + 1, 1)
+    assert (report.encoded.rows, report.encoded.unplanned.rows) == (len(texts), len(TEXTS) + 2)
+    assert report.encoded.unplanned.cells > report.encoded.unplanned.tokens == report.encoded.tokens
+    assert report.encoded.lengths.sum() == len(texts)
+    assert (report.encoded.lengths * np.arange(len(report.encoded.lengths))).sum() == report.encoded.tokens
     assert report.tokens_per_second > 0
-    assert 0 < max(report.stages.tokenize, report.stages.encode, report.stages.write) <= report.seconds
-    assert (report.max_deviation, report.min_cosine) == (None, None)
+    stages = report.encoded.stages
+    assert 0 < max(stages.tokenize, stages.encode, stages.write) <= report.seconds
+    assert (report.encoded.max_deviation, report.encoded.min_cosine) == (None, None)
 
 
 def test_a_shard_is_tokenized_while_the_one_before_is_encoded(
@@ -386,7 +388,7 @@ def test_a_vector_that_cannot_be_stored_ends_the_run_there(
     assert list(data_files(tmp_path)) == [f"shard-{shard:06d}.parquet" for shard in range(bad // 3)]
     assert not (tmp_path / "manifest.json").exists()
     engine.table[tokenizer.encode_batch(["moon"])[0].ids] = 1
-    assert encode(run, source_of(texts, run), tokenizer, engine).encoded_shards == 3 - bad // 3
+    assert encode(run, source_of(texts, run), tokenizer, engine).encoded.shards == 3 - bad // 3
 
 
 def test_shards_that_are_written_side_by_side_are_the_same(
@@ -405,7 +407,7 @@ def test_shards_that_are_written_side_by_side_are_the_same(
         monkeypatch.setattr(shard, "write_shard", write)
         run = run_config(tmp_path / str(number))
         report = encode(run, source_of(texts, run), tokenizer, engine)
-        assert (report.encoded_shards, report.encoded_rows) == (5, len(texts))
+        assert (report.encoded.shards, report.encoded.rows) == (5, len(texts))
     for name in ("shards.jsonl", "manifest.json"):
         assert (tmp_path / "1" / name).read_bytes() == (tmp_path / "2" / name).read_bytes()
     assert data_files(tmp_path / "1") == data_files(tmp_path / "2")
@@ -436,7 +438,7 @@ def test_a_shard_that_cannot_be_written_ends_the_run(
         encode(run, source_of(TEXTS, run), tokenizer, engine)
     assert list(data_files(tmp_path)) == ["shard-000000.parquet"]
     assert not (tmp_path / "manifest.json").exists()
-    assert encode(run, source_of(TEXTS, run), tokenizer, engine).encoded_shards == 2
+    assert encode(run, source_of(TEXTS, run), tokenizer, engine).encoded.shards == 2
 
 
 def test_datasets_does_not_mistake_one_run_for_another(
@@ -476,7 +478,8 @@ def test_no_torch_is_needed(tmp_path: Path, texts_file: Path) -> None:
         }})
         source = open_dataset(run.dataset)
         tokenizer = train_tokenizer(source.texts(), TokenizerTraining(model="wordlevel", min_frequency=1))
-        print(encode_dataset(run, source, tokenizer, Ones(), show_progress=False).rows, "torch" in sys.modules)
+        report = encode_dataset(run, source, tokenizer, Ones(), show_progress=False)
+        print(report.totals.rows, "torch" in sys.modules)
     """
     done = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], cwd=ROOT, capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (0, f"{len(TEXTS)} False\n"), done.stderr

@@ -167,7 +167,7 @@ def test_the_panels_show_the_same_rows_and_the_figures_of_all() -> None:
     assert planned.get_title(loc="left") == "planned: cost 1.0"
     assert "no padding" in texts(planned)
     (legend,) = figure.legends
-    assert f"the same {DRAWN_ROWS} texts" in legend.get_title().get_text()
+    assert f"the first {DRAWN_ROWS} texts" in legend.get_title().get_text()
     assert f"all {len(LONG_TAIL):,} texts" in legend.get_title().get_text()
 
 

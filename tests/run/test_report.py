@@ -1,4 +1,4 @@
-"""The report beside a run's vectors: its figures are the run's, and it names no place."""
+"""The report beside a run's vectors: its figures are the run's, and it names no local path."""
 
 from __future__ import annotations
 
@@ -18,33 +18,30 @@ from helpers.inspections import run_with
 from lengthwise.batching.plan import PlanReport
 from lengthwise.config import RunConfig
 from lengthwise.errors import StoreError
-from lengthwise.run.local import EncodeReport, StageSeconds
 from lengthwise.run.plots import TOKENS, run_figure
 from lengthwise.run.report import report_to_markdown, write_report
+from lengthwise.run.stats import EncodeReport, ShardStats, StageSeconds
+from lengthwise.store.records import Totals
 
 RUN = run_with()
-FOUND = EncodeReport(
-    rows=300,
-    tokens=3_600,
-    empty=2,
-    null=1,
-    bad=3,
-    complete=True,
-    truncated=4,
-    engine="torch cpu bf16",
-    encoded_shards=2,
-    encoded_rows=200,
-    encoded_tokens=2_000,
-    repeated_rows=40,
-    seconds=4.0,
-    stages=StageSeconds(1.5, 3.25, 0.5),
+ENCODED = ShardStats(
+    shards=2,
+    rows=200,
+    tokens=2_000,
+    repeated=40,
     lengths=np.array([3, 0, 0, 0, 0, 100, 0, 0, 0, 0, 87, 0, 0, 0, 0, 10]),
     plan=PlanReport(157, 1_600, 3, 1_600, 2_000.0),
     unplanned=PlanReport(197, 2_000, 4, 2_500, 5_000.0),
-    max_deviation=None,
-    min_cosine=None,
+    stages=StageSeconds(1.5, 3.25, 0.5),
 )
-NOTHING = replace(FOUND, encoded_shards=0, encoded_rows=0, encoded_tokens=0, plan=PlanReport(), unplanned=PlanReport())
+REPORT = EncodeReport(
+    totals=Totals(rows=300, tokens=3_600, empty=2, null=1, bad=3, truncated=4),
+    encoded=ENCODED,
+    is_complete=True,
+    engine="torch cpu bf16",
+    seconds=4.0,
+)
+NOTHING_ENCODED = replace(REPORT, encoded=ShardStats())
 
 
 def cells(text: str) -> dict[str, list[str]]:
@@ -53,13 +50,13 @@ def cells(text: str) -> dict[str, list[str]]:
     return {name: rest for name, *rest in rows}
 
 
-def test_every_figure_is_the_runs() -> None:
-    text = report_to_markdown(RUN, FOUND)
+def test_report_has_the_figures_of_the_run() -> None:
+    text = report_to_markdown(RUN, REPORT)
     found = cells(text)
     assert "`in.txt`, split `train`, column `text`: 200 rows of 2,000 tokens were encoded in 4.0 s." in text
-    assert "The folder's other 100 rows were there already." in text
-    assert found["rows a second, reading and writing included"] == ["50"]
-    assert found["tokens a second, the same"] == ["500"]
+    assert "The folder's other 100 rows were encoded before." in text
+    assert found["rows per second, reading and writing included"] == ["50"]
+    assert found["tokens per second, reading and writing included"] == ["500"]
     assert found["rows that repeat the ids of another, computed once"] == ["40"]
     assert found["texts of no tokens, in the whole folder"] == ["2"]
     assert found["rows without a text, in the whole folder"] == ["1"]
@@ -71,26 +68,27 @@ def test_every_figure_is_the_runs() -> None:
     assert found["planned"] == ["157", "3", "0.0%", "1.0"]
 
 
-def test_a_whole_run_has_no_rest() -> None:
-    assert "were there already" not in report_to_markdown(RUN, replace(FOUND, rows=200))
+def test_report_of_a_full_encode_mentions_no_older_rows() -> None:
+    complete = replace(REPORT, totals=replace(REPORT.totals, rows=200))
+    assert "were encoded before" not in report_to_markdown(RUN, complete)
 
 
-def test_precision_is_told_where_it_is_lower() -> None:
-    assert "Precision" not in report_to_markdown(RUN, FOUND)
-    lower = replace(FOUND, max_deviation=0.00321, min_cosine=0.99987)
+def test_report_has_a_precision_section_below_float32() -> None:
+    assert "Precision" not in report_to_markdown(RUN, REPORT)
+    lower = replace(REPORT, encoded=replace(ENCODED, max_deviation=0.00321, min_cosine=0.99987))
     text = report_to_markdown(run_with(encode={"precision": "bf16"}), lower)
     assert "bf16: at most 3.2e-03 from float32 on sampled rows, cosine at least 0.999870." in text
 
 
-def test_texts_of_no_tokens_have_no_batches() -> None:
-    blank = replace(FOUND, encoded_tokens=0, lengths=np.array([200]), plan=PlanReport(), unplanned=PlanReport())
-    text = report_to_markdown(RUN, blank)
+def test_report_without_tokens_has_no_batches_section() -> None:
+    blank = ShardStats(shards=2, rows=200, lengths=np.array([200]), stages=ENCODED.stages)
+    text = report_to_markdown(RUN, replace(REPORT, encoded=blank))
     assert "batches" not in text
-    assert cells(text)["tokens a second, the same"] == ["0"]
+    assert cells(text)["tokens per second, reading and writing included"] == ["0"]
 
 
-def test_what_computed_is_named() -> None:
-    found = cells(report_to_markdown(run_with(encode={"precision": "bf16"}), FOUND))
+def test_report_names_engine_packages_and_processor() -> None:
+    found = cells(report_to_markdown(run_with(encode={"precision": "bf16"}), REPORT))
     assert found["engine"] == ["torch cpu bf16"]
     assert found["torch"] == [version("torch")]
     assert found["tokenizers"] == [version("tokenizers")]
@@ -98,11 +96,11 @@ def test_what_computed_is_named() -> None:
     assert len(found["processor"][0]) > len(", 1 cores")
 
 
-def test_no_place_is_named(tmp_path: Path) -> None:
+def test_report_names_no_local_path(tmp_path: Path) -> None:
     settings = RUN.model_dump()
     settings["dataset"]["path"] = str(tmp_path / "some/where/facts.txt")
     run = RunConfig.model_validate(settings)
-    path = write_report(tmp_path / "vectors", run, FOUND)
+    path = write_report(tmp_path / "vectors", run, REPORT)
     assert path is not None
     text = Path(path).read_text()
     assert "`facts.txt`" in text
@@ -111,51 +109,51 @@ def test_no_place_is_named(tmp_path: Path) -> None:
     assert str(tmp_path).encode() not in (tmp_path / "vectors/report.png").read_bytes()
 
 
-def test_the_report_shows_the_picture(tmp_path: Path) -> None:
-    assert write_report(tmp_path, RUN, FOUND) == str(tmp_path / "report.md")
+def test_write_report_writes_text_and_figure(tmp_path: Path) -> None:
+    assert write_report(tmp_path, RUN, REPORT) == str(tmp_path / "report.md")
     assert sorted(contents(tmp_path)) == ["report.md", "report.png"]
     assert "](report.png)" in (tmp_path / "report.md").read_text()
     assert imread(tmp_path / "report.png").shape[:2] == (500, 1400)
 
 
-def test_the_picture_is_of_the_run() -> None:
-    lengths, stages = run_figure(FOUND).axes
+def test_run_figure_shows_lengths_and_stages() -> None:
+    lengths, stages = run_figure(REPORT).axes
     assert sum(bar.get_height() for bar in bars(lengths, TOKENS)) == 197
     assert "3 more have no tokens" in lengths.get_title(loc="left")
     assert [bar.get_width() for bar in bars(stages, TOKENS)] == [1.5, 3.25, 0.5]
     assert list(stages.lines[0].get_xdata()) == [4.0, 4.0]
 
 
-def test_an_older_report_stays_where_nothing_was_encoded(tmp_path: Path) -> None:
-    assert write_report(tmp_path, RUN, NOTHING) is None
+def test_write_report_keeps_an_older_report_if_nothing_was_encoded(tmp_path: Path) -> None:
+    assert write_report(tmp_path, RUN, NOTHING_ENCODED) is None
     assert not contents(tmp_path)
-    write_report(tmp_path, RUN, FOUND)
+    write_report(tmp_path, RUN, REPORT)
     before = contents(tmp_path)
-    assert write_report(tmp_path, RUN, NOTHING) is None
+    assert write_report(tmp_path, RUN, NOTHING_ENCODED) is None
     assert contents(tmp_path) == before
 
 
-def test_a_part_writes_none(tmp_path: Path) -> None:
-    assert write_report(tmp_path, RUN, replace(FOUND, complete=False)) is None
+def test_write_report_skips_parts(tmp_path: Path) -> None:
+    assert write_report(tmp_path, RUN, replace(REPORT, is_complete=False)) is None
     assert not contents(tmp_path)
 
 
-def test_a_report_at_a_url(tmp_path: Path) -> None:
+def test_write_report_to_a_url(tmp_path: Path) -> None:
     url = f"memory://{tmp_path.name}-report/vectors"
-    assert write_report(url, RUN, FOUND) == f"{url}/report.md"
+    assert write_report(url, RUN, REPORT) == f"{url}/report.md"
     assert fsspec.filesystem("memory").cat(f"/{tmp_path.name}-report/vectors/report.md").startswith(b"# Report")
 
 
-def test_a_report_that_cannot_be_written(tmp_path: Path) -> None:
+def test_write_report_reports_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "vectors").write_text("a file")
     with pytest.raises(StoreError, match=r"report\.md: cannot be written .* only the report is missing"):
-        write_report(tmp_path / "vectors", RUN, FOUND)
+        write_report(tmp_path / "vectors", RUN, REPORT)
 
 
-def test_without_matplotlib_there_is_text_and_no_older_picture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    write_report(tmp_path, RUN, FOUND)
+def test_write_report_without_matplotlib_removes_an_old_figure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_report(tmp_path, RUN, REPORT)
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    write_report(tmp_path, RUN, FOUND)
+    write_report(tmp_path, RUN, REPORT)
     assert sorted(contents(tmp_path)) == ["report.md"]
     assert "install lengthwise[plot]" in (tmp_path / "report.md").read_text()
     assert "report.png" not in (tmp_path / "report.md").read_text()

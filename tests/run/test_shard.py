@@ -25,7 +25,7 @@ from lengthwise.encoder.engine import encode_texts
 from lengthwise.encoder.model import seeded_encoder
 from lengthwise.encoder.torch_engine import TorchEngine
 from lengthwise.errors import TextError
-from lengthwise.run.shard import ShardStats
+from lengthwise.run.stats import ShardStats
 from lengthwise.tokens.tokenizer import TextTokenizer
 
 # Rows that cannot be encoded
@@ -42,7 +42,7 @@ def test_nulls_stop_a_run_or_become_zeros(tmp_path: Path, tokenizer: TextTokeniz
     assert list(data_files(tmp_path / "out")) == ["shard-000000.parquet"]
     run = run_config(tmp_path / "out", encode={"bad_rows": "zero"})
     report = encode(run, source_of(texts, run), tokenizer, engine)
-    assert (report.rows, report.null, report.empty, report.encoded_shards) == (6, 1, 2, 1)
+    assert (report.totals.rows, report.totals.null, report.totals.empty, report.encoded.shards) == (6, 1, 2, 1)
     assert vectors_at(tmp_path / "out").any(axis=1).tolist() == [True, False, True, True, False, False]
 
 
@@ -66,7 +66,7 @@ def test_quarantine_sets_rows_aside_with_reason_and_text(
     changes = {"encode": {"bad_rows": "quarantine"}, "tokenizer": {"max_length": 5}}
     run = run_config(tmp_path / "out", tmp_path / "rows.parquet", **changes)
     report = encode(run, open_dataset(run.dataset), tokenizer, engine)
-    assert (report.rows, report.bad, report.null, report.empty) == (7, 3, 2, 1)
+    assert (report.totals.rows, report.totals.bad, report.totals.null, report.totals.empty) == (7, 3, 2, 1)
     assert set_aside(tmp_path / "out") == [
         {"row": 1, "reason": "null", "text": None},
         {"row": 3, "reason": "not Unicode: bytes that are not UTF-8", "text": "x\\xffy"},
@@ -90,7 +90,7 @@ def test_another_policy_writes_the_shards_with_bad_rows_again(
         for policy in policies:
             run = run_config(tmp_path / "-".join(policies), encode={"bad_rows": policy})
             report = encode(run, source_of(texts, run), tokenizer, engine)
-        assert report.encoded_shards == (2 if len(policies) == 1 else 1)
+        assert report.encoded.shards == (2 if len(policies) == 1 else 1)
     for policy in ("zero", "quarantine"):
         [one, other] = [path for path in tmp_path.iterdir() if path.name.endswith(policy)]
         for name in ("shards.jsonl", "manifest.json", "README.md"):
@@ -137,7 +137,7 @@ def test_a_bad_row_costs_no_other_row(
     aside = set_aside(Path(run.encode.output))
     assert [line["row"] for line in aside] == [row for row, is_good in enumerate(good) if not is_good]
     assert [line["text"] for line in aside] == [text for text, is_good in zip(texts, good, strict=True) if not is_good]
-    assert report.bad == len(aside)
+    assert report.totals.bad == len(aside)
 
 
 def test_a_refused_row_is_named(tmp_path: Path, tokenizer: TextTokenizer, engine: LookupEngine) -> None:
@@ -154,7 +154,7 @@ def test_vectors_that_cannot_be_stored_are_bad_rows_too(
     engine.table[cat], engine.table[dog] = 70_000, np.nan
     run = run_config(tmp_path, encode={"vector_dtype": "float16", "bad_rows": policy})
     report = encode(run, source_of(["sea", "cat", "dog"], run), tokenizer, engine)
-    assert (report.bad, report.null) == (2, 0)
+    assert (report.totals.bad, report.totals.null) == (2, 0)
     found = pq.read_table(tmp_path / "data")["embedding"].to_pylist()
     assert found[0] is not None
     assert found[1:] == [None, None] if policy == "quarantine" else not np.any(found[1:])
@@ -167,11 +167,11 @@ def test_vectors_that_cannot_be_stored_are_bad_rows_too(
 # Pieces
 
 
-@pytest.mark.parametrize("piece_bytes", [1, 30, 10_000])
+@pytest.mark.parametrize("chunk_bytes", [1, 30, 10_000])
 def test_the_pieces_of_a_shard_are_one_shard(
-    tmp_path: Path, tokenizer: TextTokenizer, engine: LookupEngine, monkeypatch: pytest.MonkeyPatch, piece_bytes: int
+    tmp_path: Path, tokenizer: TextTokenizer, engine: LookupEngine, monkeypatch: pytest.MonkeyPatch, chunk_bytes: int
 ) -> None:
-    monkeypatch.setattr("lengthwise.run.shard.PIECE_BYTES", piece_bytes)
+    monkeypatch.setattr("lengthwise.run.shard.CHUNK_BYTES", chunk_bytes)
     texts = [*TEXTS, None, *TEXTS]
     changes = {"dataset": {"shard_rows": 9, "keep_columns": ["text"]}, "encode": {"bad_rows": "quarantine"}}
     run = run_config(tmp_path, **changes)
@@ -181,8 +181,8 @@ def test_the_pieces_of_a_shard_are_one_shard(
     expected = encode_texts(TEXTS, tokenizer, engine).tolist()
     assert table["embedding"].to_pylist() == [*expected, None, *expected]
     assert [line["row"] for line in set_aside(tmp_path)] == [7]
-    assert (report.encoded_shards, report.encoded_rows, report.bad) == (2, 15, 1)
-    assert report.repeated_rows == (1 if piece_bytes == 10_000 else 0)
+    assert (report.encoded.shards, report.encoded.rows, report.totals.bad) == (2, 15, 1)
+    assert report.encoded.repeated == (1 if chunk_bytes == 10_000 else 0)
 
 
 def test_stats_add_up() -> None:
@@ -254,9 +254,9 @@ def test_a_lower_precision_records_how_far_it_is(
     found = vectors_at(tmp_path)
     deviations = np.abs(found - exact).max(axis=1)
     cosines = (found * exact).sum(axis=1) / np.linalg.norm(found, axis=1) / np.linalg.norm(exact, axis=1)
-    assert report.max_deviation == pytest.approx(deviations.max(), rel=1e-3)
-    assert report.min_cosine == pytest.approx(cosines.min(), abs=1e-6)
-    assert 0.999 < report.min_cosine < 1
+    assert report.encoded.max_deviation == pytest.approx(deviations.max(), rel=1e-3)
+    assert report.encoded.min_cosine == pytest.approx(cosines.min(), abs=1e-6)
+    assert 0.999 < report.encoded.min_cosine < 1
     shards = json.loads((tmp_path / "manifest.json").read_bytes())["shards"]
     assert [shard["max_deviation"] for shard in shards] == pytest.approx(
         [deviations[start : start + 3].max() for start in (0, 3, 6)], rel=1e-3
@@ -274,6 +274,6 @@ def test_how_far_it_is_leaves_out_what_is_not_stored(
     engine.table[cat] = np.inf
     run = run_config(tmp_path, encode={"bad_rows": "zero"})
     report = encode(run, source_of(["sea", "cat", "dog", "cat"], run), tokenizer, engine)
-    assert (report.bad, report.max_deviation) == (2, pytest.approx(0.25, rel=1e-5))
+    assert (report.totals.bad, report.encoded.max_deviation) == (2, pytest.approx(0.25, rel=1e-5))
     shards = json.loads((tmp_path / "manifest.json").read_bytes())["shards"]
     assert shards[1]["max_deviation"] is None  # of its only row

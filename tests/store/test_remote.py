@@ -61,8 +61,8 @@ def test_a_whole_run_writes_what_it_writes_on_a_disk(
     texts = [*TEXTS, None]
     for output in (url, tmp_path / "out"):
         run = run_config(output, encode={"bad_rows": "quarantine"})  # type: ignore[arg-type]
-        assert encode(run, source_of(texts, run), tokenizer, engine).encoded_shards == 3
-        assert encode(run, source_of(texts, run), tokenizer, engine).encoded_shards == 0
+        assert encode(run, source_of(texts, run), tokenizer, engine).encoded.shards == 3
+        assert encode(run, source_of(texts, run), tokenizer, engine).encoded.shards == 0
     expected = contents(tmp_path / "out")
     found = files_at(url)
     assert found.keys() == expected.keys()
@@ -76,7 +76,7 @@ def test_a_run_that_broke_off_goes_on(url: str, tokenizer: TextTokenizer, engine
         encode(run, source_of(TEXTS, run), tokenizer, engine, part=part)
     memory = fsspec.filesystem("memory")
     memory.pipe_file(f"{url.removeprefix('memory:/')}/data/shard-000001.parquet", b"damaged")
-    assert encode(run, source_of(TEXTS, run), tokenizer, engine).encoded_shards == 1
+    assert encode(run, source_of(TEXTS, run), tokenizer, engine).encoded.shards == 1
     assert not [name for name in memory.find(url) if ".lines" in name or ".lock" in name or "-of-" in name]
 
 

@@ -1,0 +1,105 @@
+"""What a run measures: per shard, summed over shards, and as the report of the whole."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lengthwise.batching.plan import PlanReport
+from lengthwise.store.records import Totals
+
+
+@dataclass(frozen=True)
+class StageSeconds:
+    """Seconds in which each stage worked; stages overlap, so their sum may exceed the run's duration.
+
+    Attributes:
+        tokenize: reading, tokenizing, planning.
+        encode: the engine's batches.
+        write: checking, casting and writing vectors.
+    """
+
+    tokenize: float = 0.0
+    encode: float = 0.0
+    write: float = 0.0
+
+    def __add__(self, other: StageSeconds) -> StageSeconds:
+        """The sum of both."""
+        return StageSeconds(self.tokenize + other.tokenize, self.encode + other.encode, self.write + other.write)
+
+
+@dataclass(frozen=True)
+class ShardStats:
+    """What encoding some shards took.
+
+    Attributes:
+        shards, rows, tokens: how many were encoded.
+        repeated: rows with the ids of an earlier row of their chunk, which were not computed again.
+        lengths: int64[longest + 1], how many rows have each number of tokens.
+        plan: what their batches cost.
+        unplanned: what batches of 64 rows in the dataset's order would cost, with padding.
+        stages: where the time went.
+        max_deviation, min_cosine: compared with float32; None unless a lower precision was asked for.
+    """
+
+    shards: int = 0
+    rows: int = 0
+    tokens: int = 0
+    repeated: int = 0
+    lengths: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
+    plan: PlanReport = PlanReport()
+    unplanned: PlanReport = PlanReport()
+    stages: StageSeconds = StageSeconds()
+    max_deviation: float | None = None
+    min_cosine: float | None = None
+
+    def __add__(self, other: ShardStats) -> ShardStats:
+        """The sum of both; of deviations and cosines, the worst."""
+        deviations = [value for value in (self.max_deviation, other.max_deviation) if value is not None]
+        cosines = [value for value in (self.min_cosine, other.min_cosine) if value is not None]
+        return ShardStats(
+            self.shards + other.shards,
+            self.rows + other.rows,
+            self.tokens + other.tokens,
+            self.repeated + other.repeated,
+            _add_counts(self.lengths, other.lengths),
+            self.plan + other.plan,
+            self.unplanned + other.unplanned,
+            self.stages + other.stages,
+            max(deviations, default=None),
+            min(cosines, default=None),
+        )
+
+
+@dataclass(frozen=True)
+class EncodeReport:
+    """What a run did.
+
+    Attributes:
+        totals: of the whole folder; of one part of a divided run, of the shards that it knows of.
+        encoded: of the shards that this run encoded; the others existed already.
+        is_complete: whether the folder is, as it is unless the run was one part of several.
+        engine: the name of the engine.
+        seconds: the run's duration, verifying existing shards included.
+    """
+
+    totals: Totals
+    encoded: ShardStats
+    is_complete: bool
+    engine: str
+    seconds: float
+
+    @property
+    def tokens_per_second(self) -> float:
+        """Tokens that this run encoded per second, reading and writing included; 0 where it encoded none."""
+        return self.encoded.tokens / self.seconds if self.encoded.tokens else 0.0
+
+
+def _add_counts(first: NDArray[np.int64], second: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The sum of two arrays of counts, of which one may be shorter."""
+    total = np.zeros(max(len(first), len(second)), np.int64)
+    total[: len(first)] += first
+    total[: len(second)] += second
+    return total
