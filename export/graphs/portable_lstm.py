@@ -15,9 +15,11 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
-from torch._higher_order_ops.scan import scan
+
+from lengthwise.util.compat import load_scan
 
 RunLayer = Callable[[Tensor, list[Tensor]], Tensor]
+_scan = load_scan()
 _WEIGHTS = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
 
 
@@ -53,7 +55,7 @@ def scanned(x: Tensor, weights: list[Tensor]) -> Tensor:
 
     zeros = x.new_zeros(x.shape[1], x.shape[2], recurrence.shape[1])
     parts = x @ weight.transpose(1, 2) + (bias + recurrent_bias)[:, None]
-    return scan(step, (zeros, zeros.clone()), parts, dim=0)[1]
+    return _scan(step, (zeros, zeros.clone()), parts, dim=0)[1]
 
 
 class PortableLstm(nn.Module):

@@ -12,7 +12,6 @@ result is then cleared.
 
 from __future__ import annotations
 
-import copy
 import logging
 import tempfile
 import warnings
@@ -27,13 +26,13 @@ from lengthwise.encoder.model import PackedEncoder
 from lengthwise.errors import ArtifactError
 from lengthwise.export.graphs.packed_lstm import OnnxOrderedLstm, to_onnx_lstm
 from lengthwise.export.graphs.portable_lstm import PortableLstm, RunLayer
+from lengthwise.util.compat import copy_torchscript, copy_without
 
 INPUTS = ("input_ids", "attention_mask")
 OUTPUTS = ("sentence_embedding", "token_embeddings")
 OPSET = 18  # onnxruntime's CUDA kernel for LSTM is registered for opsets 14 to 21
 IR_VERSION = 8  # the one of opset 18; what onnx writes by default is newer than many runtimes read
 _DYNAMIC = ({0: torch.export.Dim("batch"), 1: torch.export.Dim("sequence")},) * 2
-_NOT_COPIED = (".debug_pkl", "version", "serialization_id")  # the last two are the writer's own
 PROTOBUF_LIMIT = 2**31 - 2**20  # bytes; above it, weights go into a file beside the graph
 
 
@@ -63,7 +62,7 @@ class OnnxClientEncoder(ClientEncoder):
     """The same, with the LSTM as `packed_lstm` operators, which is what the ONNX exporter can follow."""
 
     def __init__(self, encoder: PackedEncoder) -> None:
-        super().__init__(_without_lstm(encoder))
+        super().__init__(copy_without(encoder, "lstm"))
         self.lstm = OnnxOrderedLstm(encoder.lstm)
 
     def token_states(self, input_ids: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
@@ -77,20 +76,13 @@ class PortableClientEncoder(ClientEncoder):
     """The same without packing, with operators of PyTorch's own only."""
 
     def __init__(self, encoder: PackedEncoder, run: RunLayer) -> None:
-        super().__init__(_without_lstm(encoder))
+        super().__init__(copy_without(encoder, "lstm"))
         self.lstm = PortableLstm(encoder.lstm, run)
 
     def token_states(self, input_ids: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """As `PackedEncoder.token_states`, but for states beyond a row's length, which are of no meaning."""
         states, last = self.lstm(self.encoder.embedding(input_ids.t()), lengths)
         return states.transpose(0, 1), last
-
-
-def _without_lstm(encoder: PackedEncoder) -> PackedEncoder:
-    """The same encoder, its weights shared, for those who bring the LSTM in another form."""
-    head = copy.copy(encoder)
-    head._modules = {name: module for name, module in encoder._modules.items() if name != "lstm"}
-    return head
 
 
 def example_inputs(vocab_size: int) -> tuple[Tensor, Tensor]:
@@ -176,12 +168,7 @@ def save_torchscript(script: torch.jit.ScriptModule, path: Path) -> None:
     with tempfile.TemporaryDirectory(dir=path.parent) as scratch:
         whole = Path(scratch) / path.name
         script.save(str(whole))
-        reader, writer = torch._C.PyTorchFileReader(str(whole)), torch._C.PyTorchFileWriter(str(path))
-        for name in reader.get_all_records():
-            if not name.endswith(_NOT_COPIED):
-                record = reader.get_record(name)
-                writer.write_record(name, record, len(record))
-        writer.write_end_of_file()
+        copy_torchscript(whole, path)
 
 
 def _finished(model: onnx.ModelProto, metadata: Mapping[str, str]) -> onnx.ModelProto:

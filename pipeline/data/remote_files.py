@@ -1,8 +1,7 @@
-"""Files at fsspec's URLs, as an input: which there are, and what tells one version of them from another.
+"""Input files at fsspec URLs: which files there are, and the version of each.
 
-Notable decisions:
-- They are fingerprinted by what the store says of their contents, or else of when they were written, so that they are
-  not read twice; where it says no more than their size, they are read.
+- The version is the store's content hash, or else the modification time, so that a file is not downloaded to be
+  fingerprinted; where the store reports neither, the file is read and hashed.
 - Credentials come from the environment or fsspec's own configuration, never from a run's YAML, which is saved.
 """
 
@@ -13,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any
 
-_CONTENT_KEYS = ("ETag", "etag", "md5Hash", "content_md5", "crc32c", "blob_id")  # of what fsspec tells of a file
+_CONTENT_KEYS = ("ETag", "etag", "md5Hash", "content_md5", "crc32c", "blob_id")  # keys of fsspec's file info
 _TIME_KEYS = ("LastModified", "last_modified", "updated", "mtime", "created")
 _READ_BYTES = 2**22
 
@@ -23,10 +22,10 @@ class RemoteFiles:
     """The visible files at a URL.
 
     Attributes:
-        fs: the file system.
-        root: the URL's path there.
-        is_folder: whether the URL is a folder, not a file or a glob.
-        infos: what the file system knows of each file, by its path; sorted.
+        fs: the fsspec file system.
+        root: the URL's path in it.
+        is_folder: whether the URL is a folder, rather than a file or a glob.
+        infos: fsspec's info of each file, by its path; sorted.
     """
 
     fs: Any
@@ -35,15 +34,11 @@ class RemoteFiles:
     infos: dict[str, dict[str, Any]]
 
     def url(self, path: str) -> str:
-        """The URL of one of the files."""
+        """The URL of a path."""
         return str(self.fs.unstrip_protocol(path))
 
-    def path(self, url: str) -> str:
-        """The path of a file that is given by its URL."""
-        return str(self.fs._strip_protocol(url))
-
     def version(self, path: str) -> str:
-        """What tells a file's contents from others."""
+        """A string that changes with a file's contents."""
         info = self.infos[path]
         known = [info[key] for key in _CONTENT_KEYS if info.get(key)]
         known = known or [info[key] for key in _TIME_KEYS if info.get(key)]
@@ -58,10 +53,10 @@ class RemoteFiles:
 
 
 def find_remote_files(fs: Any, root: str) -> RemoteFiles:
-    """What there is at a path: a file, a folder's files at any depth, or those that a glob names.
+    """The files at a path: a file, a folder's files at any depth, or a glob's matches.
 
     Raises:
-        OSError, or whatever the store's client raises: it could not be asked, or does not let one in.
+        Exception: of the store's client, e.g. OSError, if the store cannot be reached or denies access.
     """
     fs.invalidate_cache()
     try:
@@ -78,5 +73,5 @@ def find_remote_files(fs: Any, root: str) -> RemoteFiles:
 
 
 def is_visible(file: str, folder: str) -> bool:
-    """Whether neither a file below a folder nor a folder between them is hidden or kept by a writer for itself."""
+    """Whether no part of a file's path below a folder begins with "." or "_", as hidden and temporary files do."""
     return not any(part.startswith((".", "_")) for part in PurePosixPath(file).relative_to(folder).parts)

@@ -28,6 +28,7 @@ from lengthwise.encoder.oom import split_on_oom
 from lengthwise.encoder.stepwise import StepwiseEncoder
 from lengthwise.errors import LengthwiseError
 from lengthwise.tokens.tokenizer import TextTokenizer
+from lengthwise.util.compat import cpu_has_bf16
 from lengthwise.util.threads import parallel_map
 
 T = TypeVar("T")
@@ -137,11 +138,6 @@ def open_torch(run: RunConfig, workers: int | None = None) -> tuple[TorchEngine,
     """
     encoder, tokenizer = load_run_model(run)
     return TorchEngine(encoder, run.encode.device, run.encode.precision, workers), tokenizer
-
-
-def cpu_has_bf16() -> bool:
-    """Whether PyTorch's LSTM computes in bfloat16 on this CPU, and not only stores it."""
-    return torch.backends.mkldnn.is_available() and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 def _out_of_memory(error: Exception) -> bool:

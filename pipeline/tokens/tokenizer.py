@@ -26,6 +26,7 @@ from tokenizers import Encoding, Regex, Tokenizer, decoders, models, normalizers
 
 from lengthwise.config import EncoderConfig, RunConfig, TokenizerTraining
 from lengthwise.errors import TokenizerError
+from lengthwise.util.compat import is_tokenizers_error
 
 MOST_IDS = 2**24  # many times the largest vocabulary that is in use
 
@@ -63,7 +64,7 @@ class TextTokenizer:
         try:
             return self._tokenizer.encode_batch_fast(texts, add_special_tokens=False)
         except BaseException as error:
-            if not isinstance(error, Exception) and not _is_the_librarys(error):
+            if not isinstance(error, Exception) and not is_tokenizers_error(error):
                 raise
             raise TokenizerError(
                 f"the tokenizer cannot encode these texts ({error}); use one whose vocabulary has its unknown token"
@@ -113,7 +114,7 @@ def load_tokenizer(path: str | Path) -> TextTokenizer:
     except RecursionError:
         raise TokenizerError(f"{path}: nested too deep to be a tokenizer.json") from None
     except BaseException as error:
-        if not _is_the_librarys(error):
+        if not is_tokenizers_error(error):
             raise
         raise TokenizerError(
             f"{path}: not a tokenizer.json that can be read ({error}); train one with scripts/train_tokenizer.py"
@@ -157,7 +158,7 @@ def train_tokenizer(texts: Iterable[str], settings: TokenizerTraining, *, show_p
     except UnicodeError as error:
         raise TokenizerError(f"a training text is not Unicode ({error}); mend it in the input") from error
     except BaseException as error:
-        if not _is_the_librarys(error):
+        if not is_tokenizers_error(error):
             raise
         raise TokenizerError(
             f"training a {settings.model} tokenizer with vocab_size {settings.vocab_size} failed ({error});"
@@ -333,8 +334,3 @@ def _check_character_maps(normalizer: Any) -> None:
             raise TokenizerError(f"its precompiled_charsmap says {size} bytes, but has {room}; get the file again")
     for each in inner if isinstance(inner, list) else []:
         _check_character_maps(each)
-
-
-def _is_the_librarys(error: BaseException) -> bool:
-    """Whether the tokenizers library raised it: it uses the bare Exception, ValueError, and panics."""
-    return type(error) in (Exception, ValueError) or type(error).__name__ == "PanicException"

@@ -23,7 +23,7 @@ from lengthwise.config import RunConfig
 from lengthwise.data.dataset import open_dataset
 from lengthwise.encoder.engine import encode_texts
 from lengthwise.encoder.model import PackedEncoder
-from lengthwise.encoder.torch_engine import TorchEngine, cpu_has_bf16
+from lengthwise.encoder.torch_engine import TorchEngine
 from lengthwise.export.artifact.build import build_artifact
 from lengthwise.export.artifact.engine import OnnxEngine
 from lengthwise.export.graphs.variants import INT8
@@ -31,6 +31,7 @@ from lengthwise.export.validation.compare import cosines
 from lengthwise.run.local import encode_dataset
 from lengthwise.tokens.ragged import tokenize_texts
 from lengthwise.tokens.tokenizer import TextTokenizer
+from lengthwise.util.compat import cpu_has_bf16
 
 BATCH_SIZES = (32, 64, 128, 256)  # of sentence-transformers; the fastest is what we are compared with
 NO_BF16 = "not run: this CPU has no bfloat16 arithmetic"

@@ -21,11 +21,12 @@ from lengthwise.cli.benchmarks.models import SHAPES
 from lengthwise.config import Precision
 from lengthwise.encoder.engine import Engine, encode_tokens
 from lengthwise.encoder.model import PackedEncoder
-from lengthwise.encoder.torch_engine import TorchEngine, cpu_has_bf16
+from lengthwise.encoder.torch_engine import TorchEngine
 from lengthwise.export.artifact.build import build_artifact
 from lengthwise.export.artifact.engine import OnnxEngine
 from lengthwise.tokens.ragged import RaggedTokens, tokenize_texts
 from lengthwise.tokens.tokenizer import TextTokenizer
+from lengthwise.util.compat import cpu_has_bf16
 
 LIMIT_ROWS = (32, 64, 128, 256, 512)
 LIMIT_TOKENS = 50_000  # of the sides that are only measured for their rate

@@ -308,7 +308,7 @@ BAD_INPUTS: dict[str, tuple[str, bytes, str]] = {
     "broken JSON": ("in.jsonl", b'{"text": "a"}\n{"text": "b\n', "in.jsonl: split 'train' cannot be loaded (ArrowIn"),
     "lone surrogate": ("in.jsonl", b'{"text": "a\\ud800b"}\n', "The surrogate pair in string is invalid"),
     "broken parquet": ("in.parquet", b"PAR1", "in.parquet: split 'train' cannot be loaded (ArrowInvalid"),
-    "unknown kind": ("in.docx", b"PK", "in.docx: no file of a known kind; set dataset.format"),
+    "unknown format": ("in.docx", b"PK", "in.docx: no file of a known format; set dataset.format"),
     "not UTF-8": ("in.txt", b"caf\xe9\n", "in.txt: split 'train' cannot be loaded (UnicodeDecodeError"),
 }
 

@@ -1,5 +1,5 @@
 """Fixtures of the dataset tests."""
 
-from helpers.dataset_files import scratch
+from helpers.dataset_files import new_folder
 
-__all__ = ["scratch"]
+__all__ = ["new_folder"]

@@ -1,4 +1,4 @@
-"""A dataset cut into shards: all rows in order, any shard at any time, the same columns in each."""
+"""Shards of a dataset: all rows in order, random access, the same columns in each."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from helpers.dataset_files import ROWS, TEXTS_OF_ROWS, opened, rows_of, write
+from helpers.dataset_files import ROW_TEXTS, ROWS, open_source, read_rows, write
 from lengthwise.config import DatasetSettings
 from lengthwise.data.dataset import open_dataset
 from lengthwise.errors import DatasetError
@@ -25,14 +25,14 @@ from lengthwise.errors import DatasetError
     shard_rows=st.integers(1, 12),
     streaming=st.booleans(),
 )
-def test_shards_cut_all_rows_in_order(
-    scratch: Callable[[], Path], files: list[list[str | None]], shard_rows: int, streaming: bool
+def test_shards_hold_all_rows_in_order(
+    new_folder: Callable[[], Path], files: list[list[str | None]], shard_rows: int, streaming: bool
 ) -> None:
-    folder, schema = scratch(), pa.schema({"text": pa.string()})
+    folder, schema = new_folder(), pa.schema({"text": pa.string()})
     for number, texts in enumerate(files):
         pq.write_table(pa.table({"text": texts}, schema), folder / f"part-{number}.parquet")
     expected = [text for texts in files for text in texts]
-    source = opened(folder, shard_rows=shard_rows, streaming=streaming)
+    source = open_source(folder, shard_rows=shard_rows, streaming=streaming)
     assert source.num_shards == (None if streaming else -(-len(expected) // shard_rows))
     shards = list(source.shards())
     assert [text for shard in shards for text in shard.table["text"].to_pylist()] == expected
@@ -50,13 +50,13 @@ def test_shards_cut_all_rows_in_order(
     streaming=st.booleans(),
     chance=st.randoms(use_true_random=False),
 )
-def test_any_shards_can_be_had_in_any_order(
-    scratch: Callable[[], Path], rows: int, shard_rows: int, streaming: bool, chance: random.Random
+def test_shards_can_be_selected_and_read_in_any_order(
+    new_folder: Callable[[], Path], rows: int, shard_rows: int, streaming: bool, chance: random.Random
 ) -> None:
-    folder = scratch()
+    folder = new_folder()
     write(folder / "rows.jsonl", [{"text": str(row)} for row in range(rows)])
-    source = opened(folder / "rows.jsonl", shard_rows=shard_rows, streaming=streaming)
-    every = list(opened(folder / "rows.jsonl", shard_rows=shard_rows).shards())
+    source = open_source(folder / "rows.jsonl", shard_rows=shard_rows, streaming=streaming)
+    every = list(open_source(folder / "rows.jsonl", shard_rows=shard_rows).shards())
     wanted = {shard.index for shard in every if chance.random() < 0.5}
     asked: list[int] = []
 
@@ -77,82 +77,82 @@ def test_any_shards_can_be_had_in_any_order(
 
 
 @pytest.mark.parametrize("streaming", [False, True])
-def test_rows_are_counted(tmp_path: Path, streaming: bool) -> None:
-    source = opened(write(tmp_path / "rows.jsonl"), streaming=streaming, shard_rows=2)
+def test_count_rows(tmp_path: Path, streaming: bool) -> None:
+    source = open_source(write(tmp_path / "rows.jsonl"), streaming=streaming, shard_rows=2)
     assert (source.count_rows(), source.count_rows(), source.num_rows) == (len(ROWS),) * 3
 
 
-def test_a_known_fingerprint_is_believed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_known_fingerprint_is_not_computed_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write(tmp_path / "rows.txt")
-    first = opened(path).fingerprint
+    first = open_source(path).fingerprint
     monkeypatch.setattr("lengthwise.data.dataset.file_sha256", None)
     settings = DatasetSettings(path=str(path))
     assert open_dataset(settings, first).fingerprint == first
 
 
 @pytest.mark.parametrize("shard_rows", [1, 2, 3, 100])
-def test_a_stream_whose_files_differ_in_a_columns_type(tmp_path: Path, shard_rows: int) -> None:
-    """Whether the files meet within a shard makes no difference."""
+def test_a_stream_casts_files_that_differ_in_a_columns_type(tmp_path: Path, shard_rows: int) -> None:
+    """Whether or not two files share a shard."""
     pq.write_table(pa.table({"text": ["a", "b"], "n": [1.5, 2.0]}), tmp_path / "a.parquet")
     pq.write_table(pa.table({"text": ["c"], "n": [3]}), tmp_path / "b.parquet")
     pq.write_table(pa.table({"text": pa.array(["d"], pa.large_string())}), tmp_path / "c.parquet")
-    source = opened(tmp_path / "*.parquet", streaming=True, shard_rows=shard_rows, keep_columns=("n",))
-    assert [(row["text"], row["n"]) for row in rows_of(source)] == [("a", 1.5), ("b", 2.0), ("c", 3.0), ("d", None)]
+    source = open_source(tmp_path / "*.parquet", streaming=True, shard_rows=shard_rows, keep_columns=("n",))
+    assert [(row["text"], row["n"]) for row in read_rows(source)] == [("a", 1.5), ("b", 2.0), ("c", 3.0), ("d", None)]
 
 
 @pytest.mark.parametrize("shard_rows", [10_000, 65_536])
-@pytest.mark.parametrize(("cell", "told"), [("2.5", "truncated"), ("x", "'x'")])
-def test_a_stream_whose_types_cannot_be_one(tmp_path: Path, cell: str, told: str, shard_rows: int) -> None:
-    """Pandas decides on a type every 10,000 rows."""
+@pytest.mark.parametrize(("cell", "cause"), [("2.5", "truncated"), ("x", "'x'")])
+def test_a_stream_whose_types_cannot_be_cast(tmp_path: Path, cell: str, cause: str, shard_rows: int) -> None:
+    """Pandas infers a type per 10,000 rows."""
     cells = [*map(str, range(10_000)), cell]
     (tmp_path / "rows.csv").write_text("text,n\n" + "".join(f"a,{cell}\n" for cell in cells))
-    source = opened(tmp_path / "rows.csv", streaming=True, shard_rows=shard_rows, keep_columns=("n",))
-    with pytest.raises(DatasetError, match=rf"column 'n' is \w+ in rows 10000 to 10000, but int64 before \(.*{told}"):
-        rows_of(source)
+    source = open_source(tmp_path / "rows.csv", streaming=True, shard_rows=shard_rows, keep_columns=("n",))
+    with pytest.raises(DatasetError, match=rf"column 'n' is \w+ in rows 10000 to 10000, but int64 before \(.*{cause}"):
+        read_rows(source)
 
 
-def test_columns_are_the_text_column_and_then_the_kept_ones(tmp_path: Path) -> None:
+def test_columns_are_the_text_column_and_the_kept_ones(tmp_path: Path) -> None:
     rows = [{"c": 1, "b": "words", "a": [1.5], "unused": 0}]
     path = write(tmp_path / "rows.parquet", rows)
-    source = opened(path, text_column="b", keep_columns=("c", "a"))
+    source = open_source(path, text_column="b", keep_columns=("c", "a"))
     assert next(source.shards()).table.column_names == ["b", "c", "a"]
     assert list(source.features) == ["b", "c", "a"]
-    assert rows_of(opened(path, text_column="b", keep_columns=("b",))) == [{"b": "words"}]
+    assert read_rows(open_source(path, text_column="b", keep_columns=("b",))) == [{"b": "words"}]
 
 
-def test_class_names_survive(tmp_path: Path) -> None:
+def test_class_names_are_kept(tmp_path: Path) -> None:
     features = datasets.Features({"text": datasets.Value("string"), "label": datasets.ClassLabel(names=["no", "yes"])})
     data = datasets.Dataset.from_list([{"text": "a", "label": 1}], features=features)
     data.save_to_disk(tmp_path / "saved")
     data.to_parquet(tmp_path / "rows.parquet")
     for path in (tmp_path / "saved", tmp_path / "rows.parquet"):
         for streaming in (False, True):
-            source = opened(path, keep_columns=("label",), streaming=streaming)
+            source = open_source(path, keep_columns=("label",), streaming=streaming)
             assert source.features["label"].names == ["no", "yes"]
 
 
-def test_a_stream_that_breaks_off_gives_what_came_before(tmp_path: Path) -> None:
+def test_a_damaged_stream_gives_the_shards_before_the_damage(tmp_path: Path) -> None:
     write(tmp_path / "a.jsonl", ROWS[:4])
     (tmp_path / "b.jsonl").write_bytes(b'{"text": "never ends')
-    shards = opened(tmp_path / "*.jsonl", streaming=True, shard_rows=2).shards()
-    assert [next(shards).table["text"].to_pylist() for _ in range(2)] == [TEXTS_OF_ROWS[:2], TEXTS_OF_ROWS[2:4]]
+    shards = open_source(tmp_path / "*.jsonl", streaming=True, shard_rows=2).shards()
+    assert [next(shards).table["text"].to_pylist() for _ in range(2)] == [ROW_TEXTS[:2], ROW_TEXTS[2:4]]
     with pytest.raises(DatasetError, match=r"the rows cannot be read \(.*JSON"):
         next(shards)
 
 
-def test_a_stream_that_broke_off_is_read_anew(tmp_path: Path) -> None:
+def test_a_damaged_stream_can_be_read_again(tmp_path: Path) -> None:
     write(tmp_path / "a.jsonl", ROWS[:4])
     (tmp_path / "b.jsonl").write_bytes(b'{"text": "never ends')
-    source = opened(tmp_path / "*.jsonl", streaming=True, shard_rows=2)
+    source = open_source(tmp_path / "*.jsonl", streaming=True, shard_rows=2)
     for _ in range(2):
         with pytest.raises(DatasetError, match="the rows cannot be read"):
             source.read(2)
-    assert source.read(1).table["text"].to_pylist() == TEXTS_OF_ROWS[2:4]
+    assert source.read(1).table["text"].to_pylist() == ROW_TEXTS[2:4]
 
 
-def test_two_readers_of_a_stream_do_not_meet(tmp_path: Path) -> None:
-    source = opened(write(tmp_path / "rows.jsonl"), streaming=True, shard_rows=1)
+def test_two_readers_of_a_stream_are_independent(tmp_path: Path) -> None:
+    source = open_source(write(tmp_path / "rows.jsonl"), streaming=True, shard_rows=1)
     shards = source.shards()
     assert next(shards).index == 0
-    assert source.read(3).table["text"].to_pylist() == TEXTS_OF_ROWS[3:4]
+    assert source.read(3).table["text"].to_pylist() == ROW_TEXTS[3:4]
     assert [shard.index for shard in shards] == [1, 2, 3, 4]

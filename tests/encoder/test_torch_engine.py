@@ -13,8 +13,9 @@ import torch
 from lengthwise.batching.plan import PACKED, STEPWISE
 from lengthwise.config import EncoderConfig
 from lengthwise.encoder.model import PackedEncoder, seeded_encoder
-from lengthwise.encoder.torch_engine import TorchEngine, cpu_has_bf16
+from lengthwise.encoder.torch_engine import TorchEngine
 from lengthwise.errors import LengthwiseError
+from lengthwise.util.compat import cpu_has_bf16
 
 LENGTHS = np.array([3, 2, 5, 1, 5], np.int64)
 IDS = np.random.default_rng(0).integers(0, 20, (5, 5))

@@ -1,4 +1,4 @@
-"""Files of rows, and what is read back from them."""
+"""Files of rows in every format, and the rows read back from them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,6 @@ from lengthwise.data.dataset import Source, open_dataset
 
 Row = dict[str, Any]
 
-
 ROWS: list[Row] = [
     {"text": "the cat sat", "id": 3},
     {"text": "a dog, \"barked\" at\u2028the 'moon'", "id": 1},
@@ -27,28 +26,26 @@ ROWS: list[Row] = [
     {"text": "näive 😀", "id": 5},
     {"text": "last", "id": 4},
 ]
+ROW_TEXTS = [row["text"] for row in ROWS]
 
 
-TEXTS_OF_ROWS = [row["text"] for row in ROWS]
-
-
-def opened(path: Path | str, **changes: Any) -> Source:
+def open_source(path: Path | str, **changes: Any) -> Source:
     return open_dataset(DatasetSettings(path=str(path), **changes))
 
 
-def rows_of(source: Source) -> list[Row]:
+def read_rows(source: Source) -> list[Row]:
     return [row for shard in source.shards() for row in shard.table.to_pylist()]
 
 
-def texts_at(path: Path | str, **changes: Any) -> list[str | None]:
-    return [row["text"] for row in rows_of(opened(path, **changes))]
+def read_texts(path: Path | str, **changes: Any) -> list[str | None]:
+    return [row["text"] for row in read_rows(open_source(path, **changes))]
 
 
-def json_lines(rows: Sequence[Row]) -> bytes:
+def to_json_lines(rows: Sequence[Row]) -> bytes:
     return "".join(json.dumps(row) + "\n" for row in rows).encode()
 
 
-def delimited(rows: Sequence[Row], delimiter: str) -> bytes:
+def to_csv(rows: Sequence[Row], delimiter: str) -> bytes:
     sink = pa.BufferOutputStream()
     options = pa.csv.WriteOptions(delimiter=delimiter)
     pa.csv.write_csv(pa.Table.from_pylist(list(rows)), sink, options)
@@ -56,31 +53,31 @@ def delimited(rows: Sequence[Row], delimiter: str) -> bytes:
 
 
 def write(path: Path, rows: Sequence[Row] = ROWS) -> Path:
-    """Rows as a file of the kind that its name says."""
+    """Write rows in the format of the file's extension."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    kind = path.name.lower().removesuffix(".gz").removesuffix(".bz2").rpartition(".")[2]
-    if kind == "parquet":
+    extension = path.name.lower().removesuffix(".gz").removesuffix(".bz2").rpartition(".")[2]
+    if extension == "parquet":
         pq.write_table(pa.Table.from_pylist(list(rows)), path)
         return path
-    if kind == "arrow":
+    if extension == "arrow":
         table = pa.Table.from_pylist(list(rows))
         with pa.OSFile(str(path), "wb") as file, pa.ipc.new_stream(file, table.schema) as writer:
             writer.write_table(table)
         return path
     contents = {
         "json": lambda: json.dumps(rows, indent=1).encode(),
-        "jsonl": lambda: json_lines(rows),
-        "ndjson": lambda: json_lines(rows),
-        "csv": lambda: delimited(rows, ","),
-        "tsv": lambda: delimited(rows, "\t"),
+        "jsonl": lambda: to_json_lines(rows),
+        "ndjson": lambda: to_json_lines(rows),
+        "csv": lambda: to_csv(rows, ","),
+        "tsv": lambda: to_csv(rows, "\t"),
         "txt": lambda: "".join(f"{row['text']}\n" for row in rows).encode(),
-    }[kind]()
-    pack = {".gz": gzip.compress, ".bz2": bz2.compress}.get(path.suffix.lower(), bytes)
-    path.write_bytes(pack(contents))
+    }[extension]()
+    compress = {".gz": gzip.compress, ".bz2": bz2.compress}.get(path.suffix.lower(), bytes)
+    path.write_bytes(compress(contents))
     return path
 
 
 @pytest.fixture(scope="module")
-def scratch(tmp_path_factory: pytest.TempPathFactory) -> Callable[[], Path]:
-    """Makes a new folder for each of a property's examples."""
+def new_folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[[], Path]:
+    """Makes a new folder per example of a property."""
     return lambda: tmp_path_factory.mktemp("example")
