@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ from lengthwise.config import BadRows
 from lengthwise.store.parquet import vector_table, write_shard
 from lengthwise.store.parts import Part
 from lengthwise.store.records import ShardRecord
+from lengthwise.store.remote import RemoteFolder
 from lengthwise.store.vectors import VectorStore
 
 IDENTITY_A = {"weights": "aaaa", "max_length": None, "batching": {"max_rows": 128, "min_equal_rows": 16}}
@@ -73,3 +76,17 @@ def commit_table(
     record = write_shard(store.folder, store.identity_hash, table, counts, quarantine)
     store.add(record)
     return record
+
+
+def files_at(url: str) -> dict[str, bytes]:
+    """The contents of a remote folder's files, by name."""
+    folder = RemoteFolder(url)
+    return {name: folder.read(name) or b"" for name in folder.list_files()}
+
+
+def write_lock(memory: Any, url: str, **changes: Any) -> str:
+    """Write the lock of another process into a folder in memory; returns the object's path."""
+    path = f"{url.removeprefix('memory:/')}/.lock"
+    record = {"pid": 1, "host": "elsewhere", "since": "then", "token": "theirs", "renewed": time.time(), **changes}
+    memory.pipe_file(path, json.dumps(record).encode())
+    return path

@@ -38,7 +38,7 @@ def identity(run: RunConfig, tokenizer: TextTokenizer, engine: LookupEngine) -> 
         ("export", {"output": "elsewhere"}, False),
     ],
 )
-def test_settings(
+def test_run_identity_depends_on_settings_that_move_bytes(
     tokenizer: TextTokenizer, engine: LookupEngine, section: str, changes: dict[str, Any], moves: bool
 ) -> None:
     first = identity(run_config("out"), tokenizer, engine)  # type: ignore[arg-type]
@@ -46,7 +46,7 @@ def test_settings(
     assert (identity_hash(first) != identity_hash(other)) == moves == bool(describe_changes(first, other))
 
 
-def test_the_model(tokenizer: TextTokenizer, engine: LookupEngine) -> None:
+def test_run_identity_depends_on_the_model(tokenizer: TextTokenizer, engine: LookupEngine) -> None:
     run = run_config("out")  # type: ignore[arg-type]
     first = identity(run, tokenizer, engine)
     assert describe_changes(first, identity(run, tokenizer, LookupEngine(engine.config, "v"))) == (
@@ -56,7 +56,7 @@ def test_the_model(tokenizer: TextTokenizer, engine: LookupEngine) -> None:
     assert describe_changes(first, identity(run, tokenizer, other)) == 'encoder.pooling was "mean", is "sum"'
 
 
-def test_tokenization_counts_as_resolved(tokenizer: TextTokenizer, engine: LookupEngine) -> None:
+def test_run_identity_has_the_resolved_tokenization(tokenizer: TextTokenizer, engine: LookupEngine) -> None:
     tokenization = TokenizationSettings(max_length=9, truncate=True)
     model = LookupEngine(engine.config.model_copy(update={"tokenization": tokenization}))
     run = run_config(Path("out"), tokenizer={"max_length": 9, "truncate": True, "add_special_tokens": True})
@@ -65,22 +65,13 @@ def test_tokenization_counts_as_resolved(tokenizer: TextTokenizer, engine: Looku
     assert (of_run["max_length"], of_run["truncate"], of_run["add_special_tokens"]) == (9, True, True)
 
 
-def test_the_part_of_it_that_needs_no_model(tokenizer: TextTokenizer, engine: LookupEngine) -> None:
+def test_input_identity_is_part_of_the_run_identity(tokenizer: TextTokenizer, engine: LookupEngine) -> None:
     run = run_config("out")  # type: ignore[arg-type]
     whole = identity(run, tokenizer, engine)
     assert input_identity(run, whole["input"]).items() <= whole.items()
 
 
-def test_changes_in_words() -> None:
-    old, new = {"a": {"b": 1, "c": None}, "long": "x" * 100}, {"a": {"b": 2, "c": None}, "long": "y", "d": []}
-    told = 'a.b was 1, is 2; d was not there, is []; long was "' + "x" * 36 + '..., is "y"'
-    assert describe_changes(old, new) == told
-    assert describe_changes(old, old) == ""
-    assert describe_changes({}, {"a": None}) == "a was not there, is null"
-    assert describe_changes({"a": {"b": None}}, {}) == "a.b was null, is not there"
-
-
-def test_every_leaf_counts(tokenizer: TextTokenizer, engine: LookupEngine) -> None:
+def test_identity_hash_depends_on_every_leaf(tokenizer: TextTokenizer, engine: LookupEngine) -> None:
     first = identity(run_config("out"), tokenizer, engine)  # type: ignore[arg-type]
     leaves = [(name,) for name, value in first.items() if not isinstance(value, dict)]
     leaves += [(name, key) for name, value in first.items() if isinstance(value, dict) for key in value]
@@ -94,11 +85,11 @@ def test_every_leaf_counts(tokenizer: TextTokenizer, engine: LookupEngine) -> No
             else:
                 node[leaf] = "another"
             assert identity_hash(changed) != identity_hash(first)
-            [told] = describe_changes(first, changed).split("; ")
-            assert told.startswith(f"{'.'.join([*above, leaf])} was ")
+            [change] = describe_changes(first, changed).split("; ")
+            assert change.startswith(f"{'.'.join([*above, leaf])} was ")
 
 
-def test_it_is_the_same_when_it_comes_back_from_its_file(tokenizer: TextTokenizer, engine: LookupEngine) -> None:
+def test_identity_is_the_same_after_a_round_trip_through_json(tokenizer: TextTokenizer, engine: LookupEngine) -> None:
     first = identity(run_config("out"), tokenizer, engine)  # type: ignore[arg-type]
     again = json.loads(json.dumps(dict(reversed(first.items()))))
     assert identity_hash(again) == identity_hash(first)

@@ -1,4 +1,4 @@
-"""Vectors in the type that they are stored in: which it cannot hold, and nothing of their size beside them."""
+"""Vectors in their stored type: failures are found, and no second array is allocated."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import lengthwise.store.cast as storable
 from lengthwise.store.cast import cast_vectors
 
 values = st.sampled_from([0.0, 1.5, -2.25, 65504.0, -65504.0, 65505.0, -70000.0, 3e38, np.inf, -np.inf, np.nan])
@@ -18,26 +17,28 @@ values = st.sampled_from([0.0, 1.5, -2.25, 65504.0, -65504.0, 65505.0, -70000.0,
 @settings(max_examples=200, deadline=None)
 @given(
     rows=st.lists(st.tuples(values, values, values), max_size=12),
-    values_a_slice=st.integers(1, 20),
+    values_per_slice=st.integers(1, 20),
     dtype=st.sampled_from(["float32", "float16"]),
 )
-def test_as_whole_arrays_have_it(rows: list[tuple[float, ...]], values_a_slice: int, dtype: str) -> None:
+def test_cast_vectors_equals_casting_whole_arrays(
+    rows: list[tuple[float, ...]], values_per_slice: int, dtype: str
+) -> None:
     vectors = np.array(rows, np.float32).reshape(-1, 3)
     fits = (np.abs(vectors) <= np.finfo(dtype).max).all(axis=1)
     expected = np.where(fits[:, None], vectors, 0).astype(dtype)
     finite = np.isfinite(vectors).all(axis=1)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(storable, "_SLICE", values_a_slice)
+        patch.setattr("lengthwise.store.cast._SLICE", values_per_slice)
         stored, found = cast_vectors(vectors, dtype)
     np.testing.assert_array_equal(stored, expected)
     assert stored.dtype == dtype
     assert list(found) == np.flatnonzero(~fits).tolist()
     for row, reason in found.items():
-        told = "values beyond" if finite[row] else "is not finite"
-        assert told in reason
+        expected_reason = "values beyond" if finite[row] else "is not finite"
+        assert expected_reason in reason
 
 
-def test_what_is_told() -> None:
+def test_cast_vectors_names_the_reason() -> None:
     _, found = cast_vectors(np.array([[70_000, 0], [np.nan, 0]], np.float32), "float16")
     assert found == {
         0: "its vector has values beyond 65504, the largest that float16 holds",
@@ -46,7 +47,7 @@ def test_what_is_told() -> None:
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
-def test_nothing_of_their_size_is_made(dtype: str) -> None:
+def test_cast_vectors_allocates_no_second_array(dtype: str) -> None:
     vectors = np.random.default_rng(0).normal(size=(20_000, 300)).astype(np.float32)
     expected = vectors.astype(dtype)
     tracemalloc.start()

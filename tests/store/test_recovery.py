@@ -1,11 +1,11 @@
-"""Folders of vectors that several processes write to, at a time or one after another, and that are started over."""
+"""Opening a folder: refusals, locks between runs and parts, starting over, and what a crash left."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from contextlib import ExitStack, suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -24,19 +24,13 @@ from lengthwise.store.records import ShardRecord
 from lengthwise.store.vectors import VectorStore
 
 
-@pytest.fixture(autouse=True)
-def _closed_at_the_end() -> Iterator[None]:
-    yield
-    close_stores()
-
-
 def commit_bad(store: VectorStore, index: int, bad_rows: BadRows) -> ShardRecord:
-    """A shard with a row that cannot be encoded, as it is under a policy."""
-    aside = bad_rows == "quarantine"
-    return commit_table(store, table(index + 100 * aside), {**counts(index), "bad": 1}, b"{}\n" if aside else None)
+    """Commit a shard with a row that cannot be encoded, as a policy writes it."""
+    lines = b"{}\n" if bad_rows == "quarantine" else None
+    return commit_table(store, table(index + 100 * bool(lines)), {**counts(index), "bad": 1}, lines)
 
 
-def test_two_runs_do_not_write_to_one_folder(tmp_path: Path) -> None:
+def test_second_run_in_a_locked_folder_is_refused(tmp_path: Path) -> None:
     store = open_store(tmp_path)
     with pytest.raises(StoreError, match=rf"process {os.getpid()} on .*, since .*, is writing to this folder; wait"):
         VectorStore.open(tmp_path, IDENTITY_A, "run: 1\n")
@@ -46,19 +40,19 @@ def test_two_runs_do_not_write_to_one_folder(tmp_path: Path) -> None:
     assert open_store(tmp_path).committed(0) is not None
 
 
-def test_parts_write_side_by_side_and_a_whole_run_does_not(tmp_path: Path) -> None:
+def test_parts_write_in_parallel_and_a_whole_run_does_not(tmp_path: Path) -> None:
     with ExitStack() as stack:
 
-        def opened(part: Part | None) -> VectorStore:
+        def open_part(part: Part | None) -> VectorStore:
             return stack.enter_context(VectorStore.open(tmp_path, IDENTITY_A, "run: 1\n", part=part))
 
-        parts = [opened(Part(index, 2)) for index in range(2)]
+        parts = [open_part(Part(index, 2)) for index in range(2)]
         commit(parts[0], 0, 2)
         (tmp_path / "data/.shard-000001.parquet.0a1b2c3d.part").write_bytes(b"half, of the other part")
         commit(parts[1], 3)
         for refused in (None, Part(1, 2), Part(0, 3)):
             with pytest.raises(StoreError, match="is writing to this folder"):
-                opened(refused)
+                open_part(refused)
     assert (tmp_path / "data/.shard-000001.parquet.0a1b2c3d.part").exists()
     commit(open_store(tmp_path, part=Part(1, 2)), 1)
     store = open_store(tmp_path)
@@ -72,22 +66,16 @@ def test_parts_write_side_by_side_and_a_whole_run_does_not(tmp_path: Path) -> No
     assert contents(tmp_path) == contents(tmp_path.parent / "whole")
 
 
-def test_a_part_waits_for_no_whole_run(tmp_path: Path) -> None:
+def test_part_is_refused_while_a_whole_run_writes(tmp_path: Path) -> None:
     open_store(tmp_path)
     with pytest.raises(StoreError, match="is writing to this folder"):
         VectorStore.open(tmp_path, IDENTITY_A, "run: 1\n", part=Part(0, 2))
 
 
-@pytest.mark.parametrize(("index", "count"), [(-1, 2), (2, 2), (0, 0)])
-def test_parts_that_there_are_not(index: int, count: int) -> None:
-    with pytest.raises(StoreError, match=f"part {index} of {count}: parts are numbered from 0 to {count - 1}"):
-        Part(index, count)
-
-
 # Starting over
 
 
-def test_starting_over_takes_what_is_ours_alone(tmp_path: Path) -> None:
+def test_start_over_removes_only_files_of_the_store(tmp_path: Path) -> None:
     store = open_store(tmp_path)
     commit(store, 0, 1)
     store.finish(2 * ROWS, ROWS, "card")
@@ -103,27 +91,29 @@ def test_starting_over_takes_what_is_ours_alone(tmp_path: Path) -> None:
     assert sorted(contents(tmp_path)) == ["data/mine.parquet", IDENTITY, "notes.txt", RUN, RECORDS, "x.part"]
 
 
-def test_starting_over_a_strange_folder_is_refused(tmp_path: Path) -> None:
+def test_start_over_in_a_folder_of_other_files_is_refused(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("precious")
     with pytest.raises(StoreError, match="not a folder of vectors"):
         open_store(tmp_path, fresh=True)
 
 
-def test_a_writer_of_a_run_that_was_started_over_is_refused(tmp_path: Path) -> None:
+def test_writer_of_a_run_that_was_started_over_is_refused(tmp_path: Path) -> None:
     store = open_store(tmp_path)
-    open_store(tmp_path, weights="bbbb", fresh=True)  # of which the first one's writer does not know
+    open_store(tmp_path, weights="bbbb", fresh=True)  # in the background of the first one
     with pytest.raises(StoreError, match="another run has started it over"):
         commit(store, 0)
     assert "data/shard-000000.parquet" not in contents(tmp_path)
 
 
 class Crash(BaseException):
-    """The process is gone."""
+    """Ends the process."""
 
 
-@pytest.mark.parametrize("strange", [None, "notes.txt"])
-def test_a_crash_while_it_is_started_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, strange: str | None) -> None:
-    """At any change it makes: the folder is still known as ours, and says of no shard that is gone that it is there."""
+@pytest.mark.parametrize("other_file", [None, "notes.txt"])
+def test_crash_during_start_over_leaves_a_recognised_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, other_file: str | None
+) -> None:
+    """After any change it makes, the folder is still recognised, and lists no shard that is gone."""
     done = 0
 
     def crash_after(changes: int, patch: pytest.MonkeyPatch) -> None:
@@ -147,8 +137,8 @@ def test_a_crash_while_it_is_started_over(tmp_path: Path, monkeypatch: pytest.Mo
         store = open_store(tmp_path, fresh=changes > 0)
         commit(store, 0, 1)
         store.finish(2 * ROWS, ROWS, "card")
-        if strange:
-            (tmp_path / strange).write_text("precious")
+        if other_file:
+            (tmp_path / other_file).write_text("precious")
         close_stores()
         with monkeypatch.context() as patch, suppress(Crash):
             crash_after(changes, patch)
@@ -157,23 +147,23 @@ def test_a_crash_while_it_is_started_over(tmp_path: Path, monkeypatch: pytest.Mo
         names = contents(tmp_path).keys()
         assert IDENTITY in names
         assert MANIFEST not in names or {"data/shard-000000.parquet", "data/shard-000001.parquet"} <= names
-        assert strange is None or strange in names
+        assert other_file is None or other_file in names
         if done <= changes:
             break
     assert done > 5
     assert open_store(tmp_path, weights="bbbb").records == {}
 
 
-def test_a_writer_of_a_run_whose_folder_is_gone_or_damaged_is_refused(tmp_path: Path) -> None:
+def test_writer_is_refused_if_the_identity_is_gone_or_damaged(tmp_path: Path) -> None:
     folder = LocalFolder(tmp_path / "out")
     store = open_store(tmp_path / "out")
-    for damage, told in (
+    for damage, message in (
         (b"[]", "cannot be read"),
         (b"{", "cannot be read"),
         (None, "another run has started it over"),
     ):
         folder.remove(IDENTITY) if damage is None else folder.write(IDENTITY, damage)
-        with pytest.raises(StoreError, match=told):
+        with pytest.raises(StoreError, match=message):
             write_shard(folder, store.identity_hash, table(), counts(0))
     assert not list((tmp_path / "out/data").iterdir())
 
@@ -181,8 +171,8 @@ def test_a_writer_of_a_run_whose_folder_is_gone_or_damaged_is_refused(tmp_path: 
 # Logs of several runs
 
 
-def test_the_record_of_what_is_there_counts(tmp_path: Path) -> None:
-    """A part writes a shard again that a whole run has a record of: the logs do not say which is newer."""
+def test_record_that_matches_the_files_wins(tmp_path: Path) -> None:
+    """A part rewrites a shard that a whole run has recorded: the logs do not say which is newer."""
     store = open_store(tmp_path, bad_rows="zero")
     for index in range(2):
         commit_bad(store, index, "zero")
@@ -201,10 +191,10 @@ RUNS = st.tuples(st.integers(0, 3), st.integers(0, 2), st.sampled_from(POLICIES)
 
 @settings(max_examples=cases(short=25, whole=1_000), deadline=None)
 @given(runs=st.lists(RUNS, max_size=6))
-def test_whoever_wrote_a_shard_knows_it_again(
+def test_committed_shards_stay_committed_in_any_division(
     tmp_path_factory: pytest.TempPathFactory, runs: list[tuple[int, int, BadRows, int, bool]]
 ) -> None:
-    """Runs in any division, under either policy, of any length: what is committed stays so, and the end is the same."""
+    """Runs in any division, under either policy, of any length: committed shards stay so, with the same result."""
     shards, folder, whole = 4, tmp_path_factory.mktemp("runs"), tmp_path_factory.mktemp("whole")
 
     def pending(store: VectorStore, part: Part | None) -> list[int]:
@@ -233,14 +223,12 @@ def test_whoever_wrote_a_shard_knows_it_again(
     assert contents(folder) == contents(whole)
 
 
-def test_a_part_that_starts_while_a_whole_run_does_keeps_its_lock(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """It came after the whole run had looked for others: it is refused, but its lock is its own to remove."""
+def test_part_that_starts_with_a_whole_run_keeps_its_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It started after the whole run had checked for other locks: it is refused, and keeps its own lock."""
     open_store(tmp_path)
     close_stores()
     name = f".lock-{Part(0, 2)}"
-    (tmp_path / f".lock-{Part(1, 2)}").write_text("of a process that is dead")
+    (tmp_path / f".lock-{Part(1, 2)}").write_text("of a dead process")
     with LocalFolder(tmp_path).lock(name):
         with monkeypatch.context() as patch:
             patch.setattr(LocalFolder, "lock_holder", lambda *_: None)
@@ -250,3 +238,60 @@ def test_a_part_that_starts_while_a_whole_run_does_keeps_its_lock(
         close_stores()
         assert [found for found in contents(tmp_path) if found.startswith(".lock")] == [name]
     assert name not in contents(tmp_path)
+
+
+def test_open_removes_drafts_that_a_crash_left(tmp_path: Path) -> None:
+    commit(open_store(tmp_path), 0)
+    close_stores()
+    (tmp_path / "data/.shard-000001.parquet.0a1b2c3d.part").write_bytes(b"half")
+    (tmp_path / ".manifest.json.0a1b2c3d.part").write_bytes(b"half")
+    before = {name: data for name, data in contents(tmp_path).items() if not name.endswith(".part")}
+    open_store(tmp_path)
+    close_stores()
+    assert contents(tmp_path) == before
+
+
+def test_folder_without_identity_after_a_crash_is_usable(tmp_path: Path) -> None:
+    draft = f".{IDENTITY}.0a1b2c3d.part"
+    (tmp_path / draft).write_bytes(b'{"sha2')
+    commit(open_store(tmp_path), 0)
+    assert draft not in contents(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"weights": "bbbb"}, 'weights was "aaaa", is "bbbb"'),
+        ({"max_length": 128}, "max_length was null, is 128"),
+        ({"batching": {"max_rows": 128, "min_equal_rows": 8}}, "batching.min_equal_rows was 16, is 8"),
+        ({"new": True}, "new was not there, is true"),
+        ({"weights": "b", "max_length": 2}, 'max_length was null, is 2; weights was "aaaa", is "b"'),
+    ],
+)
+def test_another_run_is_refused_with_what_changed(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
+    commit(open_store(tmp_path), 0)
+    close_stores()
+    before = contents(tmp_path)
+    with pytest.raises(StoreError) as caught:
+        open_store(tmp_path, **changes)
+    assert f"holds the vectors of another run ({message}); choose another encode.output" in str(caught.value)
+    assert contents(tmp_path) == before
+
+
+@pytest.mark.parametrize("name", ["notes.txt", "data/mine.parquet", "x.part", ".git/config"])
+def test_folder_of_other_files_is_refused_and_untouched(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_text("precious")
+    with pytest.raises(StoreError, match=r"not empty, and not a folder of vectors; choose another encode\.output"):
+        open_store(tmp_path)
+    assert contents(tmp_path) == {name: b"precious"}
+
+
+@pytest.mark.parametrize("damage", [b"", b"[1]", b'{"sha256": "x", "depends_on": [1]}'])
+def test_damaged_identity_is_refused(tmp_path: Path, damage: bytes) -> None:
+    open_store(tmp_path)
+    (tmp_path / IDENTITY).write_bytes(damage)
+    with pytest.raises(StoreError, match="the folder is damaged: start over with --fresh, or choose another"):
+        open_store(tmp_path)
+    commit(open_store(tmp_path, fresh=True), 0)
+    assert open_store(tmp_path).committed(0) is not None
