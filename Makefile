@@ -3,6 +3,7 @@
 #   make test         the test suite; test-all adds what takes minutes
 #   make runtimes     optional runtimes and clients: OpenVINO, fastembed and, with Node and npm, those of JavaScript
 #   make faults       runs that are killed, starved of disk space and fed with damaged files, at length
+#   make figures      the figure of the README, from the corpus of the quickstart
 #   make gpu          what needs an NVIDIA GPU: tests, conformance, traps and rates, into docs/benchmarks.md
 #   make check        lint, types and the whole test suite
 
@@ -18,7 +19,7 @@ DRIVER := export/runtimes/javascript_driver
 BIN   := $(VENV)/bin
 STAMP := $(VENV)/.installed-$(RUNTIME)
 
-.PHONY: quickstart runtimes test test-fast test-all faults gpu lint types check clean
+.PHONY: quickstart runtimes test test-fast test-all faults gpu figures lint types check clean
 
 quickstart: $(STAMP)
 	$(BIN)/python scripts/quickstart.py $(CONFIG)
@@ -37,6 +38,9 @@ faults: $(STAMP)
 
 gpu: $(STAMP)
 	$(BIN)/python scripts/gpu_check.py
+
+figures: $(STAMP)
+	$(BIN)/python docs/figures.py
 
 runtimes: $(STAMP)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[openvino,clients]'

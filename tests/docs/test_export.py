@@ -1,0 +1,31 @@
+"""The commands of docs/export.md, and its account of an artifact."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from helpers.pages import UserFolder, code_blocks, read_page, runnable_commands
+from lengthwise.export.graphs.variants import VARIANTS
+
+PAGE = read_page("docs/export.md")
+
+
+@pytest.mark.slow
+@pytest.mark.longest
+def test_commands_write_the_artifact_that_is_shown(user: UserFolder) -> None:
+    commands = runnable_commands(PAGE)
+    assert len(commands) == 3
+    for command in commands:
+        user.run(command)
+    artifact = user.folder / "artifact"
+    written = {path.relative_to(artifact).as_posix() for path in artifact.iterdir()}
+    (tree,) = code_blocks(PAGE, "text")
+    shown = {name.rstrip("/") for line in tree.splitlines() for name in re.split(r" {3,}", line)[0].split()}
+    assert shown <= written
+    assert written - shown <= {"run.yaml", "modules.json", "1_Pooling"}
+
+
+def test_every_graph_is_described() -> None:
+    assert re.findall(r"^\| `(onnx/[^`]+)`", PAGE, re.MULTILINE) == [variant.file for variant in VARIANTS.values()]
