@@ -56,7 +56,11 @@ def test_make_targets_exist_and_are_steps_of_ci() -> None:
 
 def test_extras_that_pages_install_exist() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    found = [names for page in PAGES for names in re.findall(r"pip install '(?:lengthwise|\.)\[([a-z,]+)\]'", read_page(page))]
+    found = [
+        names
+        for page in PAGES
+        for names in re.findall(r"pip install '(?:lengthwise|\.)\[([a-z,]+)\]'", read_page(page))
+    ]
     assert found
     for names in found:
         assert set(names.split(",")) <= project["optional-dependencies"].keys()
