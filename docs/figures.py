@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 from lengthwise.batching.plan import PADDED, BatchPlan, plan_batches, plan_in_order, report_plan
 from lengthwise.cli.quickstart import fetch_corpus
 from lengthwise.config import load_config
-from lengthwise.run.plots import FAINT, INK, PADDING, TOKENS, new_figure, save_figure
 from lengthwise.tokens.ragged import tokenize_texts
 from lengthwise.tokens.tokenizer import train_tokenizer
+from lengthwise.util.plots import BLUE, FAINT, INK, ORANGE, new_figure, save_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -60,7 +60,7 @@ def batching_figure(lengths: NDArray[np.int64]) -> Figure:
     write_title(left, "Dataset order", lengths, in_order, f"1 of {len(in_order)} batches of {ROWS_PER_BATCH} texts")
     write_title(right, "Planned by length", lengths, planned, f"{len(shown)} of {len(planned)} batches")
     figure.legend(
-        handles=[Patch(color=TOKENS, label="tokens"), Patch(color=PADDING, label="padding")],
+        handles=[Patch(color=BLUE, label="tokens"), Patch(color=ORANGE, label="padding")],
         loc="outside lower left",
         ncols=2,
         frameon=False,
@@ -90,8 +90,8 @@ def draw_batches(axes: Axes, batches: list[NDArray[np.int64]]) -> None:
     """Batches from the top down; each row is a bar of its tokens and its padding."""
     for top, lengths in zip(tops(batches), batches, strict=True):
         rows = top + np.arange(len(lengths))
-        axes.barh(rows, lengths, 1.0, align="edge", color=TOKENS)
-        axes.barh(rows, lengths.max() - lengths, 1.0, left=lengths, align="edge", color=PADDING)
+        axes.barh(rows, lengths, 1.0, align="edge", color=BLUE)
+        axes.barh(rows, lengths.max() - lengths, 1.0, left=lengths, align="edge", color=ORANGE)
     axes.set_ylim(tops(batches)[-1] + len(batches[-1]), 0)
     axes.set_xlabel("tokens", fontsize=TEXT)
     axes.set_yticks([])
