@@ -297,7 +297,7 @@ def test_the_request_for_triton_is_one_that_the_graph_takes(here: Path) -> None:
 def test_the_server_answers_as_is_said(artifact_folder: Path, tmp_path: Path) -> None:
     served = Served(artifact_folder).ready()
     try:
-        snippet = code("What it speaks", "python").replace("http://127.0.0.1:8000", served.url)
+        snippet = code("Routes", "python").replace("http://127.0.0.1:8000", served.url)
         found: dict[str, Any] = {}
         exec(snippet, found)
         right = OnnxEncoder.load(artifact_folder).encode(["a short text", "another one"])
