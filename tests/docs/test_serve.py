@@ -1,4 +1,4 @@
-"""The code of docs/serve.md, as it stands there, gives PyTorch's vectors; its commands do what it says."""
+"""The code of docs/serve.md computes PyTorch's vectors, and its commands do what it says."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ LONG = " ".join(TEXTS * 20)
 
 
 def code(section: str, language: str, first: str = "") -> str:
-    """The one block of a section in a language, and that begins with a line, where one is given."""
+    """The only code block of a section in this language that starts with `first`."""
     blocks = re.findall(rf"^```{language}\n(.*?)^```", SECTIONS[section], re.MULTILINE | re.DOTALL)
     (block,) = [block for block in blocks if block.startswith(first)]
     return str(block)
@@ -75,21 +75,21 @@ def _without_special_tokens(
 
 
 @pytest.fixture
-def here(artifact_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The folder that the code runs in: the artifact is beside it."""
+def workdir(artifact_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder that the code runs in; it contains the artifact."""
     monkeypatch.chdir(artifact_folder.parent)
     return artifact_folder.parent
 
 
 @pytest.fixture
-def golden(here: Path) -> tuple[list[list[int]], NDArray[np.float32]]:
+def golden(workdir: Path) -> tuple[list[list[int]], NDArray[np.float32]]:
     """Rows of ids, one of them empty, and their vectors."""
-    known = Artifact.open(here / "artifact").load_golden()
+    known = Artifact.open(workdir / "artifact").load_golden()
     rows = [ids[:length].tolist() for ids, length in zip(known.input_ids, known.lengths, strict=True)]
     return [*rows, []], np.vstack([known.vectors, np.zeros_like(known.vectors[:1])])
 
 
-def check(found: Any, golden: tuple[list[list[int]], NDArray[np.float32]]) -> None:
+def assert_golden(found: Any, golden: tuple[list[list[int]], NDArray[np.float32]]) -> None:
     np.testing.assert_allclose(np.array(found, np.float32), golden[1], atol=1e-6, rtol=0)
 
 
@@ -97,26 +97,28 @@ def check(found: Any, golden: tuple[list[list[int]], NDArray[np.float32]]) -> No
 
 
 @pytest.fixture
-def python(here: Path) -> dict[str, Any]:
-    """What the Python code defines."""
+def python(workdir: Path) -> dict[str, Any]:
+    """The names that the Python code defines."""
     names: dict[str, Any] = {}
     exec(code("Python", "python"), names)
     return names
 
 
-def test_python(python: dict[str, Any], golden: tuple[list[list[int]], NDArray[np.float32]]) -> None:
+def test_python_code_computes_golden_vectors(
+    python: dict[str, Any], golden: tuple[list[list[int]], NDArray[np.float32]]
+) -> None:
     assert python["vectors"].shape == (3, 12)
     assert not python["vectors"][2].any()
     rows, vectors = golden
-    check(python["embed_ids"](rows), golden)
-    check([python["embed_ids"]([ids])[0] for ids in rows], golden)
+    assert_golden(python["embed_ids"](rows), golden)
+    assert_golden([python["embed_ids"]([ids])[0] for ids in rows], golden)
     assert python["embed_ids"](rows).dtype == vectors.dtype
     assert python["embed_ids"]([]).shape == python["embed"]([]).shape == (0, 12)
     assert python["embed"](["", " "]).tolist() == [[0.0] * 12] * 2
 
 
 @pytest.mark.parametrize("special", [False, True])
-def test_python_on_texts(
+def test_python_code_tokenizes_as_the_model_does(
     special: bool, request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder: Path = request.getfixturevalue("_without_special_tokens" if special else "artifact_folder")
@@ -129,20 +131,20 @@ def test_python_on_texts(
     np.testing.assert_allclose(names["embed"](texts), expected, atol=1e-6, rtol=0)
 
 
-def test_python_needs_three_packages(here: Path) -> None:
+def test_python_code_needs_three_packages(workdir: Path) -> None:
     program = code("Python", "python") + (
-        "\nimport sys\nprint(*sorted({'torch', 'transformers', 'datasets', 'export', 'pipeline'} & set(sys.modules)))"
+        "\nimport sys\nprint(*sorted({'torch', 'transformers', 'datasets', 'lengthwise'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert (done.returncode, done.stdout.split()) == (0, []), done.stderr
 
 
-def test_the_options_for_a_gpu_are_those_that_were_validated() -> None:
+def test_gpu_options_are_those_of_validation() -> None:
     assert f'providers=[("CUDAExecutionProvider", {json.dumps(dict(CUDA_OPTIONS))})]' in SECTIONS["Python"]
 
 
-def test_what_the_page_warns_of_is_so(here: Path) -> None:
-    """No columns: an error in Python. No rows: the end of the process."""
+def test_empty_batches_fail_as_the_page_warns(workdir: Path) -> None:
+    """No columns raise an error in Python, no rows crash the process."""
     program = (
         "import sys, numpy as np, onnxruntime\n"
         "session = onnxruntime.InferenceSession('artifact/onnx/model.onnx', providers=['CPUExecutionProvider'])\n"
@@ -161,29 +163,29 @@ def test_what_the_page_warns_of_is_so(here: Path) -> None:
 # JavaScript
 
 
-def written(here: Path, rows: list[list[int]], name: str, text: str) -> Path:
-    """A file with code, which embeds other rows, beside embed.mjs."""
+def write_program(workdir: Path, rows: list[list[int]], name: str, text: str) -> Path:
+    """Write code that embeds `rows` instead of the rows shown, and embed.mjs next to it."""
     assert SHOWN_ROWS in text
-    (here / "embed.mjs").write_text(code("Node and the browser", "javascript", "// embed.mjs"))
-    path = here / name
+    (workdir / "embed.mjs").write_text(code("Node and the browser", "javascript", "// embed.mjs"))
+    path = workdir / name
     path.write_text(text.replace(SHOWN_ROWS, json.dumps(rows)))
     return path
 
 
-def test_node(here: Path, golden: tuple[list[list[int]], NDArray[np.float32]]) -> None:
+def test_node_code_computes_golden_vectors(workdir: Path, golden: tuple[list[list[int]], NDArray[np.float32]]) -> None:
     node = shutil.which("node")
     if node is None or not (PACKAGES / "onnxruntime-node").is_dir():
         pytest.skip("Node or onnxruntime-node is not installed: run make runtimes")
-    (here / "node_modules").symlink_to(PACKAGES)
+    (workdir / "node_modules").symlink_to(PACKAGES)
     main = code("Node and the browser", "javascript", "// main.mjs")
 
     def run(rows: list[list[int]]) -> Any:
-        path = written(here, rows, "main.mjs", main)
-        done = subprocess.run([node, path], cwd=here, capture_output=True, text=True, timeout=120)
+        path = write_program(workdir, rows, "main.mjs", main)
+        done = subprocess.run([node, path], cwd=workdir, capture_output=True, text=True, timeout=120)
         assert done.returncode == 0, done.stderr
         return json.loads(done.stdout)
 
-    check(run(golden[0]), golden)
+    assert_golden(run(golden[0]), golden)
     assert run([]) == []
     assert run([[], []]) == [[0.0] * 12] * 2
     shown = run(json.loads(SHOWN_ROWS))
@@ -191,8 +193,8 @@ def test_node(here: Path, golden: tuple[list[list[int]], NDArray[np.float32]]) -
     assert shown[0] != shown[1]
 
 
-class _Folder(SimpleHTTPRequestHandler):
-    """Serves a folder, and takes the page's answer."""
+class _FolderHandler(SimpleHTTPRequestHandler):
+    """Serves a folder, and receives the result that the page posts."""
 
     extensions_map = SimpleHTTPRequestHandler.extensions_map | {".mjs": "text/javascript", ".wasm": "application/wasm"}
 
@@ -200,7 +202,7 @@ class _Folder(SimpleHTTPRequestHandler):
         self.answers = answers
         super().__init__(*arguments, **options)
 
-    def do_POST(self) -> None:  # the name that the base class calls
+    def do_POST(self) -> None:
         self.answers.put(self.rfile.read(int(self.headers["Content-Length"])).decode())
         self.send_response(204)
         self.end_headers()
@@ -209,28 +211,28 @@ class _Folder(SimpleHTTPRequestHandler):
         return
 
 
-TELL = """<body></body>
+POST_RESULT = """<body></body>
 <script>
-  const tell = (text) => fetch("answer", { method: "POST", body: text });
-  addEventListener("error", (event) => tell(`error: ${event.message}`));
-  addEventListener("unhandledrejection", (event) => tell(`error: ${event.reason}`));
-  const tellOnceWritten = () => document.body.querySelector("script") || tell(document.body.textContent);
-  new MutationObserver(tellOnceWritten).observe(document.body, { childList: true });
+  const post = (text) => fetch("answer", { method: "POST", body: text });
+  addEventListener("error", (event) => post(`error: ${event.message}`));
+  addEventListener("unhandledrejection", (event) => post(`error: ${event.reason}`));
+  const postWhenWritten = () => document.body.querySelector("script") || post(document.body.textContent);
+  new MutationObserver(postWhenWritten).observe(document.body, { childList: true });
 </script>
 """
 
 
 @contextlib.contextmanager
-def opened(program: str, address: str) -> Iterator[None]:
-    """A browser, without a window, at an address."""
+def headless_browser(program: str, address: str) -> Iterator[None]:
+    """A headless browser that shows the page at an address."""
     with tempfile.TemporaryDirectory(prefix="lw", ignore_cleanup_errors=True) as profile:
         sandbox = ["--no-sandbox"] if os.geteuid() == 0 else []
         options = ["--headless", "--disable-gpu", "--no-first-run", *sandbox, f"--user-data-dir={profile}"]
-        with open(os.devnull, "wb") as nowhere:
+        with open(os.devnull, "wb") as devnull:
             browser = subprocess.Popen(
                 [program, *options, address],
-                stdout=nowhere,
-                stderr=nowhere,
+                stdout=devnull,
+                stderr=devnull,
                 process_group=0,
                 env={**os.environ, "TMPDIR": profile},
             )
@@ -241,44 +243,45 @@ def opened(program: str, address: str) -> Iterator[None]:
                 browser.wait()
 
 
-def test_browser(here: Path, golden: tuple[list[list[int]], NDArray[np.float32]]) -> None:
+def test_browser_code_computes_golden_vectors(
+    workdir: Path, golden: tuple[list[list[int]], NDArray[np.float32]]
+) -> None:
     named = os.environ.get(javascript._BROWSER_VARIABLE)
     program = named or next(filter(None, map(shutil.which, javascript._BROWSERS)), None)
     if program is None or not (PACKAGES / "onnxruntime-web").is_dir():
         pytest.skip("Chromium or onnxruntime-web is not installed: run make runtimes")
-    (here / "ort").symlink_to(PACKAGES / "onnxruntime-web" / "dist")
+    (workdir / "ort").symlink_to(PACKAGES / "onnxruntime-web" / "dist")
     page = code("Node and the browser", "html")
     doctype, rest = page.split("\n", 1)
-    written(here, golden[0], "index.html", f"{doctype}\n{TELL}{rest}")
+    write_program(workdir, golden[0], "index.html", f"{doctype}\n{POST_RESULT}{rest}")
     answers: queue.Queue[str] = queue.Queue()
-    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(_Folder, answers, directory=str(here)))
+    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(_FolderHandler, answers, directory=str(workdir)))
     threading.Thread(target=server.serve_forever, daemon=True).start()
     try:
-        with opened(program, f"http://127.0.0.1:{server.server_port}/index.html"):
+        with headless_browser(program, f"http://127.0.0.1:{server.server_port}/index.html"):
             answer = answers.get(timeout=120)
     finally:
         server.shutdown()
         server.server_close()
     assert not answer.startswith("error"), answer
-    check(json.loads(answer), golden)
+    assert_golden(json.loads(answer), golden)
 
 
 # Triton
 
 
-def test_the_commands_for_triton(here: Path) -> None:
-    (here / "scripts").symlink_to(ROOT / "scripts")
+def test_triton_commands_write_the_files_shown(workdir: Path) -> None:
     environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
     for command in code("Triton Inference Server", "bash").splitlines():
-        done = subprocess.run(command, shell=True, cwd=here, env=environment, capture_output=True, text=True)
+        done = subprocess.run(command, shell=True, cwd=workdir, env=environment, capture_output=True, text=True)
         assert done.returncode == 0, f"{command}\n{done.stderr}"
-    files = {path.relative_to(here).as_posix() for path in (here / "models").rglob("*") if path.is_file()}
+    files = {path.relative_to(workdir).as_posix() for path in (workdir / "models").rglob("*") if path.is_file()}
     shown = set(code("Triton Inference Server", "text").split())
     assert files == shown | {path.replace("artifact", "vectors_gpu") for path in shown}
-    assert "max_batch_size: 256\n" in (here / "models/vectors_gpu/config.pbtxt").read_text()
+    assert "max_batch_size: 256\n" in (workdir / "models/vectors_gpu/config.pbtxt").read_text()
 
 
-def test_the_request_for_triton_is_one_that_the_graph_takes(here: Path) -> None:
+def test_triton_request_fits_the_graph(workdir: Path) -> None:
     request = json.loads(code("Triton Inference Server", "json"))
     kinds = {"INT64": np.int64}
     feeds = {
@@ -294,7 +297,7 @@ def test_the_request_for_triton_is_one_that_the_graph_takes(here: Path) -> None:
     assert len(onnx.load("artifact/onnx/model.onnx").graph.input) == len(feeds)
 
 
-def test_the_server_answers_as_is_said(artifact_folder: Path, tmp_path: Path) -> None:
+def test_client_code_receives_vectors(artifact_folder: Path) -> None:
     served = Served(artifact_folder).ready()
     try:
         snippet = code("Routes", "python").replace("http://127.0.0.1:8000", served.url)
@@ -312,7 +315,7 @@ def test_the_server_answers_as_is_said(artifact_folder: Path, tmp_path: Path) ->
         served.close()
 
 
-def test_every_setting_of_the_server_and_its_default_is_named() -> None:
+def test_every_setting_and_its_default_is_documented() -> None:
     table = SECTIONS["Settings"]
     for name, field in ServeSettings.model_fields.items():
         assert f"`{name}`" in table
