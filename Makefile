@@ -5,6 +5,7 @@
 #   make faults       runs that are killed, starved of disk space and fed with damaged files, at length
 #   make figures      the figure of the README, from the corpus of the quickstart
 #   make gpu          what needs an NVIDIA GPU: tests, conformance, traps and rates, into docs/benchmarks.md
+#   make wheel-test   the wheel, built from the source distribution, in an environment and a folder of its own
 #   make check        lint, types and the whole test suite
 
 PYTHON ?= python3
@@ -17,9 +18,11 @@ CONFIG ?= configs/quickstart.yaml
 PYTEST_OPTIONS ?= -n auto --dist worksteal
 DRIVER := export/runtimes/javascript_driver
 BIN   := $(VENV)/bin
+PIP_INSTALL := -m pip install --quiet --disable-pip-version-check -c constraints.txt
+WHEEL_VENV ?= build/wheel/venv
 STAMP := $(VENV)/.installed-$(RUNTIME)
 
-.PHONY: quickstart runtimes test test-fast test-all faults gpu figures lint types check clean
+.PHONY: quickstart runtimes test test-fast test-all faults gpu figures lint types wheel-test check clean
 
 quickstart: $(STAMP)
 	$(BIN)/python scripts/quickstart.py $(CONFIG)
@@ -43,7 +46,7 @@ figures: $(STAMP)
 	$(BIN)/python docs/figures.py
 
 runtimes: $(STAMP)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[openvino,clients]'
+	$(BIN)/python $(PIP_INSTALL) -e '.[openvino,clients]'
 	npm ci --ignore-scripts --no-audit --no-fund --prefix $(DRIVER)
 
 lint: $(STAMP)
@@ -57,6 +60,15 @@ types: $(STAMP)
 	ln -s $(CURDIR)/scripts build/types/lengthwise/cli
 	$(BIN)/mypy
 
+wheel-test:
+	rm -rf build/wheel $(WHEEL_VENV)
+	$(PYTHON) -m venv build/wheel/tools
+	build/wheel/tools/bin/python $(PIP_INSTALL) build
+	build/wheel/tools/bin/python -m build --outdir build/wheel . >build/wheel/log
+	$(PYTHON) -m venv $(WHEEL_VENV)
+	$(WHEEL_VENV)/bin/python $(PIP_INSTALL) "$$(ls build/wheel/*.whl)[$(RUNTIME)]"
+	.ci/wheel-test $(WHEEL_VENV)
+
 check: lint types test
 
 $(STAMP): pyproject.toml constraints.txt
@@ -65,7 +77,7 @@ $(STAMP): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@test ! -e "$(firstword $(filter-out $(STAMP),$(wildcard $(VENV)/.installed-*)))" \
 		|| $(BIN)/python -m pip uninstall --quiet --yes onnxruntime onnxruntime-gpu
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[$(RUNTIME),serve,plot,ray,bench,quickstart,dev]'
+	$(BIN)/python $(PIP_INSTALL) -e '.[$(RUNTIME),serve,plot,ray,bench,quickstart,dev]'
 	@rm -f $(VENV)/.installed-*
 	@touch $@
 

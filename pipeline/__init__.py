@@ -1,3 +1,34 @@
-"""From a Hugging Face dataset and a trained tokenizer to vectors, through a packed Embedding+LSTM encoder."""
+"""From a Hugging Face dataset and a trained tokenizer to vectors, through a packed Embedding+LSTM encoder.
+
+Importing the package imports nothing else: each name below is loaded when it is first used.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from lengthwise.api import Encoder, encode_dataset
+    from lengthwise.errors import LengthwiseError
+    from lengthwise.export import export_checkpoint as export
 
 __version__ = "0.1.0"
+__all__ = ["Encoder", "LengthwiseError", "__version__", "encode_dataset", "export"]
+
+_MODULES = {
+    "Encoder": "lengthwise.api",
+    "LengthwiseError": "lengthwise.errors",
+    "encode_dataset": "lengthwise.api",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name == "export":  # the subpackage, which can be called: see its docstring
+        return import_module("lengthwise.export")
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = globals()[name] = getattr(import_module(_MODULES[name]), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

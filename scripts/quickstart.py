@@ -38,6 +38,7 @@ def fetch_corpus(target: Path) -> None:
 @run_options
 def main(config: Path, overrides: tuple[str, ...]) -> None:
     """Run every step of the run CONFIG on the facts of the package randfacts."""
+    from lengthwise.api import encode_run
     from lengthwise.cli import encode_dataset, export_model, init_model, train_tokenizer, validate_export
     from lengthwise.config import CONFIG_FILE, load_encoder_config
 
@@ -50,7 +51,7 @@ def main(config: Path, overrides: tuple[str, ...]) -> None:
         _say(f"python scripts/init_model.py {typed}")
         init_model.init(run)
     _say(f"python scripts/encode_dataset.py {typed}")
-    report = encode_dataset.encode(run)
+    report = encode_run(run)
     _say(f"python scripts/export_model.py {typed}")
     artifact = export_model.export(run)
     _say(f"python scripts/validate_export.py {artifact.folder} --texts {typed}")

@@ -19,7 +19,7 @@ def test_parts_and_their_end(trained: Path, tmp_path: Path, invoke: Invoke) -> N
     for part in ("0", "1"):
         result = invoke("encode_dataset", trained, *changed, "--shard-index", part, "--num-shards", "2")
         assert result.exit_code == 0, result.stderr
-        assert "once all parts are done, run scripts/finalize_vectors.py" in result.stdout
+        assert "once all parts are done, run lengthwise finalize" in result.stdout
         assert "report " not in result.stdout
     result = invoke("finalize_vectors", trained, *changed)
     assert result.exit_code == 0, result.stderr

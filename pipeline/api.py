@@ -1,0 +1,458 @@
+"""The public face of the package: `Encoder`, from texts to vectors, and the pipeline's steps as functions.
+
+Notable decisions:
+- A model is a folder: with a `MANIFEST.json` it is an artifact and runs on onnxruntime, else it is a checkpoint and
+  runs in PyTorch. PyTorch is imported for a checkpoint only.
+- Every function builds the `RunConfig` that a YAML file would hold and runs what the command line runs.
+- Input is read in the calling thread, since a generator may hold a database cursor or the like; the next chunk is
+  tokenized in a second thread while one is encoded.
+"""
+
+from __future__ import annotations
+
+import logging
+import operator
+import uuid
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, cast, get_args, overload
+
+import numpy as np
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from lengthwise.config import (
+    CONFIG_FILE,
+    BadRows,
+    BatchingSettings,
+    EncoderConfig,
+    Precision,
+    RunConfig,
+    TokenizationSettings,
+    Variant,
+    parse_settings,
+)
+from lengthwise.encoder.engine import Engine, PlannedTokens, encode_planned, plan_tokens
+from lengthwise.errors import CheckpointError, ConfigError, TextError
+from lengthwise.tokens.ragged import tokenize_texts
+from lengthwise.tokens.texts import chunk_texts
+from lengthwise.tokens.tokenizer import TextTokenizer, check_tokenizer_fits, load_tokenizer
+
+if TYPE_CHECKING:
+    import datasets
+    from tokenizers import Tokenizer
+
+    from lengthwise.data.dataset import Source
+    from lengthwise.encoder.model import PackedEncoder
+    from lengthwise.export.artifact.folder import Artifact
+    from lengthwise.run.stats import EncodeReport
+    from lengthwise.store.parts import Part
+
+Device = Literal["cpu", "cuda", "auto"]
+log = logging.getLogger(__name__)
+_NORM_FLOOR = 1e-12  # as in `PackedEncoder.finish`
+
+
+class Encoder:
+    """Texts to vectors, with a checkpoint in PyTorch or an artifact on onnxruntime.
+
+    Batches are planned by length, so texts of any lengths are given in any number and order, and a text's vector does
+    not depend on the others.
+
+    >>> from lengthwise import Encoder
+    >>> encoder = Encoder.load("model")
+    >>> encoder.encode("a short text").shape
+    (6,)
+    >>> vectors = encoder.encode(["a short text", "another text, which is longer"])
+    >>> vectors.shape, vectors.dtype
+    ((2, 6), dtype('float32'))
+
+    Attributes:
+        tokenizer: turns texts into ids.
+    """
+
+    def __init__(
+        self,
+        model: PackedEncoder,
+        tokenizer: TextTokenizer | Tokenizer,
+        *,
+        device: Device = "auto",
+        precision: Precision = "fp32",
+        batching: BatchingSettings | None = None,
+    ) -> None:
+        """Encode with a model in memory. Its weights are copied: change the model, and make another Encoder.
+
+        Args:
+            tokenizer: the one that the model was made for; one of the tokenizers library is wrapped.
+            device, precision, batching: as for `load`.
+
+        Raises:
+            TokenizerError: the tokenizer does not fit the model.
+            LengthwiseError: there is no GPU, or the device cannot compute in this precision.
+        """
+        from lengthwise.encoder.torch_engine import TorchEngine
+
+        wrapped = tokenizer if isinstance(tokenizer, TextTokenizer) else TextTokenizer(tokenizer)
+        check_tokenizer_fits(wrapped, model.config, "the tokenizer")
+        engine = TorchEngine(model, _checked_device(device), precision)
+        self._open(engine, wrapped, model, batching, {"engine": "torch", "precision": precision})
+
+    @classmethod
+    def load(
+        cls,
+        path: str | Path,
+        *,
+        device: Device = "auto",
+        precision: Precision = "fp32",
+        variant: Variant | None = None,
+        batching: BatchingSettings | None = None,
+    ) -> Encoder:
+        """Open a checkpoint, in PyTorch, or an artifact, on onnxruntime and without PyTorch.
+
+        Args:
+            path: the folder.
+            device: `cuda` fails where there is no GPU; `auto` takes the CPU then.
+            precision: of a checkpoint: fp32, bf16, or on a GPU fp16.
+            variant: of an artifact: the graph, by default the one that validation recommends.
+            batching: limits of a batch, by default the engine's own.
+
+        Raises:
+            CheckpointError, ArtifactError, TokenizerError: there is no whole model, or its parts do not fit.
+            ConfigError: an option that this kind of model does not have.
+            LengthwiseError: there is no GPU, or the device cannot compute in this precision.
+        """
+        folder = Path(path)
+        if is_artifact(folder):
+            if precision != "fp32":
+                raise ConfigError(f"precision is {precision!r}, but {folder} is an artifact; choose a variant instead")
+            return cls._load_artifact(folder, _checked_device(device), variant, batching)
+        if variant is not None:
+            raise ConfigError(f"variant is {variant!r}, but {folder} is no artifact; choose a precision instead")
+        from lengthwise.encoder.checkpoint import load_checkpoint
+
+        encoder = cls(*load_checkpoint(folder), device=device, precision=precision, batching=batching)
+        encoder._folder = folder
+        return encoder
+
+    @classmethod
+    def _load_artifact(
+        cls, folder: Path, device: Device, variant: Variant | None, batching: BatchingSettings | None
+    ) -> Encoder:
+        from lengthwise.export.artifact.engine import OnnxEngine
+        from lengthwise.export.artifact.folder import Artifact
+
+        engine = OnnxEngine(Artifact.open(folder), device, variant=variant)
+        tokenizer = load_tokenizer(folder)
+        check_tokenizer_fits(tokenizer, engine.config, str(folder))
+        encoder = cls.__new__(cls)
+        encoder._open(engine, tokenizer, folder, batching, {"engine": "onnx", "variant": engine.variant})
+        encoder._folder = folder
+        return encoder
+
+    def _open(
+        self,
+        engine: Engine,
+        tokenizer: TextTokenizer,
+        model: PackedEncoder | Path,
+        batching: BatchingSettings | None,
+        settings: dict[str, str],
+    ) -> None:
+        """Set the attributes.
+
+        Args:
+            model: what `save` and `export` write, or the artifact that holds it.
+            settings: of `encode` in a run's configuration, which describe the engine.
+        """
+        self.tokenizer = tokenizer
+        self._engine, self._model, self._settings = engine, model, settings
+        self._batching = batching or BatchingSettings()
+        self._folder: Path | None = None
+
+    def __repr__(self) -> str:
+        source = "" if self._folder is None else f"{str(self._folder)!r}, "
+        return f"Encoder({source}dim={self.dim}, engine={self._engine.name!r})"
+
+    @property
+    def dim(self) -> int:
+        """Width of a vector."""
+        return self.config.dim
+
+    @property
+    def config(self) -> EncoderConfig:
+        """The model's `config.json`: its shape, and how its texts are tokenized."""
+        return self._engine.config
+
+    @overload
+    def encode(
+        self,
+        texts: str,
+        *,
+        normalize: bool | None = None,
+        show_progress: bool = False,
+        max_length: int | None = None,
+        truncate: bool | None = None,
+    ) -> NDArray[np.float32]: ...
+    @overload
+    def encode(
+        self,
+        texts: Iterable[str],
+        *,
+        normalize: bool | None = None,
+        show_progress: bool = False,
+        max_length: int | None = None,
+        truncate: bool | None = None,
+    ) -> NDArray[np.float32]: ...
+    def encode(
+        self,
+        texts: str | Iterable[str],
+        *,
+        normalize: bool | None = None,
+        show_progress: bool = False,
+        max_length: int | None = None,
+        truncate: bool | None = None,
+    ) -> NDArray[np.float32]:
+        """Encode one text, or all texts of an iterable in their order.
+
+        A large iterable is read, tokenized and encoded in chunks. A text of no tokens gets zeros.
+
+        Args:
+            texts: one text; or a list, a generator, an array of NumPy or Arrow, a pandas Series, a column of a
+                `datasets` dataset.
+            normalize: scale every vector to length 1; as the model does where it is left out.
+            show_progress: show a bar.
+            max_length: the most tokens of a text, special ones included; as the model says where it is left out.
+            truncate: cut longer texts instead of refusing them; as the model says where it is left out.
+
+        Returns:
+            float32[dim] for one text, float32[texts, dim] for several.
+
+        Raises:
+            TextError: something is no text, not Unicode, too long, or refused by the tokenizer; its row is named.
+            ConfigError: truncation without a length, or `normalize=False` of a model that always normalizes.
+        """
+        if normalize is False and self.config.normalize:
+            raise ConfigError("normalize is False, but this model always scales its vectors to length 1; leave it out")
+        tokenization = self.config.tokenization.override(max_length=max_length, truncate=truncate)
+        if isinstance(texts, str):
+            vectors = encode_planned(self._plan([texts], 0, tokenization), self._engine)
+        else:
+            vectors = self._encode_all(texts, tokenization, show_progress)
+        if normalize and not self.config.normalize:
+            vectors /= np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), _NORM_FLOOR)
+        return vectors[0] if isinstance(texts, str) else vectors
+
+    def save(self, path: str | Path) -> None:
+        """Write the model as a checkpoint folder, whole or not at all. An older checkpoint there is replaced.
+
+        Raises:
+            CheckpointError: the folder holds something else.
+            StoreError: it cannot be written.
+        """
+        from lengthwise.encoder.checkpoint import save_checkpoint
+
+        folder = Path(path)
+        if folder.exists() and not (folder / CONFIG_FILE).is_file() and (not folder.is_dir() or any(folder.iterdir())):
+            raise CheckpointError(f"{folder}: not empty, and not a checkpoint; choose another folder")
+        save_checkpoint(path, self._packed_encoder(), self.tokenizer)
+
+    def export(self, path: str | Path, *, variants: Iterable[Variant] | None = None) -> Artifact:
+        """Write an artifact folder: ONNX graphs, TorchScript, tokenizer and golden vectors, whole or not at all.
+
+        Args:
+            variants: the graphs to write besides the native one; all where they are left out.
+
+        Raises:
+            ArtifactError: the folder holds something else, or the model cannot be exported.
+            StoreError: it cannot be written.
+        """
+        from lengthwise.export.artifact.build import build_artifact
+        from lengthwise.export.graphs.variants import VARIANTS
+
+        return build_artifact(
+            self._packed_encoder(), self.tokenizer, path, variants=VARIANTS if variants is None else variants
+        )
+
+    def _packed_encoder(self) -> PackedEncoder:
+        if isinstance(self._model, Path):
+            from lengthwise.encoder.checkpoint import load_encoder
+
+            self._model = load_encoder(self._model)
+        return self._model
+
+    def _encode_all(
+        self, texts: Iterable[str], tokenization: TokenizationSettings, show_progress: bool
+    ) -> NDArray[np.float32]:
+        """float32[texts, dim] of any iterable."""
+        total = operator.length_hint(texts)
+        vectors, rows = np.empty((total, self.dim), np.float32), 0
+        with (
+            closing(self._planned_chunks(texts, tokenization)) as chunks,
+            tqdm(total=total or None, unit=" texts", desc="encode", disable=not show_progress) as bar,
+        ):
+            for planned in chunks:
+                end = rows + len(planned.tokens)
+                if end > len(vectors):
+                    vectors.resize((max(end, len(vectors) * 3 // 2), self.dim), refcheck=False)
+                vectors[rows:end] = encode_planned(planned, self._engine, lambda count, _: bar.update(count))
+                rows = end
+        vectors.resize((rows, self.dim), refcheck=False)
+        return vectors
+
+    def _planned_chunks(self, texts: Iterable[str], tokenization: TokenizationSettings) -> Iterator[PlannedTokens]:
+        """The texts chunk by chunk, tokenized and planned in a second thread, one chunk ahead."""
+        pending: Future[PlannedTokens] | None = None
+        with ThreadPoolExecutor(1, thread_name_prefix="tokenize") as background:
+            for first_row, chunk in chunk_texts(texts):
+                future = background.submit(self._plan, chunk, first_row, tokenization)
+                if pending is not None:
+                    yield pending.result()
+                pending = future
+            if pending is not None:
+                yield pending.result()
+
+    def _plan(self, texts: list[str], first_row: int, tokenization: TokenizationSettings) -> PlannedTokens:
+        tokens = tokenize_texts(texts, self.tokenizer, tokenization, bad_rows="zero")
+        for row, reason in tokens.bad.items():
+            raise TextError(f"texts[{first_row + row}] cannot be encoded: {reason}{_remedy(reason)}")
+        return plan_tokens(tokens, self._engine, self._batching)
+
+
+def encode_dataset(
+    dataset: str | Path | datasets.Dataset | datasets.IterableDataset,
+    model: str | Path | Encoder,
+    output: str | Path,
+    *,
+    text_column: str = "text",
+    keep_columns: Sequence[str] = (),
+    split: str = "train",
+    vector_dtype: Literal["float32", "float16"] = "float32",
+    bad_rows: BadRows = "error",
+    fingerprint: str | None = None,
+    fresh: bool = False,
+    show_progress: bool = True,
+    settings: Mapping[str, Any] | None = None,
+) -> EncodeReport:
+    """Encode a dataset into a folder of parquet shards. An interrupted call goes on where it was when repeated.
+
+    >>> from lengthwise import encode_dataset
+    >>> report = encode_dataset("texts.txt", "model", "vectors", show_progress=False)
+    >>> report.totals.rows
+    7
+
+    Args:
+        dataset: a file, a glob, a folder, a name on the hub, or a dataset in memory.
+        model: a checkpoint or an artifact, on whichever device there is; or an `Encoder`.
+        output: the folder of vectors, or its URL.
+        text_column: the column of texts.
+        keep_columns: columns that are copied beside the vectors.
+        split: which split of a dataset that is named.
+        vector_dtype: how vectors are stored.
+        bad_rows: what becomes of a row that cannot be encoded, see `config.EncodeSettings`.
+        fingerprint: identifies the rows of a dataset in memory; the same dataset has to have the same one for a call
+            to go on. By default that of the datasets library, which an IterableDataset does not have.
+        fresh: remove the vectors that are there, whichever run they are of.
+        show_progress: show a bar.
+        settings: further settings of a run by their dotted names, such as `{"dataset.shard_rows": 10_000}`.
+
+    Raises:
+        ConfigError: an unknown setting or a value that is refused; all of them are in the message.
+        DatasetError, TextError: the input cannot be read, or a row cannot be encoded.
+        StoreError: the folder holds other vectors, or cannot be written.
+    """
+    from lengthwise.data.dataset import Source, open_dataset
+
+    encoder = model if isinstance(model, Encoder) else Encoder.load(model)
+    named = isinstance(dataset, str | Path)
+    data: dict[str, Any] = {
+        "dataset": {
+            "path": str(dataset) if named else "(in memory)",
+            "split": split,
+            "text_column": text_column,
+            "keep_columns": list(keep_columns),
+        },
+        "model": {"path": str(encoder._folder or "(in memory)")},
+        "batching": encoder._batching.model_dump(),
+        "encode": {
+            "output": str(output),
+            "vector_dtype": vector_dtype,
+            "bad_rows": bad_rows,
+            **encoder._settings,
+        },
+    }
+    for key, value in (settings or {}).items():
+        section, _, name = key.partition(".")
+        data[section] = {**data.get(section, {}), name: value} if name else value
+    config = parse_settings(RunConfig, data, "encode_dataset")
+    if isinstance(dataset, str | Path):
+        source = open_dataset(config.dataset, fingerprint)
+    else:
+        found = fingerprint or getattr(dataset, "_fingerprint", None) or uuid.uuid4().hex
+        source = Source(dataset, found, config.dataset)
+    return _encode_here(config, source, encoder._engine, encoder.tokenizer, None, fresh, show_progress)
+
+
+def encode_run(
+    config: RunConfig, *, part: Part | None = None, cluster: str | None = None, fresh: bool = False
+) -> EncodeReport:
+    """Encode what a run has not encoded yet, here or on a Ray cluster, and write its report beside the vectors.
+
+    Args:
+        part: one part of the run's shards; the folder is then left to be finished by `run.finalize`.
+        cluster: `local`, or the address of a Ray cluster.
+        fresh: remove the vectors that are there, whichever run they are of.
+
+    Raises:
+        LengthwiseError: as `encode_dataset`.
+    """
+    from lengthwise.data.dataset import open_dataset
+    from lengthwise.run.report import write_report
+
+    source = open_dataset(config.dataset)
+    if config.encode.engine == "onnx":
+        from lengthwise.export.artifact.engine import open_onnx as open_engine
+    else:
+        from lengthwise.encoder.torch_engine import open_torch as open_engine
+    if cluster is None:
+        return _encode_here(config, source, *open_engine(config, None), part, fresh)
+    from lengthwise.run.cluster import encode_on_cluster
+
+    report = encode_on_cluster(config, source, open_engine, cluster, fresh=fresh)
+    write_report(config.encode.output, config, report)
+    return report
+
+
+def is_artifact(folder: str | Path) -> bool:
+    """Whether a folder is an artifact; a checkpoint has no manifest."""
+    return (Path(folder) / "MANIFEST.json").is_file()
+
+
+def _encode_here(
+    config: RunConfig,
+    source: Source,
+    engine: Engine,
+    tokenizer: TextTokenizer,
+    part: Part | None,
+    fresh: bool,
+    show_progress: bool = True,
+) -> EncodeReport:
+    from lengthwise.run.local import encode_dataset
+    from lengthwise.run.report import write_report
+
+    if not engine.config.trained:
+        log.warning("the encoder was never trained (seed %s)", engine.config.seed)
+    report = encode_dataset(config, source, tokenizer, engine, part=part, fresh=fresh, show_progress=show_progress)
+    write_report(config.encode.output, config, report)
+    return report
+
+
+def _checked_device(device: str) -> Device:
+    if device not in get_args(Device):
+        raise ConfigError(f"device is {device!r}; choose {', '.join(get_args(Device))}")
+    return cast(Device, device)
+
+
+def _remedy(reason: str) -> str:
+    """What a caller can do about a text that cannot be encoded."""
+    return "; pass truncate=True, or a larger max_length" if "max_length" in reason else "; replace it, or leave it out"
