@@ -1,4 +1,4 @@
-"""What a figure shows."""
+"""Reads shapes back from figures."""
 
 from __future__ import annotations
 

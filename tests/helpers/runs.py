@@ -1,4 +1,4 @@
-"""Runs in memory: their configuration, their input, and what they wrote."""
+"""Runs on texts in memory: their configuration, their input, and their output."""
 
 from __future__ import annotations
 
@@ -21,34 +21,36 @@ from lengthwise.tokens.tokenizer import TextTokenizer
 
 
 def run_config(output: Path, path: str | Path = "memory", **sections: dict[str, Any]) -> RunConfig:
-    """A run with shards of three rows, unless the sections say otherwise."""
-    given_sections = {
+    """The configuration of a run, with shards of three rows unless `sections` changes that."""
+    defaults = {
         "dataset": {"path": str(path), "shard_rows": 3},
         "model": {"path": "model"},
         "encode": {"output": str(output)},
     }
-    names = given_sections.keys() | sections.keys()
-    return RunConfig.model_validate(
-        {name: {**given_sections.get(name, {}), **sections.get(name, {})} for name in names}
-    )
+    names = defaults.keys() | sections.keys()
+    return RunConfig.model_validate({name: {**defaults.get(name, {}), **sections.get(name, {})} for name in names})
 
 
-def source_of(texts: Sequence[str | None], run: RunConfig, **columns: Any) -> Source:
+def source_of(texts: Sequence[str | None], config: RunConfig, **columns: Any) -> Source:
+    """The input of a run: a column of texts, and more columns."""
     features = datasets.Features.from_arrow_schema(pa.schema({"text": pa.string()}))
     data = datasets.Dataset.from_dict({"text": list(texts)}, features=features)
     for name, column in columns.items():
         data = data.add_column(name, column)
-    return Source(data, json.dumps(texts), run.dataset)
+    return Source(data, json.dumps(texts), config.dataset)
 
 
-def encode(run: RunConfig, source: Source, tokenizer: TextTokenizer, engine: Any, **options: Any) -> EncodeReport:
-    return encode_dataset(run, source, tokenizer, engine, show_progress=False, **options)
+def encode(config: RunConfig, source: Source, tokenizer: TextTokenizer, engine: Any, **options: Any) -> EncodeReport:
+    """Run `encode_dataset` without a progress bar."""
+    return encode_dataset(config, source, tokenizer, engine, show_progress=False, **options)
 
 
 def vectors_at(folder: Path) -> NDArray[np.float32]:
+    """The vectors in a folder: float32[rows, dim]."""
     table = pq.read_table(folder / "data")
     return np.array(table["embedding"].to_pylist(), np.float32).reshape(table.num_rows, -1)
 
 
 def data_files(folder: Path) -> dict[str, bytes]:
+    """The contents of a folder's shard files, by name."""
     return {path.name: path.read_bytes() for path in sorted((folder / "data").iterdir())}

@@ -1,4 +1,4 @@
-"""Vector stores of two runs, and what is committed to them."""
+"""Vector stores for tests, their shards, and the locks of other processes."""
 
 from __future__ import annotations
 
@@ -18,39 +18,37 @@ from lengthwise.store.remote import RemoteFolder
 from lengthwise.store.vectors import VectorStore
 
 IDENTITY_A = {"weights": "aaaa", "max_length": None, "batching": {"max_rows": 128, "min_equal_rows": 16}}
-
-
-ROWS = 3
-
-
-_opened: list[VectorStore] = []
+ROWS = 3  # per shard
+_open_stores: list[VectorStore] = []
 
 
 def close_stores() -> None:
-    """As the end of a process does."""
-    while _opened:
-        _opened.pop().close()
+    """Release the locks of all stores, as the end of their process does."""
+    while _open_stores:
+        _open_stores.pop().close()
 
 
 def open_store(
     folder: Path, *, part: Part | None = None, fresh: bool = False, bad_rows: BadRows = "error", **changes: Any
 ) -> VectorStore:
-    """A store, as by the next process: the one that was opened before is closed."""
+    """A store, as the next process opens it: the one opened before is closed."""
     close_stores()
     identity = {**IDENTITY_A, **changes}
     store = VectorStore.open(folder, identity, "run: 1\n", part=part, fresh=fresh, bad_rows=bad_rows)
-    _opened.append(store)
+    _open_stores.append(store)
     return store
 
 
 def table(seed: int = 0, rows: int = ROWS) -> pa.Table:
+    """A shard's table, with random vectors of dimension 4."""
     generator = np.random.default_rng(seed)
     kept = pa.table({"id": list(range(rows))})
     vectors = generator.normal(size=(rows, 4)).astype(np.float32)
     return vector_table(kept, vectors, np.arange(rows), np.zeros(rows, np.bool_))
 
 
-def counts(index: int) -> dict[str, int]:
+def counts(index: int) -> dict[str, Any]:
+    """The counts of a shard's record."""
     return {
         "index": index,
         "first_row": index * ROWS,
@@ -65,14 +63,14 @@ def counts(index: int) -> dict[str, int]:
 
 
 def commit(store: VectorStore, *indices: int) -> list[ShardRecord]:
-    """Shards of these numbers, with the table and the counts that belong to each."""
+    """Write and record the shards of these numbers."""
     return [commit_table(store, table(index), counts(index)) for index in indices]
 
 
 def commit_table(
     store: VectorStore, table: pa.Table, counts: dict[str, Any], quarantine: bytes | None = None
 ) -> ShardRecord:
-    """Write a shard and record it, as a run does."""
+    """Write and record a shard, as a run does."""
     record = write_shard(store.folder, store.identity_hash, table, counts, quarantine)
     store.add(record)
     return record

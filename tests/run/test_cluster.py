@@ -1,4 +1,4 @@
-"""Ray: what goes wrong in a worker is told here, and nothing waits for what cannot come. Whole runs are in `faults`."""
+"""Runs on Ray: failures of workers are reported, and nothing waits indefinitely. Whole runs are in `tests/faults`."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from lengthwise.run.cluster import ShardWorker, _check_capacity, _with_absolute_
 
 @pytest.fixture(scope="module")
 def _connected() -> Iterator[None]:
-    """One cluster of two cores for all tests; its workers get what is defined here by value."""
+    """One cluster of two cores for all tests; this module is pickled by value for its workers."""
     ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
     ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="error")
     yield
@@ -33,56 +33,56 @@ def _connected() -> Iterator[None]:
 
 
 @pytest.fixture
-def run(tmp_path: Path, tokenizer: TextTokenizer, monkeypatch: pytest.MonkeyPatch) -> RunConfig:
-    """A run of four shards, from its own directory."""
+def config(tmp_path: Path, tokenizer: TextTokenizer, monkeypatch: pytest.MonkeyPatch) -> RunConfig:
+    """A run of four shards, with its folder as the working directory."""
     job = Job(tmp_path, tokenizer, rows=200, cluster={"workers": 1, "retries": 1})
     monkeypatch.chdir(job.folder)
     return load_config(job.folder / "run.yaml")
 
 
-def encode(run: RunConfig, open_engine: Any = open_torch) -> Any:
-    return encode_on_cluster(run, open_dataset(run.dataset), open_engine, show_progress=False)
+def encode(config: RunConfig, open_engine: Any = open_torch) -> Any:
+    return encode_on_cluster(config, open_dataset(config.dataset), open_engine, show_progress=False)
 
 
-def changed(run: RunConfig, section: str, **settings: Any) -> RunConfig:
-    return run.model_copy(update={section: getattr(run, section).model_copy(update=settings)})
+def with_settings(config: RunConfig, section: str, **settings: Any) -> RunConfig:
+    return config.model_copy(update={section: getattr(config, section).model_copy(update=settings)})
 
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("_connected")
-def test_a_stream_is_encoded_and_a_mistake_in_a_worker_is_told(run: RunConfig) -> None:
-    run = changed(run, "tokenizer", max_length=5)
+def test_stream_is_encoded_and_an_error_in_a_worker_is_reported(config: RunConfig) -> None:
+    config = with_settings(config, "tokenizer", max_length=5)
     with pytest.raises(TextError, match=r"longer than tokenizer\.max_length = 5"):
-        encode(run)
-    run = changed(changed(run, "tokenizer", max_length=None), "dataset", streaming=True)
+        encode(config)
+    config = with_settings(with_settings(config, "tokenizer", max_length=None), "dataset", streaming=True)
     with pytest.raises(StoreError, match=r"another run \(max_length was 5, is null\)"):
-        encode(run)
-    report = encode(changed(run, "encode", output="streamed"))
+        encode(config)
+    report = encode(with_settings(config, "encode", output="streamed"))
     assert (report.totals.rows, report.encoded.shards, report.is_complete, report.engine) == (200, 4, True, "torch cpu")
     before = contents(Path("streamed"))
-    assert encode(changed(run, "encode", output="streamed")).encoded.shards == 0
+    assert encode(with_settings(config, "encode", output="streamed")).encoded.shards == 0
     assert contents(Path("streamed")) == before
 
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("_connected")
-def test_a_shard_that_kills_every_worker_ends_the_run(run: RunConfig, tmp_path: Path) -> None:
+def test_shard_that_kills_every_worker_ends_the_run(config: RunConfig, tmp_path: Path) -> None:
     opened = tmp_path / "opened"
 
-    def open_and_die(run: RunConfig, workers: int | None) -> Any:
-        engine, tokenizer = open_torch(run, workers)
-        if opened.exists():  # the first time is to find the identity
+    def open_and_die(config: RunConfig, workers: int | None) -> Any:
+        engine, tokenizer = open_torch(config, workers)
+        if opened.exists():  # the first time finds the identity
             engine.encode_batch = lambda *_: os._exit(1)  # type: ignore[method-assign]
         opened.touch()
         return engine, tokenizer
 
     with pytest.raises(RunError, match=r"vectors: the run failed \(.*; the shards that were committed are safe"):
-        encode(run, open_and_die)
-    assert encode(run).encoded.shards == 4
+        encode(config, open_and_die)
+    assert encode(config).encoded.shards == 4
 
 
 @pytest.mark.usefixtures("_connected")
-def test_what_ray_would_wait_for_is_refused() -> None:
+def test_check_capacity_refuses_what_ray_would_wait_for() -> None:
     _check_capacity(ClusterSettings(workers=2))
     for settings in (
         ClusterSettings(workers=3),
@@ -93,28 +93,28 @@ def test_what_ray_would_wait_for_is_refused() -> None:
             _check_capacity(settings)
 
 
-def test_a_worker_with_another_model_or_input_refuses(run: RunConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_worker_with_another_model_or_input_refuses(config: RunConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAYON_NUM_THREADS", "1")  # which a worker sets for itself
-    source = open_dataset(run.dataset)
-    worker = ShardWorker(run, open_torch, source.fingerprint, 200, {"weights": "other"})
+    source = open_dataset(config.dataset)
+    worker = ShardWorker(config, open_torch, source.fingerprint, 200, {"weights": "other"})
     assert "a worker's run differs from the driver's (" in str(worker._error)
-    worker = ShardWorker(run, open_torch, source.fingerprint, 199, {})
+    worker = ShardWorker(config, open_torch, source.fingerprint, 199, {})
     assert "has 200 rows on a worker, but 199 on the driver" in str(worker._error)
     [result] = worker({"number": [0]})["result"]
     assert b"199 on the driver" in result
 
 
-def test_paths_for_workers(run: RunConfig, tmp_path: Path) -> None:
-    found = _with_absolute_paths(run)
+def test_with_absolute_paths_leaves_urls_and_hub_names(config: RunConfig, tmp_path: Path) -> None:
+    found = _with_absolute_paths(config)
     assert found.dataset.path == str(tmp_path / "rows.parquet")
     assert (found.model.path, found.encode.output) == (str(tmp_path / "model"), str(tmp_path / "vectors"))
-    hub = changed(run, "dataset", path="user/name")
+    hub = with_settings(config, "dataset", path="user/name")
     assert _with_absolute_paths(hub).dataset.path == "user/name"
-    url = changed(changed(run, "dataset", path="s3://a/b"), "encode", output="s3://a/c")
+    url = with_settings(with_settings(config, "dataset", path="s3://a/b"), "encode", output="s3://a/c")
     assert (_with_absolute_paths(url).dataset.path, _with_absolute_paths(url).encode.output) == ("s3://a/b", "s3://a/c")
 
 
-def test_without_ray(run: RunConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_encode_on_cluster_without_ray_names_the_extra(config: RunConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(RunError, match=r"install lengthwise\[ray\]"):
-        encode(run)
+        encode(config)

@@ -17,8 +17,8 @@ from lengthwise.store.fingerprint import describe_changes, identity_hash
 from lengthwise.tokens.tokenizer import TextTokenizer
 
 
-def identity(run: RunConfig, tokenizer: TextTokenizer, engine: LookupEngine) -> dict[str, Any]:
-    return run_identity(run, source_of(TEXTS, run), tokenizer, engine)
+def identity(config: RunConfig, tokenizer: TextTokenizer, engine: LookupEngine) -> dict[str, Any]:
+    return run_identity(config, source_of(TEXTS, config), tokenizer, engine)
 
 
 @pytest.mark.parametrize(
@@ -47,28 +47,28 @@ def test_run_identity_depends_on_settings_that_move_bytes(
 
 
 def test_run_identity_depends_on_the_model(tokenizer: TextTokenizer, engine: LookupEngine) -> None:
-    run = run_config("out")  # type: ignore[arg-type]
-    first = identity(run, tokenizer, engine)
-    assert describe_changes(first, identity(run, tokenizer, LookupEngine(engine.config, "v"))) == (
+    config = run_config("out")  # type: ignore[arg-type]
+    first = identity(config, tokenizer, engine)
+    assert describe_changes(first, identity(config, tokenizer, LookupEngine(engine.config, "v"))) == (
         'weights was "weights of a test", is "v"'
     )
     other = LookupEngine(EncoderConfig(**{**engine.config.model_dump(), "pooling": "sum"}))
-    assert describe_changes(first, identity(run, tokenizer, other)) == 'encoder.pooling was "mean", is "sum"'
+    assert describe_changes(first, identity(config, tokenizer, other)) == 'encoder.pooling was "mean", is "sum"'
 
 
 def test_run_identity_has_the_resolved_tokenization(tokenizer: TextTokenizer, engine: LookupEngine) -> None:
     tokenization = TokenizationSettings(max_length=9, truncate=True)
     model = LookupEngine(engine.config.model_copy(update={"tokenization": tokenization}))
-    run = run_config(Path("out"), tokenizer={"max_length": 9, "truncate": True, "add_special_tokens": True})
-    of_run, of_model = identity(run, tokenizer, engine), identity(run_config(Path("out")), tokenizer, model)
-    assert of_run == of_model == identity(run, tokenizer, model)
+    config = run_config(Path("out"), tokenizer={"max_length": 9, "truncate": True, "add_special_tokens": True})
+    of_run, of_model = identity(config, tokenizer, engine), identity(run_config(Path("out")), tokenizer, model)
+    assert of_run == of_model == identity(config, tokenizer, model)
     assert (of_run["max_length"], of_run["truncate"], of_run["add_special_tokens"]) == (9, True, True)
 
 
 def test_input_identity_is_part_of_the_run_identity(tokenizer: TextTokenizer, engine: LookupEngine) -> None:
-    run = run_config("out")  # type: ignore[arg-type]
-    whole = identity(run, tokenizer, engine)
-    assert input_identity(run, whole["input"]).items() <= whole.items()
+    config = run_config("out")  # type: ignore[arg-type]
+    whole = identity(config, tokenizer, engine)
+    assert input_identity(config, whole["input"]).items() <= whole.items()
 
 
 def test_identity_hash_depends_on_every_leaf(tokenizer: TextTokenizer, engine: LookupEngine) -> None:

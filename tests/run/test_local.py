@@ -1,4 +1,4 @@
-"""The loop from texts to shards: a vector is the text's own, and a run that was interrupted ends as any other."""
+"""Runs on one machine: a vector depends on its text alone, and an interrupted run ends as any other."""
 
 from __future__ import annotations
 
@@ -39,8 +39,8 @@ from lengthwise.tokens.tokenizer import TextTokenizer
 WORDS = sorted({word for text in TEXTS for word in text.split()})
 
 
-class BreakingEngine(LookupEngine):
-    """Breaks off at its nth batch."""
+class FailingEngine(LookupEngine):
+    """Fails at its nth batch."""
 
     def __init__(self, config: EncoderConfig, last: int) -> None:
         super().__init__(config)
@@ -63,7 +63,7 @@ def scratch(tmp_path_factory: pytest.TempPathFactory) -> Callable[[], Path]:
     return lambda: tmp_path_factory.mktemp("example")
 
 
-# The promise
+# Vectors
 
 some_text = st.lists(st.sampled_from([*WORDS, "unheardof", "\0", "ß"]), max_size=9).map(" ".join) | st.text(max_size=6)
 
@@ -74,7 +74,7 @@ some_text = st.lists(st.sampled_from([*WORDS, "unheardof", "\0", "ß"]), max_siz
     shard_rows=st.integers(1, 5),
     max_rows=st.integers(1, 6),
 )
-def test_a_vector_depends_on_its_text_alone(
+def test_vector_depends_on_its_text_alone(
     scratch: Callable[[], Path],
     tokenizer: TextTokenizer,
     torch_engine: TorchEngine,
@@ -84,8 +84,8 @@ def test_a_vector_depends_on_its_text_alone(
 ) -> None:
     folder = scratch()
     batching = {"max_rows": max_rows, "max_tokens": 12}
-    run = run_config(folder, dataset={"shard_rows": shard_rows}, batching=batching)
-    report = encode(run, source_of(texts, run), tokenizer, torch_engine)
+    config = run_config(folder, dataset={"shard_rows": shard_rows}, batching=batching)
+    report = encode(config, source_of(texts, config), tokenizer, torch_engine)
     found = vectors_at(folder)
     alone = np.concatenate([encode_texts([text], tokenizer, torch_engine) for text in texts])
     np.testing.assert_allclose(found, alone, rtol=0, atol=1e-6)
@@ -99,8 +99,8 @@ def test_a_vector_depends_on_its_text_alone(
 
 
 def test_rows_keep_their_order_and_differ(tmp_path: Path, tokenizer: TextTokenizer, engine: LookupEngine) -> None:
-    run = run_config(tmp_path, dataset={"keep_columns": ["text"]})
-    encode(run, source_of(TEXTS, run), tokenizer, engine)
+    config = run_config(tmp_path, dataset={"keep_columns": ["text"]})
+    encode(config, source_of(TEXTS, config), tokenizer, engine)
     table = pq.read_table(tmp_path / "data")
     assert table["text"].to_pylist() == list(TEXTS)
     assert len(np.unique(vectors_at(tmp_path), axis=0)) == len(TEXTS)
@@ -112,8 +112,8 @@ def test_streaming_gives_the_same_files(
 ) -> None:
     for name in ("stream", "map"):
         dataset = {"streaming": name == "stream", "keep_columns": ["text"]}
-        run = run_config(tmp_path / name, texts_file, dataset=dataset)
-        encode(run, open_dataset(run.dataset), tokenizer, engine)
+        config = run_config(tmp_path / name, texts_file, dataset=dataset)
+        encode(config, open_dataset(config.dataset), tokenizer, engine)
     assert data_files(tmp_path / "stream") == data_files(tmp_path / "map")
     assert (tmp_path / "stream/identity.json").read_bytes() == (tmp_path / "map/identity.json").read_bytes()
 
@@ -121,35 +121,39 @@ def test_streaming_gives_the_same_files(
 # Ids and bad rows
 
 
-def test_an_id_beyond_the_vocabulary_names_its_row(
+def test_id_beyond_the_vocabulary_is_reported_with_its_row(
     tmp_path: Path, tokenizer: TextTokenizer, encoder_config: Callable[..., EncoderConfig]
 ) -> None:
     [[cat], [rain]] = [tokenizer.encode_batch([word])[0].ids for word in ("cat", "rain")]
     low, high = ("cat", "rain") if cat < rain else ("rain", "cat")
     engine = LookupEngine(encoder_config(vocab_size=max(cat, rain)))
-    told = rf"row 4 has the id {max(cat, rain)}, but the encoder's vocabulary ends at {max(cat, rain) - 1}; use the"
+    message = rf"row 4 has the id {max(cat, rain)}, but the encoder's vocabulary ends at {max(cat, rain) - 1}; use the"
     texts = [low, "", low, low, f"{low} {high}", high]
-    with pytest.raises(TextError, match=told):
+    with pytest.raises(TextError, match=message):
         encode_tokens(tokenize_texts(texts, tokenizer), engine)
-    run = run_config(tmp_path)  # row 4 is in the second shard
-    with pytest.raises(TextError, match=told):
-        encode(run, source_of(texts, run), tokenizer, engine)
+    config = run_config(tmp_path)  # row 4 is in the second shard
+    with pytest.raises(TextError, match=message):
+        encode(config, source_of(texts, config), tokenizer, engine)
     assert list(data_files(tmp_path)) == ["shard-000000.parquet"]
 
 
-def test_rows_of_no_tokens_alone(tmp_path: Path, tokenizer: TextTokenizer, engine: LookupEngine) -> None:
-    run = run_config(tmp_path)
-    report = encode(run, source_of(["", " ", "\n"], run), tokenizer, engine)
+def test_rows_of_no_tokens_get_zeros_without_a_batch(
+    tmp_path: Path, tokenizer: TextTokenizer, engine: LookupEngine
+) -> None:
+    config = run_config(tmp_path)
+    report = encode(config, source_of(["", " ", "\n"], config), tokenizer, engine)
     assert (report.totals.rows, report.totals.empty, report.totals.tokens, engine.batches) == (3, 3, 0, 0)
     assert vectors_at(tmp_path).tolist() == [[0.0] * engine.config.dim] * 3
 
 
-def test_truncation_is_an_error_or_a_flag(tmp_path: Path, tokenizer: TextTokenizer, engine: LookupEngine) -> None:
-    run = run_config(tmp_path / "a", tokenizer={"max_length": 6})
+def test_longer_text_is_an_error_or_truncated_and_flagged(
+    tmp_path: Path, tokenizer: TextTokenizer, engine: LookupEngine
+) -> None:
+    config = run_config(tmp_path / "a", tokenizer={"max_length": 6})
     with pytest.raises(TextError, match=r"1 of the texts .*row 3, has 12"):
-        encode(run, source_of(TEXTS, run), tokenizer, engine)
-    run = run_config(tmp_path / "b", tokenizer={"max_length": 6, "truncate": True})
-    report = encode(run, source_of(TEXTS, run), tokenizer, engine)
+        encode(config, source_of(TEXTS, config), tokenizer, engine)
+    config = run_config(tmp_path / "b", tokenizer={"max_length": 6, "truncate": True})
+    report = encode(config, source_of(TEXTS, config), tokenizer, engine)
     table = pq.read_table(tmp_path / "b/data")
     assert table["truncated"].to_pylist() == [len(text.split()) > 6 for text in TEXTS]
     assert table["num_tokens"].to_pylist() == [min(len(text.split()), 6) for text in TEXTS]
@@ -158,16 +162,16 @@ def test_truncation_is_an_error_or_a_flag(tmp_path: Path, tokenizer: TextTokeniz
     np.testing.assert_array_equal(vectors_at(tmp_path / "b"), encode_texts(cut, tokenizer, engine))
 
 
-# Runs that go on
+# Resumed runs
 
 
-def test_the_second_run_encodes_nothing(tmp_path: Path, tokenizer: TextTokenizer, engine: LookupEngine) -> None:
-    run = run_config(tmp_path)
-    first = encode(run, source_of(TEXTS, run), tokenizer, engine)
+def test_second_run_encodes_nothing(tmp_path: Path, tokenizer: TextTokenizer, engine: LookupEngine) -> None:
+    config = run_config(tmp_path)
+    first = encode(config, source_of(TEXTS, config), tokenizer, engine)
     files = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
     stamps = [path.stat().st_mtime_ns for path in sorted((tmp_path / "data").iterdir())]
     engine.batches = 0
-    second = encode(run, source_of(TEXTS, run), tokenizer, engine)
+    second = encode(config, source_of(TEXTS, config), tokenizer, engine)
     assert (engine.batches, second.encoded.shards, second.encoded.tokens) == (0, 0, 0)
     assert (first.encoded.shards, first.totals) == (3, second.totals)
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == files
@@ -175,21 +179,21 @@ def test_the_second_run_encodes_nothing(tmp_path: Path, tokenizer: TextTokenizer
 
 
 @pytest.mark.parametrize("streaming", [False, True])
-def test_an_interrupted_run_ends_as_an_undisturbed_one(
+def test_interrupted_run_ends_as_an_uninterrupted_one(
     tmp_path: Path, texts_file: Path, tokenizer: TextTokenizer, engine: LookupEngine, streaming: bool
 ) -> None:
-    batching = {"max_rows": 1}  # a batch a row: the seventh row, the only one of the third shard, breaks
+    batching = {"max_rows": 1}  # one row per batch: the seventh row, the only one of the third shard, breaks
     runs = {
         name: run_config(tmp_path / name, texts_file, dataset={"streaming": streaming}, batching=batching)
         for name in ("broken", "whole")
     }
     encode(runs["whole"], open_dataset(runs["whole"].dataset), tokenizer, engine)
     with pytest.raises(RunError, match=r"failed \(RuntimeError: pulled the plug\); the shards .* are safe, and the"):
-        encode(runs["broken"], open_dataset(runs["broken"].dataset), tokenizer, BreakingEngine(engine.config, last=6))
+        encode(runs["broken"], open_dataset(runs["broken"].dataset), tokenizer, FailingEngine(engine.config, last=6))
     whole = data_files(tmp_path / "whole")
     assert data_files(tmp_path / "broken") == dict(list(whole.items())[:2])
     assert not (tmp_path / "broken/manifest.json").exists()
-    engine.name, engine.batches = BreakingEngine.name, 0
+    engine.name, engine.batches = FailingEngine.name, 0
     report = encode(runs["broken"], open_dataset(runs["broken"].dataset), tokenizer, engine)
     assert (engine.batches, report.encoded.shards, report.totals.rows) == (1, 1, len(TEXTS))
     assert data_files(tmp_path / "broken") == whole
@@ -197,19 +201,17 @@ def test_an_interrupted_run_ends_as_an_undisturbed_one(
         assert (tmp_path / "broken" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
 
 
-def test_a_shard_that_was_changed_is_encoded_again(
-    tmp_path: Path, tokenizer: TextTokenizer, engine: LookupEngine
-) -> None:
-    run = run_config(tmp_path)
-    encode(run, source_of(TEXTS, run), tokenizer, engine)
+def test_changed_shard_is_encoded_again(tmp_path: Path, tokenizer: TextTokenizer, engine: LookupEngine) -> None:
+    config = run_config(tmp_path)
+    encode(config, source_of(TEXTS, config), tokenizer, engine)
     before = data_files(tmp_path)
     (tmp_path / "data/shard-000001.parquet").write_bytes(b"rubbish")
-    assert encode(run, source_of(TEXTS, run), tokenizer, engine).encoded.shards == 1
+    assert encode(config, source_of(TEXTS, config), tokenizer, engine).encoded.shards == 1
     assert data_files(tmp_path) == before
 
 
 @pytest.mark.parametrize(
-    ("section", "changes", "told"),
+    ("section", "changes", "message"),
     [
         ("tokenizer", {"max_length": 50}, "max_length was null, is 50"),
         ("dataset", {"shard_rows": 4}, "shard_rows was 3, is 4"),
@@ -218,21 +220,21 @@ def test_a_shard_that_was_changed_is_encoded_again(
         ("batching", {"max_rows": 2}, "batching.max_rows was 512, is 2"),
     ],
 )
-def test_another_setting_is_refused(
+def test_changed_setting_is_refused(
     tmp_path: Path,
     tokenizer: TextTokenizer,
     engine: LookupEngine,
     section: str,
     changes: dict[str, Any],
-    told: str,
+    message: str,
 ) -> None:
-    run = run_config(tmp_path)
-    encode(run, source_of(TEXTS, run), tokenizer, engine)
+    config = run_config(tmp_path)
+    encode(config, source_of(TEXTS, config), tokenizer, engine)
     before = data_files(tmp_path)
     other = run_config(tmp_path, **{section: changes})
     with pytest.raises(StoreError) as caught:
         encode(other, source_of(TEXTS, other), tokenizer, engine)
-    assert f"holds the vectors of another run ({told});" in str(caught.value)
+    assert f"holds the vectors of another run ({message});" in str(caught.value)
     assert data_files(tmp_path) == before
 
 
@@ -242,50 +244,52 @@ def test_other_texts_weights_or_encoders_are_refused(
     engine: LookupEngine,
     encoder_config: Callable[..., EncoderConfig],
 ) -> None:
-    run = run_config(tmp_path)
-    source = source_of(TEXTS, run)
-    encode(run, source, tokenizer, engine)
+    config = run_config(tmp_path)
+    source = source_of(TEXTS, config)
+    encode(config, source, tokenizer, engine)
     with pytest.raises(StoreError, match=r"another run \(input was"):
-        encode(run, source_of(TEXTS[:-1], run), tokenizer, engine)
+        encode(config, source_of(TEXTS[:-1], config), tokenizer, engine)
     with pytest.raises(StoreError, match=r'another run \(weights was "weights of a test", is "other"'):
-        encode(run, source, tokenizer, LookupEngine(engine.config, "other"))
+        encode(config, source, tokenizer, LookupEngine(engine.config, "other"))
     with pytest.raises(StoreError, match=r'another run \(encoder\.pooling was "mean", is "max"\)'):
-        encode(run, source, tokenizer, LookupEngine(encoder_config(pooling="max")))
+        encode(config, source, tokenizer, LookupEngine(encoder_config(pooling="max")))
 
 
-def test_what_does_not_change_a_byte_is_not_refused(
+def test_setting_that_changes_no_byte_is_not_refused(
     tmp_path: Path, tokenizer: TextTokenizer, engine: LookupEngine
 ) -> None:
-    run = run_config(tmp_path)
-    encode(run, source_of(TEXTS, run), tokenizer, engine)
+    config = run_config(tmp_path)
+    encode(config, source_of(TEXTS, config), tokenizer, engine)
     other = run_config(tmp_path, encode={"bad_rows": "zero", "device": "auto"}, export={"output": "elsewhere"})
     assert encode(other, source_of(TEXTS, other), tokenizer, engine).encoded.shards == 0
 
 
-def test_an_input_that_breaks_off(tmp_path: Path, tokenizer: TextTokenizer, engine: LookupEngine) -> None:
+def test_unreadable_input_ends_the_run_and_keeps_committed_shards(
+    tmp_path: Path, tokenizer: TextTokenizer, engine: LookupEngine
+) -> None:
     (tmp_path / "a.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in TEXTS[:3]))
     (tmp_path / "b.jsonl").write_text('{"text": "never en')
-    run = run_config(tmp_path / "out", tmp_path / "*.jsonl", dataset={"streaming": True})
+    config = run_config(tmp_path / "out", tmp_path / "*.jsonl", dataset={"streaming": True})
     with pytest.raises(DatasetError, match="the rows cannot be read"):
-        encode(run, open_dataset(run.dataset), tokenizer, engine)
+        encode(config, open_dataset(config.dataset), tokenizer, engine)
     assert list(data_files(tmp_path / "out")) == ["shard-000000.parquet"]
     assert not (tmp_path / "out/manifest.json").exists()
 
 
-# What is told
+# Reports
 
 
-def test_the_folder_says_what_is_in_it(
+def test_folder_has_its_card_and_configuration(
     tmp_path: Path, tokenizer: TextTokenizer, encoder_config: Callable[..., EncoderConfig]
 ) -> None:
     engine = LookupEngine(encoder_config(trained=False, seed=7))
-    run = run_config(tmp_path)
-    encode(run, source_of(TEXTS, run), tokenizer, engine)
+    config = run_config(tmp_path)
+    encode(config, source_of(TEXTS, config), tokenizer, engine)
     card = (tmp_path / "README.md").read_text()
     assert "never trained** (seed 7)" in card
     assert f"{len(TEXTS)} rows" in card
     assert "6-dimensional mean-pooled" in card
-    assert (tmp_path / "run.yaml").read_text() == run.to_yaml()
+    assert (tmp_path / "run.yaml").read_text() == config.to_yaml()
     assert sorted(path.name for path in tmp_path.iterdir()) == [
         "README.md",
         "data",
@@ -296,19 +300,19 @@ def test_the_folder_says_what_is_in_it(
     ]
 
 
-def test_flags_are_warned_of(
+def test_flagged_rows_are_logged(
     tmp_path: Path, tokenizer: TextTokenizer, engine: LookupEngine, caplog: pytest.LogCaptureFixture
 ) -> None:
-    run = run_config(tmp_path, encode={"bad_rows": "zero"}, tokenizer={"max_length": 1, "truncate": True})
-    encode(run, source_of(["", None, "a dog", "moon"], run), tokenizer, engine)
-    told = [record.getMessage() for record in caplog.records if record.name == "lengthwise.run.local"]
-    assert told == ["1 of 4 texts are empty", "1 of 4 texts are null or not Unicode", "1 of 4 texts are truncated"]
+    config = run_config(tmp_path, encode={"bad_rows": "zero"}, tokenizer={"max_length": 1, "truncate": True})
+    encode(config, source_of(["", None, "a dog", "moon"], config), tokenizer, engine)
+    messages = [record.getMessage() for record in caplog.records if record.name == "lengthwise.run.local"]
+    assert messages == ["1 of 4 texts are empty", "1 of 4 texts are null or not Unicode", "1 of 4 texts are truncated"]
 
 
-def test_the_plan_of_a_run_adds_up(tmp_path: Path, tokenizer: TextTokenizer, engine: LookupEngine) -> None:
-    run = run_config(tmp_path)
+def test_report_sums_the_plans_of_the_shards(tmp_path: Path, tokenizer: TextTokenizer, engine: LookupEngine) -> None:
+    config = run_config(tmp_path)
     texts = [*TEXTS, "", TEXTS[6], TEXTS[6]]  # shards of three: the last two rows, in a shard of their own, are alike
-    report = encode(run, source_of(texts, run), tokenizer, engine)
+    report = encode(config, source_of(texts, config), tokenizer, engine)
     shards = [tokenize_texts(texts[start : start + 3], tokenizer) for start in range(0, len(texts), 3)]
     plans = [encode_tokens(tokens, LookupEngine(engine.config))[1] for tokens in shards]
     assert report.encoded.plan == sum(plans[1:], plans[0])
@@ -323,7 +327,7 @@ def test_the_plan_of_a_run_adds_up(tmp_path: Path, tokenizer: TextTokenizer, eng
     assert (report.encoded.max_deviation, report.encoded.min_cosine) == (None, None)
 
 
-def test_a_shard_is_tokenized_while_the_one_before_is_encoded(
+def test_next_shard_is_tokenized_while_a_shard_is_encoded(
     tmp_path: Path, tokenizer: TextTokenizer, engine: LookupEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tokenized: list[int] = []
@@ -339,18 +343,18 @@ def test_a_shard_is_tokenized_while_the_one_before_is_encoded(
         deadline = time.monotonic() + 30
         while len(tokenized) < min(3, len(encoded) + 1) and time.monotonic() < deadline:
             time.sleep(0.001)
-        assert time.monotonic() < deadline, "the next shard was not begun"
+        assert time.monotonic() < deadline, "the next shard was not started"
         return original(input_ids, lengths)
 
     monkeypatch.setattr("lengthwise.run.shard.tokenize_texts", tokenize)
     monkeypatch.setattr(engine, "encode_batch", encode_batch)
-    run = run_config(tmp_path)
-    encode(run, source_of(TEXTS, run), tokenizer, engine)
+    config = run_config(tmp_path)
+    encode(config, source_of(TEXTS, config), tokenizer, engine)
     assert tokenized == [0, 3, 6]
     assert sum(encoded) == len(TEXTS)
 
 
-def test_the_engine_waits_for_neither_plans_nor_checks(
+def test_engine_thread_neither_plans_nor_casts_nor_writes(
     tmp_path: Path, tokenizer: TextTokenizer, engine: LookupEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     here = threading.current_thread().name
@@ -358,7 +362,7 @@ def test_the_engine_waits_for_neither_plans_nor_checks(
     expected |= {"encode_planned": here, "cast_vectors": "background", "write_shard": "background"}
     threads: dict[str, set[str]] = {}
 
-    def told(name: str) -> Callable[..., Any]:
+    def record_thread(name: str) -> Callable[..., Any]:
         original = getattr(shard, name)
 
         def call(*arguments: Any, **options: Any) -> Any:
@@ -368,45 +372,45 @@ def test_the_engine_waits_for_neither_plans_nor_checks(
         return call
 
     for name in expected:
-        monkeypatch.setattr(shard, name, told(name))
-    run = run_config(tmp_path)
-    encode(run, source_of(TEXTS, run), tokenizer, engine)
+        monkeypatch.setattr(shard, name, record_thread(name))
+    config = run_config(tmp_path)
+    encode(config, source_of(TEXTS, config), tokenizer, engine)
     assert threads == {name: {thread} for name, thread in expected.items()}
 
 
 @pytest.mark.parametrize("bad", [4, 6])
-def test_a_vector_that_cannot_be_stored_ends_the_run_there(
+def test_vector_that_cannot_be_stored_ends_the_run_at_its_shard(
     tmp_path: Path, tokenizer: TextTokenizer, engine: LookupEngine, monkeypatch: pytest.MonkeyPatch, bad: int
 ) -> None:
     """In the middle of the run, and in its last shard, after which nothing else is encoded."""
-    monkeypatch.setattr("lengthwise.run.local.writers", lambda: 1)  # so that none after it is written
+    monkeypatch.setattr("lengthwise.run.local.writers", lambda: 1)  # so that no later shard is written
     texts = [word if row != bad else "moon" for row, word in enumerate(["sea", "cat", "dog", "rain", "a", "sat", "at"])]
     engine.table[tokenizer.encode_batch(["moon"])[0].ids] = np.nan
-    run = run_config(tmp_path)
+    config = run_config(tmp_path)
     with pytest.raises(TextError, match=rf"^row {bad} cannot be stored: its vector is not finite, .* quarantine or"):
-        encode(run, source_of(texts, run), tokenizer, engine)
+        encode(config, source_of(texts, config), tokenizer, engine)
     assert list(data_files(tmp_path)) == [f"shard-{shard:06d}.parquet" for shard in range(bad // 3)]
     assert not (tmp_path / "manifest.json").exists()
     engine.table[tokenizer.encode_batch(["moon"])[0].ids] = 1
-    assert encode(run, source_of(texts, run), tokenizer, engine).encoded.shards == 3 - bad // 3
+    assert encode(config, source_of(texts, config), tokenizer, engine).encoded.shards == 3 - bad // 3
 
 
-def test_shards_that_are_written_side_by_side_are_the_same(
+def test_shards_written_in_parallel_have_the_same_bytes(
     tmp_path: Path, tokenizer: TextTokenizer, engine: LookupEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     texts = [*TEXTS, *TEXTS[::-1], "sea"]
-    together, write_shard = threading.Barrier(2), shard.write_shard
+    barrier, write_shard = threading.Barrier(2), shard.write_shard
 
-    def write_two(*arguments: Any) -> Any:
+    def write_in_pairs(*arguments: Any) -> Any:
         if arguments[3]["index"] < 4:
-            together.wait(timeout=30)
+            barrier.wait(timeout=30)
         return write_shard(*arguments)
 
-    for number, write in ((1, write_shard), (2, write_two)):
+    for number, write in ((1, write_shard), (2, write_in_pairs)):
         monkeypatch.setattr("lengthwise.run.local.writers", lambda number=number: number)
         monkeypatch.setattr(shard, "write_shard", write)
-        run = run_config(tmp_path / str(number))
-        report = encode(run, source_of(texts, run), tokenizer, engine)
+        config = run_config(tmp_path / str(number))
+        report = encode(config, source_of(texts, config), tokenizer, engine)
         assert (report.encoded.shards, report.encoded.rows) == (5, len(texts))
     for name in ("shards.jsonl", "manifest.json"):
         assert (tmp_path / "1" / name).read_bytes() == (tmp_path / "2" / name).read_bytes()
@@ -414,12 +418,12 @@ def test_shards_that_are_written_side_by_side_are_the_same(
 
 
 @pytest.mark.parametrize(("number", "expected"), [(1, 1), (2, 1), (7, 1), (8, 2), (16, 4), (128, 4)])
-def test_as_many_writers_as_the_machine_can_bear(monkeypatch: pytest.MonkeyPatch, number: int, expected: int) -> None:
+def test_writers_depend_on_the_number_of_cores(monkeypatch: pytest.MonkeyPatch, number: int, expected: int) -> None:
     monkeypatch.setattr("lengthwise.run.local.cpu_count", lambda: number)
     assert writers() == expected
 
 
-def test_a_shard_that_cannot_be_written_ends_the_run(
+def test_shard_that_cannot_be_written_ends_the_run(
     tmp_path: Path, tokenizer: TextTokenizer, engine: LookupEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     written: list[int] = []
@@ -433,26 +437,24 @@ def test_a_shard_that_cannot_be_written_ends_the_run(
 
     monkeypatch.setattr(pq, "write_table", write)
     monkeypatch.setattr("lengthwise.run.local.writers", lambda: 1)  # so that the second is the second
-    run = run_config(tmp_path)
+    config = run_config(tmp_path)
     with pytest.raises(StoreError, match=r"shard-000001.*No space left"):
-        encode(run, source_of(TEXTS, run), tokenizer, engine)
+        encode(config, source_of(TEXTS, config), tokenizer, engine)
     assert list(data_files(tmp_path)) == ["shard-000000.parquet"]
     assert not (tmp_path / "manifest.json").exists()
-    assert encode(run, source_of(TEXTS, run), tokenizer, engine).encoded.shards == 2
+    assert encode(config, source_of(TEXTS, config), tokenizer, engine).encoded.shards == 2
 
 
-def test_datasets_does_not_mistake_one_run_for_another(
-    tmp_path: Path, tokenizer: TextTokenizer, engine: LookupEngine
-) -> None:
-    """Its cache goes by the names of the folder and of the configuration in the card."""
+def test_datasets_cache_distinguishes_runs(tmp_path: Path, tokenizer: TextTokenizer, engine: LookupEngine) -> None:
+    """Its cache is keyed by the names of the folder and of the configuration in the card."""
     for name, texts in (("a", ["moon", "rain"]), ("b", ["rain", "moon"])):
-        run = run_config(tmp_path / name / "vectors")
-        encode(run, source_of(texts, run), tokenizer, engine)
+        config = run_config(tmp_path / name / "vectors")
+        encode(config, source_of(texts, config), tokenizer, engine)
         found = datasets.load_dataset(str(tmp_path / name / "vectors"), split="train")
         np.testing.assert_array_equal(np.float32(found["embedding"][:]), encode_texts(texts, tokenizer, engine))
 
 
-def test_no_torch_is_needed(tmp_path: Path, texts_file: Path) -> None:
+def test_run_needs_no_torch(tmp_path: Path, texts_file: Path) -> None:
     """A whole run on an engine of NumPy."""
     code = f"""
         import sys

@@ -1,4 +1,4 @@
-"""Pictures, read back from what was drawn: bars, boxes, colours and titles, not pixels."""
+"""Figures of lengths, plans and stages: their bars, boxes, colours and titles, not their pixels."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def texts(axes: Axes) -> str:
 
 def inspected(lengths: np.ndarray[Any, np.dtype[np.int64]], max_length: int | None = None) -> Inspection:
     offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)])
-    values = np.arange(offsets[-1], dtype=np.int32)  # no two rows alike
+    values = np.arange(offsets[-1], dtype=np.int32)  # no two rows are equal
     none = np.zeros(len(lengths), np.bool_)
     return inspect_tokens(RaggedTokens(values, offsets, none, none), run_with(), max_length)
 
@@ -64,7 +64,7 @@ def inspected(lengths: np.ndarray[Any, np.dtype[np.int64]], max_length: int | No
 
 
 @pytest.mark.parametrize(("lengths", "scale"), [(SHORT, "linear"), (LONG_TAIL, "log")])
-def test_each_bar_is_as_high_as_it_has_rows(lengths: np.ndarray[Any, Any], scale: str) -> None:
+def test_each_bar_is_as_high_as_its_number_of_rows(lengths: np.ndarray[Any, Any], scale: str) -> None:
     axes = new_axes()
     draw_lengths(axes, np.bincount(lengths))
     drawn = bars(axes, TOKENS)
@@ -81,7 +81,7 @@ def test_each_bar_is_as_high_as_it_has_rows(lengths: np.ndarray[Any, Any], scale
 
 
 @pytest.mark.parametrize("max_length", [1, 7, 50, 333])
-def test_rows_beyond_max_length_have_a_colour_of_their_own(max_length: int) -> None:
+def test_rows_beyond_max_length_have_another_colour(max_length: int) -> None:
     axes = new_axes()
     draw_lengths(axes, np.bincount(LONG_TAIL), max_length)
     beyond = np.count_nonzero(max_length < LONG_TAIL)
@@ -91,7 +91,7 @@ def test_rows_beyond_max_length_have_a_colour_of_their_own(max_length: int) -> N
     assert f"max_length {max_length}: {beyond:,} rows are longer" in texts(axes)
 
 
-def test_a_max_length_that_no_row_exceeds_is_not_drawn() -> None:
+def test_max_length_that_no_row_exceeds_is_not_drawn() -> None:
     axes = new_axes()
     draw_lengths(axes, np.bincount(SHORT), int(SHORT.max()))
     assert not bars(axes, BEYOND)
@@ -107,7 +107,7 @@ def test_every_length_has_a_bar(longest: int) -> None:
         assert sum(bar.get_height() for bar in bars(axes, TOKENS)) == min(longest, max_length or longest)
 
 
-def test_rows_of_no_tokens_are_told_not_drawn() -> None:
+def test_rows_of_no_tokens_are_counted_in_the_title() -> None:
     axes = new_axes()
     draw_lengths(axes, np.array([5, 0, 3]))
     assert sum(bar.get_height() for bar in bars(axes, TOKENS)) == 3
@@ -121,7 +121,7 @@ def test_rows_of_no_tokens_are_told_not_drawn() -> None:
 
 
 @pytest.mark.parametrize("strategy", [IN_ORDER, PACKED_IN_ORDER, PLANNED, replace(PLANNED, costs=PACKED)])
-def test_every_row_is_drawn_once_in_the_box_of_its_batch(strategy: Strategy) -> None:
+def test_each_row_is_drawn_once_in_the_box_of_its_batch(strategy: Strategy) -> None:
     lengths, axes = LONG_TAIL[:150], new_axes()
     end = draw_plan(axes, lengths, strategy)
     rows, drawn = bars(axes, TOKENS), boxes(axes)
@@ -135,7 +135,7 @@ def test_every_row_is_drawn_once_in_the_box_of_its_batch(strategy: Strategy) -> 
     assert end >= max(box.get_y() + box.get_height() for box in drawn)
 
 
-def test_padding_fills_the_boxes_where_it_is_computed() -> None:
+def test_padding_fills_the_boxes_of_padded_batches() -> None:
     lengths, axes = LONG_TAIL[:150], new_axes()
     draw_plan(axes, lengths, IN_ORDER)
     padding = sum(bar.get_width() for bar in bars(axes, PADDING))
@@ -147,7 +147,7 @@ def test_padding_fills_the_boxes_where_it_is_computed() -> None:
         assert not bars(axes, PADDING)
 
 
-def test_the_panels_show_the_same_rows_and_the_figures_of_all() -> None:
+def test_panels_show_the_same_rows_and_the_costs_of_all() -> None:
     found = inspected(LONG_TAIL, max_length=100)
     figure = dataset_figure(found)
     histogram, *panels = figure.axes
@@ -171,7 +171,7 @@ def test_the_panels_show_the_same_rows_and_the_figures_of_all() -> None:
     assert f"all {len(LONG_TAIL):,} texts" in legend.get_title().get_text()
 
 
-def test_a_dataset_of_no_tokens_has_a_picture(tmp_path: Path) -> None:
+def test_dataset_without_tokens_has_a_figure(tmp_path: Path) -> None:
     save_figure(dataset_figure(inspected(np.zeros(3, np.int64))), tmp_path / "none.png")
     assert imread(tmp_path / "none.png").shape[:2] == (1150, 1400)
 
@@ -179,7 +179,7 @@ def test_a_dataset_of_no_tokens_has_a_picture(tmp_path: Path) -> None:
 # Time
 
 
-def test_stages_are_bars_beside_the_whole_run() -> None:
+def test_stages_are_bars_with_a_line_for_the_run() -> None:
     axes = new_axes()
     draw_stages(axes, {"tokenize": 2.0, "encode": 3.5, "write": 0.5}, 4.0)
     assert [bar.get_width() for bar in bars(axes, TOKENS)] == [2.0, 3.5, 0.5]
@@ -193,7 +193,7 @@ def test_stages_are_bars_beside_the_whole_run() -> None:
 # Files
 
 
-def test_nothing_global_is_changed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_figures_change_no_global_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def settings() -> dict[str, Any]:
         return {name: rcParams[name] for name in rcParams if name != "backend"}  # which would import pyplot
 

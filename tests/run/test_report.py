@@ -99,8 +99,8 @@ def test_report_names_engine_packages_and_processor() -> None:
 def test_report_names_no_local_path(tmp_path: Path) -> None:
     settings = RUN.model_dump()
     settings["dataset"]["path"] = str(tmp_path / "some/where/facts.txt")
-    run = RunConfig.model_validate(settings)
-    path = write_report(tmp_path / "vectors", run, REPORT)
+    config = RunConfig.model_validate(settings)
+    path = write_report(tmp_path / "vectors", config, REPORT)
     assert path is not None
     text = Path(path).read_text()
     assert "`facts.txt`" in text

@@ -1,4 +1,4 @@
-"""A shard from its texts to its file: what is written, what becomes of bad rows, and in which pieces."""
+"""A shard from its texts to its file: what is written, how bad rows are handled, and chunks."""
 
 from __future__ import annotations
 
@@ -31,22 +31,22 @@ from lengthwise.tokens.tokenizer import TextTokenizer
 # Rows that cannot be encoded
 
 
-def test_nulls_stop_a_run_or_become_zeros(tmp_path: Path, tokenizer: TextTokenizer, engine: LookupEngine) -> None:
+def test_null_ends_a_run_or_becomes_zeros(tmp_path: Path, tokenizer: TextTokenizer, engine: LookupEngine) -> None:
     texts = ["moon", "", "rain fell", "moon", None, " \t"]
-    run = run_config(tmp_path / "out")
+    config = run_config(tmp_path / "out")
     with pytest.raises(
         TextError,
         match=r"1 of the texts cannot be encoded \(row 4: null\).*encode\.bad_rows to quarantine, .* or to zero",
     ):
-        encode(run, source_of(texts, run), tokenizer, engine)
+        encode(config, source_of(texts, config), tokenizer, engine)
     assert list(data_files(tmp_path / "out")) == ["shard-000000.parquet"]
-    run = run_config(tmp_path / "out", encode={"bad_rows": "zero"})
-    report = encode(run, source_of(texts, run), tokenizer, engine)
+    config = run_config(tmp_path / "out", encode={"bad_rows": "zero"})
+    report = encode(config, source_of(texts, config), tokenizer, engine)
     assert (report.totals.rows, report.totals.null, report.totals.empty, report.encoded.shards) == (6, 1, 2, 1)
     assert vectors_at(tmp_path / "out").any(axis=1).tolist() == [True, False, True, True, False, False]
 
 
-def set_aside(folder: Path) -> list[dict[str, Any]]:
+def quarantined(folder: Path) -> list[dict[str, Any]]:
     """The lines of the quarantine, in order."""
     files = sorted((folder / "quarantine").glob("*.jsonl"))
     return [json.loads(line) for file in files for line in file.read_text(encoding="utf-8").splitlines()]
@@ -57,17 +57,17 @@ def texts_of_bytes(*texts: bytes | None) -> pa.Table:
     return pa.table({"text": pa.Array.from_buffers(pa.string(), len(texts), pa.array(texts, pa.binary()).buffers())})
 
 
-def test_quarantine_sets_rows_aside_with_reason_and_text(
+def test_quarantine_has_the_reason_and_the_text_of_each_row(
     tmp_path: Path, tokenizer: TextTokenizer, engine: LookupEngine
 ) -> None:
     long = "the cat sat on the mat"
     rows = (b"moon", None, b"rain fell", b"x\xffy", long.encode(), b"", b"sea")
     pq.write_table(texts_of_bytes(*rows), tmp_path / "rows.parquet")
     changes = {"encode": {"bad_rows": "quarantine"}, "tokenizer": {"max_length": 5}}
-    run = run_config(tmp_path / "out", tmp_path / "rows.parquet", **changes)
-    report = encode(run, open_dataset(run.dataset), tokenizer, engine)
+    config = run_config(tmp_path / "out", tmp_path / "rows.parquet", **changes)
+    report = encode(config, open_dataset(config.dataset), tokenizer, engine)
     assert (report.totals.rows, report.totals.bad, report.totals.null, report.totals.empty) == (7, 3, 2, 1)
-    assert set_aside(tmp_path / "out") == [
+    assert quarantined(tmp_path / "out") == [
         {"row": 1, "reason": "null", "text": None},
         {"row": 3, "reason": "not Unicode: bytes that are not UTF-8", "text": "x\\xffy"},
         {"row": 4, "reason": "6 tokens, but max_length is 5", "text": long},
@@ -81,26 +81,28 @@ def test_quarantine_sets_rows_aside_with_reason_and_text(
     assert "3 rows could not be encoded (2 of them null or not Unicode)" in (tmp_path / "out/README.md").read_text()
 
 
-def test_another_policy_writes_the_shards_with_bad_rows_again(
+def test_another_policy_rewrites_the_shards_with_bad_rows(
     tmp_path: Path, tokenizer: TextTokenizer, engine: LookupEngine
 ) -> None:
-    """And ends as if it had been the policy from the start."""
+    """The result is the same as with that policy from the start."""
     texts = ["moon", "rain", None, "sea", "cat", "dog"]
     for policies in (["zero"], ["quarantine"], ["quarantine", "zero"], ["zero", "quarantine"]):
         for policy in policies:
-            run = run_config(tmp_path / "-".join(policies), encode={"bad_rows": policy})
-            report = encode(run, source_of(texts, run), tokenizer, engine)
+            config = run_config(tmp_path / "-".join(policies), encode={"bad_rows": policy})
+            report = encode(config, source_of(texts, config), tokenizer, engine)
         assert report.encoded.shards == (2 if len(policies) == 1 else 1)
     for policy in ("zero", "quarantine"):
         [one, other] = [path for path in tmp_path.iterdir() if path.name.endswith(policy)]
         for name in ("shards.jsonl", "manifest.json", "README.md"):
             assert (one / name).read_bytes() == (other / name).read_bytes()
         assert data_files(one) == data_files(other)
-        assert set_aside(one) == set_aside(other) == [{"row": 2, "reason": "null", "text": None}][: policy != "zero"]
+        assert (
+            quarantined(one) == quarantined(other) == [{"row": 2, "reason": "null", "text": None}][: policy != "zero"]
+        )
 
 
-class Refusing(TextTokenizer):
-    """Refuses texts with a moon in them, and with them the whole call, as the library does."""
+class RefusingTokenizer(TextTokenizer):
+    """Refuses a whole call if a text of it has the word moon, as the library does for some texts."""
 
     def __init__(self, tokenizer: TextTokenizer) -> None:
         self.__dict__.update(tokenizer.__dict__)
@@ -117,7 +119,7 @@ class Refusing(TextTokenizer):
 @given(
     texts=st.lists(st.sampled_from([*TEXTS, None, "", "cat"]), min_size=1, max_size=12), shard_rows=st.integers(1, 5)
 )
-def test_a_bad_row_costs_no_other_row(
+def test_bad_row_affects_no_other_row(
     tmp_path_factory: pytest.TempPathFactory,
     tokenizer: TextTokenizer,
     encoder_config: Callable[..., EncoderConfig],
@@ -126,66 +128,68 @@ def test_a_bad_row_costs_no_other_row(
 ) -> None:
     engine = LookupEngine(encoder_config())
     changes = {"dataset": {"shard_rows": shard_rows}, "tokenizer": {"max_length": 7}}
-    run = run_config(tmp_path_factory.mktemp("bad"), encode={"bad_rows": "quarantine"}, **changes)
-    report = encode(run, source_of(texts, run), Refusing(tokenizer), engine)
+    config = run_config(tmp_path_factory.mktemp("bad"), encode={"bad_rows": "quarantine"}, **changes)
+    report = encode(config, source_of(texts, config), RefusingTokenizer(tokenizer), engine)
     good = [text is not None and "moon" not in text and len(text.split()) <= 7 for text in texts]
-    found = pq.read_table(Path(run.encode.output) / "data")["embedding"].to_pylist()
+    found = pq.read_table(Path(config.encode.output) / "data")["embedding"].to_pylist()
     assert [vector is not None for vector in found] == good
     for text, vector in zip(texts, found, strict=True):
         if vector is not None and text:
             np.testing.assert_array_equal(np.float32(vector), encode_texts([text], tokenizer, engine)[0])
-    aside = set_aside(Path(run.encode.output))
-    assert [line["row"] for line in aside] == [row for row, is_good in enumerate(good) if not is_good]
-    assert [line["text"] for line in aside] == [text for text, is_good in zip(texts, good, strict=True) if not is_good]
-    assert report.totals.bad == len(aside)
+    lines = quarantined(Path(config.encode.output))
+    assert [line["row"] for line in lines] == [row for row, is_good in enumerate(good) if not is_good]
+    assert [line["text"] for line in lines] == [text for text, is_good in zip(texts, good, strict=True) if not is_good]
+    assert report.totals.bad == len(lines)
 
 
-def test_a_refused_row_is_named(tmp_path: Path, tokenizer: TextTokenizer, engine: LookupEngine) -> None:
-    run = run_config(tmp_path)
+def test_row_that_the_tokenizer_refuses_is_reported(
+    tmp_path: Path, tokenizer: TextTokenizer, engine: LookupEngine
+) -> None:
+    config = run_config(tmp_path)
     with pytest.raises(TextError, match=r"1 of the texts .* \(row 4: refused by the tokenizer: moonstruck\)"):
-        encode(run, source_of(["a", "b", "c", "d", "moon"], run), Refusing(tokenizer), engine)
+        encode(config, source_of(["a", "b", "c", "d", "moon"], config), RefusingTokenizer(tokenizer), engine)
 
 
 @pytest.mark.parametrize("policy", ["quarantine", "zero"])
-def test_vectors_that_cannot_be_stored_are_bad_rows_too(
+def test_vector_that_cannot_be_stored_is_a_bad_row(
     tmp_path: Path, tokenizer: TextTokenizer, engine: LookupEngine, policy: str
 ) -> None:
     [cat], [dog] = (tokenizer.encode_batch([word])[0].ids for word in ("cat", "dog"))
     engine.table[cat], engine.table[dog] = 70_000, np.nan
-    run = run_config(tmp_path, encode={"vector_dtype": "float16", "bad_rows": policy})
-    report = encode(run, source_of(["sea", "cat", "dog"], run), tokenizer, engine)
+    config = run_config(tmp_path, encode={"vector_dtype": "float16", "bad_rows": policy})
+    report = encode(config, source_of(["sea", "cat", "dog"], config), tokenizer, engine)
     assert (report.totals.bad, report.totals.null) == (2, 0)
     found = pq.read_table(tmp_path / "data")["embedding"].to_pylist()
     assert found[0] is not None
     assert found[1:] == [None, None] if policy == "quarantine" else not np.any(found[1:])
     if policy == "quarantine":
-        told = [line["reason"] for line in set_aside(tmp_path)]
-        assert told[0].startswith("its vector has values beyond 65504")
-        assert told[1].startswith("its vector is not finite")
+        reasons = [line["reason"] for line in quarantined(tmp_path)]
+        assert reasons[0].startswith("its vector has values beyond 65504")
+        assert reasons[1].startswith("its vector is not finite")
 
 
-# Pieces
+# Chunks
 
 
 @pytest.mark.parametrize("chunk_bytes", [1, 30, 10_000])
-def test_the_pieces_of_a_shard_are_one_shard(
+def test_chunks_of_a_shard_are_one_shard(
     tmp_path: Path, tokenizer: TextTokenizer, engine: LookupEngine, monkeypatch: pytest.MonkeyPatch, chunk_bytes: int
 ) -> None:
     monkeypatch.setattr("lengthwise.run.shard.CHUNK_BYTES", chunk_bytes)
     texts = [*TEXTS, None, *TEXTS]
     changes = {"dataset": {"shard_rows": 9, "keep_columns": ["text"]}, "encode": {"bad_rows": "quarantine"}}
-    run = run_config(tmp_path, **changes)
-    report = encode(run, source_of(texts, run), tokenizer, engine)
+    config = run_config(tmp_path, **changes)
+    report = encode(config, source_of(texts, config), tokenizer, engine)
     table = pq.read_table(tmp_path / "data")
     assert table["text"].to_pylist() == texts
     expected = encode_texts(TEXTS, tokenizer, engine).tolist()
     assert table["embedding"].to_pylist() == [*expected, None, *expected]
-    assert [line["row"] for line in set_aside(tmp_path)] == [7]
+    assert [line["row"] for line in quarantined(tmp_path)] == [7]
     assert (report.encoded.shards, report.encoded.rows, report.totals.bad) == (2, 15, 1)
     assert report.encoded.repeated == (1 if chunk_bytes == 10_000 else 0)
 
 
-def test_stats_add_up() -> None:
+def test_shard_stats_are_added() -> None:
     one = ShardStats(shards=1, rows=3, lengths=np.array([1, 2]), max_deviation=0.1, min_cosine=0.9)
     other = ShardStats(shards=1, rows=1, lengths=np.array([0, 0, 1]), max_deviation=0.3, min_cosine=0.95)
     both = one + other + ShardStats()
@@ -196,25 +200,23 @@ def test_stats_add_up() -> None:
 # What is written
 
 
-def test_values_that_float16_cannot_hold_are_refused(
+def test_value_that_float16_cannot_hold_is_refused(
     tmp_path: Path, tokenizer: TextTokenizer, engine: LookupEngine
 ) -> None:
     engine.table[:] = 70_000
-    run = run_config(tmp_path / "vectors", encode={"vector_dtype": "float16"})
+    config = run_config(tmp_path / "vectors", encode={"vector_dtype": "float16"})
     with pytest.raises(TextError, match=r"row 1 cannot be stored: .* beyond 65504.*float32"):
-        encode(run, source_of(["", "rain fell"], run), tokenizer, engine)
+        encode(config, source_of(["", "rain fell"], config), tokenizer, engine)
     assert not list((tmp_path / "vectors").rglob("*.parquet"))
-    encode(run_config(tmp_path / "wide"), source_of(["", "rain fell"], run), tokenizer, engine)
+    encode(run_config(tmp_path / "wide"), source_of(["", "rain fell"], config), tokenizer, engine)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
-def test_every_reader_gets_the_same_rows(
-    tmp_path: Path, tokenizer: TextTokenizer, engine: LookupEngine, dtype: str
-) -> None:
+def test_readers_get_the_same_rows(tmp_path: Path, tokenizer: TextTokenizer, engine: LookupEngine, dtype: str) -> None:
     dataset = {"keep_columns": ["id", "text", "tags"]}
-    run = run_config(tmp_path / "out", dataset=dataset, encode={"vector_dtype": dtype})
+    config = run_config(tmp_path / "out", dataset=dataset, encode={"vector_dtype": dtype})
     ids, tags = list(range(100, 100 + len(TEXTS))), [["a"] * (row % 3) for row in range(len(TEXTS))]
-    encode(run, source_of(TEXTS, run, id=ids, tags=tags), tokenizer, engine)
+    encode(config, source_of(TEXTS, config, id=ids, tags=tags), tokenizer, engine)
     expected = encode_texts(TEXTS, tokenizer, engine).astype(dtype)
     frame = pd.read_parquet(tmp_path / "out/data")
     assert frame.columns.tolist() == ["id", "text", "tags", "embedding", "num_tokens", "truncated"]
@@ -232,25 +234,27 @@ def test_every_reader_gets_the_same_rows(
 
 
 @pytest.mark.parametrize("streaming", [False, True])
-def test_class_names_survive(tmp_path: Path, tokenizer: TextTokenizer, engine: LookupEngine, streaming: bool) -> None:
-    run = run_config(tmp_path / "out", dataset={"keep_columns": ["label"]})
+def test_class_names_are_preserved(
+    tmp_path: Path, tokenizer: TextTokenizer, engine: LookupEngine, streaming: bool
+) -> None:
+    config = run_config(tmp_path / "out", dataset={"keep_columns": ["label"]})
     features = datasets.Features({"text": datasets.Value("string"), "label": datasets.ClassLabel(names=["no", "yes"])})
     kind = datasets.IterableDataset if streaming else datasets.Dataset  # a stream's tables do not carry the names
     rows = [{"text": text, "label": row % 2} for row, text in enumerate(TEXTS)]
     data = kind.from_generator(lambda: iter(rows), features=features)
-    encode(run, Source(data, f"streaming {streaming}", run.dataset), tokenizer, engine)
+    encode(config, Source(data, f"streaming {streaming}", config.dataset), tokenizer, engine)
     found = datasets.load_dataset(str(tmp_path / "out"), split="train")
     assert found.features["label"].names == ["no", "yes"]
     assert found["label"][:3] == [0, 1, 0]
 
 
-def test_a_lower_precision_records_how_far_it_is(
+def test_lower_precision_records_its_deviation(
     tmp_path: Path, tokenizer: TextTokenizer, encoder_config: Callable[..., EncoderConfig]
 ) -> None:
     encoder = seeded_encoder(encoder_config(bidirectional=True), 0)
     exact = encode_texts(TEXTS, tokenizer, TorchEngine(encoder))
-    run = run_config(tmp_path)
-    report = encode(run, source_of(TEXTS, run), tokenizer, TorchEngine(encoder, precision="bf16"))
+    config = run_config(tmp_path)
+    report = encode(config, source_of(TEXTS, config), tokenizer, TorchEngine(encoder, precision="bf16"))
     found = vectors_at(tmp_path)
     deviations = np.abs(found - exact).max(axis=1)
     cosines = (found * exact).sum(axis=1) / np.linalg.norm(found, axis=1) / np.linalg.norm(exact, axis=1)
@@ -264,7 +268,7 @@ def test_a_lower_precision_records_how_far_it_is(
     assert json.loads((tmp_path / "identity.json").read_bytes())["depends_on"]["engine"] == "torch cpu bf16"
 
 
-def test_how_far_it_is_leaves_out_what_is_not_stored(
+def test_deviation_excludes_rows_that_are_not_stored(
     tmp_path: Path, tokenizer: TextTokenizer, engine: LookupEngine
 ) -> None:
     exact = LookupEngine(engine.config)
@@ -272,8 +276,8 @@ def test_how_far_it_is_leaves_out_what_is_not_stored(
     engine.reference = exact  # type: ignore[assignment]
     engine.table[dog] += 0.25
     engine.table[cat] = np.inf
-    run = run_config(tmp_path, encode={"bad_rows": "zero"})
-    report = encode(run, source_of(["sea", "cat", "dog", "cat"], run), tokenizer, engine)
+    config = run_config(tmp_path, encode={"bad_rows": "zero"})
+    report = encode(config, source_of(["sea", "cat", "dog", "cat"], config), tokenizer, engine)
     assert (report.totals.bad, report.encoded.max_deviation) == (2, pytest.approx(0.25, rel=1e-5))
     shards = json.loads((tmp_path / "manifest.json").read_bytes())["shards"]
     assert shards[1]["max_deviation"] is None  # of its only row

@@ -26,9 +26,9 @@ def test_run_at_a_url_writes_the_files_of_a_local_run(
 ) -> None:
     texts = [*TEXTS, None]
     for output in (url, tmp_path / "out"):
-        run = run_config(output, encode={"bad_rows": "quarantine"})  # type: ignore[arg-type]
-        assert encode(run, source_of(texts, run), tokenizer, engine).encoded.shards == 3
-        assert encode(run, source_of(texts, run), tokenizer, engine).encoded.shards == 0
+        config = run_config(output, encode={"bad_rows": "quarantine"})  # type: ignore[arg-type]
+        assert encode(config, source_of(texts, config), tokenizer, engine).encoded.shards == 3
+        assert encode(config, source_of(texts, config), tokenizer, engine).encoded.shards == 0
     expected = contents(tmp_path / "out")
     found = files_at(url)
     assert found.keys() == expected.keys()
@@ -37,12 +37,12 @@ def test_run_at_a_url_writes_the_files_of_a_local_run(
 
 
 def test_run_at_a_url_resumes(url: str, tokenizer: TextTokenizer, engine: LookupEngine) -> None:
-    run = run_config(url)  # type: ignore[arg-type]
+    config = run_config(url)  # type: ignore[arg-type]
     for part in (Part(1, 2), Part(0, 2)):
-        encode(run, source_of(TEXTS, run), tokenizer, engine, part=part)
+        encode(config, source_of(TEXTS, config), tokenizer, engine, part=part)
     memory = fsspec.filesystem("memory")
     memory.pipe_file(f"{url.removeprefix('memory:/')}/data/shard-000001.parquet", b"damaged")
-    assert encode(run, source_of(TEXTS, run), tokenizer, engine).encoded.shards == 1
+    assert encode(config, source_of(TEXTS, config), tokenizer, engine).encoded.shards == 1
     assert not [name for name in memory.find(url) if ".lines" in name or ".lock" in name or "-of-" in name]
 
 
