@@ -4,6 +4,11 @@
 - Scripts print the message alone and exit with 2; any other exception is a bug of this project.
 """
 
+from collections.abc import Mapping
+from itertools import islice
+
+_ROWS_NAMED = 5
+
 
 class LengthwiseError(Exception):
     """A problem that the user can fix; `str(error)` is one paragraph that says how."""
@@ -19,6 +24,31 @@ class DatasetError(LengthwiseError):
 
 class TextError(LengthwiseError):
     """A row's text cannot be encoded under the configured policy."""
+
+
+class BadRowsError(TextError):
+    """Some rows cannot be encoded. Whoever knows where they are in the dataset raises `counted_from` instead.
+
+    Attributes:
+        problem: what is wrong with them, after "N of the texts".
+        reasons: the reason for each row, by its number.
+        remedy: what the user can do.
+        first_row: is added to the rows' numbers in the message.
+    """
+
+    def __init__(self, problem: str, reasons: Mapping[int, str], remedy: str, first_row: int = 0) -> None:
+        super().__init__(problem, reasons, remedy, first_row)
+        self.problem, self.reasons, self.remedy, self.first_row = problem, reasons, remedy, first_row
+
+    def __str__(self) -> str:
+        named = islice(self.reasons.items(), _ROWS_NAMED)
+        shown = "; ".join(f"row {self.first_row + row}: {reason}" for row, reason in named)
+        more = f"; and {len(self.reasons) - _ROWS_NAMED} more" if len(self.reasons) > _ROWS_NAMED else ""
+        return f"{len(self.reasons)} of the texts {self.problem} ({shown}{more}); {self.remedy}"
+
+    def counted_from(self, first_row: int) -> "BadRowsError":
+        """The same of rows whose first one is `first_row` of the dataset."""
+        return BadRowsError(self.problem, self.reasons, self.remedy, first_row)
 
 
 class TokenizerError(LengthwiseError):

@@ -16,10 +16,10 @@ if TYPE_CHECKING:
 
 def export(run: RunConfig) -> Artifact:
     """Trace and write; the resolved configuration is saved in the artifact."""
-    from lengthwise.encoder.checkpoint import load_run_model
+    from lengthwise.encoder.checkpoint import load_checkpoint
     from lengthwise.export.artifact.build import build_artifact
 
-    encoder, tokenizer = load_run_model(run)
+    encoder, tokenizer = load_checkpoint(run.model.path, run.tokenizer.path)
     tokenization = run.resolve_tokenization(encoder.config.tokenization)
     encoder.config = encoder.config.model_copy(update={"tokenization": tokenization})
     artifact = build_artifact(encoder, tokenizer, run.export.output, variants=run.export.variants)

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 def init(run: RunConfig, *, overwrite: bool = False) -> EncoderConfig:
     """Make and save the checkpoint."""
+    from lengthwise.config import TokenizationSettings
     from lengthwise.encoder.checkpoint import create_checkpoint
     from lengthwise.errors import CheckpointError, ConfigError
     from lengthwise.tokens.tokenizer import load_tokenizer
@@ -27,7 +28,16 @@ def init(run: RunConfig, *, overwrite: bool = False) -> EncoderConfig:
         raise CheckpointError(f"{folder}: already there, and may be trained; give --overwrite to replace it")
     if folder.exists() and not (folder / "config.json").is_file() and (not folder.is_dir() or any(folder.iterdir())):
         raise CheckpointError(f"{folder}: not empty, and not a checkpoint; choose another model.path")
-    config = create_checkpoint(run, load_tokenizer(run.tokenizer.path))
+    names = run.tokenizer.training
+    config = create_checkpoint(
+        folder,
+        load_tokenizer(run.tokenizer.path),
+        run.model.init,
+        run.resolve_tokenization(TokenizationSettings()),
+        pad_token=names.pad_token,
+        unk_token=names.unk_token,
+        seed=run.model.seed,
+    )
     write_atomically(folder / "run.yaml", run.to_yaml().encode())
     return config
 

@@ -63,7 +63,7 @@ def main(config: Path, overrides: tuple[str, ...], picture: Path | None) -> None
     from lengthwise.batching.inspection import inspect_tokens
     from lengthwise.data.dataset import open_dataset
     from lengthwise.run.plots import dataset_figure
-    from lengthwise.tokens.ragged import tokenize_texts
+    from lengthwise.tokens.tokenize import tokenize_texts
     from lengthwise.tokens.tokenizer import load_tokenizer
     from lengthwise.util.plots import check_picture_path, save_figure
 

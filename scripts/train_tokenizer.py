@@ -18,7 +18,7 @@ def train(run: RunConfig, *, overwrite: bool = False) -> TextTokenizer:
     """Train and save; the resolved configuration is saved beside the tokenizer."""
     from lengthwise.data.dataset import open_dataset
     from lengthwise.errors import ConfigError, TokenizerError
-    from lengthwise.tokens.tokenizer import train_tokenizer
+    from lengthwise.tokens.training import train_tokenizer
     from lengthwise.util.files import write_atomically
 
     if run.tokenizer.path is None:

@@ -56,7 +56,7 @@ def first_texts(artifact: Artifact, run: RunConfig, rows: int) -> RaggedTokens:
     from itertools import islice
 
     from lengthwise.data.dataset import open_dataset
-    from lengthwise.tokens.ragged import tokenize_texts
+    from lengthwise.tokens.tokenize import tokenize_texts
     from lengthwise.tokens.tokenizer import load_tokenizer
 
     texts = list(islice(open_dataset(run.dataset).texts(), rows))

@@ -18,7 +18,8 @@ import pytest
 from helpers.engines import LookupEngine
 from helpers.texts import TEXTS
 from lengthwise.config import EncoderConfig, TokenizerTraining
-from lengthwise.tokens.tokenizer import TextTokenizer, train_tokenizer
+from lengthwise.tokens.tokenizer import TextTokenizer
+from lengthwise.tokens.training import train_tokenizer
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -24,7 +24,7 @@ from lengthwise.export.graphs.variants import NATIVE, VARIANTS
 from lengthwise.export.runtimes.base import NotRunnable
 from lengthwise.export.runtimes.onnxruntime import OnnxRuntimeCpu, OnnxRuntimeCuda, out_of_memory
 from lengthwise.tokens.ragged import RaggedTokens
-from lengthwise.tokens.tokenizer import TextTokenizer, load_run_tokenizer, load_tokenizer
+from lengthwise.tokens.tokenizer import TextTokenizer, load_model_tokenizer, load_tokenizer
 from lengthwise.util.system import cpu_count, free_memory
 from lengthwise.util.threads import parallel_map
 
@@ -224,7 +224,7 @@ def open_onnx(run: RunConfig, workers: int | None = None) -> tuple[OnnxEngine, T
     """
     artifact = Artifact.open(run.export.output)
     engine = OnnxEngine(artifact, run.encode.device, workers, run.encode.variant)
-    return engine, load_run_tokenizer(run, artifact.folder, engine.config)
+    return engine, load_model_tokenizer(artifact.folder, engine.config, run.tokenizer.path)
 
 
 def recommended_variant(artifact: Artifact, runtime: str) -> str:

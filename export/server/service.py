@@ -25,7 +25,8 @@ from lengthwise.export.graphs.variants import VARIANTS
 from lengthwise.export.server.metrics import Metrics
 from lengthwise.export.server.queue import BatchQueue, Job, Overloaded
 from lengthwise.export.server.settings import ServeSettings
-from lengthwise.tokens.ragged import RaggedTokens, tokenize_texts
+from lengthwise.tokens.ragged import RaggedTokens
+from lengthwise.tokens.tokenize import tokenize_texts
 from lengthwise.tokens.tokenizer import TextTokenizer, load_tokenizer
 from lengthwise.util.system import cpu_count
 

@@ -116,7 +116,7 @@ def text_cases(tokens: RaggedTokens, vocab_size: int) -> Iterator[Case]:
     rng = np.random.default_rng(2)
     for start in range(0, len(tokens), _TEXT_BATCH):
         rows = np.arange(start, min(start + _TEXT_BATCH, len(tokens)), dtype=np.int64)
-        input_ids, lengths = tokens.gather(rows, pad_id=0)
+        input_ids, lengths = tokens.pad_rows(rows, pad_id=0)
         name = f"texts {start} to {start + len(rows) - 1}"
         yield Case(name, TEXTS, input_ids, lengths).padded_to(max(1, input_ids.shape[1]), vocab_size, rng)
 

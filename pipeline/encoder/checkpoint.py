@@ -1,6 +1,7 @@
-"""A checkpoint folder and the encoder in it: `config.json`, `model.safetensors`, `tokenizer.json`.
+"""A checkpoint folder: `config.json`, `model.safetensors`, `tokenizer.json`.
 
-Weights are read from safetensors only; no pickle is loaded here.
+- Weights are read from safetensors only; no pickle is loaded here.
+- `config.json` holds all that a vector depends on beside weights and vocabulary, the tokenization settings included.
 """
 
 from __future__ import annotations
@@ -15,20 +16,13 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from lengthwise.config import (
-    CONFIG_FILE,
-    EncoderConfig,
-    EncoderSettings,
-    RunConfig,
-    TokenizationSettings,
-    load_encoder_config,
-)
+from lengthwise.config import CONFIG_FILE, EncoderConfig, EncoderSettings, TokenizationSettings, load_encoder_config
 from lengthwise.encoder.model import PackedEncoder, seeded_encoder
 from lengthwise.errors import CheckpointError
-from lengthwise.tokens.tokenizer import TextTokenizer, check_tokenizer_fits, load_run_tokenizer, load_tokenizer
+from lengthwise.tokens.tokenizer import TOKENIZER_FILE, TextTokenizer, check_tokenizer_fits, load_model_tokenizer
 from lengthwise.util.files import replace_folder
 
-WEIGHTS_FILE, TOKENIZER_FILE = "model.safetensors", "tokenizer.json"
+WEIGHTS_FILE = "model.safetensors"
 
 
 def save_checkpoint(folder: str | Path, encoder: PackedEncoder, tokenizer: TextTokenizer) -> None:
@@ -45,13 +39,18 @@ def write_checkpoint(folder: Path, encoder: PackedEncoder, tokenizer: TextTokeni
     weights = {name: weight.detach().cpu().contiguous() for name, weight in encoder.state_dict().items()}
     try:
         save_file(weights, folder / WEIGHTS_FILE, metadata={"format": "pt"})
-    except SafetensorError as error:  # the library's word for a full disk too
+    except SafetensorError as error:  # also when the disk is full
         raise CheckpointError(f"{folder / WEIGHTS_FILE}: cannot be written ({error})") from error
     (folder / TOKENIZER_FILE).write_text(tokenizer.to_json(), encoding="utf-8")
 
 
-def load_checkpoint(folder: str | Path) -> tuple[PackedEncoder, TextTokenizer]:
-    """Read a checkpoint folder.
+def load_checkpoint(
+    folder: str | Path, tokenizer_path: str | Path | None = None
+) -> tuple[PackedEncoder, TextTokenizer]:
+    """Read a checkpoint folder; the encoder is in evaluation mode, on the CPU.
+
+    Args:
+        tokenizer_path: of another copy of its tokenizer, which has to be the one that the encoder was made for.
 
     Raises:
         CheckpointError: a file is missing or unreadable, or sizes do not fit each other (both are in the message).
@@ -59,11 +58,9 @@ def load_checkpoint(folder: str | Path) -> tuple[PackedEncoder, TextTokenizer]:
     """
     folder = Path(folder)
     if not folder.is_dir():
-        raise CheckpointError(f"{folder}: there is no such checkpoint; make one with scripts/init_model.py")
+        raise CheckpointError(f"{folder}: there is no such checkpoint; make one with lengthwise init-model")
     encoder = load_encoder(folder)
-    tokenizer = load_tokenizer(folder / TOKENIZER_FILE)
-    check_tokenizer_fits(tokenizer, encoder.config, str(folder / TOKENIZER_FILE))
-    return encoder, tokenizer
+    return encoder, load_model_tokenizer(folder, encoder.config, tokenizer_path)
 
 
 def load_encoder(folder: Path) -> PackedEncoder:
@@ -80,42 +77,42 @@ def load_encoder(folder: Path) -> PackedEncoder:
     with torch.device("meta"):
         encoder = PackedEncoder(config)
     _check_weights(weights, encoder.state_dict(), path)
-    # Copies, since the file's own bytes lie where its header ends, and products of other alignment differ in a bit.
+    # Copied: the file's tensors start wherever its header ends, and products of another alignment differ in a bit.
     encoder.load_state_dict({name: weight.clone() for name, weight in weights.items()}, assign=True)
     return encoder.eval()
 
 
-def load_run_model(run: RunConfig) -> tuple[PackedEncoder, TextTokenizer]:
-    """The encoder that a run names, and its tokenizer: the one at `tokenizer.path`, or else the checkpoint's own."""
-    encoder, tokenizer = load_checkpoint(run.model.path)
-    if run.tokenizer.path is not None:
-        tokenizer = load_run_tokenizer(run, run.model.path, encoder.config)
-    return encoder, tokenizer
-
-
-def create_checkpoint(run: RunConfig, tokenizer: TextTokenizer) -> EncoderConfig:
-    """Make and save a seeded checkpoint for a tokenizer; it says of itself that it was never trained.
+def create_checkpoint(
+    folder: str | Path,
+    tokenizer: TextTokenizer,
+    shape: EncoderSettings = EncoderSettings(),
+    tokenization: TokenizationSettings = TokenizationSettings(),
+    *,
+    pad_token: str = "[PAD]",
+    unk_token: str | None = "[UNK]",
+    seed: int = 0,
+) -> EncoderConfig:
+    """Save a new encoder with seeded random weights for a tokenizer, recorded as never trained.
 
     Raises:
-        CheckpointError: the tokenizer lacks the configured pad token.
+        CheckpointError: the tokenizer lacks the pad token.
     """
-    settings, names = run.model, run.tokenizer.training
-    pad_token_id = tokenizer.token_id(names.pad_token)
+    pad_token_id = tokenizer.token_id(pad_token)
     if pad_token_id is None:
         raise CheckpointError(
-            f"the tokenizer has no token {names.pad_token!r}; set tokenizer.training.pad_token to the one it pads with"
+            f"the tokenizer has no token {pad_token!r}; set tokenizer.training.pad_token to the one it pads with"
         )
     config = EncoderConfig(
-        **{name: getattr(settings.init, name) for name in EncoderSettings.model_fields},
+        **shape.model_dump(),
         vocab_size=tokenizer.vocab_size,
         pad_token_id=pad_token_id,
-        unk_token_id=tokenizer.token_id(names.unk_token),
+        unk_token_id=None if unk_token is None else tokenizer.token_id(unk_token),
         tokenizer_fingerprint=tokenizer.fingerprint,
         trained=False,
-        seed=settings.seed,
-        tokenization=run.resolve_tokenization(TokenizationSettings()),
+        seed=seed,
+        tokenization=tokenization,
     )
-    save_checkpoint(settings.path, seeded_encoder(config, settings.seed), tokenizer)
+    save_checkpoint(folder, seeded_encoder(config, seed), tokenizer)
     return config
 
 
@@ -130,7 +127,7 @@ def weights_fingerprint(encoder: PackedEncoder) -> str:
 
 
 def _check_sizes(weights: Mapping[str, torch.Tensor], config: EncoderConfig, path: Path) -> None:
-    """Refuse an encoder that is larger than all weights: even without memory for them, it takes hours to make one."""
+    """Refuse a config larger than its weights: even on the meta device, building such an encoder takes hours."""
     largest = sum(weight.numel() for weight in weights.values())
     for name in ("num_layers", "vocab_size", "embedding_dim", "hidden_size", "projection_dim"):
         if (getattr(config, name) or 0) > largest:
@@ -140,12 +137,12 @@ def _check_sizes(weights: Mapping[str, torch.Tensor], config: EncoderConfig, pat
             )
 
 
-def _check_weights(found: Mapping[str, torch.Tensor], wanted: Mapping[str, torch.Tensor], path: Path) -> None:
-    problems = [f"{name} is missing" for name in wanted if name not in found]
-    problems += [f"{name} is not part of this encoder" for name in found if name not in wanted]
-    for name in wanted.keys() & found.keys():
-        if found[name].shape != wanted[name].shape:
-            sizes = f"{list(found[name].shape)} in the file, {list(wanted[name].shape)} by config.json"
+def _check_weights(found: Mapping[str, torch.Tensor], expected: Mapping[str, torch.Tensor], path: Path) -> None:
+    problems = [f"{name} is missing" for name in expected if name not in found]
+    problems += [f"{name} is not part of this encoder" for name in found if name not in expected]
+    for name in expected.keys() & found.keys():
+        if found[name].shape != expected[name].shape:
+            sizes = f"{list(found[name].shape)} in the file, {list(expected[name].shape)} by config.json"
             problems.append(f"{name} is {sizes}")
         elif found[name].dtype != torch.float32:
             problems.append(f"{name} is {found[name].dtype}, not float32: save the weights as float32")

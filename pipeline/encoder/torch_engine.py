@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from lengthwise.batching.plan import engine_costs
 from lengthwise.config import Precision, RunConfig
-from lengthwise.encoder.checkpoint import load_run_model, weights_fingerprint
+from lengthwise.encoder.checkpoint import load_checkpoint, weights_fingerprint
 from lengthwise.encoder.cuda import DTYPES, LANES, converted, encoder_on_cuda
 from lengthwise.encoder.model import PackedEncoder
 from lengthwise.encoder.oom import split_on_oom
@@ -127,7 +127,7 @@ class TorchEngine:
         return vectors.numpy()
 
 
-def open_torch(run: RunConfig, workers: int | None = None) -> tuple[TorchEngine, TextTokenizer]:
+def open_torch(config: RunConfig, workers: int | None = None) -> tuple[TorchEngine, TextTokenizer]:
     """What a run encodes with: the checkpoint at model.path on an engine, and its tokenizer.
 
     Args:
@@ -136,8 +136,8 @@ def open_torch(run: RunConfig, workers: int | None = None) -> tuple[TorchEngine,
     Raises:
         LengthwiseError: one of them cannot be loaded, or they do not fit.
     """
-    encoder, tokenizer = load_run_model(run)
-    return TorchEngine(encoder, run.encode.device, run.encode.precision, workers), tokenizer
+    encoder, tokenizer = load_checkpoint(config.model.path, config.tokenizer.path)
+    return TorchEngine(encoder, config.encode.device, config.encode.precision, workers), tokenizer
 
 
 def _out_of_memory(error: Exception) -> bool:

@@ -28,13 +28,14 @@ from lengthwise.batching.plan import plan_in_order, report_plan
 from lengthwise.config import RunConfig
 from lengthwise.data.dataset import Shard, Source
 from lengthwise.encoder.engine import Engine, PlannedTokens, Progress, encode_planned, encode_tokens, plan_tokens
-from lengthwise.errors import TextError
+from lengthwise.errors import BadRowsError, TextError
 from lengthwise.run.stats import ShardStats, StageSeconds
 from lengthwise.store.cast import cast_vectors
 from lengthwise.store.parquet import vector_table, write_shard
 from lengthwise.store.protocol import Folder
 from lengthwise.store.records import ShardRecord
-from lengthwise.tokens.ragged import RaggedTokens, cut_texts, tokenize_texts
+from lengthwise.tokens.ragged import RaggedTokens
+from lengthwise.tokens.tokenize import split_texts, tokenize_texts
 from lengthwise.tokens.tokenizer import TextTokenizer
 
 CHUNK_BYTES = 64 * 2**20
@@ -112,7 +113,7 @@ class ShardEncoder:
         started = time.perf_counter()
         for shard in shards:
             texts = shard.table[self._config.dataset.text_column]
-            for start, stop in cut_texts(texts, len(texts), CHUNK_BYTES):
+            for start, stop in split_texts(texts, len(texts), CHUNK_BYTES):
                 is_last = stop == len(texts)
                 yield shard, self._plan_chunk(texts[start:stop], shard.first_row + start, is_last, started)
                 started = time.perf_counter()
@@ -176,14 +177,11 @@ class ShardEncoder:
         return record, stats + ShardStats(stages=StageSeconds(write=time.perf_counter() - started))
 
     def _plan_chunk(self, texts: pa.ChunkedArray, first_row: int, is_last: bool, started: float) -> PlannedChunk:
-        tokens = tokenize_texts(
-            texts,
-            self._tokenizer,
-            self._tokenization,
-            bad_rows=self._config.encode.bad_rows,
-            first_row=first_row,
-        )
-        ids = plan_tokens(tokens, self._engine, self._config.batching, first_row)
+        try:
+            tokens = tokenize_texts(texts, self._tokenizer, self._tokenization, bad_rows=self._config.encode.bad_rows)
+            ids = plan_tokens(tokens, self._engine, self._config.batching)
+        except BadRowsError as error:
+            raise error.counted_from(first_row) from error.__cause__
         stats = self._planned_stats(ids)
         took = StageSeconds(tokenize=time.perf_counter() - started)
         return PlannedChunk(ids, stats + ShardStats(stages=took), is_last)

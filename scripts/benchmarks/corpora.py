@@ -13,7 +13,8 @@ import pyarrow.parquet as pq
 from lengthwise.config import TokenizerTraining, load_config
 from lengthwise.data.dataset import open_dataset
 from lengthwise.errors import DatasetError
-from lengthwise.tokens.tokenizer import TextTokenizer, train_tokenizer
+from lengthwise.tokens.tokenizer import TextTokenizer
+from lengthwise.tokens.training import train_tokenizer
 
 WORDNET, FORTUNES = Path("/usr/share/wordnet"), Path("/usr/share/games/fortunes")
 VOCABULARY = 8_000

@@ -29,7 +29,7 @@ from lengthwise.export.artifact.engine import OnnxEngine
 from lengthwise.export.graphs.variants import INT8
 from lengthwise.export.validation.compare import cosines
 from lengthwise.run.local import encode_dataset
-from lengthwise.tokens.ragged import tokenize_texts
+from lengthwise.tokens.tokenize import tokenize_texts
 from lengthwise.tokens.tokenizer import TextTokenizer
 from lengthwise.util.compat import cpu_has_bf16
 

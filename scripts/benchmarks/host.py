@@ -25,7 +25,8 @@ from lengthwise.run.local import encode_dataset
 from lengthwise.store.cast import cast_vectors
 from lengthwise.store.parquet import vector_table, write_shard
 from lengthwise.store.vectors import VectorStore
-from lengthwise.tokens.ragged import RaggedTokens, tokenize_texts
+from lengthwise.tokens.ragged import RaggedTokens
+from lengthwise.tokens.tokenize import tokenize_texts
 from lengthwise.tokens.tokenizer import TextTokenizer
 from lengthwise.util.threads import parallel_map
 
@@ -136,7 +137,7 @@ def _steps(scratch: Path, tokens: RaggedTokens, engine: Idle) -> Sides:
         "find the distinct rows": tokens.distinct_rows,
         "plan, that included": partial(plan_tokens, tokens, engine),
         "report on the dataset's order": lambda: report_plan(lengths, plan_in_order(lengths), engine.costs.padded()),
-        "gather batches": lambda: [tokens.gather(rows, 0) for rows in batches],
+        "gather batches": lambda: [tokens.pad_rows(rows, 0) for rows in batches],
         "scatter vectors": scatter,
         "check vectors": lambda: cast_vectors(vectors, "float32"),
         "write": write,

@@ -24,7 +24,8 @@ from lengthwise.encoder.model import PackedEncoder
 from lengthwise.encoder.torch_engine import TorchEngine
 from lengthwise.export.artifact.build import build_artifact
 from lengthwise.export.artifact.engine import OnnxEngine
-from lengthwise.tokens.ragged import RaggedTokens, tokenize_texts
+from lengthwise.tokens.ragged import RaggedTokens
+from lengthwise.tokens.tokenize import tokenize_texts
 from lengthwise.tokens.tokenizer import TextTokenizer
 from lengthwise.util.compat import cpu_has_bf16
 
@@ -72,7 +73,7 @@ def _against_the_limit(encoder: PackedEncoder, tokens: RaggedTokens, precision: 
     lengths = tokens.lengths
     length = max(1, round(float(lengths.mean())))
     some = np.cumsum(lengths).searchsorted(LIMIT_TOKENS) + 1
-    in_order = [_embedded(lstm, *tokens.gather(rows, 0)) for rows in plan_in_order(lengths[:some])]
+    in_order = [_embedded(lstm, *tokens.pad_rows(rows, 0)) for rows in plan_in_order(lengths[:some])]
     sides: dict[str, Callable[[], object]] = {
         "ours": partial(encode_tokens, tokens, engine),
         "packed": partial(_packed, lstm, in_order),

@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from lengthwise.cli.benchmarks.corpora import load_corpus
 from lengthwise.cli.benchmarks.harness import Result, in_turn, median, ratios
-from lengthwise.tokens.ragged import CHUNK_TEXTS, tokenize_texts
+from lengthwise.tokens.tokenize import CHUNK_TEXTS, tokenize_texts
 from lengthwise.tokens.tokenizer import TextTokenizer
 
 

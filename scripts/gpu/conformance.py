@@ -26,7 +26,7 @@ from lengthwise.export.runtimes.pytorch import PyTorchCuda, PyTorchStepwise
 from lengthwise.export.validation.cases import grid_cases, vocabulary_cases
 from lengthwise.export.validation.compare import cosines, scaled_difference
 from lengthwise.export.validation.validate import Verdict, validate_artifact
-from lengthwise.tokens.ragged import tokenize_texts
+from lengthwise.tokens.tokenize import tokenize_texts
 
 TOLERANCE, COSINE = 1e-5, 0.999
 EXACT, NEAR = "at most 1e-5", "cosine at least 0.999"
@@ -145,7 +145,7 @@ def _largest_batch(context: Context) -> Found:
     """The largest batch of the plan for real texts, on the encoder that rates are measured with."""
     engine, exact = context.engine("fp32"), StepwiseEncoder(context.encoder)
     plan = list(plan_batches(context.tokens.lengths, engine.costs))
-    batch = context.tokens.gather(max(plan, key=len), 0)
+    batch = context.tokens.pad_rows(max(plan, key=len), 0)
     difference = float(scaled_difference(engine.encode_batch(*batch), exact(*batch)).max())
     return Found(
         f"{len(batch[1]):,} rows of {batch[0].shape[1]} tokens: off by {difference:.1e}", ok=difference <= TOLERANCE

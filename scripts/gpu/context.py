@@ -126,7 +126,7 @@ class Context:
     @cached_property
     def tokens(self) -> RaggedTokens:
         """Their ids, each row of ids once: repeated ones are not computed again, which would flatter a rate."""
-        from lengthwise.tokens.ragged import tokenize_texts
+        from lengthwise.tokens.tokenize import tokenize_texts
 
         tokens = tokenize_texts(self.texts, self.tokenizer)
         first, _ = tokens.distinct_rows()

@@ -24,7 +24,7 @@ from lengthwise.encoder.engine import encode_tokens
 from lengthwise.export.artifact.build import build_artifact
 from lengthwise.export.artifact.engine import OnnxEngine
 from lengthwise.run.local import encode_dataset
-from lengthwise.tokens.ragged import tokenize_texts
+from lengthwise.tokens.tokenize import tokenize_texts
 
 BATCH_SIZES = (128, 256, 512, 1_024, 2_048, 4_096, 8_192)  # of the other sides; the fastest is what counts
 REHEARSAL_SIZES = (32, 64)
@@ -92,7 +92,7 @@ class _Theirs:
         with torch.inference_mode():
             for start in range(0, len(order), batch_size):
                 rows = order[start : start + batch_size]
-                input_ids, lengths = self._tokens.gather(rows, 0)
+                input_ids, lengths = self._tokens.pad_rows(rows, 0)
                 mask = np.arange(input_ids.shape[1]) < lengths[:, None]
                 features = {
                     "input_ids": input_ids,
@@ -182,7 +182,7 @@ def _onnxruntime_against_pytorch(context: Context) -> Found:
     artifact = build_artifact(context.encoder, context.tokenizer, context.scratch / "rates", variants=())
     onnx, torch_engine = OnnxEngine(artifact, context.device), context.engine("fp32")
     plan = plan_batches(context.tokens.lengths, torch_engine.costs)
-    batches = [context.tokens.gather(rows, 0) for rows in plan]
+    batches = [context.tokens.pad_rows(rows, 0) for rows in plan]
 
     def run(engine: Any) -> None:
         list(engine.run_all(lambda batch: engine.encode_batch(*batch), batches))

@@ -28,7 +28,7 @@ from lengthwise.batching.plan import (
 from lengthwise.config import EncoderConfig, EncodeSettings
 from lengthwise.encoder.model import seeded_encoder
 from lengthwise.encoder.torch_engine import TorchEngine
-from lengthwise.tokens.ragged import tokenize_texts
+from lengthwise.tokens.tokenize import tokenize_texts
 from lengthwise.tokens.tokenizer import TextTokenizer
 
 MIXED = (*TEXTS, "", None, TEXTS[0], TEXTS[2], TEXTS[0])

@@ -39,7 +39,7 @@ from lengthwise.export.artifact.folder import Artifact
 from lengthwise.export.runtimes import javascript
 from lengthwise.export.runtimes.onnxruntime import CUDA_OPTIONS
 from lengthwise.export.server.settings import ServeSettings
-from lengthwise.tokens.tokenizer import train_tokenizer
+from lengthwise.tokens.training import train_tokenizer
 
 PAGE = (ROOT / "docs" / "serve.md").read_text(encoding="utf-8")
 SECTIONS = {part.split("\n", 1)[0]: part for part in re.split(r"^##+ ", PAGE, flags=re.MULTILINE)[1:]}

@@ -11,17 +11,17 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from lengthwise.config import EncoderConfig, RunConfig, TokenizerTraining
+from lengthwise.config import EncoderConfig, EncoderSettings, TokenizationSettings, TokenizerTraining
 from lengthwise.encoder.checkpoint import (
     create_checkpoint,
     load_checkpoint,
-    load_run_model,
     save_checkpoint,
     weights_fingerprint,
 )
 from lengthwise.encoder.model import seeded_encoder
 from lengthwise.errors import CheckpointError, ConfigError, TokenizerError
-from lengthwise.tokens.tokenizer import TextTokenizer, train_tokenizer
+from lengthwise.tokens.tokenizer import TextTokenizer
+from lengthwise.tokens.training import train_tokenizer
 
 
 @pytest.fixture
@@ -36,10 +36,6 @@ def checkpoint(tmp_path: Path, tokenizer: TextTokenizer, encoder_config: Callabl
 def edit_config(folder: Path, **changes: Any) -> None:
     path = folder / "config.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
-
-
-def run_config(folder: Path, **model: Any) -> RunConfig:
-    return RunConfig.model_validate({"dataset": {"path": "x.txt"}, "model": {"path": str(folder), **model}})
 
 
 def test_round_trip(checkpoint: Path, tokenizer: TextTokenizer) -> None:
@@ -84,7 +80,7 @@ def test_a_missing_tokenizer_is_named(checkpoint: Path) -> None:
 
 
 def test_a_missing_folder_says_how_to_make_one(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match=r"no such checkpoint.*init_model"):
+    with pytest.raises(CheckpointError, match=r"no such checkpoint.*init-model"):
         load_checkpoint(tmp_path / "nothing")
 
 
@@ -159,39 +155,47 @@ def test_a_tokenizer_with_more_ids_than_rows_is_refused_with_both_numbers(
 
 
 def test_a_created_checkpoint_says_that_it_was_never_trained(tmp_path: Path, tokenizer: TextTokenizer) -> None:
-    run = run_config(tmp_path / "model", seed=7, init={"hidden_size": 4, "pooling": "max"})
-    config = create_checkpoint(run, tokenizer)
+    tokenization = TokenizationSettings(max_length=9)
+    shape = EncoderSettings(hidden_size=4, pooling="max")
+    config = create_checkpoint(tmp_path / "model", tokenizer, shape, tokenization, seed=7)
     encoder, _ = load_checkpoint(tmp_path / "model")
     assert encoder.config == config
     assert (config.trained, config.seed, config.pooling) == (False, 7, "max")
+    assert (config.hidden_size, config.tokenization) == (4, tokenization)
     assert (config.pad_token_id, config.unk_token_id, config.vocab_size) == (0, 1, tokenizer.vocab_size)
 
 
 def test_a_tokenizer_without_the_pad_token_is_refused(tmp_path: Path, tokenizer: TextTokenizer) -> None:
-    run = RunConfig.model_validate(
-        {
-            "dataset": {"path": "x.txt"},
-            "model": {"path": str(tmp_path / "model")},
-            "tokenizer": {"training": {"pad_token": "<pad>"}},
-        }
-    )
     with pytest.raises(CheckpointError, match=r"no token '<pad>'.*pad_token"):
-        create_checkpoint(run, tokenizer)
+        create_checkpoint(tmp_path / "model", tokenizer, pad_token="<pad>")
 
 
-def test_a_run_may_bring_the_tokenizer_if_it_is_the_models(checkpoint: Path, tmp_path: Path) -> None:
-    run = RunConfig.model_validate(
-        {
-            "dataset": {"path": "x.txt"},
-            "model": {"path": str(checkpoint)},
-            "tokenizer": {"path": str(checkpoint / "tokenizer.json")},
-        }
-    )
-    assert load_run_model(run)[1].fingerprint == load_checkpoint(checkpoint)[1].fingerprint
+def test_another_path_to_the_tokenizer_is_accepted_if_it_is_the_models(checkpoint: Path, tmp_path: Path) -> None:
+    own = load_checkpoint(checkpoint)[1].fingerprint
+    assert load_checkpoint(checkpoint, checkpoint / "tokenizer.json")[1].fingerprint == own
     other = train_tokenizer(["other words"], TokenizerTraining(model="wordlevel", min_frequency=1))
     (tmp_path / "other.json").write_text(other.to_json())
-    changed = run.model_copy(
-        update={"tokenizer": run.tokenizer.model_copy(update={"path": str(tmp_path / "other.json")})}
-    )
     with pytest.raises(TokenizerError, match=r"tokenizer\.path = "):
-        load_run_model(changed)
+        load_checkpoint(checkpoint, tmp_path / "other.json")
+
+
+def test_a_checkpoint_without_tokenization_settings_has_the_defaults(checkpoint: Path) -> None:
+    config = json.loads((checkpoint / "config.json").read_text())
+    del config["tokenization"]
+    (checkpoint / "config.json").write_text(json.dumps(config))
+    assert load_checkpoint(checkpoint)[0].config.tokenization == TokenizationSettings()
+
+
+def test_tokenization_settings_survive_a_round_trip(checkpoint: Path, tmp_path: Path) -> None:
+    tokenization = TokenizationSettings(add_special_tokens=False, max_length=3, truncate=True)
+    edit_config(checkpoint, tokenization=tokenization.model_dump())
+    encoder, tokenizer = load_checkpoint(checkpoint)
+    assert encoder.config.tokenization == tokenization
+    save_checkpoint(tmp_path / "again", encoder, tokenizer)
+    assert load_checkpoint(tmp_path / "again")[0].config.tokenization == tokenization
+
+
+def test_truncation_without_a_length_is_refused(checkpoint: Path) -> None:
+    edit_config(checkpoint, tokenization={"truncate": True})
+    with pytest.raises(ConfigError, match=r"tokenization\.truncate is true, but .* set max_length too"):
+        load_checkpoint(checkpoint)

@@ -14,8 +14,8 @@ from helpers.engines import LookupEngine
 from helpers.texts import TEXTS
 from lengthwise.config import BatchingSettings, EncoderConfig, TokenizationSettings
 from lengthwise.encoder.engine import encode_texts, encode_tokens
-from lengthwise.errors import TextError
-from lengthwise.tokens.ragged import tokenize_texts
+from lengthwise.errors import BadRowsError
+from lengthwise.tokens.tokenize import tokenize_texts
 from lengthwise.tokens.tokenizer import TextTokenizer
 
 
@@ -63,6 +63,6 @@ def test_an_id_beyond_the_vocabulary_names_its_row(
 ) -> None:
     tokens = tokenize_texts(["moon", "cat"], tokenizer)
     largest = int(tokens.values.max())
-    row = 70 + int(np.argmax(tokens.values == largest))
-    with pytest.raises(TextError, match=rf"row {row} has the id {largest}, but .* ends at {largest - 1}"):
-        encode_tokens(tokens, LookupEngine(encoder_config(vocab_size=largest)), first_row=70)
+    row = int(np.argmax(tokens.values == largest))
+    with pytest.raises(BadRowsError, match=rf"\(row {row}: the id {largest}\); .* ends at {largest - 1}"):
+        encode_tokens(tokens, LookupEngine(encoder_config(vocab_size=largest)))

@@ -24,7 +24,7 @@ from lengthwise.export.artifact.card import model_card
 from lengthwise.export.artifact.engine import OnnxEncoder
 from lengthwise.export.graphs.variants import INT8, NATIVE, VARIANTS
 from lengthwise.export.runtimes.javascript import DRIVER
-from lengthwise.tokens.tokenizer import train_tokenizer
+from lengthwise.tokens.training import train_tokenizer
 
 LONG = " ".join(TEXTS * 20)  # 940 tokens: longer than what clients cut at by themselves
 MIXED = [TEXTS[0], "", LONG, *TEXTS, "Moon zebra"]

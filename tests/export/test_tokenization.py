@@ -29,7 +29,7 @@ from lengthwise.export.server.metrics import Metrics
 from lengthwise.export.server.service import Service
 from lengthwise.export.server.settings import ServeSettings
 from lengthwise.run.local import encode_dataset
-from lengthwise.tokens.tokenizer import train_tokenizer
+from lengthwise.tokens.training import train_tokenizer
 
 Vectors = NDArray[np.float32]
 WAYS = ("run", "python", "onnx", "server")

@@ -171,7 +171,7 @@ def load_settings(path: str, text: bytes, overrides: list[str]) -> str:
 
 def use_tokenizer(path: str, data: bytes, texts: list[str]) -> str:
     """Load a tokenizer.json, and tokenize texts with it under a policy that sets bad ones aside."""
-    from lengthwise.tokens.ragged import tokenize_texts
+    from lengthwise.tokens.tokenize import tokenize_texts
     from lengthwise.tokens.tokenizer import load_tokenizer
 
     Path(path).write_bytes(data)

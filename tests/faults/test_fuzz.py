@@ -39,7 +39,8 @@ from helpers.texts import TEXTS
 from lengthwise.config import EncoderConfig, TokenizerTraining
 from lengthwise.encoder.checkpoint import save_checkpoint
 from lengthwise.encoder.model import seeded_encoder
-from lengthwise.tokens.tokenizer import TextTokenizer, train_tokenizer
+from lengthwise.tokens.tokenizer import TextTokenizer
+from lengthwise.tokens.training import train_tokenizer
 
 FOUND: Counter[tuple[str, str]] = Counter()
 CHECKS = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow]

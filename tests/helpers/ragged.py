@@ -1,4 +1,4 @@
-"""Checks of ragged tokens."""
+"""Helpers for `RaggedTokens`."""
 
 from __future__ import annotations
 
@@ -7,14 +7,15 @@ import numpy as np
 from lengthwise.tokens.ragged import RaggedTokens
 
 
-def rows(shard: RaggedTokens) -> list[list[int]]:
-    return [shard.row(index).tolist() for index in range(len(shard))]
+def rows(tokens: RaggedTokens) -> list[list[int]]:
+    return [tokens.row(index).tolist() for index in range(len(tokens))]
 
 
-def check_shard(shard: RaggedTokens, texts: int) -> None:
-    assert len(shard) == texts
-    assert (shard.values.dtype, shard.offsets.dtype) == (np.int32, np.int64)
-    assert (shard.truncated.dtype, shard.null.dtype) == (np.bool_, np.bool_)
-    assert (shard.truncated.shape, shard.null.shape, shard.offsets.shape) == ((texts,), (texts,), (texts + 1,))
-    assert shard.offsets[0] == 0
-    assert shard.offsets[-1] == len(shard.values)
+def check_ragged(tokens: RaggedTokens, texts: int) -> None:
+    """dtypes, shapes and offsets fit each other and the number of texts."""
+    assert len(tokens) == texts
+    assert (tokens.values.dtype, tokens.offsets.dtype) == (np.int32, np.int64)
+    assert (tokens.truncated.dtype, tokens.null.dtype) == (np.bool_, np.bool_)
+    assert (tokens.truncated.shape, tokens.null.shape, tokens.offsets.shape) == ((texts,), (texts,), (texts + 1,))
+    assert tokens.offsets[0] == 0
+    assert tokens.offsets[-1] == len(tokens.values)

@@ -33,7 +33,7 @@ from lengthwise.encoder.torch_engine import TorchEngine
 from lengthwise.errors import DatasetError, RunError, StoreError, TextError
 from lengthwise.run import shard
 from lengthwise.run.local import writers
-from lengthwise.tokens.ragged import tokenize_texts
+from lengthwise.tokens.tokenize import tokenize_texts
 from lengthwise.tokens.tokenizer import TextTokenizer
 
 WORDS = sorted({word for text in TEXTS for word in text.split()})
@@ -127,7 +127,7 @@ def test_id_beyond_the_vocabulary_is_reported_with_its_row(
     [[cat], [rain]] = [tokenizer.encode_batch([word])[0].ids for word in ("cat", "rain")]
     low, high = ("cat", "rain") if cat < rain else ("rain", "cat")
     engine = LookupEngine(encoder_config(vocab_size=max(cat, rain)))
-    message = rf"row 4 has the id {max(cat, rain)}, but the encoder's vocabulary ends at {max(cat, rain) - 1}; use the"
+    message = rf"\(row 4: the id {max(cat, rain)}; row 5: .*\); its vocabulary ends at {max(cat, rain) - 1}: use the"
     texts = [low, "", low, low, f"{low} {high}", high]
     with pytest.raises(TextError, match=message):
         encode_tokens(tokenize_texts(texts, tokenizer), engine)
@@ -150,7 +150,7 @@ def test_longer_text_is_an_error_or_truncated_and_flagged(
     tmp_path: Path, tokenizer: TextTokenizer, engine: LookupEngine
 ) -> None:
     config = run_config(tmp_path / "a", tokenizer={"max_length": 6})
-    with pytest.raises(TextError, match=r"1 of the texts .*row 3, has 12"):
+    with pytest.raises(TextError, match=r"1 of the texts .*\(row 3: 12 tokens\)"):
         encode(config, source_of(TEXTS, config), tokenizer, engine)
     config = run_config(tmp_path / "b", tokenizer={"max_length": 6, "truncate": True})
     report = encode(config, source_of(TEXTS, config), tokenizer, engine)
@@ -330,13 +330,13 @@ def test_report_sums_the_plans_of_the_shards(tmp_path: Path, tokenizer: TextToke
 def test_next_shard_is_tokenized_while_a_shard_is_encoded(
     tmp_path: Path, tokenizer: TextTokenizer, engine: LookupEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    tokenized: list[int] = []
+    tokenized: list[list[str]] = []
     encoded: list[int] = []
     original = engine.encode_batch
 
-    def tokenize(texts: Any, *arguments: Any, first_row: int, **options: Any) -> Any:
-        tokenized.append(first_row)
-        return tokenize_texts(texts, *arguments, first_row=first_row, **options)
+    def tokenize(texts: Any, *arguments: Any, **options: Any) -> Any:
+        tokenized.append(texts.to_pylist())
+        return tokenize_texts(texts, *arguments, **options)
 
     def encode_batch(input_ids: Any, lengths: Any) -> Any:
         encoded.append(len(lengths))
@@ -350,7 +350,7 @@ def test_next_shard_is_tokenized_while_a_shard_is_encoded(
     monkeypatch.setattr(engine, "encode_batch", encode_batch)
     config = run_config(tmp_path)
     encode(config, source_of(TEXTS, config), tokenizer, engine)
-    assert tokenized == [0, 3, 6]
+    assert tokenized == [list(TEXTS[start : start + 3]) for start in (0, 3, 6)]
     assert sum(encoded) == len(TEXTS)
 
 
@@ -463,7 +463,7 @@ def test_run_needs_no_torch(tmp_path: Path, texts_file: Path) -> None:
         from lengthwise.config import EncoderConfig, RunConfig, TokenizerTraining
         from lengthwise.data.dataset import open_dataset
         from lengthwise.run.local import encode_dataset, writers
-        from lengthwise.tokens.tokenizer import train_tokenizer
+        from lengthwise.tokens.training import train_tokenizer
 
         class Ones:
             name, config = "ones", EncoderConfig(vocab_size=99, hidden_size=4)

@@ -1,425 +1,60 @@
-"""Texts to ids: what the tokenizers library gives for each text alone is what a shard holds for its row."""
+"""`RaggedTokens`: rows as views, padded and selected."""
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
-import pyarrow as pa
-import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
-from tokenizers import Regex, Tokenizer, models, pre_tokenizers, processors
 
-from helpers.ragged import check_shard, rows
-from lengthwise.config import TokenizationSettings, TokenizerTraining
-from lengthwise.errors import TextError
-from lengthwise.tokens import ragged as tokens
-from lengthwise.tokens.ragged import RaggedTokens, cut_texts, tokenize_texts
-from lengthwise.tokens.tokenizer import TextTokenizer, train_tokenizer
-from lengthwise.util.threads import prefetch
-
-CORPUS = ["the cat sat on the mat", "a dog barked at the moon", "rain fell on the sea", "the sea"] * 2
-TRAINED: dict[str, dict[str, Any]] = {
-    "wordlevel": {"model": "wordlevel"},
-    "byte_bpe": {"model": "byte_bpe", "normalizers": (), "vocab_size": 300},
-    "bos_eos": {"model": "wordpiece", "bos_token": "[CLS]", "eos_token": "[SEP]"},
-    "two_and_two": {"model": "char", "normalizers": ()},
-}
-TEXTS = st.lists(
-    st.text(max_size=12)
-    | st.lists(st.sampled_from([*" ".join(CORPUS).split(), "zebra"]), max_size=8).map(" ".join)
-    | st.sampled_from(["", " ", "\n\t ", "\0", "a\0b", "\U0001f600 \U0001f468\u200d\U0001f469", "[CLS]", "[PAD] the"]),
-    max_size=9,
-)
-properties = settings(
-    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)  # the fixture sets one constant, the same for every example
+from helpers.ragged import rows
+from lengthwise.tokens.ragged import RaggedTokens
 
 
-def make(name: str) -> TextTokenizer:
-    trained = train_tokenizer(CORPUS, TokenizerTraining(**{"vocab_size": 200, **TRAINED[name]}))
-    if name != "two_and_two":
-        return trained
-    library = Tokenizer.from_str(trained.to_json())
-    around = [("[PAD]", 0), ("[UNK]", 1)]
-    library.post_processor = processors.TemplateProcessing(single="[UNK] [PAD] $A [PAD] [UNK]", special_tokens=around)
-    return TextTokenizer(library)
-
-
-@pytest.fixture(scope="module", params=TRAINED)
-def tokenizer(request: pytest.FixtureRequest) -> TextTokenizer:
-    return make(request.param)
-
-
-@pytest.fixture(scope="module")
-def wordlevel() -> TextTokenizer:
-    return make("wordlevel")
-
-
-@pytest.fixture(scope="module")
-def bos_eos() -> TextTokenizer:
-    return make("bos_eos")
-
-
-@pytest.fixture
-def _small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tokens, "CHUNK_TEXTS", 3)
-
-
-def alone(
-    tokenizer: TextTokenizer, texts: Sequence[str], *, special: bool = True, max_length: int | None = None
-) -> list[list[int]]:
-    library = Tokenizer.from_str(tokenizer.to_json())
-    if max_length is not None:
-        library.enable_truncation(max_length)
-    return [library.encode(text, add_special_tokens=special).ids for text in texts]
-
-
-def arrow_of_bytes(*texts: bytes | None, large: bool = False) -> pa.Array:
-    """A string array made of its buffers, which nothing checks."""
-    offsets = np.cumsum([0, *(len(text or b"") for text in texts)], dtype=np.int64 if large else np.int32)
-    valid = np.packbits([text is not None for text in texts], bitorder="little")
-    buffers = [pa.py_buffer(valid), pa.py_buffer(offsets), pa.py_buffer(b"".join(text or b"" for text in texts))]
-    return pa.Array.from_buffers(pa.large_string() if large else pa.string(), len(texts), buffers)
-
-
-@pytest.mark.usefixtures("_small_chunks")
-@properties
-@given(texts=TEXTS, special=st.booleans())
-def test_a_shard_holds_what_each_text_alone_gives(tokenizer: TextTokenizer, texts: list[str], special: bool) -> None:
-    shard = tokenize_texts(texts, tokenizer, TokenizationSettings(add_special_tokens=special))
-    check_shard(shard, len(texts))
-    expected = alone(tokenizer, texts, special=special)
-    assert rows(shard) == expected
-    assert shard.lengths.tolist() == [len(row) for row in expected]
-    assert shard.empty.tolist() == [not row for row in expected]
-    assert not shard.truncated.any()
-    assert not shard.null.any()
-
-
-@pytest.mark.usefixtures("_small_chunks")
-@properties
-@given(texts=TEXTS, max_length=st.integers(5, 9), special=st.booleans())
-def test_a_cut_text_is_what_the_library_would_cut(
-    tokenizer: TextTokenizer, texts: list[str], max_length: int, special: bool
-) -> None:
-    shard = tokenize_texts(
-        texts, tokenizer, TokenizationSettings(max_length=max_length, truncate=True, add_special_tokens=special)
-    )
-    check_shard(shard, len(texts))
-    assert rows(shard) == alone(tokenizer, texts, special=special, max_length=max_length)
-    whole = alone(tokenizer, texts, special=special)
-    assert shard.truncated.tolist() == [len(row) > max_length for row in whole]
-
-
-@pytest.mark.parametrize("count", [511, 512, 513, 1_025])
-def test_no_row_is_lost_where_one_chunk_ends(wordlevel: TextTokenizer, count: int) -> None:
-    texts = [CORPUS[row % 4] for row in range(count)]
-    assert rows(tokenize_texts(texts, wordlevel)) == (alone(wordlevel, CORPUS[:4]) * count)[:count]
-
-
-def test_exactly_max_length_is_not_cut_and_one_more_is(bos_eos: TextTokenizer) -> None:
-    texts = ["the", "the sea the", "the sea the sea", "the the the the the"]
-    cls, sep = bos_eos.token_id("[CLS]"), bos_eos.token_id("[SEP]")
-    the, sea = bos_eos.token_id("the"), bos_eos.token_id("sea")
-    assert None not in (cls, sep, the, sea)
-    shard = tokenize_texts(texts, bos_eos, TokenizationSettings(max_length=5, truncate=True))
-    assert shard.truncated.tolist() == [False, False, True, True]
-    assert rows(shard) == [
-        [cls, the, sep],
-        [cls, the, sea, the, sep],
-        [cls, the, sea, the, sep],
-        [cls, the, the, the, sep],
-    ]
-    assert tokenize_texts(texts[:2], bos_eos, TokenizationSettings(max_length=5)).lengths.tolist() == [3, 5]
-
-
-def test_too_long_without_truncation_is_an_error(bos_eos: TextTokenizer) -> None:
-    texts = ["the", "the sea the sea the", "the sea the sea"]
-    with pytest.raises(TextError) as caught:
-        tokenize_texts(texts, bos_eos, TokenizationSettings(max_length=5), first_row=1_000)
-    message = str(caught.value)
-    assert "2 of the texts are longer than tokenizer.max_length = 5" in message
-    assert "row 1001, has 7" in message
-    assert "set tokenizer.truncate to true, or set encode.bad_rows to quarantine or zero" in message
-    tokenize_texts(texts, bos_eos, TokenizationSettings(max_length=7))
-
-
-@pytest.mark.parametrize(("max_length", "special", "refused"), [(2, True, True), (3, True, False), (1, False, False)])
-def test_a_max_length_that_special_tokens_fill(
-    bos_eos: TextTokenizer, max_length: int, special: bool, refused: bool
-) -> None:
-    def run() -> RaggedTokens:
-        return tokenize_texts(
-            ["the sea"], bos_eos, TokenizationSettings(max_length=max_length, truncate=True, add_special_tokens=special)
-        )
-
-    if not refused:
-        assert run().lengths.tolist() == [max_length]
-        return
-    with pytest.raises(TextError, match=r"max_length is 2, but .* adds 2 special tokens .* above 2"):
-        run()
-
-
-BAD = [
-    pytest.param(["the", None, "sea", "x\ud800", None], "row 14: not Unicode: a lone surrogate '\\ud800'", id="list"),
-    pytest.param(arrow_of_bytes(b"the", None, b"sea", b"x\xff", None), "row 14: not Unicode: bytes", id="string"),
-    pytest.param(
-        arrow_of_bytes(b"the", None, b"sea", b"\xed\xa0\x80", None, large=True),
-        "row 14: not Unicode: bytes that are not UTF-8",
-        id="large_string",
-    ),
-    pytest.param(
-        pa.chunked_array([arrow_of_bytes(b"the", None), arrow_of_bytes(b"sea", b"\xc3", None)]),
-        "row 14: not Unicode: bytes",
-        id="chunked",
-    ),
-    pytest.param(
-        arrow_of_bytes(b"\xff", b"the", None, b"sea", b"x\xff", None, b"\xff")[1:6], "row 14: not Unicode", id="sliced"
-    ),
-]
-
-
-@pytest.mark.usefixtures("_small_chunks")
-@pytest.mark.parametrize(("texts", "reason"), BAD)
-def test_bad_rows_stop_the_run(bos_eos: TextTokenizer, texts: Any, reason: str) -> None:
-    with pytest.raises(TextError) as caught:
-        tokenize_texts(texts, bos_eos, first_row=11)
-    message = str(caught.value)
-    assert message.startswith("3 of the texts cannot be encoded (row 12: null; row 14: not Unicode")
-    assert reason in message
-    assert "row 15: null)" in message
-    assert "encode.bad_rows to quarantine, which sets such rows aside, or to zero" in message
-
-
-@pytest.mark.usefixtures("_small_chunks")
-@pytest.mark.parametrize(("texts", "reason"), BAD)
-def test_bad_rows_have_no_ids_where_that_is_asked_for(bos_eos: TextTokenizer, texts: Any, reason: str) -> None:
-    shard = tokenize_texts(texts, bos_eos, bad_rows="zero")
-    check_shard(shard, 5)
-    the, sea = alone(bos_eos, ["the", "sea"])
-    assert rows(shard) == [the, [], sea, [], []]
-    assert shard.null.tolist() == [False, True, False, True, True]
-    assert not shard.empty.any()
-
-
-def test_only_a_few_bad_rows_are_named(wordlevel: TextTokenizer) -> None:
-    with pytest.raises(TextError) as caught:
-        tokenize_texts([None] * 4_000, wordlevel, first_row=1)
-    assert "row 5: null; and 3995 more)" in str(caught.value)
-    assert "row 6" not in str(caught.value)
-
-
-def test_what_is_no_text_is_named_as_what_it_is(wordlevel: TextTokenizer) -> None:
-    with pytest.raises(TextError, match="row 1: not text, but int"):
-        tokenize_texts(["the", 3], wordlevel)  # type: ignore[list-item]
-
-
-@pytest.fixture(scope="module")
-def strict() -> TextTokenizer:
-    """Knows three words, and refuses every text with another one."""
-    library = Tokenizer(models.WordLevel({"a": 0, "b": 1, "cc": 2}))
-    library.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    library.post_processor = processors.TemplateProcessing(single="cc $A", special_tokens=[("cc", 2)])
-    return TextTokenizer(library)
-
-
-def reason_of(text: str | None, max_length: int) -> str | None:
-    """Why `strict` has no ids of a text under this limit."""
-    if text is None:
-        return "null"
-    if "\ud800" in text:
-        return "not Unicode: a lone surrogate '\\ud800' at character 0"
-    words = text.split()
-    if not set(words) <= {"a", "b", "cc"}:
-        return "refused by the tokenizer: WordLevel error: Missing [UNK] token from the vocabulary"
-    return f"{len(words) + 1} tokens, but max_length is {max_length}" if len(words) >= max_length else None
-
-
-@settings(max_examples=150, deadline=None)
-@given(
-    texts=st.lists(
-        st.lists(st.sampled_from(["a", "b", "cc", "zebra"]), max_size=5).map(" ".join)
-        | st.sampled_from([None, "\ud800", "a b", "a b cc"]),
-        max_size=24,
-    ),
-    chunk=st.integers(1, 9),
-    chunk_bytes=st.integers(0, 40),
-    policy=st.sampled_from(["quarantine", "zero"]),
-)
-def test_bad_rows_leave_no_trace_in_good_ones(
-    strict: TextTokenizer, texts: list[str | None], chunk: int, chunk_bytes: int, policy: Any
-) -> None:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(tokens, "CHUNK_TEXTS", chunk)
-        patch.setattr(tokens, "CHUNK_BYTES", chunk_bytes)
-        shard = tokenize_texts(texts, strict, TokenizationSettings(max_length=4), bad_rows=policy)
-    check_shard(shard, len(texts))
-    reasons = [reason_of(text, 4) for text in texts]
-    assert list(shard.bad.items()) == [(row, reason) for row, reason in enumerate(reasons) if reason is not None]
-    good = zip(texts, reasons, strict=True)
-    assert rows(shard) == [alone(strict, [text or ""])[0] if reason is None else [] for text, reason in good]
-    assert shard.null.tolist() == [reason is not None and reason.startswith(("null", "not U")) for reason in reasons]
-    assert not shard.truncated.any()
-    assert not shard.empty.any()  # a good row has its special token at least
-
-
-@pytest.mark.parametrize("special", [True, False])
-def test_a_row_of_no_tokens_is_empty_and_a_bad_one_is_not(strict: TextTokenizer, special: bool) -> None:
-    shard = tokenize_texts(
-        ["", "zebra", None, "a"], strict, TokenizationSettings(add_special_tokens=special), bad_rows="quarantine"
-    )
-    assert shard.empty.tolist() == [not special, False, False, False]
-    assert shard.null.tolist() == [False, False, True, False]
-    assert list(shard.bad) == [1, 2]
-
-
-@pytest.mark.usefixtures("_small_chunks")
-def test_a_refused_row_stops_the_run_by_its_number(strict: TextTokenizer) -> None:
-    with pytest.raises(TextError) as caught:
-        tokenize_texts(["a", "b", None, "cc", "a zebra", "b", "zebra"], strict, first_row=20)
-    assert str(caught.value) == (
-        "1 of the texts cannot be encoded (row 24: refused by the tokenizer: WordLevel error: Missing [UNK] token from"
-        " the vocabulary); mend them, use a tokenizer that has its unknown token, or set encode.bad_rows to quarantine,"
-        " which sets such rows aside, or to zero"
+def ragged(lengths: Sequence[int], first: int = 100) -> RaggedTokens:
+    total = sum(lengths)
+    return RaggedTokens(
+        np.arange(first, first + total, dtype=np.int32),
+        np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
+        np.arange(len(lengths)) % 2 == 0,
+        np.array(lengths, np.int64) == 0,
+        {row: f"row {row} is bad" for row, length in enumerate(lengths) if length == 0},
     )
 
 
-def test_a_text_at_which_the_library_panics_takes_no_other_with_it() -> None:
-    library = Tokenizer(models.WordLevel({"x": 0, "[UNK]": 1}, unk_token="[UNK]"))
-    library.pre_tokenizer = pre_tokenizers.Split(Regex("(a+)+$"), "isolated")  # takes exponential time, and is given up
-    panicking = TextTokenizer(library)
-    texts = ["x", "x", "a" * 40 + "b", "x", "y"]
-    shard = tokenize_texts(texts, panicking, bad_rows="zero")
-    assert rows(shard) == [[0], [0], [], [0], [1]]
-    assert shard.bad == {2: "refused by the tokenizer: Onig: Regex search error: retry-limit-in-match over"}
-    assert rows(tokenize_texts(texts[:2], panicking)) == [[0], [0]]
-    with pytest.raises(TextError, match=r"\(row 2: refused by the tokenizer: Onig"):
-        tokenize_texts(texts, panicking)
+def test_a_row_is_a_view() -> None:
+    tokens = ragged([2, 0, 3])
+    assert rows(tokens) == [[100, 101], [], [102, 103, 104]]
+    assert np.shares_memory(tokens.row(2), tokens.values)
 
 
-def test_an_empty_text_is_not_a_null(wordlevel: TextTokenizer, bos_eos: TextTokenizer) -> None:
-    shard = tokenize_texts(["", None, "the", " "], wordlevel, bad_rows="zero")
-    assert shard.empty.tolist() == [True, False, False, True]
-    assert shard.null.tolist() == [False, True, False, False]
-    shard = tokenize_texts(["", None], bos_eos, bad_rows="zero")
-    assert rows(shard) == [[bos_eos.token_id("[CLS]"), bos_eos.token_id("[SEP]")], []]
+@settings(max_examples=60, deadline=None)
+@given(lengths=st.lists(st.integers(0, 6), min_size=1, max_size=12), data=st.data(), pad_id=st.integers(-1, 5))
+def test_pad_rows_equals_naive_padding(lengths: list[int], data: st.DataObject, pad_id: int) -> None:
+    tokens = ragged(lengths)
+    chosen = data.draw(st.lists(st.integers(0, len(lengths) - 1), max_size=8))
+    input_ids, got = tokens.pad_rows(np.array(chosen, np.int64), pad_id)
+    longest = max((lengths[row] for row in chosen), default=0)
+    naive = [row + [pad_id] * (longest - len(row)) for row in (tokens.row(index).tolist() for index in chosen)]
+    assert input_ids.tolist() == naive
+    assert got.tolist() == [lengths[row] for row in chosen]
+    assert (input_ids.dtype, got.dtype) == (np.int64, np.int64)
+    assert input_ids.shape == (len(chosen), longest)
 
 
-@pytest.mark.usefixtures("_small_chunks")
-@pytest.mark.parametrize("kind", [pa.string(), pa.large_string(), pa.dictionary(pa.int32(), pa.string())], ids=str)
-def test_arrow_texts_are_as_good_as_python_ones(tokenizer: TextTokenizer, kind: pa.DataType) -> None:
-    texts = ["the sea", "", "a\0b", "\U0001f600", "rain rain", "the", "dog"]
-    expected = alone(tokenizer, texts)
-    array = pa.array(texts).cast(kind)
-    assert rows(tokenize_texts(array, tokenizer)) == expected
-    assert rows(tokenize_texts(array[2:6], tokenizer)) == expected[2:6]
-    chunked = pa.chunked_array([array[:1], array[1:1], array[1:6], array[6:]])
-    assert rows(tokenize_texts(chunked, tokenizer)) == expected
-    assert rows(tokenize_texts(chunked.slice(1, 5), tokenizer)) == expected[1:6]
-
-
-KINDS = [pa.string(), pa.large_string(), pa.string_view(), pa.dictionary(pa.int32(), pa.string())]
-
-
-@settings(max_examples=150, deadline=None)
-@given(
-    texts=st.lists(st.none() | st.text(max_size=9) | st.sampled_from(["é" * 7, "\U0001f600" * 4]), max_size=20),
-    most_rows=st.integers(1, 6),
-    most_bytes=st.integers(0, 40),
-    kind=st.sampled_from([None, *KINDS]),
-    data=st.data(),
-)
-def test_texts_are_cut_where_another_one_would_be_too_many(
-    texts: list[str | None], most_rows: int, most_bytes: int, kind: pa.DataType | None, data: st.DataObject
-) -> None:
-    column: Any = texts
-    sizes = [len(text or "") for text in texts]
-    if kind is not None:
-        place = data.draw(st.integers(0, len(texts)))
-        array = pa.array(["before", *texts, "after"]).cast(kind)[1:-1]
-        column = pa.chunked_array([array[:place], array[place:]]) if data.draw(st.booleans()) else array
-        sizes = [len((text or "").encode()) for text in texts]
-    ranges = cut_texts(column, most_rows, most_bytes)
-    assert [row for start, stop in ranges for row in range(start, stop)] == list(range(len(texts)))
-    for start, stop in ranges:
-        assert stop == start + 1 or (start < stop <= start + most_rows and sum(sizes[start:stop]) <= most_bytes)
-        if stop < len(texts):
-            assert stop - start == most_rows or sum(sizes[start : stop + 1]) > most_bytes
-
-
-def test_texts_that_are_not_unicode_are_cut_too() -> None:
-    array = arrow_of_bytes(b"the", None, b"\xff\xff", b"x\xed\xa0\x80", b"sea")
-    assert cut_texts(array, 9, 5) == [(0, 3), (3, 4), (4, 5)]
-    assert cut_texts(pa.nulls(3), 2, 9) == [(0, 2), (2, 3)]
-    assert cut_texts(["the", None, b"\xff\xff", 7, "sea"], 9, 5) == [(0, 4), (4, 5)]  # type: ignore[list-item]
-
-
-@pytest.mark.parametrize("arrow", [True, False])
-def test_long_texts_are_tokenized_a_few_at_a_time(
-    wordlevel: TextTokenizer, monkeypatch: pytest.MonkeyPatch, arrow: bool
-) -> None:
-    texts = ["the sea " * 100, "the", *["sea " * 60] * 7, "moon", "the sea " * 500]
-    expected = rows(tokenize_texts(texts, wordlevel))
-    calls: list[list[str]] = []
-    encode_batch = wordlevel.encode_batch
-    monkeypatch.setattr(wordlevel, "encode_batch", lambda texts: calls.append(texts) or encode_batch(texts))
-    monkeypatch.setattr(tokens, "CHUNK_BYTES", 1_000)
-    assert rows(tokenize_texts(pa.array(texts) if arrow else texts, wordlevel)) == expected
-    assert [len(call) for call in calls] == [2, 4, 4, 1]
-    assert [text for call in calls for text in call] == texts
-
-
-def test_tokenizing_that_nobody_waits_for_ends_at_the_next_chunk(
-    wordlevel: TextTokenizer, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(tokens, "CHUNK_TEXTS", 1)
-    begun, left, calls = threading.Event(), threading.Event(), []
-    encode_batch = wordlevel.encode_batch
-
-    def encode(texts: list[str]) -> Any:
-        calls.append(texts)
-        if len(calls) == 5:
-            begun.set()
-            left.wait(timeout=30)
-        return encode_batch(texts)
-
-    def shards() -> Iterator[RaggedTokens | None]:
-        yield None
-        yield tokenize_texts(["the sea"] * 1_000, wordlevel)
-
-    monkeypatch.setattr(wordlevel, "encode_batch", encode)
-    with prefetch(shards()) as made:
-        next(made)
-        begun.wait(timeout=30)
-        threading.Timer(0.3, left.set).start()  # when the block has been left
-    assert 5 <= len(calls) < 100
-    assert not [thread for thread in threading.enumerate() if thread.name == "prefetch"]
-
-
-@pytest.mark.parametrize(
-    "texts", [[], pa.array([], pa.string()), pa.chunked_array([], pa.string())], ids=["list", "array", "chunks"]
-)
-def test_no_texts(tokenizer: TextTokenizer, texts: Any) -> None:
-    shard = tokenize_texts(texts, tokenizer, TokenizationSettings(max_length=5))
-    check_shard(shard, 0)
-    input_ids, lengths = shard.gather(np.empty(0, np.int64), 0)
-    assert (input_ids.shape, lengths.shape) == ((0, 0), (0,))
-
-
-def test_all_texts_empty(wordlevel: TextTokenizer) -> None:
-    shard = tokenize_texts(["", " "], wordlevel, TokenizationSettings(max_length=1, truncate=True))
-    check_shard(shard, 2)
-    assert shard.empty.all()
-    assert shard.gather(np.array([1, 0]), 0)[0].shape == (2, 0)
-
-
-def test_a_vocabulary_of_words_by_hand() -> None:
-    library = Tokenizer(models.WordLevel({"[UNK]": 0, "x": 7, "y": 9}, unk_token="[UNK]"))
-    library.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    shard = tokenize_texts(["x y", "", "y z x"], TextTokenizer(library))
-    assert shard.values.tolist() == [7, 9, 9, 0, 7]
-    assert shard.offsets.tolist() == [0, 2, 2, 5]
+@settings(max_examples=60, deadline=None)
+@given(st.data())
+def test_take_selects_rows_with_their_flags(data: st.DataObject) -> None:
+    lengths = data.draw(st.lists(st.integers(0, 4), max_size=10))
+    offsets = np.cumsum([0, *lengths])
+    flags = np.arange(len(lengths)) % 2 == 0
+    bad = {row: f"row {row} is bad" for row in range(0, len(lengths), 3)}
+    tokens = RaggedTokens(np.arange(offsets[-1], dtype=np.int32), offsets, flags, ~flags, bad)
+    rows_taken = data.draw(st.lists(st.sampled_from(range(len(lengths))), max_size=12)) if lengths else []
+    taken = tokens.take(np.array(rows_taken, np.int64))
+    assert rows(taken) == [rows(tokens)[row] for row in rows_taken]
+    assert taken.truncated.tolist() == flags[rows_taken].tolist()
+    assert taken.null.tolist() == (~flags)[rows_taken].tolist()
+    assert taken.bad == {place: bad[row] for place, row in enumerate(rows_taken) if row in bad}
+    assert (taken.values.dtype, taken.offsets.dtype) == (np.int32, np.int64)

@@ -31,8 +31,9 @@ from lengthwise.export.graphs.variants import VARIANTS
 from lengthwise.export.runtimes.javascript import DRIVER
 from lengthwise.export.runtimes.onnxruntime import OnnxRuntimeCpu
 from lengthwise.export.validation.validate import validate_artifact
-from lengthwise.tokens.ragged import tokenize_texts
-from lengthwise.tokens.tokenizer import TextTokenizer, train_tokenizer
+from lengthwise.tokens.tokenize import tokenize_texts
+from lengthwise.tokens.tokenizer import TextTokenizer
+from lengthwise.tokens.training import train_tokenizer
 
 FILES = {
     "config.json",

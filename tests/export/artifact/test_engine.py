@@ -36,8 +36,8 @@ from lengthwise.export.artifact.folder import VALIDATION_JSON, Artifact
 from lengthwise.export.graphs.variants import INT8, INT8_DYNAMIC, NATIVE, PORTABLE, VARIANTS
 from lengthwise.export.runtimes import NotRunnable
 from lengthwise.export.runtimes.onnxruntime import OnnxRuntimeCpu, OnnxRuntimeCuda
-from lengthwise.tokens.ragged import tokenize_texts
-from lengthwise.tokens.tokenizer import train_tokenizer
+from lengthwise.tokens.tokenize import tokenize_texts
+from lengthwise.tokens.training import train_tokenizer
 
 CPU = "onnxruntime cpu"
 MIXED = [*TEXTS, "", "moon", *reversed(TEXTS), "zebra " * 40, TEXTS[0]]
@@ -82,7 +82,7 @@ def native_alone(_native_alone: Path, tmp_path: Path) -> Path:
 def padded(encoder: OnnxEncoder, texts: list[str]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Ids of texts, and their lengths."""
     tokens = tokenize_texts(texts, encoder.tokenizer)
-    return tokens.gather(np.arange(len(tokens)), 0)
+    return tokens.pad_rows(np.arange(len(tokens)), 0)
 
 
 # Texts

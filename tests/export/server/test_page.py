@@ -24,7 +24,7 @@ from helpers.texts import TEXTS
 from lengthwise.config import EncoderConfig, TokenizerTraining
 from lengthwise.encoder.model import seeded_encoder
 from lengthwise.export.artifact.build import build_artifact
-from lengthwise.tokens.tokenizer import train_tokenizer
+from lengthwise.tokens.training import train_tokenizer
 
 PAGE = ROOT / "export" / "server" / "page.html"
 KEY = "the-key-of-a-test"

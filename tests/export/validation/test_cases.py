@@ -21,7 +21,7 @@ from lengthwise.export.validation.cases import (
     text_cases,
     vocabulary_cases,
 )
-from lengthwise.tokens.ragged import tokenize_texts
+from lengthwise.tokens.tokenize import tokenize_texts
 from lengthwise.tokens.tokenizer import TextTokenizer
 
 

@@ -44,7 +44,7 @@ from lengthwise.export.runtimes.torchscript import TorchScript
 from lengthwise.export.validation.cases import Case, Oracle, grid_cases, one_row_at_a_time
 from lengthwise.export.validation.compare import Comparison
 from lengthwise.export.validation.validate import Validation, Verdict, judge, validate_artifact
-from lengthwise.tokens.ragged import tokenize_texts
+from lengthwise.tokens.tokenize import tokenize_texts
 from lengthwise.tokens.tokenizer import TextTokenizer
 
 DEFAULT = [runtime for runtime in RUNTIMES if not runtime.optional]
