@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from lengthwise.batching.plan import PADDED, BatchPlan, plan_batches, plan_in_order, report_plan
 from lengthwise.cli.quickstart import fetch_corpus
 from lengthwise.config import load_config
-from lengthwise.tokens.ragged import tokenize_texts
-from lengthwise.tokens.tokenizer import train_tokenizer
+from lengthwise.tokens.tokenize import tokenize_texts
+from lengthwise.tokens.training import train_tokenizer
 from lengthwise.util.plots import BLUE, FAINT, INK, ORANGE, new_figure, save_figure
 
 if TYPE_CHECKING:
