@@ -36,8 +36,8 @@ from lengthwise.config import (
 )
 from lengthwise.encoder.engine import Engine, PlannedTokens, encode_planned, plan_tokens
 from lengthwise.errors import CheckpointError, ConfigError, TextError
-from lengthwise.tokens.ragged import tokenize_texts
 from lengthwise.tokens.texts import chunk_texts
+from lengthwise.tokens.tokenize import tokenize_texts
 from lengthwise.tokens.tokenizer import TextTokenizer, check_tokenizer_fits, load_tokenizer
 
 if TYPE_CHECKING:
