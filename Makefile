@@ -61,7 +61,7 @@ types: $(STAMP)
 	$(BIN)/mypy
 
 wheel-test:
-	rm -rf build/wheel $(WHEEL_VENV)
+	rm -rf build/wheel
 	$(PYTHON) -m venv build/wheel/tools
 	build/wheel/tools/bin/python $(PIP_INSTALL) build
 	build/wheel/tools/bin/python -m build --outdir build/wheel . >build/wheel/log

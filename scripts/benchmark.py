@@ -1,4 +1,4 @@
-"""Measure: whole encodings, LSTM, graphs, tokenizer, host, memory, Ray, server. Each prints tables and keeps them."""
+"""Benchmarks of encoding, LSTM, graphs, tokenizer, host, memory, Ray and server. Each prints and saves tables."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ def _options(*names: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
             help="glosses (of WordNet), fortunes, or a run's YAML file.",
         ),
         "rows": click.option(
-            "--rows", type=click.IntRange(1), default=20_000, show_default=True, help="Texts, drawn by chance."
+            "--rows", type=click.IntRange(1), default=20_000, show_default=True, help="Texts in a random sample."
         ),
         "shard_rows": click.option(
-            "--shard-rows", type=click.IntRange(1), default=65_536, show_default=True, help="Rows a shard."
+            "--shard-rows", type=click.IntRange(1), default=65_536, show_default=True, help="Rows per shard."
         ),
         "runs": click.option(
-            "--runs", type=click.IntRange(1), default=5, show_default=True, help="Counted runs of each side."
+            "--runs", type=click.IntRange(1), default=5, show_default=True, help="Measured runs of each side."
         ),
     }
 
@@ -49,10 +49,12 @@ def _options(*names: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
 
 
 @click.group(cls=CommandGroup)
-@click.option("--folder", type=click.Path(path_type=Path), default=FOLDER, show_default=True, help="Keeps the results.")
+@click.option(
+    "--folder", type=click.Path(path_type=Path), default=FOLDER, show_default=True, help="Folder of the results."
+)
 @click.pass_context
 def main(context: click.Context, folder: Path) -> None:
-    """Benchmarks. Both sides of a ratio run in turn in one process; let nothing else run on the machine."""
+    """Benchmarks. Both sides of a ratio run alternately in one process; run nothing else on the machine."""
     context.obj = folder
 
 
@@ -60,7 +62,7 @@ def main(context: click.Context, folder: Path) -> None:
 @_options("shape", "corpus", "rows", "runs")
 @click.pass_obj
 def encode(folder: Path, shape: str, corpus: str, rows: int, runs: int) -> None:
-    """Texts to vectors, against sentence-transformers and a plain loop."""
+    """Encoding of texts, against sentence-transformers and a plain loop."""
     from lengthwise.cli.benchmarks.encode import measure
 
     measure(shape, corpus, rows, runs).save(folder / f"encode-{shape}.json")
@@ -71,7 +73,7 @@ def encode(folder: Path, shape: str, corpus: str, rows: int, runs: int) -> None:
 @click.option("--corpus", "corpora", multiple=True, default=("glosses", "fortunes"), show_default=True)
 @click.pass_obj
 def kernel(folder: Path, shape: str, corpora: tuple[str, ...], rows: int, runs: int) -> None:
-    """The LSTM alone, against one dense nn.LSTM on equal lengths; and what a time step costs."""
+    """The LSTM alone, against a dense nn.LSTM on equal lengths; and the cost of a time step."""
     from lengthwise.cli.benchmarks.kernel import measure
 
     measure(shape, corpora, rows, runs).save(folder / f"kernel-{shape}.json")
@@ -79,10 +81,10 @@ def kernel(folder: Path, shape: str, corpora: tuple[str, ...], rows: int, runs: 
 
 @main.command()
 @_options("shape")
-@click.option("--runs", type=click.IntRange(1), default=30, show_default=True, help="Counted runs of each graph.")
+@click.option("--runs", type=click.IntRange(1), default=30, show_default=True, help="Measured runs of each graph.")
 @click.pass_obj
 def graphs(folder: Path, shape: str, runs: int) -> None:
-    """A batch on each ONNX graph, against the native one."""
+    """Each ONNX graph against the native one."""
     from lengthwise.cli.benchmarks.graphs import measure
 
     measure(shape, runs).save(folder / f"graphs-{shape}.json")
@@ -90,10 +92,10 @@ def graphs(folder: Path, shape: str, runs: int) -> None:
 
 @main.command()
 @_options("corpus", "runs")
-@click.option("--rows", type=click.IntRange(1), default=65_536, show_default=True, help="Texts, drawn by chance.")
+@click.option("--rows", type=click.IntRange(1), default=65_536, show_default=True, help="Texts in a random sample.")
 @click.pass_obj
 def tokenize(folder: Path, corpus: str, rows: int, runs: int) -> None:
-    """Texts to token ids, against the tokenizers library alone."""
+    """Tokenization, against the tokenizers library alone."""
     from lengthwise.cli.benchmarks.tokenizing import measure
 
     measure(corpus, rows, runs).save(folder / "tokenize.json")
@@ -101,10 +103,10 @@ def tokenize(folder: Path, corpus: str, rows: int, runs: int) -> None:
 
 @main.command()
 @_options("shape", "corpus", "runs")
-@click.option("--rows", type=click.IntRange(1), default=65_536, show_default=True, help="Texts a shard.")
+@click.option("--rows", type=click.IntRange(1), default=65_536, show_default=True, help="Texts per shard.")
 @click.pass_obj
 def host(folder: Path, shape: str, corpus: str, rows: int, runs: int) -> None:
-    """All but the engine: the rate of one that answers at once, and of each step."""
+    """Everything but the engine: the rate with an engine that does nothing, and the cost of each step."""
     from lengthwise.cli.benchmarks.host import measure
 
     measure(shape, corpus, rows, runs).save(folder / f"host-{shape}.json")
@@ -114,12 +116,16 @@ def host(folder: Path, shape: str, corpus: str, rows: int, runs: int) -> None:
 @_options("shape", "corpus")
 @click.option("--rows", type=click.IntRange(1), default=200_000, show_default=True, help="Rows of the shorter run.")
 @click.option(
-    "--times", type=click.IntRange(2), default=5, show_default=True, help="How many times as many of the other."
+    "--times",
+    type=click.IntRange(2),
+    default=5,
+    show_default=True,
+    help="The longer run, as a multiple.",
 )
 @_options("shard_rows")
 @click.pass_obj
 def memory(folder: Path, shape: str, corpus: str, rows: int, times: int, shard_rows: int) -> None:
-    """Peak memory of a whole run, and of one on several times the rows."""
+    """Peak memory of a run, and of one on several times the rows."""
     from lengthwise.cli.benchmarks.memory import measure
 
     measure(shape, corpus, rows, times, shard_rows).save(folder / f"memory-{shape}.json")
@@ -128,10 +134,10 @@ def memory(folder: Path, shape: str, corpus: str, rows: int, times: int, shard_r
 @main.command()
 @_options("shape", "corpus", "shard_rows")
 @click.option("--rows", type=click.IntRange(1), default=1_000_000, show_default=True, help="Rows.")
-@click.option("--runs", type=click.IntRange(1), default=2, show_default=True, help="Counted runs of each side.")
+@click.option("--runs", type=click.IntRange(1), default=2, show_default=True, help="Measured runs of each side.")
 @click.pass_obj
 def cluster(folder: Path, shape: str, corpus: str, shard_rows: int, rows: int, runs: int) -> None:
-    """Ray on this machine, against one process with as many threads; and the size of what is written."""
+    """Ray on this machine, against one process with as many threads; and the bytes written."""
     from lengthwise.cli.benchmarks.cluster import measure
 
     measure(shape, corpus, rows, shard_rows, runs).save(folder / f"cluster-{shape}.json")
@@ -139,7 +145,7 @@ def cluster(folder: Path, shape: str, corpus: str, shard_rows: int, rows: int, r
 
 @main.command()
 @_options("shape", "corpus")
-@click.option("--seconds", type=click.FloatRange(0.1), default=8, show_default=True, help="Seconds a measurement.")
+@click.option("--seconds", type=click.FloatRange(0.1), default=8, show_default=True, help="Seconds per measurement.")
 @click.option("--overload", type=click.FloatRange(0.1), default=60, show_default=True, help="Seconds of overload.")
 @click.option("--soak", type=click.FloatRange(0), default=0, show_default=True, help="Seconds of a soak, if any.")
 @click.option("--runs", type=click.IntRange(1), default=3, show_default=True, help="Runs of each server.")

@@ -1,4 +1,4 @@
-"""What every script shares: its arguments, its log, and how a user's mistake is told."""
+"""What the scripts share: arguments that name a run, logging, and the reporting of a user's mistakes."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ if TYPE_CHECKING:
     from lengthwise.config import RunConfig
     from lengthwise.util.signals import Interrupted
 
-TRACEBACK = "LENGTHWISE_TRACEBACK"  # set, it shows where an error comes from
+TRACEBACK = "LENGTHWISE_TRACEBACK"  # environment variable: if set, errors are raised with their traceback
 
 
-class _UserErrors:
-    """Tells a user's mistake, or wish to end, in one paragraph, without a traceback.
+class _ErrorReporting:
+    """A click command that reports a user's mistake, or an interruption, in one paragraph without a traceback.
 
-    Exits with 2 on a LengthwiseError, and with 128 and the signal's number on SIGINT and SIGTERM, within seconds.
+    Exits with 2 on a LengthwiseError, and with 128 + the signal's number on SIGINT and SIGTERM, within seconds.
 
     Attributes:
-        ends_at_signals: whether it does; a server has something to do first.
+        exits_on_signals: whether signals end the command at once; a server shuts down by itself.
     """
 
-    ends_at_signals = True
+    exits_on_signals = True
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command."""
@@ -38,8 +38,8 @@ class _UserErrors:
 
         logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s", stream=sys.stderr)
         try:
-            with interruptible(_interrupted_message) if self.ends_at_signals else nullcontext():
-                return super().invoke(ctx)  # type: ignore[misc]  # click's, of the classes below
+            with interruptible(_interrupted_message) if self.exits_on_signals else nullcontext():
+                return super().invoke(ctx)  # type: ignore[misc]  # of click, which the subclasses derive from too
         except LengthwiseError as error:
             if os.environ.get(TRACEBACK):
                 raise
@@ -48,7 +48,7 @@ class _UserErrors:
         except Interrupted as interrupted:
             click.echo(f"\n{_interrupted_message(interrupted)}", err=True)
             sys.stdout.flush()
-            os._exit(interrupted.exit_code)  # all is given back; what Python still has to tidy up takes seconds
+            os._exit(interrupted.exit_code)  # resources are released; Python's own shutdown would take seconds
 
 
 def _interrupted_message(interrupted: Interrupted) -> str:
@@ -58,18 +58,18 @@ def _interrupted_message(interrupted: Interrupted) -> str:
     )
 
 
-class Command(_UserErrors, click.Command):
-    """A script that does one thing."""
+class Command(_ErrorReporting, click.Command):
+    """A script with one command."""
 
 
 class ServerCommand(Command):
-    """A script that runs until it is told to end."""
+    """A script that runs until it is stopped."""
 
-    ends_at_signals = False
+    exits_on_signals = False
 
 
-class CommandGroup(_UserErrors, click.Group):
-    """A script of several commands."""
+class CommandGroup(_ErrorReporting, click.Group):
+    """A script with several commands."""
 
 
 def run_options(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -79,7 +79,7 @@ def run_options(function: Callable[..., Any]) -> Callable[..., Any]:
         "overrides",
         multiple=True,
         metavar="KEY.PATH=VALUE",
-        help="Change one setting for this run; may be given again.",
+        help="Change one setting for this run; repeatable.",
     )(function)
     return click.argument("config", type=click.Path(path_type=Path))(function)
 

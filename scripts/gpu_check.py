@@ -26,7 +26,7 @@ RESULTS, PAGE = Path("docs/gpu.json"), Path("docs/benchmarks.md")
 @click.option(
     "--many", type=click.IntRange(1), default=1_000_000, show_default=True, help="Texts that go from file to file."
 )
-@click.option("--runs", type=click.IntRange(1), default=5, show_default=True, help="Counted runs of each side.")
+@click.option("--runs", type=click.IntRange(1), default=5, show_default=True, help="Measured runs of each side.")
 @click.option("--rehearse", is_flag=True, help="Run the checks on this machine's processor, to see that they work.")
 @click.pass_context
 def main(

@@ -1,5 +1,5 @@
-"""What `scripts/benchmark.py` measures, one file a benchmark.
+"""What `lengthwise benchmark` measures, one file per benchmark.
 
-Both sides of every ratio run in one process, in turn, several times; medians are compared. Nothing here decides
-whether a figure is good enough.
+Both sides of every ratio run alternately in one process, several times; medians are compared. Nothing here judges a
+figure.
 """

@@ -1,4 +1,4 @@
-"""Ray on one machine against one process, with the same number of threads; and what a shard costs."""
+"""Ray on one machine against one process with the same number of threads; and the bytes written per shard."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import tempfile
 from pathlib import Path
 
 from lengthwise.cli.benchmarks.corpora import load_corpus, write_rows
-from lengthwise.cli.benchmarks.harness import Result, in_turn, median, ratios
+from lengthwise.cli.benchmarks.harness import Result, alternate, median, ratios
 from lengthwise.cli.benchmarks.models import SHAPES
 from lengthwise.cli.benchmarks.processes import encode
 from lengthwise.encoder.checkpoint import save_checkpoint
@@ -17,7 +17,7 @@ from lengthwise.util.system import cpu_count
 
 
 def measure(shape_name: str, corpus: str, rows: int, shard_rows: int, runs: int) -> Result:
-    """Whole runs in turn, starting up included, each into a folder of its own; their shards have to be equal."""
+    """Whole runs, start-up included, each into its own folder; their shards have to be equal."""
     texts, tokenizer = load_corpus(corpus)
     result = Result("cluster")
     with tempfile.TemporaryDirectory() as name:
@@ -31,7 +31,7 @@ def measure(shape_name: str, corpus: str, rows: int, shard_rows: int, runs: int)
                 scratch, "ray", "--fresh", "--cluster", "local", dataset=dataset, cluster={"workers": cpu_count()}
             ),
         }
-        seconds = in_turn(sides, runs, "cluster")
+        seconds = alternate(sides, runs, "cluster")
         folders = [scratch / "one", scratch / "ray"]
         if len({(folder / RECORDS).read_bytes() for folder in folders}) != 1:
             raise LengthwiseError("the shards that Ray wrote are not those of one process")

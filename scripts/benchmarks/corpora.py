@@ -1,4 +1,4 @@
-"""Real texts: WordNet's glosses, fortunes, or a run's own dataset; and a byte-level BPE trained on them."""
+"""Real texts (WordNet glosses, fortunes, or the dataset of a run) and a byte-level BPE trained on them."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def load_corpus(name: str, rows: int | None = None) -> tuple[list[str], TextToke
     """Texts by the corpus's name (`glosses`, `fortunes`) or a run's YAML file, and a tokenizer trained on all of them.
 
     Args:
-        rows: so many of the texts, drawn by chance (always the same); all where it is left out.
+        rows: size of a random sample, the same each time; all texts if None.
 
     Raises:
         DatasetError: the corpus is not installed.
@@ -41,7 +41,7 @@ def load_corpus(name: str, rows: int | None = None) -> tuple[list[str], TextToke
 
 
 def write_rows(path: Path, texts: Sequence[str], rows: int) -> None:
-    """Write so many rows as parquet: the texts again and again, with a number before, so that none is a repeat."""
+    """Write `rows` rows as parquet: the texts repeated, with a number in front so that no row is a duplicate."""
     with pq.ParquetWriter(path, pa.schema([("text", pa.string())])) as writer:
         for number, start in enumerate(range(0, rows, len(texts))):
             some = texts[: rows - start]

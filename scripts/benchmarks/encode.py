@@ -1,4 +1,4 @@
-"""End to end, texts to vectors in their order, against what people use today, and against the kernel's limit."""
+"""Whole encodings, texts to vectors, against sentence-transformers and a plain loop; and where the time goes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from lengthwise.cli.benchmarks.corpora import load_corpus
-from lengthwise.cli.benchmarks.harness import Result, in_turn, median, ratios
+from lengthwise.cli.benchmarks.harness import Result, alternate, median, ratios
 from lengthwise.cli.benchmarks.models import SHAPES, plain_loop, sentence_transformer
 from lengthwise.config import RunConfig
 from lengthwise.data.dataset import open_dataset
@@ -33,12 +33,12 @@ from lengthwise.tokens.tokenize import tokenize_texts
 from lengthwise.tokens.tokenizer import TextTokenizer
 from lengthwise.util.compat import cpu_has_bf16
 
-BATCH_SIZES = (32, 64, 128, 256)  # of sentence-transformers; the fastest is what we are compared with
+BATCH_SIZES = (32, 64, 128, 256)  # of sentence-transformers; the fastest one is the baseline
 NO_BF16 = "not run: this CPU has no bfloat16 arithmetic"
 
 
 def measure(shape_name: str, corpus: str, rows: int, runs: int) -> Result:
-    """Ratios of whole encodings, and where the time goes."""
+    """Rates, ratios and differences of whole encodings, and the share of each stage."""
     shape = SHAPES[shape_name]
     texts, tokenizer = load_corpus(corpus, rows)
     encoder = shape.encoder(tokenizer.vocab_size)
@@ -67,9 +67,9 @@ def measure(shape_name: str, corpus: str, rows: int, runs: int) -> Result:
         }
         if cpu_has_bf16():
             sides["ours bf16"] = partial(encode_texts, texts, tokenizer, TorchEngine(encoder, precision="bf16"))
-        seconds = in_turn({name: keep(name, side) for name, side in sides.items()}, runs, f"encode {shape}")
+        seconds = alternate({name: keep(name, side) for name, side in sides.items()}, runs, f"encode {shape}")
         result = Result("encode")
-        other = f"sentence-transformers, batch {best}"
+        baseline = f"sentence-transformers, batch {best}"
         result.table(
             f"{shape}, {len(texts):,} texts of `{corpus}`, {tokens:,} tokens, {runs} runs in turn",
             ["what", "tokens/s", "times as fast as sentence-transformers", "largest difference", "smallest cosine"],
@@ -77,31 +77,31 @@ def measure(shape_name: str, corpus: str, rows: int, runs: int) -> Result:
                 [
                     name,
                     f"{tokens / median(seconds[name]):,.0f}",
-                    ratios(seconds[name], seconds[other]),
-                    f"{np.abs(vectors[name] - vectors[other]).max():.1e}",
-                    f"{_smallest_cosine(vectors[name], vectors[other]):.6f}",
+                    ratios(seconds[name], seconds[baseline]),
+                    f"{np.abs(vectors[name] - vectors[baseline]).max():.1e}",
+                    f"{_smallest_cosine(vectors[name], vectors[baseline]):.6f}",
                 ]
                 for name in sides
             ]
             + ([] if "ours bf16" in sides else [["ours bf16", NO_BF16, "", "", ""]]),
         )
-        _share_of_the_rest(result, texts, tokenizer, encoder, Path(scratch), runs)
+        _stage_shares(result, texts, tokenizer, encoder, Path(scratch), runs)
     return result
 
 
 def _best_batch_size(model: Any, texts: Sequence[str]) -> int:
     some = list(texts[: max(1, len(texts) // 4)])
     sides = {str(size): partial(model.encode, some, batch_size=size, show_progress_bar=False) for size in BATCH_SIZES}
-    seconds = in_turn(sides, 3, "batch size")
+    seconds = alternate(sides, 3, "batch size")
     return int(min(seconds, key=lambda size: median(seconds[size])))
 
 
-def _smallest_cosine(found: NDArray[np.float32], right: NDArray[np.float32]) -> float:
-    return float(cosines(found, right)[right.any(axis=1)].min())
+def _smallest_cosine(found: NDArray[np.float32], expected: NDArray[np.float32]) -> float:
+    return float(cosines(found, expected)[expected.any(axis=1)].min())
 
 
-class _Timed(TorchEngine):
-    """Adds up the processor time of its batches; without an LSTM, where it is told to."""
+class _TimedEngine(TorchEngine):
+    """Sums the processor time of its batches; `idle` returns zeros without running the LSTM."""
 
     def __init__(self, encoder: PackedEncoder, *, idle: bool = False) -> None:
         super().__init__(encoder)
@@ -118,14 +118,14 @@ class _Timed(TorchEngine):
         return vectors
 
 
-def _share_of_the_rest(
+def _stage_shares(
     result: Result, texts: Sequence[str], tokenizer: TextTokenizer, encoder: PackedEncoder, scratch: Path, runs: int
 ) -> None:
-    """Processor time of a whole run, parquet to parquet, and of one in which tokenizer and LSTM answer at once."""
+    """Processor time of a whole run, parquet to parquet, and of one without the work of tokenizer and LSTM."""
     pq.write_table(pa.table({"text": list(texts)}), scratch / "texts.parquet")
     tokens = tokenize_texts(texts, tokenizer)
 
-    def seconds(engine: _Timed) -> float:
+    def seconds(engine: _TimedEngine) -> float:
         run = RunConfig.model_validate(
             {
                 "dataset": {"path": str(scratch / "texts.parquet"), "shard_rows": len(texts)},
@@ -140,10 +140,10 @@ def _share_of_the_rest(
 
     measured = []
     for _ in range(runs):
-        engine = _Timed(encoder)
+        engine = _TimedEngine(encoder)
         whole = seconds(engine)
         with mock.patch("lengthwise.run.shard.tokenize_texts", return_value=tokens):
-            rest = seconds(_Timed(encoder, idle=True))
+            rest = seconds(_TimedEngine(encoder, idle=True))
         measured.append((whole, engine.seconds, rest))
     whole, lstm, rest = (median([row[column] for row in measured]) for column in range(3))
     stages = {"LSTM and pooling": lstm, "tokenizer": whole - lstm - rest, "everything else": rest}

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 
-from lengthwise.cli.benchmarks.harness import Result, in_turn, median, ratios
+from lengthwise.cli.benchmarks.harness import Result, alternate, median, ratios
 from lengthwise.cli.benchmarks.models import SHAPES
 from lengthwise.export.graphs.rewrite import REWRITES
 from lengthwise.export.graphs.trace import trace_to_onnx
@@ -34,7 +34,7 @@ def measure(shape_name: str, runs: int) -> Result:
         mask = np.ones_like(input_ids)
         vectors = {name: session.vectors(input_ids, mask) for name, session in sessions.items()}
         sides = {name: partial(session.vectors, input_ids, mask) for name, session in sessions.items()}
-        seconds = in_turn(sides, runs, batch_name(rows, tokens))
+        seconds = alternate(sides, runs, batch_name(rows, tokens))
         result.table(
             f"{shape}, a batch of {batch_name(rows, tokens)} tokens, {runs} runs in turn, one thread",
             ["graph", "ms", "times as fast as native", "largest difference of a vector"],

@@ -1,4 +1,4 @@
-"""Timing in turn, tables, and what a result has to say of where it was measured."""
+"""Alternating runs, tables, and a record of the machine and versions of a measurement."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from lengthwise.util.files import write_atomically
 from lengthwise.util.system import PACKAGES, cpu_count, cpu_model, package_versions
 
 
-def in_turn(sides: Mapping[str, Callable[[], Any]], runs: int, label: str) -> dict[str, list[float]]:
-    """Seconds of each side in each round, A B C A B C ..., after one round that is not counted."""
+def alternate(sides: Mapping[str, Callable[[], Any]], runs: int, label: str) -> dict[str, list[float]]:
+    """Seconds of each side in each round, A B C A B C ..., after one warm-up round."""
     seconds: dict[str, list[float]] = {name: [] for name in sides}
     rounds = [(number, name) for number in range(runs + 1) for name in sides]
     for number, name in tqdm(rounds, desc=label, unit=" runs", leave=False):
@@ -30,25 +30,25 @@ def in_turn(sides: Mapping[str, Callable[[], Any]], runs: int, label: str) -> di
 
 
 def median(values: Sequence[float]) -> float:
-    """The middle value (of an even number, the upper of the two)."""
+    """The median; the upper one of an even number of values."""
     return sorted(values)[len(values) // 2]
 
 
 def ratios(of: Sequence[float], to: Sequence[float]) -> str:
-    """How many times as long `to` takes as `of`, round by round: median and range."""
+    """`to` divided by `of`, round by round: median and range."""
     each = [b / a for a, b in zip(of, to, strict=True)]
     return f"{median(each):.2f} ({min(each):.2f} to {max(each):.2f})"
 
 
 class Result:
-    """The rows of one benchmark, printed as a Markdown table and saved as JSON."""
+    """The tables of one benchmark, printed as Markdown and saved as JSON."""
 
     def __init__(self, name: str) -> None:
         self.name = name
         self.tables: list[dict[str, Any]] = []
 
     def table(self, title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
-        """Print a table, and keep it."""
+        """Add a table and print it."""
         self.tables.append({"title": title, "columns": list(columns), "rows": [list(row) for row in rows]})
         click.echo(f"\n{title}\n")
         click.echo(f"| {' | '.join(columns)} |")
@@ -57,7 +57,7 @@ class Result:
             click.echo(f"| {' | '.join(map(str, row))} |")
 
     def save(self, path: Path) -> None:
-        """Write the tables, and where and when they were measured."""
+        """Write the tables with the command, machine, versions and date."""
         record = {"benchmark": self.name, "command": command(), **environment(), "tables": self.tables}
         write_atomically(path, json.dumps(record, indent=1, ensure_ascii=False).encode() + b"\n")
         click.echo(f"\n{environment()['machine']}; {', '.join(environment()['versions'])}; {environment()['date']}")
@@ -76,5 +76,5 @@ def environment() -> dict[str, Any]:
 
 
 def command() -> str:
-    """What was typed, as a user would type it."""
+    """The command line that is running."""
     return "python scripts/" + " ".join([Path(sys.argv[0]).name, *sys.argv[1:]])

@@ -1,4 +1,4 @@
-"""What everything but the engine takes: the ceiling that it sets for any device."""
+"""The cost of everything but the engine, which bounds the rate of any device."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from lengthwise.batching.plan import engine_costs, plan_in_order, report_plan
 from lengthwise.cli.benchmarks.corpora import load_corpus
-from lengthwise.cli.benchmarks.harness import Result, in_turn, median
+from lengthwise.cli.benchmarks.harness import Result, alternate, median
 from lengthwise.cli.benchmarks.models import SHAPES
 from lengthwise.config import EncoderConfig, RunConfig
 from lengthwise.data.dataset import open_dataset
@@ -37,8 +37,8 @@ R = TypeVar("R")
 Sides = Mapping[str, Callable[[], object]]
 
 
-class Idle:
-    """An engine that answers at once, with vectors that compress as real ones do: no value occurs often."""
+class IdleEngine:
+    """An engine that returns random vectors at once; like real ones, they hardly compress."""
 
     name, reference, fingerprint = "idle", None, "benchmark"
     costs = engine_costs("torch", "fp32", on_gpu=True)
@@ -49,7 +49,7 @@ class Idle:
         self._ready = 0.1 * draw((self.costs.max_rows, config.dim), np.float32)
 
     def encode_batch(self, input_ids: NDArray[np.int64], lengths: NDArray[np.int64]) -> NDArray[np.float32]:
-        """As many vectors as there are rows."""
+        """float32[batch, dim], without any work."""
         return self._ready[: len(lengths)]
 
     def run_all(self, function: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
@@ -62,7 +62,7 @@ def measure(shape_name: str, corpus: str, rows: int, runs: int) -> Result:
     shape = SHAPES[shape_name]
     texts, tokenizer = load_corpus(corpus, rows)
     tokens = tokenize_texts(pa.array(texts), tokenizer)
-    engine = Idle(EncoderConfig(vocab_size=tokenizer.vocab_size, **shape.__dict__))
+    engine = IdleEngine(EncoderConfig(vocab_size=tokenizer.vocab_size, **shape.__dict__))
     with tempfile.TemporaryDirectory() as scratch:
         whole: Sides = {
             "`encode_tokens`": partial(encode_tokens, tokens, engine),
@@ -72,7 +72,7 @@ def measure(shape_name: str, corpus: str, rows: int, runs: int) -> Result:
             f"`encode_dataset`, {SHARDS} shards": partial(_run(Path(scratch), texts, tokenizer, engine), tokens),
         }
         steps = _steps(Path(scratch), tokens, engine)
-        seconds = in_turn({**whole, **steps}, runs, f"host {shape}")
+        seconds = alternate({**whole, **steps}, runs, f"host {shape}")
     result = Result("host")
     ids = len(tokens.values)
     result.table(
@@ -93,7 +93,7 @@ def measure(shape_name: str, corpus: str, rows: int, runs: int) -> Result:
 
 
 def _run(
-    scratch: Path, texts: Sequence[str], tokenizer: TextTokenizer, engine: Idle
+    scratch: Path, texts: Sequence[str], tokenizer: TextTokenizer, engine: IdleEngine
 ) -> Callable[[RaggedTokens], object]:
     """A whole run, parquet to parquet, in which a shard's ids are there at once."""
     with pq.ParquetWriter(scratch / "texts.parquet", pa.schema([("text", pa.string())])) as writer:
@@ -115,8 +115,8 @@ def _run(
     return encode
 
 
-def _steps(scratch: Path, tokens: RaggedTokens, engine: Idle) -> Sides:
-    """What is done with a shard, in this order."""
+def _steps(scratch: Path, tokens: RaggedTokens, engine: IdleEngine) -> Sides:
+    """The steps of a shard, in order."""
     planned = plan_tokens(tokens, engine)
     batches = [planned.first[batch] for batch in planned.plan]
     vectors, lengths = encode_tokens(tokens, engine)[0], tokens.lengths

@@ -1,4 +1,4 @@
-"""The LSTM alone: against the limit of PyTorch's fused kernel, and what a time step costs."""
+"""The LSTM alone, against PyTorch's fused kernel at equal lengths; and the cost of a time step."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence
 
 from lengthwise.batching.plan import plan_batches, plan_in_order, report_plan
 from lengthwise.cli.benchmarks.corpora import load_corpus
-from lengthwise.cli.benchmarks.harness import Result, in_turn, median, ratios
+from lengthwise.cli.benchmarks.harness import Result, alternate, median, ratios
 from lengthwise.cli.benchmarks.models import SHAPES
 from lengthwise.config import Precision
 from lengthwise.encoder.engine import Engine, encode_tokens
@@ -84,7 +84,7 @@ def _against_the_limit(encoder: PackedEncoder, tokens: RaggedTokens, precision: 
         "packed": int(lengths[:some].sum()),
         **{str(batch): batch * length * _times(batch, length) for batch in LIMIT_ROWS},
     }
-    seconds = in_turn(sides, runs, f"kernel {precision}")
+    seconds = alternate(sides, runs, f"kernel {precision}")
     each = {name: [second / read[name] for second in of_side] for name, of_side in seconds.items()}
     best = min(map(str, LIMIT_ROWS), key=lambda name: median(each[name]))
     costs = engine.costs

@@ -1,6 +1,6 @@
-"""Load on an HTTP server: many connections, from one process, at the pace of the answers or at a pace of its own.
+"""A load generator for HTTP servers: many connections from one process, closed loop or at a fixed rate.
 
-A client of its own, since general ones take longer for a request than the server does.
+General HTTP clients take longer for a request than the server does, so this one speaks the protocol itself.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ _LENGTH = b"content-length:"
 
 @dataclass
 class Load:
-    """What became of the requests.
+    """The outcome of many requests.
 
     Attributes:
-        statuses: answers, by status.
-        seconds: of each answered request, by its kind.
-        texts: texts of requests that were answered with 200.
-        lost: requests whose connection ended without an answer.
-        took: seconds of it all.
+        statuses: number of responses by status.
+        seconds: latency of each answered request, by its kind.
+        texts: number of texts in requests answered with 200.
+        lost: requests whose connection was closed without a response.
+        took: seconds in all.
     """
 
     statuses: dict[int, int] = field(default_factory=dict)
@@ -34,19 +34,19 @@ class Load:
     took: float = 0.0
 
     def percentile(self, part: float, kind: str = "") -> float:
-        """Of the seconds of a kind."""
+        """A percentile of a kind's latencies, in seconds."""
         ordered = sorted(self.seconds.get(kind, ()))
         return ordered[min(len(ordered) - 1, int(part * len(ordered)))] if ordered else float("nan")
 
 
 @dataclass(frozen=True)
 class Request:
-    """One request, as its bytes.
+    """One request as bytes.
 
     Attributes:
-        texts: in it.
-        kind: under which its seconds are kept.
-        check: whether its answer is right; None to believe it.
+        texts: number of texts in it.
+        kind: the name under which its latency is recorded.
+        check: whether a response body is right; not checked if None.
     """
 
     data: bytes
@@ -56,17 +56,17 @@ class Request:
 
 
 def post(path: str, body: bytes, texts: int, kind: str = "", check: Callable[[bytes], bool] | None = None) -> Request:
-    """A POST of JSON over a connection that is kept."""
+    """A POST of JSON with keep-alive."""
     head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: {len(body)}"
     return Request(head.encode() + _HEAD_END + body, texts, kind, check)
 
 
 class WrongAnswer(Exception):
-    """An answer with 200 that is not right."""
+    """A response with status 200 and a wrong body."""
 
 
 class Connection(asyncio.Protocol):
-    """One connection that sends a request at a time."""
+    """One connection, with one request in flight at a time."""
 
     def __init__(self) -> None:
         self._received = bytearray()
@@ -76,17 +76,17 @@ class Connection(asyncio.Protocol):
         self.closed = True
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """It is there."""
+        """Keep the transport."""
         self._transport, self.closed = cast(asyncio.Transport, transport), False
 
     def connection_lost(self, error: Exception | None) -> None:
-        """It has ended; so has what waits for it."""
+        """Fail the request in flight."""
         self.closed = True
         if self._answer is not None and not self._answer.done():
             self._answer.set_exception(ConnectionResetError("closed without an answer"))
 
     def data_received(self, data: bytes) -> None:
-        """Some of an answer, or its end."""
+        """Collect a response; resolve the request once it is complete."""
         self._received += data
         if self._whole < 0:
             end = self._received.find(_HEAD_END)
@@ -108,7 +108,7 @@ class Connection(asyncio.Protocol):
             self._answer.set_result((status, body))
 
     async def ask(self, data: bytes) -> tuple[int, bytes]:
-        """Send a request; its status and body."""
+        """Send a request and wait for its status and body."""
         self._answer = asyncio.get_running_loop().create_future()
         if self._transport is None or self.closed:
             raise ConnectionResetError("not connected")
@@ -116,7 +116,7 @@ class Connection(asyncio.Protocol):
         return await self._answer
 
     def close(self) -> None:
-        """End it."""
+        """Close the connection."""
         if self._transport is not None:
             self._transport.close()
 
@@ -131,12 +131,12 @@ async def press(
     rate: float | None = None,
     until: Callable[[], bool] = lambda: False,
 ) -> Load:
-    """Send requests, one after the other of those given and around again.
+    """Send the given requests in order, over and over.
 
     Args:
-        connections: at a time.
-        rate: requests a second; as fast as answers come where it is left out.
-        until: ends it early.
+        connections: number of concurrent connections.
+        rate: requests per second; as fast as responses arrive if None.
+        until: stops early once it is true.
     """
     load, loop = Load(), asyncio.get_running_loop()
     began = time.perf_counter()
@@ -184,7 +184,7 @@ async def press(
 
 
 def run_load(host: str, port: int, requests: Sequence[Request], **options: object) -> Load:
-    """`press`, from a program without a loop."""
+    """`press` in an event loop of its own."""
     try:
         import uvloop
     except ImportError:
@@ -206,7 +206,7 @@ def _paces(began: float, rate: float | None) -> Iterator[float]:
 
 
 def wait_until_ready(ask: Callable[[], bool], seconds: float = 60.0) -> float:
-    """Seconds until `ask` says so."""
+    """Seconds until `ask` returns true."""
     began = time.perf_counter()
     while not ask():
         if time.perf_counter() - began > seconds:

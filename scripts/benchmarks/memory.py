@@ -1,4 +1,4 @@
-"""Peak memory of whole runs, of one input and of one several times as long."""
+"""Peak memory of whole runs on an input and on one several times as long."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from lengthwise.encoder.checkpoint import save_checkpoint
 
 
 def measure(shape_name: str, corpus: str, rows: int, times: int, shard_rows: int) -> Result:
-    """`encode_dataset.py` as a process of its own, on `rows` texts and on `times` as many, read and streamed."""
+    """Peak memory on `rows` and on `times * rows` rows, memory-mapped and streamed, one process per run."""
     texts, tokenizer = load_corpus(corpus)
     result = Result("memory")
     table = []

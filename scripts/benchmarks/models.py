@@ -1,4 +1,4 @@
-"""The encoders that are measured, ours and the others', all with the same weights."""
+"""The encoders that are measured, ours and the baselines, with the same weights."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ SHAPES = {"large": Shape(300, 512, True), "small": Shape(128, 256, False)}
 
 
 def sentence_transformer(encoder: PackedEncoder, tokenizer: TextTokenizer) -> Any:
-    """The same model of sentence-transformers' own modules: WordEmbeddings, LSTM, Pooling."""
+    """The same model made of sentence-transformers' modules WordEmbeddings, LSTM and Pooling."""
     try:
         from sentence_transformers import SentenceTransformer
         from sentence_transformers.sentence_transformer.modules import LSTM, Pooling, WordEmbeddings
@@ -55,7 +55,7 @@ def sentence_transformer(encoder: PackedEncoder, tokenizer: TextTokenizer) -> An
 
 
 def plain_loop(encoder: PackedEncoder, tokenizer: TextTokenizer, texts: Sequence[str]) -> NDArray[np.float32]:
-    """What one writes first: `datasets.map` in batches of 64 in the dataset's order, padded, packed, pooled."""
+    """The obvious loop: `datasets.map` in batches of 64 in dataset order, padded, packed, pooled."""
     import datasets
 
     def encode(batch: dict[str, list[str]]) -> dict[str, Any]:

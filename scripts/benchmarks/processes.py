@@ -1,4 +1,4 @@
-"""Runs as processes of their own."""
+"""Runs of the encode command in a separate process."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from lengthwise.errors import LengthwiseError
 
 
 def encode(scratch: Path, output: str, *options: str, **sections: dict[str, Any]) -> tuple[float, int]:
-    """`encode_dataset.py` with the checkpoint at `scratch/model`: its seconds and its peak resident bytes.
+    """`encode_dataset.py` with the checkpoint at `scratch/model`: seconds and peak resident bytes.
 
     Args:
         output: its folder of vectors below `scratch`.

@@ -1,4 +1,4 @@
-"""The server: throughput against batch encoding and other servers, latency, long texts, overload, start, a soak."""
+"""The server: throughput against batch encoding and other servers, latency, long texts, overload, start-up, soak."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from lengthwise.util.system import cpu_count
 SCRIPTS = Path(__file__).parents[1]
 CONNECTIONS, MANY = 64, 16  # texts of a larger request
 SHORT_TOKENS, LONGER = 32, 100
-CONNECTIONS_OF_A_PACE = 256
+PACED_CONNECTIONS = 256
 
 
 class Server:
@@ -56,7 +56,7 @@ class Server:
         self.ready_after = time.perf_counter() - began
 
     def press(self, requests: Sequence[Request], **options: Any) -> Load:
-        """Load on it."""
+        """Send requests to it, see `load.press`."""
         return run_load("127.0.0.1", self.port, requests, **options)
 
     def memory(self) -> int:
@@ -65,7 +65,7 @@ class Server:
         return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("VmRSS"))
 
     def close(self) -> None:
-        """End it, and what it started."""
+        """Kill it and its child processes."""
         os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
 
@@ -85,12 +85,12 @@ class Server:
 
 @contextmanager
 def serving(kind: str, artifact: Path) -> Iterator[Server]:
-    """A server of a kind on a free port."""
+    """Run `ours`, or a baseline by its name, on a free port."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     ours = [str(SCRIPTS / "serve_model.py"), str(artifact), "--port", str(port), "--model-name", "m"]
-    theirs = [str(Path(__file__).with_name(f"rival_{kind}.py")), str(artifact), str(port)]
+    theirs = [str(Path(__file__).with_name(f"baseline_{kind}.py")), str(artifact), str(port)]
     server = Server([sys.executable, *(ours if kind == "ours" else theirs)], port)
     try:
         yield server
@@ -164,8 +164,8 @@ def _throughput(
                     note(f"{kind}, {size} texts a request", load.texts / load.took)
     rows = []
     for name, found in rates.items():
-        rival = "" if name.startswith(("ours", "batch")) else _times(rates[f"ours{name[name.index(',') :]}"], found)
-        rows.append([name, f"{median(found):,.0f}", f"{median(found) / median(rates[offline]):.2f}", rival])
+        speedup = "" if name.startswith(("ours", "batch")) else _times(rates[f"ours{name[name.index(',') :]}"], found)
+        rows.append([name, f"{median(found):,.0f}", f"{median(found) / median(rates[offline]):.2f}", speedup])
     columns = ["what", "texts/s", "of batch encoding", "ours is so many times as fast"]
     result.table(f"{title}, {CONNECTIONS} connections", columns, rows)
     return median(rates["ours, 1 texts a request"]), median(rates[f"ours, {MANY} texts a request"])
@@ -196,7 +196,7 @@ def _latency(result: Result, server: Server, encoder: OnnxEncoder, short: list[s
 def _mixed(
     result: Result, server: Server, encoder: OnnxEncoder, short: list[str], capacity: float, seconds: float
 ) -> None:
-    """Short texts at a pace, without and with one in a hundred that is a hundred times as long."""
+    """Short texts at a fixed rate, without and with one in a hundred that is a hundred times as long."""
     long = " ".join(short)
     ids = encoder.tokenizer.encode_batch([long])[0].ids
     tokens = sum(len(each.ids) for each in encoder.tokenizer.encode_batch(short)) / len(short)
@@ -211,8 +211,8 @@ def _mixed(
     rows = []
     for part in (0.3, 0.6):
         rate = part * capacity
-        without = server.press(alone, connections=CONNECTIONS_OF_A_PACE, seconds=3 * seconds, rate=rate)
-        loaded = server.press(mixed, connections=CONNECTIONS_OF_A_PACE, seconds=3 * seconds, rate=rate)
+        without = server.press(alone, connections=PACED_CONNECTIONS, seconds=3 * seconds, rate=rate)
+        loaded = server.press(mixed, connections=PACED_CONNECTIONS, seconds=3 * seconds, rate=rate)
         before, after = (load.percentile(0.99, "short") for load in (without, loaded))
         rows.append(
             [f"{rate:,.0f} texts/s ({part:.0%} of capacity)"]
@@ -224,7 +224,7 @@ def _mixed(
 
 
 def _overload(result: Result, server: Server, short: list[str], capacity: float, seconds: float) -> None:
-    """Three times as much as it can."""
+    """Requests at three times the capacity."""
     requests = _embed(short, MANY)
     server.press(requests, connections=CONNECTIONS, seconds=3)
     before = server.memory()
@@ -253,7 +253,7 @@ def _soak(result: Result, server: Server, encoder: OnnxEncoder, texts: list[str]
         start = int(chance.integers(0, len(some) - size))
         body = {"input": some[start : start + size], "model": "m", "encoding_format": "base64"}
         requests.append(
-            post("/v1/embeddings", json.dumps(body).encode(), size, check=_checks(vectors[start : start + size]))
+            post("/v1/embeddings", json.dumps(body).encode(), size, check=_compare_with(vectors[start : start + size]))
         )
     server.press(requests, connections=16, seconds=max(20.0, seconds / 20))
     before = server.memory()
@@ -267,11 +267,11 @@ def _soak(result: Result, server: Server, encoder: OnnxEncoder, texts: list[str]
     result.table("A soak", ["what", "measured"], rows)
 
 
-def _checks(right: Any) -> Callable[[bytes], bool]:
+def _compare_with(expected: Any) -> Callable[[bytes], bool]:
     def check(answer: bytes) -> bool:
         data = json.loads(answer)["data"]
         found = np.stack([np.frombuffer(base64.b64decode(each["embedding"]), "<f4") for each in data])
-        return bool(np.abs(found - right).max() <= 1e-6)
+        return bool(np.abs(found - expected).max() <= 1e-6)
 
     return check
 

@@ -1,4 +1,4 @@
-"""Texts to TokenShard, against the tokenizers library alone."""
+"""Texts to `RaggedTokens`, against the tokenizers library alone."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from functools import partial
 import pyarrow as pa
 
 from lengthwise.cli.benchmarks.corpora import load_corpus
-from lengthwise.cli.benchmarks.harness import Result, in_turn, median, ratios
+from lengthwise.cli.benchmarks.harness import Result, alternate, median, ratios
 from lengthwise.tokens.tokenize import CHUNK_TEXTS, tokenize_texts
 from lengthwise.tokens.tokenizer import TextTokenizer
 
 
 def measure(corpus: str, rows: int, runs: int) -> Result:
-    """Both give up what they made; the library alone makes encodings, ours the two arrays."""
+    """Rates of `tokenize_texts`, which makes two arrays, and of the library, which makes Encoding objects."""
     texts, tokenizer = load_corpus(corpus, rows)
     column = pa.array(texts)
     tokens = len(tokenize_texts(column, tokenizer).values)
@@ -23,7 +23,7 @@ def measure(corpus: str, rows: int, runs: int) -> Result:
         f"encode_batch_fast, {CHUNK_TEXTS} texts a call": partial(encode_only, texts, tokenizer),
         "encode_batch_fast, all texts in one call": partial(encode_only, texts, tokenizer, len(texts)),
     }
-    seconds = in_turn(sides, runs, "tokenize")
+    seconds = alternate(sides, runs, "tokenize")
     best = min(list(sides)[1:], key=lambda name: median(seconds[name]))
     result = Result("tokenize")
     result.table(
@@ -35,6 +35,6 @@ def measure(corpus: str, rows: int, runs: int) -> Result:
 
 
 def encode_only(texts: Sequence[str], tokenizer: TextTokenizer, chunk: int = CHUNK_TEXTS) -> None:
-    """The library's work alone, `chunk` texts a call."""
+    """The library alone, `chunk` texts per call."""
     for start in range(0, len(texts), chunk):
         tokenizer.encode_batch(texts[start : start + chunk])

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from lengthwise.batching.plan import plan_batches
 from lengthwise.cli.benchmarks.corpora import write_rows
-from lengthwise.cli.benchmarks.harness import in_turn, median, ratios
+from lengthwise.cli.benchmarks.harness import alternate, median, ratios
 from lengthwise.cli.benchmarks.models import sentence_transformer
 from lengthwise.cli.gpu.context import Check, Context, Found, NotRun, Section
 from lengthwise.config import Precision, RunConfig
@@ -71,7 +71,7 @@ def _ids_to_vectors(context: Context) -> _Sides:
         best = _best(context, {size: partial(dense.run, size) for size in _sizes(context)}, dense.tokens)
         sides[f"limit {precision}"] = partial(dense.run, best)
         tokens[f"limit {precision}"], notes[f"limit {precision}"] = dense.tokens(best), f"batch {best}"
-    return _Sides(in_turn(sides, context.runs, "ids to vectors"), tokens, notes)
+    return _Sides(alternate(sides, context.runs, "ids to vectors"), tokens, notes)
 
 
 class _Theirs:
@@ -187,7 +187,7 @@ def _onnxruntime_against_pytorch(context: Context) -> Found:
     def run(engine: Any) -> None:
         list(engine.run_all(lambda batch: engine.encode_batch(*batch), batches))
 
-    seconds = in_turn({"onnx": partial(run, onnx), "torch": partial(run, torch_engine)}, context.runs, "onnxruntime")
+    seconds = alternate({"onnx": partial(run, onnx), "torch": partial(run, torch_engine)}, context.runs, "onnxruntime")
     total = sum(int(lengths.sum()) for _, lengths in batches)
     rates = {name: total / median(each) for name, each in seconds.items()}
     text = f"{ratios(seconds['onnx'], seconds['torch'])} times; {rates['onnx']:,.0f} and {rates['torch']:,.0f} tokens/s"

@@ -123,7 +123,7 @@ def test_ratios_are_round_by_round(monkeypatch: pytest.MonkeyPatch) -> None:
     harness = importlib.import_module("lengthwise.cli.benchmarks.harness")
     assert harness.ratios([1.0, 2.0, 4.0], [2.0, 6.0, 4.0]) == "2.00 (1.00 to 3.00)"
     order: list[str] = []
-    seconds = harness.in_turn({name: lambda name=name: order.append(name) for name in "ab"}, 2, "test")
+    seconds = harness.alternate({name: lambda name=name: order.append(name) for name in "ab"}, 2, "test")
     assert order == list("ababab")
     assert {name: len(found) for name, found in seconds.items()} == {"a": 2, "b": 2}
 

@@ -1,4 +1,4 @@
-"""A plain FastAPI handler on the same graph, without batching: `python rival_fastapi.py ARTIFACT PORT`."""
+"""A plain FastAPI handler on the same graph, without batching: `python baseline_fastapi.py ARTIFACT PORT`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from lengthwise.export.artifact.engine import OnnxEncoder
 
 
 def make_app(artifact: str) -> FastAPI:
-    """A handler that encodes what it is sent; FastAPI runs it in its threads."""
+    """An application with one handler, which FastAPI runs in its thread pool."""
     app, encoder = FastAPI(), OnnxEncoder.load(artifact)
 
     @app.post("/embed")

@@ -1,4 +1,4 @@
-"""LitServe on the same graph, with the settings that it has by itself: `python rival_litserve.py ARTIFACT PORT`."""
+"""LitServe on the same graph, with its default settings: `python baseline_litserve.py ARTIFACT PORT`."""
 
 import sys
 from typing import Any
@@ -11,14 +11,14 @@ from lengthwise.export.artifact.engine import OnnxEncoder
 
 
 class Api(litserve.LitAPI):
-    """Texts to vectors, a request at a time."""
+    """Texts to vectors, one request at a time."""
 
     def setup(self, device: str) -> None:
-        """In the worker's process."""
+        """Load the artifact in the worker process."""
         self.encoder = OnnxEncoder.load(sys.argv[1])
 
     def decode_request(self, request: dict[str, Any]) -> list[str]:
-        """The texts."""
+        """The texts of a request."""
         texts: list[str] = request["inputs"]
         return texts
 
@@ -27,7 +27,7 @@ class Api(litserve.LitAPI):
         return self.encoder.encode(texts)
 
     def encode_response(self, vectors: NDArray[np.float32]) -> list[list[float]]:
-        """As JSON."""
+        """Vectors as JSON."""
         found: list[list[float]] = vectors.tolist()
         return found
 
