@@ -4,7 +4,7 @@
 #   make runtimes     optional runtimes and clients: OpenVINO, fastembed and, with Node and npm, those of JavaScript
 #   make faults       runs that are killed, starved of disk space and fed with damaged files, at length
 #   make figures      the figure of the README, from the corpus of the quickstart
-#   make gpu          what needs an NVIDIA GPU: tests, conformance, traps and rates, into docs/benchmarks.md
+#   make gpu          what needs an NVIDIA GPU: tests, conformance, LSTM probes and rates, into docs/benchmarks.md
 #   make wheel-test   the wheel, built from the source distribution, in an environment and a folder of its own
 #   make check        lint, types and the whole test suite
 

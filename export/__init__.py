@@ -1,4 +1,4 @@
-"""From a PackedEncoder to ONNX and TorchScript, and the proof that every runtime computes the same vectors.
+"""Exports encoders to ONNX and TorchScript, validates every runtime against PyTorch, and serves the artifacts.
 
 The package can be called: `lengthwise.export(model, output)` is `export_checkpoint`, although `lengthwise.export` is
 also the name under which its modules are imported.

@@ -1,8 +1,8 @@
-"""A model repository for Triton Inference Server, from an artifact. Nothing here needs PyTorch.
+"""Writes a model for Triton Inference Server from an artifact; needs no PyTorch.
 
-`config.pbtxt` says what the graph itself says: names, types and shapes are read from it. Two promises are put in, too:
-a graph whose vectors depend on their batch gets batches of one text, for Triton puts texts of several clients together;
-and on a GPU, onnxruntime gets the options that it was validated with.
+- Names, types and shapes in `config.pbtxt` are read from the graph.
+- A graph whose vectors depend on their batch gets batches of one text, because Triton batches texts of several clients.
+- On a GPU, onnxruntime gets the options that it was validated with.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Literal
 import onnx
 
 from lengthwise.errors import ArtifactError
-from lengthwise.export.artifact.engine import chosen_variant
+from lengthwise.export.artifact.engine import select_variant
 from lengthwise.export.artifact.folder import Artifact
 from lengthwise.export.graphs.variants import VARIANTS
 from lengthwise.export.runtimes.onnxruntime import CUDA_OPTIONS, OnnxRuntimeCpu, OnnxRuntimeCuda
@@ -48,24 +48,25 @@ def write_triton_model(
     variant: str | None = None,
     max_batch_size: int = MAX_BATCH_SIZE,
 ) -> Path:
-    """Write a model of a Triton model repository, `config.pbtxt` and `1/model.onnx`, whole or not at all.
+    """Write a model of a Triton model repository, `config.pbtxt` and `1/model.onnx`, atomically.
 
-    A model that was written here before is replaced; anything else at its place is refused.
+    A model that was written before is replaced; a folder with other contents is refused.
 
     Args:
-        repository: the folder of models; made where it is missing.
-        name: the model's, and its folder's; made of the artifact's folder where it is left out.
-        device: where Triton is to run it.
-        variant: the graph, see `graphs.variants`; the one that validation recommends for onnxruntime on the device
-            where it is left out.
-        max_batch_size: the most texts that Triton computes at a time.
+        artifact: the artifact.
+        repository: the folder of models; created if it is missing.
+        name: the model's and its folder's; by default that of the artifact's folder.
+        device: where Triton runs the model.
+        variant: the graph, see `graphs.variants`; by default the one that validation recommends for onnxruntime on the
+            device.
+        max_batch_size: the largest batch of texts in Triton.
 
     Returns:
         The model's folder.
 
     Raises:
-        ArtifactError: the name or the graph will not do, or the folder holds something else.
-        StoreError: it cannot be written.
+        ArtifactError: the name or the graph is not valid, or the folder has other contents.
+        StoreError: the model cannot be written.
     """
     if device not in _RUNTIMES:
         raise ArtifactError(f"the device is {device!r}; choose {' or '.join(_RUNTIMES)}")
@@ -76,13 +77,13 @@ def write_triton_model(
         )
     folder = Path(repository) / name
     _refuse_other_contents(folder)
-    chosen = VARIANTS[chosen_variant(artifact, _RUNTIMES[device].name, variant)]
+    chosen = VARIANTS[select_variant(artifact, _RUNTIMES[device].name, variant)]
     graph = artifact.folder / chosen.file
     config = triton_config(artifact, chosen.name, name, device, max_batch_size)
     with replace_folder(folder) as part:
         (part / VERSION).mkdir()
         link_or_copy(graph, part / VERSION / MODEL_FILE)
-        weights = graph.with_name(graph.name + ".data")  # of a graph above 2 GB, which names this file
+        weights = graph.with_name(graph.name + ".data")  # of a graph above 2 GB, which refers to this file
         if weights.exists():
             link_or_copy(weights, part / VERSION / weights.name)
         write_atomically(part / CONFIG_PBTXT, config.encode())
@@ -99,7 +100,7 @@ def triton_config(
     """The text of `config.pbtxt` for a graph of an artifact (a `ModelConfig` message in protobuf's text format).
 
     Raises:
-        ArtifactError: the graph cannot be read, or is none that Triton can batch; or `max_batch_size` is not positive.
+        ArtifactError: the graph cannot be read, or has no batch axis; or `max_batch_size` is not positive.
     """
     if max_batch_size < 1:
         raise ArtifactError(f"the largest batch for Triton is {max_batch_size}; give at least 1")
@@ -107,7 +108,7 @@ def triton_config(
     path = artifact.folder / chosen.file
     try:
         graph = onnx.load(path, load_external_data=False).graph
-    except Exception as error:  # protobuf raises its own types, which differ between its implementations
+    except Exception as error:  # protobuf's exceptions differ between its implementations
         raise ArtifactError(f"{path}: cannot be read ({error}); export the model again") from error
     independent = chosen.independent and variant not in _RUNTIMES[device].dependent
     lines = [
@@ -116,7 +117,7 @@ def triton_config(
         f"name: {json.dumps(name)}",
         'backend: "onnxruntime"',
         'platform: "onnxruntime_onnx"',
-        *(() if independent else ("# A vector of this graph depends on its batch here, so each text is its own.",)),
+        *(() if independent else ("# A vector of this graph depends on its batch here, so a batch is one text.",)),
         f"max_batch_size: {max_batch_size if independent else 1}",
         *_tensors("input", graph.input, path),
         *_tensors("output", graph.output, path),
@@ -130,7 +131,7 @@ def triton_config(
 
 
 def safe_name(folder: Path) -> str:
-    """A folder's name as a model's: what a model's name cannot hold becomes `_`."""
+    """The name of a folder as the name of a model: invalid characters become `_`."""
     name = re.sub(r"[^A-Za-z0-9_.-]", "_", folder.resolve().name).lstrip(".-")
     return name or "model"
 
@@ -142,24 +143,24 @@ def _refuse_other_contents(folder: Path) -> None:
     others = sorted(found - {CONFIG_PBTXT, VERSION})
     if others or (found and CONFIG_PBTXT not in found):
         raise ArtifactError(
-            f"{folder}: holds {', '.join(others or sorted(found))}, which no export made; choose another name"
+            f"{folder}: holds {', '.join(others or sorted(found))}, which no export wrote; choose another name"
             " (--triton-name) or repository"
         )
 
 
 def _tensors(field: str, values: Iterable[onnx.ValueInfoProto], path: Path) -> list[str]:
-    """Lines for the inputs or outputs: without the first axis, the batch, which Triton adds itself."""
+    """Lines for the inputs or outputs, without the batch axis, which Triton adds itself."""
     lines = []
     for value in values:
         tensor = value.type.tensor_type
         sizes = [axis.dim_value if axis.HasField("dim_value") else -1 for axis in tensor.shape.dim]
         if len(sizes) < 2 or sizes[0] != -1:
             raise ArtifactError(
-                f"{path}: {value.name} has the shape {sizes}, and no batch axis; export the model again"
+                f"{path}: {value.name} has the shape {sizes}, without a batch axis; export the model again"
             )
         if tensor.elem_type not in _TYPES:
             kind = onnx.TensorProto.DataType.Name(tensor.elem_type)
-            raise ArtifactError(f"{path}: {value.name} is of the type {kind}; export the model again")
+            raise ArtifactError(f"{path}: {value.name} has the type {kind}; export the model again")
         dims = ", ".join(map(str, sizes[1:]))
         lines += [
             f"{field} {{",
@@ -172,7 +173,7 @@ def _tensors(field: str, values: Iterable[onnx.ValueInfoProto], path: Path) -> l
 
 
 def _cuda_options() -> list[str]:
-    """Lines that give onnxruntime's CUDA provider what it was validated with."""
+    """Lines that set the options with which onnxruntime's CUDA provider was validated."""
     options = [
         f"      parameters {{ key: {json.dumps(key)} value: {json.dumps(value)} }}"
         for key, value in CUDA_OPTIONS.items()

@@ -10,24 +10,11 @@ import click
 from lengthwise.cli.common import Command, as_typed, load_run, run_options
 
 if TYPE_CHECKING:
-    from lengthwise.config import RunConfig
     from lengthwise.export.artifact.folder import Artifact
 
 
-def export(run: RunConfig) -> Artifact:
-    """Trace and write; the resolved configuration is saved in the artifact."""
-    from lengthwise.encoder.checkpoint import load_checkpoint
-    from lengthwise.export.artifact.build import build_artifact
-
-    encoder, tokenizer = load_checkpoint(run.model.path, run.tokenizer.path)
-    tokenization = run.resolve_tokenization(encoder.config.tokenization)
-    encoder.config = encoder.config.model_copy(update={"tokenization": tokenization})
-    artifact = build_artifact(encoder, tokenizer, run.export.output, variants=run.export.variants)
-    return artifact.with_files({"run.yaml": run.to_yaml()})
-
-
-def opened(folder: Path, overrides: tuple[str, ...], repository: Path | None) -> Artifact:
-    """The artifact that is there."""
+def open_artifact(folder: Path, overrides: tuple[str, ...], repository: Path | None) -> Artifact:
+    """Open an existing artifact."""
     from lengthwise.export.artifact.folder import Artifact
 
     if repository is None:
@@ -37,12 +24,14 @@ def opened(folder: Path, overrides: tuple[str, ...], repository: Path | None) ->
     return Artifact.open(folder)
 
 
-def exported(config: Path, overrides: tuple[str, ...]) -> Artifact:
-    """The artifact that a run makes, and a word about it."""
-    artifact = export(load_run(config, overrides))
+def export(config: Path, overrides: tuple[str, ...]) -> Artifact:
+    """Export the encoder of a run, and print the artifact's size and the next command."""
+    from lengthwise.export.artifact.build import export_run
+
+    artifact = export_run(load_run(config, overrides))
     size = sum(file["bytes"] for file in artifact.manifest["files"].values())
     click.echo(f"artifact    {artifact.folder}: {len(artifact.manifest['files'])} files, {size / 1e6:.1f} MB")
-    click.echo(f"next        python scripts/validate_export.py {artifact.folder} --texts {config}{as_typed(overrides)}")
+    click.echo(f"next        lengthwise validate {artifact.folder} --texts {config}{as_typed(overrides)}")
     return artifact
 
 
@@ -73,7 +62,7 @@ def main(
     options = {key: value for key, value in named.items() if value is not None}
     if options and repository is None:
         raise click.UsageError("--triton-name, --triton-device, --triton-batch and --variant need --triton DIR")
-    artifact = opened(config, overrides, repository) if config.is_dir() else exported(config, overrides)
+    artifact = open_artifact(config, overrides, repository) if config.is_dir() else export(config, overrides)
     if repository is not None:
         from lengthwise.export.triton import write_triton_model
 

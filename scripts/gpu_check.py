@@ -1,4 +1,4 @@
-"""Check on an NVIDIA GPU: tests, conformance, traps and rates; what was found goes into one JSON file and one page."""
+"""Check on an NVIDIA GPU: tests, conformance, LSTM probes and rates, recorded in one JSON file and one page."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import click
 
 from lengthwise.cli.common import Command
 
-SECTIONS = ("environment", "tests", "conformance", "traps", "rates", "steps")
+SECTIONS = ("environment", "tests", "conformance", "probes", "rates", "steps")
 RESULTS, PAGE = Path("docs/gpu.json"), Path("docs/benchmarks.md")
 
 

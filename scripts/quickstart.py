@@ -39,8 +39,12 @@ def fetch_corpus(target: Path) -> None:
 def main(config: Path, overrides: tuple[str, ...]) -> None:
     """Run every step of the run CONFIG on the facts of the package randfacts."""
     from lengthwise.api import encode_run
-    from lengthwise.cli import encode_dataset, export_model, init_model, train_tokenizer, validate_export
+    from lengthwise.cli import encode_dataset, init_model, train_tokenizer
+    from lengthwise.cli.validate_export import first_texts
     from lengthwise.config import CONFIG_FILE, load_encoder_config
+    from lengthwise.export.artifact.build import export_run
+    from lengthwise.export.validation.report import summary
+    from lengthwise.export.validation.run import run_validation
 
     run, typed = load_run(config, overrides), f"{config}{as_typed(overrides)}"
     fetch_corpus(Path(run.dataset.path))
@@ -53,9 +57,9 @@ def main(config: Path, overrides: tuple[str, ...]) -> None:
     _say(f"python scripts/encode_dataset.py {typed}")
     report = encode_run(run)
     _say(f"python scripts/export_model.py {typed}")
-    artifact = export_model.export(run)
+    artifact = export_run(run)
     _say(f"python scripts/validate_export.py {artifact.folder} --texts {typed}")
-    validation = validate_export.validate(artifact.folder, run)
+    validation = run_validation(artifact.folder, texts=first_texts(run), show_progress=True)
 
     click.echo(f"\ncorpus      {run.dataset.path}")
     click.echo(f"tokenizer   {run.tokenizer.path}")
@@ -63,7 +67,7 @@ def main(config: Path, overrides: tuple[str, ...]) -> None:
     click.echo(f"checkpoint  {run.model.path}{untrained}")
     click.echo(encode_dataset.summary(run, report))
     click.echo(f"artifact    {artifact.folder}")
-    click.echo(validate_export.summary(validation))
+    click.echo(summary(validation))
     click.echo(f"report      {artifact.folder}/validation.md")
     if not validation.passed:
         raise SystemExit(1)

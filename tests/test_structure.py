@@ -39,16 +39,7 @@ LAYERS: tuple[frozenset[str], ...] = tuple(
 FACADES = frozenset({"lengthwise", "lengthwise.export"})
 
 # Imports that still point upwards, as (module, imported module).
-KNOWN = frozenset(
-    {
-        ("lengthwise.export.artifact.build", "lengthwise.export.validation.cases"),
-        ("lengthwise.export.artifact.card", "lengthwise.export.validation.plots"),
-        ("lengthwise.export.artifact.card", "lengthwise.export.validation.report"),
-        ("lengthwise.export.artifact.card", "lengthwise.export.validation.validate"),
-        ("lengthwise.export.runtimes.exported_program", "lengthwise.export.artifact.folder"),
-        ("lengthwise.export.runtimes.torchscript", "lengthwise.export.artifact.folder"),
-    }
-)
+KNOWN: frozenset[tuple[str, str]] = frozenset()
 
 Graph = Mapping[str, frozenset[str]]
 

@@ -1,10 +1,11 @@
-"""Make an artifact folder out of a checkpoint."""
+"""Builds an artifact folder from an encoder and its tokenizer."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 import onnx
@@ -14,7 +15,8 @@ from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
 from lengthwise import __version__
-from lengthwise.encoder.checkpoint import weights_fingerprint, write_checkpoint
+from lengthwise.config import RunConfig
+from lengthwise.encoder.checkpoint import load_checkpoint, weights_fingerprint, write_checkpoint
 from lengthwise.encoder.model import PackedEncoder
 from lengthwise.errors import ArtifactError
 from lengthwise.export.artifact.card import model_card
@@ -22,16 +24,13 @@ from lengthwise.export.artifact.folder import (
     CARD_FILE,
     GOLDEN_FILE,
     MANIFEST_FILE,
-    PROGRAM_FILE,
-    PROGRAM_PORTABLE_FILE,
     TOKENIZER_CONFIG_FILE,
     TOKENS_FILE,
-    TORCHSCRIPT_FILE,
-    TORCHSCRIPT_PORTABLE_FILE,
     Artifact,
     describe_files,
     write_manifest,
 )
+from lengthwise.export.artifact.oracle import compute_oracle
 from lengthwise.export.graphs.portable_lstm import dense, scanned
 from lengthwise.export.graphs.rewrite import REWRITES
 from lengthwise.export.graphs.trace import (
@@ -46,13 +45,32 @@ from lengthwise.export.graphs.trace import (
     trace_to_program,
     trace_to_torchscript,
 )
-from lengthwise.export.graphs.variants import NATIVE, PORTABLE, VARIANTS
-from lengthwise.export.runtimes.registry import RUNTIMES
-from lengthwise.export.validation.cases import golden_case, one_row_at_a_time
+from lengthwise.export.graphs.variants import NATIVE, PORTABLE, PROGRAM_FILES, TORCHSCRIPT_FILES, VARIANTS
+from lengthwise.export.runtimes.tolerances import TOLERANCES
 from lengthwise.tokens.tokenizer import TextTokenizer
-from lengthwise.util.files import replace_folder
+from lengthwise.util.files import replace_folder, write_atomically
 
-_NO_LIMIT = 2**31 - 1  # tokens a text: the encoder has none, but fastembed opens no folder that names none
+RUN_FILE = "run.yaml"
+_NO_LIMIT = 2**31 - 1  # tokens per text: the encoder has no limit, but fastembed requires one
+_GOLDEN_LENGTHS = (1, 1, 2, 3, 4, 5, 7, 8, 11, 13, 16, 17, 24, 32, 48, 64)
+
+
+def export_run(config: RunConfig) -> Artifact:
+    """Export the encoder of a run to `export.output`; the resolved configuration is saved in it as run.yaml.
+
+    Raises:
+        LengthwiseError: the model cannot be loaded, or as `build_artifact`.
+    """
+    encoder, tokenizer = load_checkpoint(config.model.path, config.tokenizer.path)
+    tokenization = config.resolve_tokenization(encoder.config.tokenization)
+    encoder.config = encoder.config.model_copy(update={"tokenization": tokenization})
+    return build_artifact(
+        encoder,
+        tokenizer,
+        config.export.output,
+        variants=config.export.variants,
+        extra_files={RUN_FILE: config.to_yaml()},
+    )
 
 
 def build_artifact(
@@ -61,17 +79,22 @@ def build_artifact(
     output: str | Path,
     *,
     variants: Iterable[str] = tuple(VARIANTS),
+    extra_files: Mapping[str, str] = MappingProxyType({}),
 ) -> Artifact:
-    """Export an encoder and its tokenizer into a folder, whole or not at all.
+    """Export an encoder and its tokenizer to a folder, atomically.
 
-    An older artifact at the same place is replaced; anything else there is refused.
+    An older artifact at the same path is replaced; a folder with other contents is refused.
 
     Args:
-        variants: the graphs to write besides the native one, which always is; see `graphs.variants`. TorchScript and
-            `.pt2` come in a native and, with the variant of that name, a portable form.
+        encoder: the encoder, in evaluation mode.
+        tokenizer: its tokenizer.
+        output: the artifact's folder.
+        variants: the graphs to write besides the native one, which is always written; see `graphs.variants`.
+            TorchScript and `.pt2` are written in a native and, with the variant of that name, a portable form.
+        extra_files: by name, the contents of further text files of the artifact.
 
     Raises:
-        ArtifactError: the folder holds something else, or the encoder cannot be exported.
+        ArtifactError: the folder has other contents, or the encoder cannot be exported.
         StoreError: the folder cannot be written.
     """
     output = Path(output)
@@ -90,13 +113,15 @@ def build_artifact(
         _write_tokenizer_settings(part, encoder, tokenizer)
         _write_graphs(part, encoder, _metadata(encoder, weights), set(variants))
         _write_golden(part, encoder)
-        (part / CARD_FILE).write_text(model_card(encoder.config, part), encoding="utf-8")
+        card = model_card(encoder.config, part)
+        for name, content in {CARD_FILE: card, **extra_files}.items():
+            write_atomically(part / name, content.encode())
         manifest = {
             "format": 1,
             "weights": weights,
             "versions": versions,
             "variants": {v.name: v.file for v in VARIANTS.values() if (part / v.file).exists()},
-            "tolerances": {runtime.name: runtime.tolerance for runtime in RUNTIMES},
+            "tolerances": dict(TOLERANCES),
             "files": describe_files(part),
         }
         write_manifest(part, manifest)
@@ -104,24 +129,23 @@ def build_artifact(
 
 
 def _write_graphs(folder: Path, encoder: PackedEncoder, metadata: dict[str, str], variants: set[str]) -> None:
-    for name in {variant.file for variant in VARIANTS.values()} | {TORCHSCRIPT_FILE, PROGRAM_FILE}:
+    for name in {variant.file for variant in VARIANTS.values()} | {TORCHSCRIPT_FILES[NATIVE], PROGRAM_FILES[NATIVE]}:
         (folder / name).parent.mkdir(exist_ok=True)
     program = trace_to_program(OnnxClientEncoder(encoder))
     native = program_to_onnx(program, metadata)
     for variant in variants - {NATIVE}:
         save_onnx(REWRITES[variant](native), folder / VARIANTS[variant].file)
-    save_onnx(native, folder / VARIANTS[NATIVE].file)  # the last, for saving a large model takes its weights out
-    save_program(program, folder / PROGRAM_FILE)
-    save_torchscript(trace_to_torchscript(ClientEncoder(encoder)), folder / TORCHSCRIPT_FILE)
+    save_onnx(native, folder / VARIANTS[NATIVE].file)  # last, because saving a large model removes its weights
+    save_program(program, folder / PROGRAM_FILES[NATIVE])
+    save_torchscript(trace_to_torchscript(ClientEncoder(encoder)), folder / TORCHSCRIPT_FILES[NATIVE])
     if PORTABLE in variants:
-        save_program(trace_to_program(PortableClientEncoder(encoder, scanned)), folder / PROGRAM_PORTABLE_FILE)
-        save_torchscript(
-            trace_to_torchscript(PortableClientEncoder(encoder, dense)), folder / TORCHSCRIPT_PORTABLE_FILE
-        )
+        save_program(trace_to_program(PortableClientEncoder(encoder, scanned)), folder / PROGRAM_FILES[PORTABLE])
+        script = trace_to_torchscript(PortableClientEncoder(encoder, dense))
+        save_torchscript(script, folder / TORCHSCRIPT_FILES[PORTABLE])
 
 
 def _metadata(encoder: PackedEncoder, weights: str) -> dict[str, str]:
-    """What a graph says of itself, for those who have the graph alone."""
+    """Metadata of the graphs, for users of a graph without the folder."""
     config = encoder.config
     return {
         "lengthwise.version": __version__,
@@ -139,7 +163,7 @@ def _metadata(encoder: PackedEncoder, weights: str) -> dict[str, str]:
 
 
 def _write_tokenizer_settings(folder: Path, encoder: PackedEncoder, tokenizer: TextTokenizer) -> None:
-    """What Hugging Face clients read beside tokenizer.json."""
+    """Write the files that Hugging Face clients read in addition to tokenizer.json."""
     max_length, truncate = encoder.config.tokenization.max_length, encoder.config.tokenization.truncate
     ids = {"pad_token": encoder.config.pad_token_id, "unk_token": encoder.config.unk_token_id}
     tokens = {name: tokenizer.token(token_id) for name, token_id in ids.items() if token_id is not None}
@@ -157,14 +181,12 @@ def _write_tokenizer_settings(folder: Path, encoder: PackedEncoder, tokenizer: T
 
 
 def _write_golden(folder: Path, encoder: PackedEncoder) -> None:
-    case = golden_case(encoder.config.vocab_size)
-    vectors = one_row_at_a_time(encoder, case).vectors
-    tensors: dict[str, np.ndarray] = {
-        "input_ids": case.input_ids,
-        "lengths": case.lengths,
-        "vectors": np.ascontiguousarray(vectors),
-    }
+    """Write sixteen rows of 1 to 64 random tokens and the vectors that PyTorch computes for them."""
+    lengths = np.array(_GOLDEN_LENGTHS, np.int64)
+    shape = (len(lengths), int(lengths.max()))
+    input_ids = np.random.default_rng(1).integers(encoder.config.vocab_size, size=shape)
+    vectors = compute_oracle(encoder, input_ids, lengths).vectors
     try:
-        save_file(tensors, folder / GOLDEN_FILE)
-    except SafetensorError as error:  # the library's word for a full disk too
+        save_file({"input_ids": input_ids, "lengths": lengths, "vectors": vectors}, folder / GOLDEN_FILE)
+    except SafetensorError as error:  # also raised for a full disk
         raise ArtifactError(f"{folder / GOLDEN_FILE}: cannot be written ({error})") from error

@@ -1,37 +1,20 @@
-"""The artifact's README.md, written from its data."""
+"""The artifact's README.md: a description, the files, the validation and code for each client."""
 
 from __future__ import annotations
 
-import contextlib
 import json
 from pathlib import Path
 
 from lengthwise.config import EncoderConfig
-from lengthwise.errors import LengthwiseError
-from lengthwise.export.artifact.folder import (
-    CARD_FILE,
-    PROGRAM_FILE,
-    TOKENS_FILE,
-    TORCHSCRIPT_FILE,
-    VALIDATION_JSON,
-    VALIDATION_MD,
-    VALIDATION_PNG,
-    Artifact,
-)
-from lengthwise.export.graphs.variants import NATIVE, PORTABLE, VARIANTS
-from lengthwise.export.validation.report import (
-    control_line,
-    deployment_table,
-    matrix,
-    validation_to_json,
-    validation_to_markdown,
-)
-from lengthwise.export.validation.validate import Validation
+from lengthwise.export.artifact.folder import TOKENS_FILE
+from lengthwise.export.graphs.variants import NATIVE, PORTABLE, PROGRAM_FILES, TORCHSCRIPT_FILES, VARIANTS
+from lengthwise.util.markdown import markdown_table
 
+NOT_VALIDATED = "Not validated yet: run `lengthwise validate` on this folder."
 _SNIPPETS = """\
 ### Python, with Lengthwise
 
-Texts of any lengths in any number; batches are planned inside, and PyTorch need not be installed.
+Any number of texts of any lengths; batches are planned by length, and PyTorch need not be installed.
 
 ```python
 from lengthwise.export.artifact.engine import OnnxEncoder
@@ -78,8 +61,8 @@ console.log(JSON.stringify({{ dims: sentence_embedding.dims, data: [...sentence_
 _TRANSFORMERS_JS = """\
 ### transformers.js
 
-`dtype` picks the graph: `fp32`, or `fp16` or `int8` where that file is here. `sentence_embedding` is the vector; a
-pipeline would pool the states of the tokens itself.
+`dtype` selects the graph: `fp32`, or `fp16` or `int8` if that file exists. `sentence_embedding` is the vector; a
+pipeline would pool the token states itself.
 
 ```javascript
 import {{ AutoModel, AutoTokenizer, env }} from "@huggingface/transformers";
@@ -128,9 +111,9 @@ vectors = results["sentence_embedding"]  # float32[2, {dim}]
 
 """
 _OPENVINO_WRONG = (
-    f"`{VARIANTS[NATIVE].file}` gives wrong vectors there: OpenVINO ignores `sequence_lens` where shapes are dynamic."
+    f"`{VARIANTS[NATIVE].file}` gives wrong vectors there: OpenVINO ignores `sequence_lens` if shapes are dynamic."
 )
-_OPENVINO_SAFE = "OpenVINO ignores `sequence_lens` where shapes are dynamic; this graph has none."
+_OPENVINO_SAFE = "OpenVINO ignores `sequence_lens` if shapes are dynamic; this graph has none."
 _TORCH = """\
 ### PyTorch
 
@@ -144,27 +127,18 @@ with torch.inference_mode():
     vectors, states = model(input_ids, attention_mask)
 ```
 
-`{program}` is the same for `torch.export.load`, once `lengthwise.export.graphs.packed_lstm` of Lengthwise was imported.
+`{program}` is the same for `torch.export.load`; import `lengthwise.export.graphs.packed_lstm` of Lengthwise first.
 """
 
 
-def validation_files(artifact: Artifact, validation: Validation) -> dict[str, str | bytes | None]:
-    """What a validation adds to its artifact: the reports, the picture where matplotlib is installed, the card."""
-    from lengthwise.export.validation.plots import draw_heat_map
+def model_card(config: EncoderConfig, folder: Path, validated: str = NOT_VALIDATED) -> str:
+    """The card of the artifact in `folder`, whose other files exist already.
 
-    picture: bytes | None = None  # which takes an older one away
-    with contextlib.suppress(LengthwiseError):
-        picture = draw_heat_map(validation)
-    return {
-        VALIDATION_JSON: validation_to_json(validation),
-        VALIDATION_MD: validation_to_markdown(validation, VALIDATION_PNG if picture else None),
-        CARD_FILE: model_card(artifact.load_config(), artifact.folder, validation),
-        VALIDATION_PNG: picture,
-    }
-
-
-def model_card(config: EncoderConfig, folder: Path, validation: Validation | None = None) -> str:
-    """A card for the artifact in `folder`, whose files but the card itself are there."""
+    Args:
+        config: the encoder's.
+        folder: the artifact's; sizes of files are read there.
+        validated: the Markdown text below "What was validated".
+    """
     return f"""---
 library_name: lengthwise
 pipeline_tag: sentence-similarity
@@ -174,20 +148,18 @@ tags: [onnx, torchscript, lstm, sentence-embedding]
 {_untrained(config)}
 {_architecture(config)}
 
-| file | size | what |
-| --- | --- | --- |
-{_sizes(folder)}
+{_file_table(folder)}
 
 ## What was validated
 
-{_verdicts(validation)}
+{validated}
 
 ## Use
 
 Inputs `input_ids` and `attention_mask` (int64[batch, sequence]; ones, then zeros: right padding), outputs
 `sentence_embedding` (float32[batch, {config.dim}]) and `token_embeddings` (float32[batch, sequence,
-{config.state_dim}]). A batch has at least one row (onnxruntime's LSTM kernel does not survive an empty one) and at
-least one column, also where no row has a token; such rows get zeros.
+{config.state_dim}]). A batch needs at least one row (onnxruntime's LSTM kernel crashes on an empty one) and at least
+one column, even if no row has a token; such rows get zeros.
 
 {_use(config, folder)}"""
 
@@ -196,8 +168,8 @@ def _untrained(config: EncoderConfig) -> str:
     if config.trained:
         return ""
     return (
-        f"\n> **Never trained.** The weights are random (seed {config.seed}): good for measuring speed and for"
-        " checking runtimes, not for comparing texts.\n"
+        f"\n> **Never trained.** The weights are random (seed {config.seed}): suitable for measuring speed"
+        " and checking runtimes, not for comparing texts.\n"
     )
 
 
@@ -208,31 +180,25 @@ def _architecture(config: EncoderConfig) -> str:
     normalised = ", scaled to length 1" if config.normalize else ""
     return (
         f"An embedding of {config.vocab_size:,} tokens (width {config.embedding_dim}), a {directions} LSTM of {layers}"
-        f" and\n{config.hidden_size} units a direction, {config.pooling} pooling{projection}{normalised}: one vector"
-        f" of\n{config.dim} float32 values a text."
+        f" and\n{config.hidden_size} units per direction, {config.pooling} pooling{projection}{normalised}: one vector"
+        f" of\n{config.dim} float32 values per text."
     )
 
 
-def _sizes(folder: Path) -> str:
-    what = {
+def _file_table(folder: Path) -> str:
+    descriptions = {
         "model.safetensors": "the weights, as PyTorch names them",
         **{variant.file: variant.what for variant in VARIANTS.values()},
         **{f"{variant.file}.data": "its weights" for variant in VARIANTS.values()},
-        TORCHSCRIPT_FILE: "TorchScript, packed",
-        PROGRAM_FILE: "a program of `torch.export`, packed",
+        TORCHSCRIPT_FILES[NATIVE]: "TorchScript, packed",
+        PROGRAM_FILES[NATIVE]: "a program of `torch.export`, packed",
     }
-    return "\n".join(
-        f"| `{name}` | {(folder / name).stat().st_size / 1e6:.2f} MB | {text} |"
-        for name, text in what.items()
+    rows = [
+        (f"`{name}`", f"{(folder / name).stat().st_size / 1e6:.2f} MB", description)
+        for name, description in descriptions.items()
         if (folder / name).exists()
-    )
-
-
-def _verdicts(validation: Validation | None) -> str:
-    if validation is None:
-        return "Not validated yet: run `python scripts/validate_export.py` on this folder."
-    lines = [*deployment_table(validation), "", *matrix(validation.verdicts), ""]
-    return "\n".join([*lines, control_line(validation), "", f"[{VALIDATION_MD}]({VALIDATION_MD}) has the details."])
+    ]
+    return markdown_table(("file", "size", "content"), rows)
 
 
 def _use(config: EncoderConfig, folder: Path) -> str:
@@ -243,8 +209,8 @@ def _use(config: EncoderConfig, folder: Path) -> str:
         "native": VARIANTS[NATIVE].file,
         "portable": VARIANTS[PORTABLE].file,
         "why": _OPENVINO_WRONG if config.bidirectional or config.pooling == "last" else _OPENVINO_SAFE,
-        "script": TORCHSCRIPT_FILE,
-        "program": PROGRAM_FILE,
+        "script": TORCHSCRIPT_FILES[NATIVE],
+        "program": PROGRAM_FILES[NATIVE],
         "dim": config.dim,
         "pad_id": config.pad_token_id,
         "pad_token": json.loads((folder / TOKENS_FILE).read_bytes()).get("pad_token", "[PAD]"),

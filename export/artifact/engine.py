@@ -1,7 +1,6 @@
-"""An artifact at work: onnxruntime computes, and PyTorch need not be installed.
+"""Runs an artifact on onnxruntime, without PyTorch.
 
-`OnnxEncoder` is for programs that have texts or ids and want vectors; `OnnxEngine` is what it, and `encode_dataset`,
-run batches with.
+`OnnxEncoder` encodes texts or ids; `OnnxEngine` runs batches, for it and for `encode_dataset`.
 """
 
 from __future__ import annotations
@@ -32,15 +31,15 @@ Device = Literal["cpu", "cuda", "auto"]
 T = TypeVar("T")
 R = TypeVar("R")
 _GPU_WORKERS = 2
-_UNIT_BYTES = 20  # that onnxruntime needs on a CPU for a token's gates and state, a unit; 19 to 32 were measured in all
-_MUCH_MEMORY = 2**30
+_UNIT_BYTES = 20  # onnxruntime's memory on a CPU per token and unit, for gates and state; 19 to 32 were measured
+_CHECKED_BYTES = 2**30  # batches that need less are not checked against free memory
 
 
 class OnnxEncoder:
-    """Texts or ids to vectors with an artifact.
+    """Encodes texts or ids with an artifact.
 
-    Batches are planned by length inside, so any number of rows of any lengths may be given at once, and a row's
-    vector does not depend on the others (with the graph int8_dynamic it does, and so it is only used when named).
+    Batches are planned by length, so a call takes any number of rows of any lengths, and a row's vector does not depend
+    on the others (except with the graph int8_dynamic, which is only used when named).
 
         encoder = OnnxEncoder.load("artifact")
         vectors = encoder.encode(["a short text", "another text, which is longer"])
@@ -66,13 +65,14 @@ class OnnxEncoder:
         """Load an artifact; every file of it is checked.
 
         Args:
-            device: cuda fails unless a GPU really runs the graph; auto takes the CPU then.
-            variant: the graph, see `graphs.variants`; the one that validation recommends where it is left out.
-            workers: batches at a time; one a core (on a GPU, two) where it is left out.
+            folder: the artifact's.
+            device: cuda fails unless a GPU runs the graph; auto falls back to the CPU.
+            variant: the graph, see `graphs.variants`; by default the one that validation recommends.
+            workers: concurrent batches; by default one per core (two on a GPU).
             batching: limits of a batch.
 
         Raises:
-            ArtifactError: there is no whole artifact, or it cannot be run as asked for.
+            ArtifactError: there is no intact artifact, or it cannot run on this device or with this graph.
         """
         artifact = Artifact.open(folder)
         engine = OnnxEngine(artifact, device, workers, variant)
@@ -87,8 +87,7 @@ class OnnxEncoder:
         """Texts to float32[texts, dim]; a text of no tokens gets zeros.
 
         Raises:
-            TextError: something that is no text, not Unicode, or longer than the model allows; or a text alone, whose
-                characters would be texts.
+            TextError: an item is no text, not Unicode, or longer than the model allows; or `texts` is a single text.
         """
         if isinstance(texts, str):
             raise TextError(f"texts is one text ({texts[:40]!r}), and would be read letter by letter; give a list")
@@ -98,30 +97,32 @@ class OnnxEncoder:
         """Ids to float32[batch, dim].
 
         Args:
-            input_ids: int[batch, sequence], right-padded; what stands in the padding has no effect.
+            input_ids: int[batch, sequence], right-padded; ids in the padding have no effect.
             lengths: int[batch], each from 0 to sequence; a row of length 0 gets zeros.
 
         Raises:
-            TextError: shapes do not fit, a length is out of range, or an id is not in the vocabulary.
+            TextError: shapes do not match, a length is out of range, or an id is not in the vocabulary.
         """
-        ids, counts = _whole_numbers(input_ids, "input_ids", 2), _whole_numbers(lengths, "lengths", 1)
+        ids, counts = _to_int64(input_ids, "input_ids", 2), _to_int64(lengths, "lengths", 1)
         if len(counts) != len(ids):
-            raise TextError(f"there are {len(ids)} rows of ids and {len(counts)} lengths; give one a row")
+            raise TextError(f"there are {len(ids)} rows of ids and {len(counts)} lengths; give one per row")
         wrong = np.flatnonzero((counts < 0) | (counts > ids.shape[1]))
         if len(wrong):
             row = int(wrong[0])
             raise TextError(f"row {row} has the length {counts[row]}, but a length is from 0 to {ids.shape[1]} here")
-        return self._encode_real(ids, np.arange(ids.shape[1]) < counts[:, None])
+        return self._encode_masked_ids(ids, np.arange(ids.shape[1]) < counts[:, None])
 
     def encode_masked(self, input_ids: ArrayLike, attention_mask: ArrayLike) -> NDArray[np.float32]:
-        """The same with a mask, int[batch, sequence] of ones, then zeros.
+        """As `encode_ids`, with a mask, int[batch, sequence] of ones, then zeros.
 
         Raises:
-            TextError: as above; or a mask that is not ones, then zeros: it would be read as another text.
+            TextError: as `encode_ids`; or the mask is not ones, then zeros.
         """
-        ids, mask = _whole_numbers(input_ids, "input_ids", 2), _whole_numbers(attention_mask, "attention_mask", 2)
+        ids, mask = _to_int64(input_ids, "input_ids", 2), _to_int64(attention_mask, "attention_mask", 2)
         if mask.shape != ids.shape:
-            raise TextError(f"input_ids are {list(ids.shape)} and attention_mask {list(mask.shape)}; they have to fit")
+            raise TextError(
+                f"input_ids are {list(ids.shape)} and attention_mask {list(mask.shape)}; they have to match"
+            )
         right_padded = np.arange(mask.shape[1]) < mask.astype(bool).sum(axis=1)[:, None]
         wrong = np.flatnonzero((mask != right_padded).any(axis=1))
         if len(wrong):
@@ -129,9 +130,9 @@ class OnnxEncoder:
                 f"row {wrong[0]} of attention_mask is not ones, then zeros ({mask[wrong[0]].tolist()[:20]}); pad on the"
                 " right (padding_side='right'), without holes"
             )
-        return self._encode_real(ids, right_padded)
+        return self._encode_masked_ids(ids, right_padded)
 
-    def _encode_real(self, ids: NDArray[np.int64], real: NDArray[np.bool_]) -> NDArray[np.float32]:
+    def _encode_masked_ids(self, ids: NDArray[np.int64], real: NDArray[np.bool_]) -> NDArray[np.float32]:
         values = ids[real]
         vocab_size = self.engine.config.vocab_size
         wrong = np.argwhere(real & ((ids < 0) | (ids >= vocab_size)))
@@ -147,17 +148,17 @@ class OnnxEncoder:
 
 
 class OnnxEngine:
-    """Runs a graph of an artifact, batches side by side, each on one thread: an engine of `lengthwise.encoder.engine`.
+    """An engine (see `lengthwise.encoder.engine`) that runs a graph of an artifact, each batch on one thread.
 
     Attributes:
         name: the provider and the graph; part of a run's identity.
         config: the encoder's.
-        costs: what batches cost here: onnxruntime computes every row up to the longest.
-        reference: the native graph where this one computes in less than float32, else None.
+        costs: the costs of batches; onnxruntime computes every row up to the longest.
+        reference: the native graph if this one computes below float32, else None.
         fingerprint: sha256 (hex) of the encoder's weights.
         variant: the graph, see `lengthwise.export.graphs.variants`.
-        tolerance: how far a value may be from PyTorch's, as validation judges it.
-        workers: batches at a time.
+        tolerance: the largest difference of a value from PyTorch's that passes validation.
+        workers: concurrent batches.
     """
 
     def __init__(
@@ -166,16 +167,18 @@ class OnnxEngine:
         """Load the graph.
 
         Args:
-            workers: batches at a time; one a core (on a GPU, two) where it is left out.
-            variant: which graph; the one that validation recommends where it is left out.
+            artifact: the artifact.
+            device: as for `OnnxEncoder.load`.
+            workers: concurrent batches; by default one per core (two on a GPU).
+            variant: the graph; by default the one that validation recommends.
 
         Raises:
-            ArtifactError: onnxruntime is not installed, `device` is cuda and a GPU does not really run the graph, or
-                the artifact has no such graph.
+            ArtifactError: onnxruntime is not installed, `device` is cuda and no GPU runs the graph, or the artifact has
+                no such graph.
         """
         self.config = artifact.load_config()
         self.fingerprint = str(artifact.manifest["weights"])
-        self._runtime, self.variant = _loaded(artifact, device, variant)
+        self._runtime, self.variant = _load_runtime(artifact, device, variant)
         on_gpu = isinstance(self._runtime, OnnxRuntimeCuda)
         self.costs = engine_costs("onnx", "fp32", on_gpu=on_gpu)
         self.name = f"{self._runtime.name} {VARIANTS[self.variant].file}"
@@ -188,22 +191,22 @@ class OnnxEngine:
         """int64[batch, sequence], right-padded, and int64[batch], from 1 to sequence, to float32[batch, dim].
 
         Raises:
-            LengthwiseError: it would take more memory than there is. The system would end the process for it. On a
-                GPU, a batch that does not fit is halved first, down to one row.
+            LengthwiseError: the batch needs more memory than is free, for which the system would kill the process. On
+                a GPU, a batch that does not fit is split first, down to one row.
         """
         needed = _UNIT_BYTES * self.config.state_dim * input_ids.size
-        if needed > _MUCH_MEMORY and not isinstance(self._runtime, OnnxRuntimeCuda):
+        if needed > _CHECKED_BYTES and not isinstance(self._runtime, OnnxRuntimeCuda):
             free = free_memory()
             if free is not None and needed > free:
                 raise LengthwiseError(
                     f"a text of {input_ids.shape[1]:,} tokens takes onnxruntime {needed / 1e9:.1f} GB or more, and"
-                    f" {free / 1e9:.1f} GB are free; set encode.engine to torch, which needs next to nothing for a long"
+                    f" {free / 1e9:.1f} GB are free; set encode.engine to torch, which needs little memory for a long"
                     " text, or set tokenizer.max_length and tokenizer.truncate"
                 )
         return split_on_oom(self._encode, input_ids, lengths, out_of_memory=out_of_memory, device=self._runtime.device)
 
     def run_all(self, function: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
-        """`function` of each item, in order, on the engine's workers."""
+        """Apply `function` to each item, in order, on the engine's workers."""
         return parallel_map(function, items, self.workers)
 
     def _encode(self, input_ids: NDArray[np.int64], lengths: NDArray[np.int64]) -> NDArray[np.float32]:
@@ -211,34 +214,33 @@ class OnnxEngine:
         return self._runtime.vectors(input_ids, attention_mask)
 
 
-def open_onnx(run: RunConfig, workers: int | None = None) -> tuple[OnnxEngine, TextTokenizer]:
-    """What a run encodes with: the artifact at export.output on an engine, and its tokenizer.
-
-    PyTorch is not imported.
+def open_onnx(config: RunConfig, workers: int | None = None) -> tuple[OnnxEngine, TextTokenizer]:
+    """The engine of a run, with the artifact at export.output, and its tokenizer; does not import PyTorch.
 
     Args:
-        workers: batches at a time, as for OnnxEngine.
+        config: the run.
+        workers: concurrent batches, as for OnnxEngine.
 
     Raises:
-        LengthwiseError: one of them cannot be loaded, or they do not fit.
+        LengthwiseError: one of them cannot be loaded, or they do not match.
     """
-    artifact = Artifact.open(run.export.output)
-    engine = OnnxEngine(artifact, run.encode.device, workers, run.encode.variant)
-    return engine, load_model_tokenizer(artifact.folder, engine.config, run.tokenizer.path)
+    artifact = Artifact.open(config.export.output)
+    engine = OnnxEngine(artifact, config.encode.device, workers, config.encode.variant)
+    return engine, load_model_tokenizer(artifact.folder, engine.config, config.tokenizer.path)
 
 
 def recommended_variant(artifact: Artifact, runtime: str) -> str:
-    """The graph that validation recommends for a runtime; the native one where it was not judged there.
+    """The graph that validation recommends for a runtime; the native one if the runtime was not judged.
 
     Raises:
-        ArtifactError: it was judged, and nothing passed; or validation.json cannot be read.
+        ArtifactError: no graph in float32 passed on the runtime; or validation.json cannot be read.
     """
     path = artifact.folder / VALIDATION_JSON
     if VALIDATION_JSON not in artifact.manifest["files"]:
         return NATIVE
     try:
         record = json.loads(path.read_bytes())
-        if "recommended" not in record and "verdicts" in record:  # of an older version, whose only graph it was
+        if "recommended" not in record and "verdicts" in record:  # of an older version, with the native graph only
             return NATIVE
         recommended = record["recommended"].get(runtime)
         judged = {verdict["runtime"] for verdict in record["verdicts"] if verdict["status"] != "not run"}
@@ -249,11 +251,11 @@ def recommended_variant(artifact: Artifact, runtime: str) -> str:
     return str(recommended or NATIVE)
 
 
-def chosen_variant(artifact: Artifact, runtime: str, variant: str | None = None) -> str:
-    """The graph that was asked for, or the recommended one for a runtime, which the artifact then has.
+def select_variant(artifact: Artifact, runtime: str, variant: str | None = None) -> str:
+    """The requested graph, or the recommended one for a runtime.
 
     Raises:
-        ArtifactError: the artifact has no such graph; or as above.
+        ArtifactError: the artifact has no such graph; or as `recommended_variant`.
     """
     name = variant or recommended_variant(artifact, runtime)
     if name not in VARIANTS or VARIANTS[name].file not in artifact.manifest["files"]:
@@ -262,8 +264,8 @@ def chosen_variant(artifact: Artifact, runtime: str, variant: str | None = None)
     return name
 
 
-def _loaded(artifact: Artifact, device: Device, variant: str | None) -> tuple[OnnxRuntimeCpu, str]:
-    """A runtime with a graph loaded, and which graph."""
+def _load_runtime(artifact: Artifact, device: Device, variant: str | None) -> tuple[OnnxRuntimeCpu, str]:
+    """A runtime with a graph loaded, and the name of the graph."""
     if device not in get_args(Device):
         raise ArtifactError(f"the device is {device!r}; choose {', '.join(get_args(Device))}")
     if device != "cpu":
@@ -273,7 +275,7 @@ def _loaded(artifact: Artifact, device: Device, variant: str | None) -> tuple[On
         except NotRunnable as error:
             if device == "cuda":
                 raise ArtifactError(f"the device is cuda, but {error}; choose cpu or auto") from error
-        except ArtifactError:  # nothing passed there; what is wrong on the CPU too is said below
+        except ArtifactError:  # no graph passed there; a fault that the CPU has too is reported below
             if device == "cuda":
                 raise
     cpu = OnnxRuntimeCpu(threads=1)
@@ -284,12 +286,12 @@ def _loaded(artifact: Artifact, device: Device, variant: str | None) -> tuple[On
 
 
 def _load(runtime: OnnxRuntimeCpu, artifact: Artifact, variant: str | None) -> str:
-    name = chosen_variant(artifact, runtime.name, variant)
+    name = select_variant(artifact, runtime.name, variant)
     runtime.load(artifact.folder / VARIANTS[name].file)
     return name
 
 
-def _whole_numbers(values: ArrayLike, name: str, axes: int) -> NDArray[np.int64]:
+def _to_int64(values: ArrayLike, name: str, axes: int) -> NDArray[np.int64]:
     try:
         array = np.asarray(values)
     except ValueError:

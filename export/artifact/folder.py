@@ -1,7 +1,7 @@
-"""The artifact folder: what is in it, and that it is whole. Nothing here needs PyTorch.
+"""The artifact folder: its files, and checks that it is intact. Needs no PyTorch.
 
-`MANIFEST.json` holds the size and sha256 of every other file and is written last, so a folder that has one was
-finished, and one whose files no longer fit it is refused by the name of the file.
+`MANIFEST.json` holds the size and sha256 of every other file and is written last: a folder without it is incomplete,
+and one with a file that does not match is refused with the name of that file.
 """
 
 from __future__ import annotations
@@ -24,14 +24,12 @@ from lengthwise.util.files import file_sha256, link_or_copy, replace_folder, wri
 
 MANIFEST_FILE, GOLDEN_FILE, CARD_FILE = "MANIFEST.json", "golden.safetensors", "README.md"
 VALIDATION_JSON, VALIDATION_MD, VALIDATION_PNG = "validation.json", "validation.md", "validation.png"
-TORCHSCRIPT_FILE, TORCHSCRIPT_PORTABLE_FILE = "torchscript/model.pt", "torchscript/model_portable.pt"
-PROGRAM_FILE, PROGRAM_PORTABLE_FILE = "pt2/model.pt2", "pt2/model_portable.pt2"
 TOKENIZER_CONFIG_FILE, TOKENS_FILE = "tokenizer_config.json", "special_tokens_map.json"
 
 
 @dataclass(frozen=True)
 class Golden:
-    """Inputs, and the vectors that PyTorch gave for them when the artifact was made.
+    """Inputs, and the vectors that PyTorch computed for them during the export.
 
     Attributes:
         input_ids: int64[rows, sequence], with random ids in the padding.
@@ -46,7 +44,12 @@ class Golden:
 
 @dataclass(frozen=True)
 class Artifact:
-    """An artifact folder that was checked against its manifest."""
+    """An artifact folder that was checked against its manifest.
+
+    Attributes:
+        folder: its path.
+        manifest: the content of MANIFEST.json.
+    """
 
     folder: Path
     manifest: Mapping[str, Any]
@@ -56,7 +59,7 @@ class Artifact:
         """Open an artifact and check every file of it.
 
         Raises:
-            ArtifactError: there is none, or a file that the manifest names is missing or changed.
+            ArtifactError: the folder is no artifact, or a file of its manifest is missing or changed.
         """
         folder = Path(folder)
         try:
@@ -64,7 +67,7 @@ class Artifact:
             hashes = {name: file["sha256"] for name, file in manifest["files"].items()}
         except FileNotFoundError:
             raise ArtifactError(
-                f"{folder}: not an artifact ({MANIFEST_FILE} is missing); make one with scripts/export_model.py"
+                f"{folder}: not an artifact ({MANIFEST_FILE} is missing); make one with lengthwise export"
             ) from None
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise ArtifactError(
@@ -103,7 +106,11 @@ class Artifact:
             raise ArtifactError(f"{path}: cannot be read ({error}); export the model again") from error
 
     def with_files(self, contents: Mapping[str, str | bytes | None]) -> Artifact:
-        """The artifact with some files written or (where None) removed, and its manifest to match; all or nothing."""
+        """The artifact with files written or (None) removed, and its manifest updated, atomically.
+
+        Args:
+            contents: by name, the content of each file.
+        """
         with replace_folder(self.folder) as part:
             shutil.copytree(self.folder, part, copy_function=link_or_copy, dirs_exist_ok=True)
             for name, content in contents.items():
@@ -111,20 +118,26 @@ class Artifact:
                     (part / name).unlink(missing_ok=True)
                     continue
                 write_atomically(part / name, content.encode() if isinstance(content, str) else content)
-            manifest = {**self.manifest, "files": describe_files(part)}
+            changed = {name: _describe(part / name) for name, content in contents.items() if content is not None}
+            kept = {name: file for name, file in self.manifest["files"].items() if name not in contents}
+            manifest = {**self.manifest, "files": dict(sorted({**kept, **changed}.items()))}
             write_manifest(part, manifest)
         return Artifact(self.folder, manifest)
 
 
 def describe_files(folder: Path) -> dict[str, dict[str, Any]]:
-    """Size and sha256 of every file below a folder, the manifest left out."""
+    """Size and sha256 of every file below a folder, except the manifest."""
     return {
-        path.relative_to(folder).as_posix(): {"bytes": path.stat().st_size, "sha256": file_sha256(path)}
+        path.relative_to(folder).as_posix(): _describe(path)
         for path in sorted(folder.rglob("*"))
         if path.is_file() and path.name != MANIFEST_FILE
     }
 
 
+def _describe(path: Path) -> dict[str, Any]:
+    return {"bytes": path.stat().st_size, "sha256": file_sha256(path)}
+
+
 def write_manifest(folder: Path, manifest: Mapping[str, Any]) -> None:
-    """Write the manifest, the last file of an artifact."""
+    """Write the manifest; it is the last file of an artifact to be written."""
     write_atomically(folder / MANIFEST_FILE, json.dumps(manifest, indent=1).encode() + b"\n")

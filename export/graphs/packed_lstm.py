@@ -1,12 +1,11 @@
-"""One layer of a packed LSTM as a PyTorch operator, and what it is in ONNX.
+"""One layer of a packed LSTM as a PyTorch operator, and its translation to ONNX.
 
-`torch.export` cannot follow a PackedSequence (github.com/pytorch/pytorch/issues/112044). Behind a custom operator
-it does not have to: the eager body is the real packed LSTM, the exporter sees one node of known shape, and
-`to_onnx_lstm` says which ONNX nodes that is. Batch and sequence stay dynamic.
-
-Weights are held the way ONNX holds them, directions stacked and gates in the order i, o, f, c
-(https://onnx.ai/onnx/operators/onnx__LSTM.html; PyTorch's order is i, f, g, o), so the graph takes them as they
-are instead of cutting them up and putting them together again at every start.
+- `torch.export` cannot trace a PackedSequence (github.com/pytorch/pytorch/issues/112044). With a custom operator it
+  need not: the eager body is the packed LSTM, the exporter sees one node of known shape, and `to_onnx_lstm` translates
+  that node. Batch and sequence stay dynamic.
+- Weights are stored as ONNX stores them, directions stacked and gates in the order i, o, f, c
+  (https://onnx.ai/onnx/operators/onnx__LSTM.html; PyTorch's order is i, f, g, o), so the graph needs no nodes that
+  slice and join them again in every session.
 """
 
 from __future__ import annotations
@@ -18,13 +17,13 @@ from onnxscript import opset18
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
-op: Any = opset18  # its types know onnxscript's own functions only, not traced ones
+op: Any = opset18  # typed for onnxscript's own functions only, not for traced ones
 _ONNX_GATES = (0, 3, 1, 2)  # i, o, f, c out of PyTorch's i, f, g, o
 _TORCH_GATES = (0, 2, 3, 1)  # and back
 
 
 def _reorder_gates(weight: Tensor, order: tuple[int, ...]) -> Tensor:
-    """Put the four blocks along the second last (or, of a vector, the last) axis in another order."""
+    """Reorder the four blocks along the second to last axis (of a vector, the last one)."""
     axis = max(weight.dim() - 2, 0)
     blocks = weight.chunk(4, dim=axis)
     return torch.cat([blocks[gate] for gate in order], dim=axis)
@@ -32,7 +31,7 @@ def _reorder_gates(weight: Tensor, order: tuple[int, ...]) -> Tensor:
 
 @torch.library.custom_op("lengthwise::packed_lstm", mutates_args=())
 def packed_lstm(x: Tensor, lengths: Tensor, weight: Tensor, recurrence: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
-    """One layer, each row read to its own length.
+    """One layer, each row read up to its own length.
 
     Args:
         x: float[sequence, batch, features].
@@ -68,7 +67,7 @@ def _(x: Tensor, lengths: Tensor, weight: Tensor, recurrence: Tensor, bias: Tens
 
 
 def to_onnx_lstm(x: Any, lengths: Any, weight: Any, recurrence: Any, bias: Any) -> tuple[Any, Any]:
-    """The operator as an ONNX LSTM with `sequence_lens`."""
+    """Translate the operator to an ONNX LSTM with `sequence_lens`."""
     directions, _, hidden = recurrence.shape
     direction = "bidirectional" if directions == 2 else "forward"
     states, last, _ = op.LSTM(x, weight, recurrence, bias, lengths, hidden_size=hidden, direction=direction)
@@ -78,7 +77,7 @@ def to_onnx_lstm(x: Any, lengths: Any, weight: Any, recurrence: Any, bias: Any) 
 
 
 class OnnxOrderedLstm(nn.Module):
-    """The layers of an `nn.LSTM`, each as `packed_lstm` with weights in ONNX order."""
+    """The layers of an `nn.LSTM`, each a `packed_lstm` with weights in ONNX order."""
 
     def __init__(self, lstm: nn.LSTM) -> None:
         super().__init__()
@@ -92,7 +91,7 @@ class OnnxOrderedLstm(nn.Module):
 
 
 class _OnnxOrderedLayer(nn.Module):
-    """Weights of one layer under the names that the ONNX operator gives them."""
+    """The weights of one layer, named as in the ONNX operator."""
 
     W: Tensor
     R: Tensor

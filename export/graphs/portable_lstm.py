@@ -1,12 +1,11 @@
-"""The layers of an `nn.LSTM` without packing, for PyTorch files that are to need nothing but PyTorch.
+"""The layers of an `nn.LSTM` without packing, for PyTorch files that need PyTorch alone.
 
 Every direction is a forward LSTM from zero states over the whole padded axis. A reverse direction reads each row
-backwards within its own length, and the last state is gathered where the row ends, so nobody reads the padding
-behind it. Two ways to run a layer give two kinds of file:
+backwards within its own length, and the last state is gathered at the row's end, so padding has no effect. Two
+functions run a layer:
 
     dense    PyTorch's own LSTM, for `torch.jit.trace`
-    scanned  a `scan` over the steps, for `torch.export`, which would unroll PyTorch's LSTM over the example's length
-             and refuse any other
+    scanned  a `scan` over the steps, for `torch.export`, which would unroll PyTorch's LSTM to the example's length
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ def dense(x: Tensor, weights: list[Tensor]) -> Tensor:
 
     Args:
         x: float[sequence, directions, batch, features], each direction in its own order.
-        weights: of each direction, stacked: an `nn.LSTM`'s weight_ih, weight_hh, bias_ih, bias_hh.
+        weights: weight_ih, weight_hh, bias_ih and bias_hh of an `nn.LSTM`, directions stacked.
 
     Returns:
         float[sequence, directions, batch, hidden].
@@ -42,7 +41,7 @@ def dense(x: Tensor, weights: list[Tensor]) -> Tensor:
 
 
 def scanned(x: Tensor, weights: list[Tensor]) -> Tensor:
-    """The same, a step at a time."""
+    """The same, one step at a time."""
     weight, recurrence, bias, recurrent_bias = weights
     recurrence = recurrence.transpose(1, 2)
 
@@ -73,7 +72,7 @@ class PortableLstm(nn.Module):
     def forward(self, x: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """float[sequence, batch, features] and int64[batch] to the last layer's states and last states.
 
-        States beyond a row's length are of no meaning.
+        States beyond a row's length are undefined.
         """
         steps = torch.arange(x.shape[0], device=x.device)[:, None]
         mirrored = torch.where(steps < lengths, lengths - 1 - steps, steps)
@@ -87,5 +86,5 @@ class PortableLstm(nn.Module):
 
 
 def _rows_at(values: Tensor, steps: Tensor) -> Tensor:
-    """float[sequence, batch, width] at int64[times, batch]: float[times, batch, width]."""
+    """Gather float[sequence, batch, width] at int64[times, batch]: float[times, batch, width]."""
     return values.gather(0, steps[:, :, None].expand(-1, -1, values.shape[2]))

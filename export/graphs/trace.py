@@ -1,4 +1,4 @@
-"""A PackedEncoder behind the interface that sentence-embedding clients use, traced to ONNX, `.pt2` and TorchScript.
+"""A PackedEncoder with the interface of sentence-embedding clients, traced to ONNX, `.pt2` and TorchScript.
 
     input_ids       int64[batch, sequence]
     attention_mask  int64[batch, sequence]   ones, then zeros: right padding
@@ -6,8 +6,7 @@
     -> token_embeddings    float32[batch, sequence, directions * hidden], zero where the mask is zero
 
 Batch and sequence are at least 1. A row whose mask is all zeros gets a vector of zeros. The LSTM reads such a row as
-one token long, because a length of zero is refused by PyTorch and treated differently by different runtimes; the
-result is then cleared.
+one token long, because PyTorch refuses a length of zero and runtimes differ on it; the result is then cleared.
 """
 
 from __future__ import annotations
@@ -31,13 +30,13 @@ from lengthwise.util.compat import copy_torchscript, copy_without
 INPUTS = ("input_ids", "attention_mask")
 OUTPUTS = ("sentence_embedding", "token_embeddings")
 OPSET = 18  # onnxruntime's CUDA kernel for LSTM is registered for opsets 14 to 21
-IR_VERSION = 8  # the one of opset 18; what onnx writes by default is newer than many runtimes read
+IR_VERSION = 8  # that of opset 18; onnx's default is newer than many runtimes read
 _DYNAMIC = ({0: torch.export.Dim("batch"), 1: torch.export.Dim("sequence")},) * 2
-PROTOBUF_LIMIT = 2**31 - 2**20  # bytes; above it, weights go into a file beside the graph
+PROTOBUF_LIMIT = 2**31 - 2**20  # bytes; weights of a larger graph are written to a file beside it
 
 
 class ClientEncoder(nn.Module):
-    """The interface above, with PyTorch's own packed LSTM inside."""
+    """The interface above on PyTorch's packed LSTM."""
 
     def __init__(self, encoder: PackedEncoder) -> None:
         super().__init__()
@@ -59,7 +58,7 @@ class ClientEncoder(nn.Module):
 
 
 class OnnxClientEncoder(ClientEncoder):
-    """The same, with the LSTM as `packed_lstm` operators, which is what the ONNX exporter can follow."""
+    """The same with `packed_lstm` operators, which the ONNX exporter can trace."""
 
     def __init__(self, encoder: PackedEncoder) -> None:
         super().__init__(copy_without(encoder, "lstm"))
@@ -67,20 +66,20 @@ class OnnxClientEncoder(ClientEncoder):
 
     def token_states(self, input_ids: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """As `PackedEncoder.token_states`."""
-        embedded = self.encoder.embedding(input_ids.t())  # time first, as ONNX wants it: ids are cheap to transpose
+        embedded = self.encoder.embedding(input_ids.t())  # time first, as ONNX requires: ids are cheap to transpose
         states, last = self.lstm(embedded, lengths.to(torch.int32))
         return states.transpose(0, 1), last
 
 
 class PortableClientEncoder(ClientEncoder):
-    """The same without packing, with operators of PyTorch's own only."""
+    """The same without packing, with PyTorch's own operators only."""
 
     def __init__(self, encoder: PackedEncoder, run: RunLayer) -> None:
         super().__init__(copy_without(encoder, "lstm"))
         self.lstm = PortableLstm(encoder.lstm, run)
 
     def token_states(self, input_ids: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """As `PackedEncoder.token_states`, but for states beyond a row's length, which are of no meaning."""
+        """As `PackedEncoder.token_states`, except that states beyond a row's length are undefined."""
         states, last = self.lstm(self.encoder.embedding(input_ids.t()), lengths)
         return states.transpose(0, 1), last
 
@@ -92,7 +91,7 @@ def example_inputs(vocab_size: int) -> tuple[Tensor, Tensor]:
 
 
 def trace_to_program(model: ClientEncoder) -> torch.export.ExportedProgram:
-    """`torch.export`'s program of a model, batch and sequence dynamic; nothing of the tracing machine is in it."""
+    """`torch.export`'s program of a model, with dynamic batch and sequence and without stack traces."""
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")
         inputs = example_inputs(model.encoder.config.vocab_size)
@@ -116,25 +115,25 @@ def trace_to_onnx(encoder: PackedEncoder, metadata: Mapping[str, str]) -> onnx.M
 
 
 def program_to_onnx(program: torch.export.ExportedProgram, metadata: Mapping[str, str]) -> onnx.ModelProto:
-    """The native graph: one ONNX LSTM a layer, with `sequence_lens`; batch and sequence dynamic.
+    """The native graph: one ONNX LSTM per layer, with `sequence_lens`; batch and sequence dynamic.
 
     Args:
-        program: of an `OnnxClientEncoder`.
-        metadata: written into the model's metadata.
+        program: that of an `OnnxClientEncoder`.
+        metadata: properties of the model.
 
     Raises:
         ArtifactError: the exporter refuses the encoder.
     """
     try:
-        with warnings.catch_warnings(), torch.no_grad(), _quiet("torch.onnx", "onnxscript", "onnx_ir"):
-            warnings.simplefilter("ignore")  # of the exporter's own deprecations
+        with warnings.catch_warnings(), torch.no_grad(), _ErrorsOnly("torch.onnx", "onnxscript", "onnx_ir"):
+            warnings.simplefilter("ignore")  # the exporter's own deprecations
             exported = torch.onnx.export(
                 program,
                 dynamo=True,
                 opset_version=OPSET,
                 input_names=INPUTS,
                 output_names=OUTPUTS,
-                dynamic_shapes=_DYNAMIC,  # for the names of the dimensions
+                dynamic_shapes=_DYNAMIC,  # names the dimensions
                 custom_translation_table={torch.ops.lengthwise.packed_lstm.default: to_onnx_lstm},
                 verbose=False,
             )
@@ -143,12 +142,12 @@ def program_to_onnx(program: torch.export.ExportedProgram, metadata: Mapping[str
             f"the ONNX exporter of PyTorch {torch.__version__} refuses the encoder ({error})"
         ) from error
     if exported is None:
-        raise ArtifactError(f"the ONNX exporter of PyTorch {torch.__version__} gave nothing back")
-    return _finished(exported.model_proto, metadata)
+        raise ArtifactError(f"the ONNX exporter of PyTorch {torch.__version__} returned nothing")
+    return _finalize(exported.model_proto, metadata)
 
 
 def save_onnx(model: onnx.ModelProto, path: Path) -> None:
-    """Write and check a model; one above protobuf's 2 GB keeps its weights in `<name>.data` beside it."""
+    """Write and check a model; above protobuf's 2 GB its weights go to `<name>.data` beside it."""
     large = sum(len(weight.raw_data) for weight in model.graph.initializer) > PROTOBUF_LIMIT
     location = path.name + ".data" if large else None
     onnx.save(model, path, save_as_external_data=large, location=location)
@@ -156,23 +155,23 @@ def save_onnx(model: onnx.ModelProto, path: Path) -> None:
 
 
 def trace_to_torchscript(model: ClientEncoder) -> torch.jit.ScriptModule:
-    """A model as TorchScript; what it computes follows batch, sequence and lengths of each call."""
+    """A model as TorchScript, for any batch, sequence and lengths."""
     with warnings.catch_warnings(), torch.no_grad():
-        warnings.simplefilter("ignore")  # torch.jit is deprecated, and the tracer warns of what validation checks
+        warnings.simplefilter("ignore")  # torch.jit is deprecated, and the tracer warns about what validation checks
         inputs = example_inputs(model.encoder.config.vocab_size)
         return torch.jit.trace(model.eval(), inputs, check_trace=False)
 
 
 def save_torchscript(script: torch.jit.ScriptModule, path: Path) -> None:
-    """Write a file without the records that say where on the tracing machine each line of source was."""
+    """Write a file without the debug records, which hold source paths of the tracing machine."""
     with tempfile.TemporaryDirectory(dir=path.parent) as scratch:
         whole = Path(scratch) / path.name
         script.save(str(whole))
         copy_torchscript(whole, path)
 
 
-def _finished(model: onnx.ModelProto, metadata: Mapping[str, str]) -> onnx.ModelProto:
-    """Set what readers depend on, and take out what belongs to the machine that traced (paths in stack traces)."""
+def _finalize(model: onnx.ModelProto, metadata: Mapping[str, str]) -> onnx.ModelProto:
+    """Set versions and metadata, and remove stack traces, which hold paths of the tracing machine."""
     model.ir_version = IR_VERSION
     model.graph.name = "lengthwise"
     del model.metadata_props[:], model.graph.metadata_props[:]
@@ -184,8 +183,8 @@ def _finished(model: onnx.ModelProto, metadata: Mapping[str, str]) -> onnx.Model
     return model
 
 
-class _quiet:
-    """Lift the level of some loggers for a while: the exporter reports what it skips, such as torchvision."""
+class _ErrorsOnly:
+    """Raise the level of some loggers to ERROR: the exporter logs what it skips, such as torchvision."""
 
     def __init__(self, *names: str) -> None:
         self._loggers = [logging.getLogger(name) for name in names]

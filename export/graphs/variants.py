@@ -1,7 +1,7 @@
-"""The graphs of an artifact: one function, as several kinds of runtime can run it.
+"""The graphs of an artifact: one function in several forms, for different runtimes and precisions.
 
-Only names, files and what is asked of each: `graphs.rewrite` makes them, `validation.validate` judges them. Nothing
-here needs PyTorch or onnx.
+Names, files and tolerances only; `graphs.rewrite` makes the graphs, `validation.validate` judges them. Needs neither
+PyTorch nor onnx.
 """
 
 from __future__ import annotations
@@ -11,6 +11,11 @@ from dataclasses import dataclass
 from types import MappingProxyType
 
 NATIVE, PORTABLE, FP16, INT8, INT8_DYNAMIC = "native", "portable", "fp16", "int8", "int8_dynamic"
+# The graphs that PyTorch runs, by variant.
+TORCHSCRIPT_FILES: Mapping[str, str] = MappingProxyType(
+    {NATIVE: "torchscript/model.pt", PORTABLE: "torchscript/model_portable.pt"}
+)
+PROGRAM_FILES: Mapping[str, str] = MappingProxyType({NATIVE: "pt2/model.pt2", PORTABLE: "pt2/model_portable.pt2"})
 
 
 @dataclass(frozen=True)
@@ -18,13 +23,14 @@ class Variant:
     """A graph of an artifact.
 
     Attributes:
-        file: where it is in the artifact.
-        what: a line for people.
-        difference: the largest difference from PyTorch in float32 that passes; 0 where the runtime's own tolerance
-            decides, which is that of float32.
+        name: the graph's name.
+        file: its path in the artifact.
+        what: one line for people.
+        difference: the largest difference from PyTorch in float32 that passes; 0 if the runtime's own tolerance for
+            float32 applies.
         cosine: the smallest cosine of a vector to PyTorch's that passes.
-        independent: whether a vector depends on its text alone. Where it does not, the graph never passes.
-        contrib: whether it needs an operator of onnxruntime that is not in the ONNX standard.
+        independent: whether a vector depends on its text alone; if not, the graph never passes.
+        contrib: whether it needs an operator that only onnxruntime has.
     """
 
     name: str
@@ -41,14 +47,14 @@ class Variant:
         return self.difference == 0
 
 
-# Below float32, the cosine is the criterion and the difference a guard against single wrong values: half precision
+# Below float32, the cosine is the criterion, and the difference guards against single wrong values: half precision
 # keeps 11 bits of every weight, 8-bit weights and activations 7 to 8.
 _ALL = (
-    Variant(NATIVE, "onnx/model.onnx", "one ONNX LSTM a layer, told the lengths through `sequence_lens`"),
+    Variant(NATIVE, "onnx/model.onnx", "one ONNX LSTM per layer, with the lengths in `sequence_lens`"),
     Variant(
         PORTABLE,
         "onnx/model_portable.onnx",
-        "no `sequence_lens`: forward LSTMs from explicit zero states, reversal and last step by gathering",
+        "no `sequence_lens`: forward LSTMs from explicit zero states; reversal and last state by Gather",
     ),
     Variant(FP16, "onnx/model_fp16.onnx", "embedding and LSTM in half precision", 0.01, 0.999),
     Variant(

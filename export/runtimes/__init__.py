@@ -1,6 +1,6 @@
-"""Runtimes, one small file each behind `base.Runtime`; `registry` lists those that an artifact is validated on.
+"""Runtimes, one module each, with the interface `base.Runtime`; `registry` lists those used in validation.
 
-What serves an artifact imports the file that it needs, and so no PyTorch.
+Servers import only the module that they need, so no PyTorch.
 """
 
 from lengthwise.export.runtimes.base import NotRunnable, Outputs, Runtime

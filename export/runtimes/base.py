@@ -1,4 +1,4 @@
-"""What validation asks of a runtime: load one file of an artifact, run batches, say what it is."""
+"""The interface of a runtime: load one file of an artifact, run batches, describe itself."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lengthwise.export.graphs.variants import VARIANTS, Variant
+from lengthwise.export.runtimes.tolerances import CPU_TOLERANCE
 
 Outputs = tuple[NDArray[np.float32], NDArray[np.float32]]
 OUTPUT_NAMES = ["sentence_embedding", "token_embeddings"]
@@ -19,15 +20,15 @@ ONNX_FILES: Mapping[str, str] = MappingProxyType({name: variant.file for name, v
 
 
 class NotRunnable(Exception):
-    """This runtime cannot run here; the message says why, and how it could. It is no failure of the export."""
+    """The runtime is not available here, which is no failure of the export; the message gives reason and remedy."""
 
 
 class Tolerances(NamedTuple):
-    """What passes.
+    """The limits within which a runtime passes.
 
     Attributes:
         difference: the largest difference from PyTorch in float32.
-        batch: the largest difference between a row's vectors in two batches.
+        batch: the largest difference of a row's vector between two batches.
         cosine: the smallest cosine of a vector to PyTorch's.
     """
 
@@ -40,18 +41,18 @@ class Runtime(ABC):
     """One way to compute an artifact's vectors.
 
     Attributes:
-        name: as it stands in the report.
-        tolerance: the largest difference from PyTorch that passes in float32, absolute for values of at most 1 and
-            relative to a row's largest value above that.
+        name: shown in the report.
+        tolerance: the largest difference from PyTorch that passes in float32, absolute for values up to 1 and
+            relative to the row's largest value above that.
         files: by variant, the file of the artifact that it loads.
-        optional: whether it needs an installation of its own.
-        reads_lengths: whether it does what `sequence_lens` of an ONNX LSTM says.
+        optional: whether it needs an installation of its own or much time.
+        reads_lengths: whether it implements `sequence_lens` of an ONNX LSTM.
         contrib: whether it has onnxruntime's own operators.
-        dependent: variants whose vectors depend on the batch here, although they do not elsewhere.
+        dependent: variants whose vectors depend on the batch on this runtime only.
     """
 
     name: str
-    tolerance: float = 1e-6
+    tolerance: float = CPU_TOLERANCE
     files: Mapping[str, str] = ONNX_FILES
     optional = False
     reads_lengths = True
@@ -63,7 +64,7 @@ class Runtime(ABC):
         """Load a file.
 
         Raises:
-            NotRunnable: the runtime, or the hardware it needs, is not there.
+            NotRunnable: the runtime, or the hardware it needs, is not available.
         """
 
     @abstractmethod
@@ -72,22 +73,22 @@ class Runtime(ABC):
 
     @abstractmethod
     def describe(self) -> dict[str, str]:
-        """Versions, and what proves that it ran where it says."""
+        """Versions, and evidence of where it ran."""
 
     def close(self) -> None:
-        """Let go of what `load` started; also after a failure."""
+        """Release what `load` started; also after a failure."""
         return
 
     def tolerances(self, variant: Variant) -> Tolerances:
-        """What passes with a variant. Its precision moves vectors, and must not move them with the batch."""
+        """The limits for a variant: its precision may change vectors, but not with the batch."""
         return Tolerances(max(variant.difference, self.tolerance), self.tolerance, variant.cosine)
 
 
 def check_output_names(names: list[str]) -> None:
-    """Refuse a graph whose outputs clients would take for one another.
+    """Refuse a graph whose outputs clients would confuse.
 
     Raises:
-        ValueError: they are not sentence_embedding and token_embeddings in this order.
+        ValueError: the outputs are not sentence_embedding and token_embeddings in this order.
     """
     if names != OUTPUT_NAMES:
         raise ValueError(f"the outputs are {names}, not {OUTPUT_NAMES} in this order")

@@ -1,8 +1,7 @@
-"""A wrong runtime, on purpose: a graph with its lengths cut off.
+"""The negative control: a graph with its lengths disconnected.
 
-This is what exporting an unpacked nn.LSTM gives, and what a runtime computes that ignores `sequence_lens`. If the
-comparisons cannot tell it from the right one, a pass of the others says nothing about lengths; and a runtime that
-agrees with it has ignored them.
+It computes what exporting an unpacked nn.LSTM gives, and what a runtime that ignores `sequence_lens` computes. If the
+comparisons do not fail it, their results say nothing about lengths; a runtime that agrees with it ignores lengths.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ import onnx
 from lengthwise.export.runtimes.onnxruntime import OnnxRuntimeCpu
 from lengthwise.util.files import link_or_copy
 
-_TOLD_LENGTHS = ("LSTM", "DynamicQuantizeLSTM")
+_WITH_LENGTHS = ("LSTM", "DynamicQuantizeLSTM")
 
 
 class LengthsIgnored(OnnxRuntimeCpu):
@@ -26,7 +25,7 @@ class LengthsIgnored(OnnxRuntimeCpu):
     def load(self, path: Path) -> None:
         model = onnx.load(path, load_external_data=False)
         for node in model.graph.node:
-            if node.op_type in _TOLD_LENGTHS:
+            if node.op_type in _WITH_LENGTHS:
                 node.input[4] = ""
         with tempfile.TemporaryDirectory() as scratch:
             weights = path.with_name(path.name + ".data")

@@ -1,7 +1,7 @@
 """onnxruntime's JavaScript builds: onnxruntime-node in a Node process, onnxruntime-web (WebAssembly) in a browser.
 
-Batches go out and arrays come back as bytes (`javascript_driver/session.mjs` describes them): to Node through its
-standard input and output, to the browser over HTTP on this machine. The browser is any Chromium, without a window.
+Batches and results are exchanged as bytes (`javascript_driver/session.mjs` documents the format): with Node through
+its standard input and output, with the browser over HTTP on this machine. The browser is any Chromium, headless.
 """
 
 from __future__ import annotations
@@ -44,14 +44,14 @@ _BROWSER_OPTIONS = (
     "--disable-component-update",
     "--disable-sync",
 )
-# A browser with a debugging pipe reads it at descriptor 3 and answers at 4.
+# A browser with a debugging pipe reads from descriptor 3 and writes to 4.
 _WITH_PIPE = (
     "import os, sys; os.dup2(int(sys.argv[1]), 3); os.dup2(os.open(os.devnull, os.O_WRONLY), 4);"
     " os.set_inheritable(3, True); os.set_inheritable(4, True);"
     " os.execv(sys.argv[2], sys.argv[2:])"
 )
 _START_SECONDS = 120.0
-_ANSWER_SECONDS = 300.0
+_RESPONSE_SECONDS = 300.0
 _TYPES: Mapping[str, str] = MappingProxyType({"float32": "<f4", "int64": "<i8", "float64": "<f8"})
 
 
@@ -67,7 +67,7 @@ class _JavaScriptRuntime(Runtime):
     def run(self, input_ids: NDArray[np.int64], attention_mask: NDArray[np.int64]) -> Outputs:
         header = struct.pack("<II", *input_ids.shape)
         self._send(header + np.ascontiguousarray(input_ids).tobytes() + np.ascontiguousarray(attention_mask).tobytes())
-        _, (vectors, states) = _decode(self._receive(_ANSWER_SECONDS))
+        _, (vectors, states) = _decode(self._receive(_RESPONSE_SECONDS))
         return vectors, states
 
     def describe(self) -> dict[str, str]:
@@ -75,7 +75,7 @@ class _JavaScriptRuntime(Runtime):
 
     @abstractmethod
     def _start(self, path: Path) -> None:
-        """Start loading a model; the first answer says how that went."""
+        """Start loading a model; the first response reports the result."""
 
     @abstractmethod
     def _send(self, request: bytes) -> None:
@@ -83,7 +83,7 @@ class _JavaScriptRuntime(Runtime):
 
     @abstractmethod
     def _receive(self, seconds: float) -> bytes:
-        """The next answer, waited for that long."""
+        """The next response, within a timeout."""
 
 
 class OnnxRuntimeNode(_JavaScriptRuntime):
@@ -110,7 +110,7 @@ class OnnxRuntimeNode(_JavaScriptRuntime):
             stdin.write(struct.pack("<I", len(request)) + request)
             stdin.flush()
         except BrokenPipeError:
-            raise RuntimeError(self._last_words()) from None
+            raise RuntimeError(self._exit_reason()) from None
 
     def _receive(self, seconds: float) -> bytes:
         timer = threading.Timer(seconds, self._process.kill)  # type: ignore[union-attr]  # started
@@ -123,14 +123,14 @@ class OnnxRuntimeNode(_JavaScriptRuntime):
     def _read(self, size: int) -> bytes:
         data = _pipe(self._process, "stdout").read(size)
         if len(data) < size:
-            raise RuntimeError(self._last_words())
+            raise RuntimeError(self._exit_reason())
         return data
 
-    def _last_words(self) -> str:
-        """Why the process is gone."""
+    def _exit_reason(self) -> str:
+        """Why the process ended, from its stderr."""
         self._errors.seek(0)
-        words = self._errors.read().decode(errors="replace").strip()
-        return f"node ended: {words[-300:] or 'it was killed, or took too long'}"
+        message = self._errors.read().decode(errors="replace").strip()
+        return f"node ended: {message[-300:] or 'it was killed, or took too long'}"
 
     def close(self) -> None:
         if self._process is not None:
@@ -141,7 +141,7 @@ class OnnxRuntimeNode(_JavaScriptRuntime):
 
 
 class OnnxRuntimeWeb(_JavaScriptRuntime):
-    """onnxruntime-web's WebAssembly build, on one thread, in a Chromium without a window."""
+    """onnxruntime-web's WebAssembly build, on one thread, in a headless Chromium."""
 
     name = "onnxruntime-web (wasm)"
     _browser: subprocess.Popen[bytes] | None = None
@@ -153,42 +153,40 @@ class OnnxRuntimeWeb(_JavaScriptRuntime):
         if program is None:
             raise NotRunnable(f"{found} cannot be started; see {_BROWSER_VARIABLE}")
         if path.with_name(path.name + ".data").exists():
-            raise NotRunnable(
-                "a graph with its weights in a file of their own, of more than 2 GB, is not sent to a browser"
-            )
+            raise NotRunnable("a graph above 2 GB, with its weights in a second file, cannot be sent to a browser")
         self._server = _Server(path)
         self._profile = tempfile.mkdtemp(prefix="lengthwise-browser-")
-        sandbox = ["--no-sandbox"] if os.geteuid() == 0 else []  # root can have none
+        sandbox = ["--no-sandbox"] if os.geteuid() == 0 else []  # Chromium has no sandbox for root
         options = [*_BROWSER_OPTIONS, *sandbox, f"--user-data-dir={self._profile}"]
         self._browser = self._open_browser([program, *options, self._server.address])
 
     def _open_browser(self, command: list[str]) -> subprocess.Popen[bytes]:
-        """Start a browser that ends with this process, however that ends: its debugging pipe closes then."""
-        theirs, self._pipe = os.pipe()
+        """Start a browser that exits with this process, even if killed, because its debugging pipe closes."""
+        read_end, self._pipe = os.pipe()
         try:
             return subprocess.Popen(
-                [sys.executable, "-I", "-S", "-c", _WITH_PIPE, str(theirs), *command],
+                [sys.executable, "-I", "-S", "-c", _WITH_PIPE, str(read_end), *command],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
-                pass_fds=(theirs,),
+                pass_fds=(read_end,),
                 process_group=0,
-                env={**os.environ, "TMPDIR": self._profile},  # what it leaves behind goes with the profile
+                env={**os.environ, "TMPDIR": self._profile},  # so its temporary files are deleted with the profile
             )
         finally:
-            os.close(theirs)
+            os.close(read_end)
 
     def _send(self, request: bytes) -> None:
         self._server.requests.put(request)
 
     def _receive(self, seconds: float) -> bytes:
-        give_up = time.monotonic() + seconds
-        while time.monotonic() < give_up:
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
             with contextlib.suppress(queue.Empty):
-                return self._server.answers.get(timeout=1)
+                return self._server.responses.get(timeout=1)
             if self._browser is None or self._browser.poll() is not None:
-                raise RuntimeError("the browser ended without an answer")
-        raise RuntimeError(f"the browser gave no answer within {seconds:.0f} s")
+                raise RuntimeError("the browser ended without a response")
+        raise RuntimeError(f"the browser gave no response within {seconds:.0f} s")
 
     def close(self) -> None:
         if self._browser is not None:
@@ -202,10 +200,10 @@ class OnnxRuntimeWeb(_JavaScriptRuntime):
 
 
 class _Server(ThreadingHTTPServer):
-    """What the page asks for: itself, onnxruntime-web, the model; requests out, answers in.
+    """Serves the page, onnxruntime-web, the model and the batches, and receives the results.
 
     Attributes:
-        secret: stands before every path, so that no other page or program is answered.
+        secret: prefix of every path, which keeps out other pages and programs.
     """
 
     daemon_threads = True
@@ -216,7 +214,7 @@ class _Server(ThreadingHTTPServer):
         self.secret = f"/{secrets.token_urlsafe()}/"
         self.address = f"http://127.0.0.1:{self.server_port}{self.secret}"
         self.requests: queue.Queue[bytes | None] = queue.Queue()
-        self.answers: queue.Queue[bytes] = queue.Queue()
+        self.responses: queue.Queue[bytes] = queue.Queue()
         threading.Thread(target=self.serve_forever, daemon=True).start()
 
     def close(self) -> None:
@@ -228,8 +226,8 @@ class _Server(ThreadingHTTPServer):
 class _Handler(BaseHTTPRequestHandler):
     server: _Server
 
-    def do_GET(self) -> None:  # the name that the base class calls
-        name = self._asked_for()
+    def do_GET(self) -> None:  # named by the base class
+        name = self._resource()
         library = _PACKAGES / "onnxruntime-web/dist" / Path(name or "").name
         if name == "":
             self._reply(b'<!doctype html><script type="module" src="web.mjs"></script>', "text/html")
@@ -247,14 +245,14 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         length = self.headers["Content-Length"]
-        if self._asked_for() != "answer" or length is None:
+        if self._resource() != "answer" or length is None:
             self.send_error(404)
             return
-        self.server.answers.put(self.rfile.read(int(length)))
+        self.server.responses.put(self.rfile.read(int(length)))
         self._reply(b"", "text/plain")
 
-    def _asked_for(self) -> str | None:
-        """The path behind the secret; None for those who do not know it."""
+    def _resource(self) -> str | None:
+        """The path after the secret; None without the secret."""
         return self.path.removeprefix(self.server.secret) if self.path.startswith(self.server.secret) else None
 
     def _reply(self, body: bytes, kind: str, status: int = 200) -> None:
@@ -262,7 +260,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_header("Content-Type", kind)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
-        with contextlib.suppress(ConnectionError):  # the browser was stopped
+        with contextlib.suppress(ConnectionError):  # the browser has ended
             self.wfile.write(body)
 
     def log_message(self, *_: object) -> None:
@@ -270,7 +268,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 def _installed(package: str, what: str, program: str | None) -> str:
-    """The program, or what is missing for the package to run."""
+    """The program; raises NotRunnable if it or the package is not installed."""
     if program is None:
         raise NotRunnable(f"{what} is not installed; install it, then run make runtimes")
     if not (_PACKAGES / package).is_dir():
@@ -283,20 +281,22 @@ def _pipe(process: subprocess.Popen[bytes] | None, name: str) -> IO[bytes]:
     return pipe
 
 
-def _decode(answer: bytes) -> tuple[dict[str, Any], list[NDArray[Any]]]:
-    """The record and the arrays of an answer.
+def _decode(response: bytes) -> tuple[dict[str, Any], list[NDArray[Any]]]:
+    """The record and the arrays of a response.
 
     Raises:
-        RuntimeError: the answer is an error's message.
+        RuntimeError: the response is an error message.
     """
-    (length,) = struct.unpack_from("<I", answer)
-    record = json.loads(answer[4 : 4 + length])
+    (length,) = struct.unpack_from("<I", response)
+    record = json.loads(response[4 : 4 + length])
     if "error" in record:
         raise RuntimeError(record["error"])
     offset, arrays = 4 + -(-length // 4) * 4, []
     for array in record.get("arrays", ()):
         kind = np.dtype(_TYPES.get(array["type"], "<f4"))
         count = int(np.prod(array["dims"], dtype=np.int64))
-        arrays.append(np.frombuffer(answer, kind, count, offset).reshape(array["dims"]).astype(kind.newbyteorder("=")))
+        arrays.append(
+            np.frombuffer(response, kind, count, offset).reshape(array["dims"]).astype(kind.newbyteorder("="))
+        )
         offset += count * kind.itemsize
     return record, arrays

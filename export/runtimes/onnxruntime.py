@@ -1,8 +1,8 @@
-"""onnxruntime, on the CPU and on CUDA.
+"""onnxruntime on the CPU and on CUDA.
 
-A session that is asked for CUDA and does not get it runs on the CPU and says so only on stderr. So the CUDA
-runtime counts as run only with proof: no fallback is allowed, the provider is still CUDA after a run, every LSTM and
-Gather was placed on it, and it has run a first batch. Anything less is "not run".
+A session that requests CUDA and does not get it runs on the CPU and reports that on stderr only. So the CUDA runtime
+counts as run only with evidence: no fallback is allowed, the provider is still CUDA after a run, every LSTM and Gather
+was placed on it, and a first batch has run. Anything else is "not run".
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from lengthwise.export.graphs.variants import FP16
 from lengthwise.export.runtimes.base import OUTPUT_NAMES, NotRunnable, Outputs, Runtime, check_output_names
 from lengthwise.export.runtimes.placement import Placement, read_profile
+from lengthwise.export.runtimes.tolerances import GPU_TOLERANCE
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -34,7 +35,7 @@ _CUDA = "CUDAExecutionProvider"
 _LSTMS = ("LSTM", "DynamicQuantizeLSTM")
 _ON_CUDA = (*_LSTMS, "Gather")
 _ERRORS_ONLY = 3  # onnxruntime's severity
-_FULL = (  # of a GPU's memory, or a part's that a limit was set on
+_OUT_OF_MEMORY = (  # in messages about a GPU's memory, or about an arena with a limit
     "Failed to allocate memory",
     "is smaller than requested bytes",
     "out of memory",
@@ -48,7 +49,7 @@ class OnnxRuntimeCpu(Runtime):
     """onnxruntime's CPU provider.
 
     Attributes:
-        device: whose memory a batch has to fit into.
+        device: the device whose memory holds a batch.
     """
 
     name = "onnxruntime cpu"
@@ -56,7 +57,7 @@ class OnnxRuntimeCpu(Runtime):
     _providers: tuple[str | tuple[str, dict[str, str]], ...] = ("CPUExecutionProvider",)
 
     def __init__(self, threads: int = 0) -> None:
-        """`threads` compute one batch; 0 leaves it to onnxruntime."""
+        """`threads`: threads per batch; 0 lets onnxruntime choose."""
         self._threads = threads
 
     def load(self, path: Path) -> None:
@@ -76,7 +77,7 @@ class OnnxRuntimeCpu(Runtime):
         return {"onnxruntime": import_onnxruntime().__version__, "providers": ", ".join(self._session.get_providers())}
 
     def _open(self, model: str | bytes, options: onnxruntime.SessionOptions | None = None) -> None:
-        """Start a session. It never takes another provider than it was asked for."""
+        """Start a session, without fallback to another provider."""
         session = import_onnxruntime().InferenceSession(
             model, options or self._options(), providers=list(self._providers), enable_fallback=0
         )
@@ -90,34 +91,36 @@ class OnnxRuntimeCpu(Runtime):
 
 
 class OnnxRuntimeCuda(OnnxRuntimeCpu):
-    """onnxruntime's CUDA provider, with TF32 off. Validation and encoding run batches in the same way."""
+    """onnxruntime's CUDA provider without TF32. Validation and encoding run batches in the same way."""
 
     name = "onnxruntime cuda"
     device = "cuda"
-    tolerance = 1e-5
-    dependent = frozenset({FP16})  # computed in half precision, in tiles that follow the batch; not measured yet
+    tolerance = GPU_TOLERANCE
+    dependent = frozenset({FP16})  # in half precision, with tiles that depend on the batch; not measured yet
     _providers = ((_CUDA, dict(CUDA_OPTIONS)), "CPUExecutionProvider")
 
     def load(self, path: Path) -> None:
         library = import_onnxruntime()
-        said = preload_libraries(library)
+        messages = preload_libraries(library)
         if _CUDA not in library.get_available_providers():
-            raise NotRunnable(_without_cuda(library, said))
-        OnnxRuntimeCpu(threads=1).load(path)  # what is wrong with the file is no reason not to run it
+            raise NotRunnable(_no_cuda_reason(library, messages))
+        OnnxRuntimeCpu(threads=1).load(path)  # a damaged file fails here; that is not "not run"
         with tempfile.TemporaryDirectory() as scratch:
             options = self._options()
             options.enable_profiling = True
             options.profile_file_prefix = str(Path(scratch) / "profile")
             try:
                 self._open(str(path), options)
-            except Exception as error:  # onnxruntime raises its own types, one for each status code
-                raise NotRunnable(f"onnxruntime gives no session on CUDA here ({_line(error)}){said}") from error
+            except Exception as error:  # onnxruntime raises its own types, one per status code
+                raise NotRunnable(
+                    f"onnxruntime cannot open a session on CUDA here ({_line(error)}){messages}"
+                ) from error
             try:
-                self._refuse_unless_on_cuda(said)
-                self._run_first_batch(said)
+                self._refuse_unless_on_cuda(messages)
+                self._run_first_batch(messages)
             finally:
                 profile = self._session.end_profiling()
-            self._placement, self._unknown = _placement(profile)
+            self._placement, self._placement_error = _read_placement(profile)
         if self._placement is not None:
             _refuse_elsewhere((node.op, node.provider) for node in self._placement.nodes)
 
@@ -134,31 +137,31 @@ class OnnxRuntimeCuda(OnnxRuntimeCpu):
 
     @property
     def placement(self) -> Placement | None:
-        """Every node of the loaded graph that ran, and where; None where onnxruntime's profile does not tell."""
+        """Every node that ran and its provider; None if onnxruntime's profile cannot be read."""
         return self._placement
 
     def describe(self) -> dict[str, str]:
         assigned = ", ".join(f"{op} on {ep}" for op, ep in self._assigned())
-        ran = {"copies": f"not known: {self._unknown}"}
+        nodes = {"copies": f"not known: {self._placement_error}"}
         if self._placement is not None:
-            ran = self._placement.describe(_CUDA)
-        return {**super().describe(), "placement": assigned, **ran}
+            nodes = self._placement.describe(_CUDA)
+        return {**super().describe(), "placement": assigned, **nodes}
 
     def _options(self) -> onnxruntime.SessionOptions:
         options = super()._options()
         options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
-        options.log_severity_level = _ERRORS_ONLY  # it warns of each copy, which `describe` tells of
+        options.log_severity_level = _ERRORS_ONLY  # it warns about each copy, which `describe` reports
         return options
 
-    def _run_first_batch(self, said: str) -> None:
-        """Two rows of different lengths: whether the kernels run on this GPU at all."""
+    def _run_first_batch(self, messages: str) -> None:
+        """Run two rows of different lengths, to check that the kernels run on this GPU."""
         try:
             self.vectors(np.zeros((2, 2), np.int64), np.array([[1, 1], [1, 0]]))
-        except Exception as error:  # as above
-            raise NotRunnable(f"a first batch fails on CUDA here ({_line(error)}){said}") from error
+        except Exception as error:  # onnxruntime's own types
+            raise NotRunnable(f"a first batch fails on CUDA here ({_line(error)}){messages}") from error
 
     def _assigned(self) -> list[tuple[str, str]]:
-        """(operator, provider) of each node that has to be on CUDA, as onnxruntime assigned them."""
+        """(operator, provider) of each node that must be on CUDA, as onnxruntime assigned them."""
         return [
             (node.op_type, subgraph.ep_name)
             for subgraph in self._session.get_provider_graph_assignment_info()
@@ -166,23 +169,23 @@ class OnnxRuntimeCuda(OnnxRuntimeCpu):
             if node.op_type in _ON_CUDA
         ]
 
-    def _refuse_unless_on_cuda(self, said: str = "") -> None:
+    def _refuse_unless_on_cuda(self, messages: str = "") -> None:
         if _CUDA not in self._session.get_providers():
             raise NotRunnable(
-                f"the session was asked for CUDA and fell back to the CPU; see onnxruntime's messages{said}"
+                f"the session requested CUDA and fell back to the CPU; see onnxruntime's messages{messages}"
             )
         _refuse_elsewhere(self._assigned())
 
 
 def preload_libraries(library: Any, *, cudnn: bool = True) -> str:
-    """Load CUDA's libraries, and cuDNN, from the packages that pip installed; a PyTorch for CUDA has done so already.
+    """Load CUDA's libraries and cuDNN from pip packages, unless a PyTorch for CUDA has done so already.
 
     Args:
-        library: the module onnxruntime, which prints what it could not load. Here that is logged.
-        cudnn: without it, only CUDA's own.
+        library: the module onnxruntime. It prints what it cannot load, which is logged here.
+        cudnn: whether to load cuDNN too.
 
     Returns:
-        What it said, to be put behind a reason; empty where that was nothing.
+        Its messages, to append to a reason; empty if there were none.
     """
     torch = sys.modules.get("torch")
     if torch is not None and torch.version.cuda:
@@ -192,24 +195,25 @@ def preload_libraries(library: Any, *, cudnn: bool = True) -> str:
         warnings.simplefilter("always")
         try:
             library.preload_dlls(cudnn=cudnn)
-        except Exception as error:  # of a system's loader, or of a package that is not whole
+        except Exception as error:  # from the system's loader, or a damaged package
             printed.write(str(error))
-    said = " ".join([*printed.getvalue().split(), *(str(warning.message) for warning in warned)])
-    if not said:
+    messages = " ".join([*printed.getvalue().split(), *(str(warning.message) for warning in warned)])
+    if not messages:
         return ""
-    log.debug("onnxruntime on CUDA's libraries: %s", said)
-    return f"; of CUDA's libraries it says: {said[:300]}"
+    log.debug("onnxruntime on CUDA's libraries: %s", messages)
+    return f"; its messages on CUDA's libraries: {messages[:300]}"
 
 
 def run_bound(
     session: onnxruntime.InferenceSession, names: Sequence[str], feeds: Mapping[str, NDArray[Any]], device: str
 ) -> list[NDArray[Any]]:
-    """Run a batch through a binding of its own: several threads may run one session at once.
+    """Run a batch through its own binding, so several threads can share a session.
 
     Args:
-        names: the outputs to compute and fetch, once each; others stay where they are.
-        feeds: inputs in the host's memory.
-        device: where the outputs are put before they are fetched, cpu or cuda.
+        session: the session.
+        names: the outputs to compute and fetch, once each; others are not copied.
+        feeds: inputs in host memory.
+        device: where the outputs are computed before they are fetched, cpu or cuda.
     """
     binding = session.io_binding()
     for name, values in feeds.items():
@@ -223,12 +227,12 @@ def run_bound(
 
 
 def out_of_memory(error: Exception) -> bool:
-    """Whether an error of onnxruntime says that a batch does not fit; it has no type for that, only words."""
-    return isinstance(error, MemoryError) or any(words in str(error) for words in _FULL)
+    """Whether an error of onnxruntime says that a batch does not fit; it has no exception type for that."""
+    return isinstance(error, MemoryError) or any(words in str(error) for words in _OUT_OF_MEMORY)
 
 
 def _refuse_elsewhere(nodes: Iterable[tuple[str, str]]) -> None:
-    """Refuse unless, of (operator, provider), there are an LSTM and a Gather and all of them are on CUDA."""
+    """Raise NotRunnable unless the (operator, provider) pairs hold an LSTM and a Gather, all on CUDA."""
     placed = {(op, provider) for op, provider in nodes if op in _ON_CUDA}
     elsewhere = sorted(f"{op} on {provider}" for op, provider in placed if provider != _CUDA)
     operators = {op for op, _ in placed}
@@ -236,18 +240,18 @@ def _refuse_elsewhere(nodes: Iterable[tuple[str, str]]) -> None:
         raise NotRunnable(f"not placed on CUDA: {', '.join(elsewhere) or 'no LSTM or Gather at all'}")
 
 
-def _placement(profile: str) -> tuple[Placement | None, str]:
-    """Where the nodes ran by a profile, or why that is not known."""
+def _read_placement(profile: str) -> tuple[Placement | None, str]:
+    """The placement in a profile, or the reason why it cannot be read."""
     try:
         return read_profile(Path(profile)), ""
     except (OSError, ValueError) as error:
         return None, f"its profile cannot be read ({_line(error)})"
 
 
-def _without_cuda(library: Any, said: str) -> str:
+def _no_cuda_reason(library: Any, messages: str) -> str:
     built_for = getattr(library, "cuda_version", "")
     if built_for:
-        return f"onnxruntime {library.__version__}, built for CUDA {built_for}, has no CUDA provider here{said}"
+        return f"onnxruntime {library.__version__}, built for CUDA {built_for}, has no CUDA provider here{messages}"
     return (
         f"onnxruntime {library.__version__} is built without CUDA; on a machine with an NVIDIA GPU install"
         " onnxruntime-gpu instead of onnxruntime"
@@ -259,7 +263,7 @@ def _line(error: Exception) -> str:
 
 
 def import_onnxruntime() -> Any:
-    """The module, which is an extra: an export can be made without it."""
+    """The module onnxruntime, which is an optional dependency."""
     try:
         import onnxruntime
     except ModuleNotFoundError as error:

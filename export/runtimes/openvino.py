@@ -11,9 +11,9 @@ from lengthwise.export.runtimes.base import NotRunnable, Outputs, Runtime, check
 
 
 class OpenVino(Runtime):
-    """OpenVINO's CPU plugin, which ignores `sequence_lens` where shapes are dynamic.
+    """OpenVINO's CPU plugin, which ignores `sequence_lens` if shapes are dynamic.
 
-    It takes DynamicQuantizeLSTM too, computes it in float32, and ignores its lengths as well.
+    It accepts DynamicQuantizeLSTM too, computes it in float32, and ignores its lengths as well.
     """
 
     name = "openvino"

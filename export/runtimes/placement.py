@@ -1,9 +1,11 @@
 """Where onnxruntime ran each node of a graph, and what it copied between a GPU and the host.
 
-Read from a profile of one batch: what ran, not what was planned. onnxruntime places a copy as a node of its own, one
-a value however many nodes read it (core/optimizer/transformer_memcpy.cc), after its record of which node goes to
-which provider was made. The `sequence_lens` of LSTM are read on the host by the CUDA kernel: lengths that were counted
-on the GPU take one MemcpyToHost, whatever the number of layers.
+Read from the profile of one batch: what ran, not what was planned.
+
+- onnxruntime inserts one copy node per value, however many nodes read it (core/optimizer/transformer_memcpy.cc), and
+  only after it has recorded which node goes to which provider.
+- The CUDA kernel of LSTM reads `sequence_lens` on the host: lengths that are counted on the GPU take one MemcpyToHost
+  for all layers together.
 """
 
 from __future__ import annotations
@@ -15,15 +17,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 COPIES = ("MemcpyToHost", "MemcpyFromHost")
-_KERNEL = "_kernel_time"  # how the profile marks a node's own time
+_KERNEL = "_kernel_time"  # suffix of a node's own time in the profile
 
 
 @dataclass(frozen=True)
 class PlacedNode:
-    """A node, and what ran it.
+    """A node and the provider that ran it.
 
     Attributes:
-        name: the node's.
+        name: the node's name.
         op: its operator.
         provider: e.g. CUDAExecutionProvider.
     """
@@ -35,21 +37,21 @@ class PlacedNode:
 
 @dataclass(frozen=True)
 class Placement:
-    """All nodes of a graph that ran, in the order of the profile."""
+    """All nodes that ran, in the order of the profile."""
 
     nodes: tuple[PlacedNode, ...]
 
     @property
     def copies(self) -> tuple[PlacedNode, ...]:
-        """The nodes that copy a value from or to the host."""
+        """The nodes that copy a value to or from the host."""
         return tuple(node for node in self.nodes if node.op in COPIES)
 
     def outside(self, provider: str) -> tuple[PlacedNode, ...]:
-        """The nodes that another provider ran, copies left out."""
+        """The nodes that another provider ran, without copies."""
         return tuple(node for node in self.nodes if node.provider != provider and node.op not in COPIES)
 
     def describe(self, provider: str) -> dict[str, str]:
-        """What is to be known of a session that was asked for `provider`."""
+        """Counts of nodes and copies, for a session that requested `provider`."""
         inside = len(self.nodes) - len(self.outside(provider)) - len(self.copies)
         return {
             "nodes": f"{inside} on {provider}",
@@ -60,17 +62,17 @@ class Placement:
 
 
 def read_profile(path: Path) -> Placement:
-    """The nodes in a profile that onnxruntime wrote; each once, however often it ran.
+    """The nodes in a profile of onnxruntime, each once.
 
     Raises:
-        ValueError: it is no profile, or no node ran.
+        ValueError: the file is no profile, or no node ran.
     """
     events = json.loads(path.read_bytes())
     if not isinstance(events, list):
         raise ValueError(f"{path.name} is not a list of events")
     nodes = tuple(dict.fromkeys(_nodes(event for event in events if isinstance(event, dict))))
     if not nodes:
-        raise ValueError(f"{path.name} tells of no node that ran")
+        raise ValueError(f"{path.name} has no node that ran")
     return Placement(nodes)
 
 

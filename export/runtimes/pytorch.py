@@ -1,7 +1,8 @@
-"""PyTorch itself: its own LSTM on packed batches, and what encodes datasets on a CPU and on a GPU."""
+"""PyTorch itself: its own LSTM on packed batches, and the engines that encode datasets on a CPU and on a GPU."""
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from pathlib import Path
 from types import MappingProxyType
@@ -12,21 +13,19 @@ from numpy.typing import NDArray
 
 from lengthwise.encoder.checkpoint import WEIGHTS_FILE, load_encoder
 from lengthwise.encoder.cuda import arithmetic
+from lengthwise.encoder.model import PackedEncoder
 from lengthwise.encoder.stepwise import StepwiseEncoder
 from lengthwise.encoder.torch_engine import TorchEngine
 from lengthwise.export.graphs.trace import ClientEncoder
 from lengthwise.export.graphs.variants import NATIVE
 from lengthwise.export.runtimes.base import NotRunnable, Outputs, Runtime
+from lengthwise.export.runtimes.tolerances import GPU_TOLERANCE
 
 
-class PyTorchEager(Runtime):
-    """Batches through the packed encoder, against its own rows one at a time."""
+class ModuleRuntime(Runtime):
+    """A PyTorch module with the inputs and outputs of the ONNX graph, on the CPU."""
 
-    name = "pytorch (packed batches)"
-    files = MappingProxyType({NATIVE: WEIGHTS_FILE})
-
-    def load(self, path: Path) -> None:
-        self._model: torch.nn.Module = ClientEncoder(load_encoder(path.parent)).eval()
+    _model: Callable[..., tuple[torch.Tensor, torch.Tensor]]
 
     def run(self, input_ids: NDArray[np.int64], attention_mask: NDArray[np.int64]) -> Outputs:
         with torch.inference_mode():
@@ -37,27 +36,49 @@ class PyTorchEager(Runtime):
         return {"torch": torch.__version__, "device": "cpu"}
 
 
-class PyTorchStepwise(PyTorchEager):
-    """The vectors as `encode_dataset` computes them in float32; token states are those of `PyTorchEager`."""
+class EncoderRuntime(Runtime):
+    """Runs the encoder of a checkpoint."""
+
+    files = MappingProxyType({NATIVE: WEIGHTS_FILE})
+
+    def __init__(self, encoder: PackedEncoder | None = None) -> None:
+        """`encoder`: the checkpoint's, if it is loaded already; otherwise `load` reads it."""
+        self._encoder = encoder
+
+    def _load_encoder(self, path: Path) -> PackedEncoder:
+        return load_encoder(path.parent) if self._encoder is None else self._encoder
+
+
+class PyTorchEager(EncoderRuntime, ModuleRuntime):
+    """The packed encoder on batches, compared with its own single rows."""
+
+    name = "pytorch (packed batches)"
+
+    def load(self, path: Path) -> None:
+        self._model = ClientEncoder(self._load_encoder(path)).eval()
+
+
+class PyTorchStepwise(EncoderRuntime, ModuleRuntime):
+    """The vectors as datasets are encoded in float32 on a CPU; token states are those of `PyTorchEager`."""
 
     name = "pytorch (step-wise)"
 
     def load(self, path: Path) -> None:
-        super().load(path)
-        self._stepwise = StepwiseEncoder(load_encoder(path.parent))
+        encoder = self._load_encoder(path)
+        self._model = ClientEncoder(encoder).eval()
+        self._stepwise = StepwiseEncoder(encoder)
 
     def run(self, input_ids: NDArray[np.int64], attention_mask: NDArray[np.int64]) -> Outputs:
         _, states = super().run(input_ids, attention_mask)
         lengths = attention_mask.sum(axis=1)
-        return _of_real_rows(self._stepwise, input_ids, lengths, self._stepwise.config.dim), states
+        return _encode_nonempty(self._stepwise, input_ids, lengths, self._stepwise.config.dim), states
 
 
-class PyTorchCuda(Runtime):
-    """The vectors as `encode_dataset` computes them on a GPU in float32; token states of the packed encoder there."""
+class PyTorchCuda(EncoderRuntime):
+    """The vectors as datasets are encoded in float32 on a GPU; token states are the packed encoder's there."""
 
     name = "pytorch (cuda)"
-    tolerance = 1e-5
-    files = MappingProxyType({NATIVE: WEIGHTS_FILE})
+    tolerance = GPU_TOLERANCE
 
     def load(self, path: Path) -> None:
         if not torch.cuda.is_available():
@@ -65,9 +86,9 @@ class PyTorchCuda(Runtime):
             raise NotRunnable(
                 f"PyTorch {torch.__version__}, built {built}, finds no NVIDIA GPU here; run it on a machine with one"
             )
-        encoder = load_encoder(path.parent)
+        encoder = self._load_encoder(path)
         self._engine = TorchEngine(encoder, "cuda")
-        self._model = ClientEncoder(encoder).eval().to(self._engine.device)
+        self._model = ClientEncoder(copy.deepcopy(encoder)).eval().to(self._engine.device)
 
     def run(self, input_ids: NDArray[np.int64], attention_mask: NDArray[np.int64]) -> Outputs:
         device = self._engine.device
@@ -75,7 +96,7 @@ class PyTorchCuda(Runtime):
             _, states = self._model(torch.from_numpy(input_ids).to(device), torch.from_numpy(attention_mask).to(device))
             fetched = states.cpu().numpy()
         lengths = attention_mask.sum(axis=1)
-        return _of_real_rows(self._engine.encode_batch, input_ids, lengths, self._engine.config.dim), fetched
+        return _encode_nonempty(self._engine.encode_batch, input_ids, lengths, self._engine.config.dim), fetched
 
     def describe(self) -> dict[str, str]:
         return {
@@ -86,13 +107,13 @@ class PyTorchCuda(Runtime):
         }
 
 
-def _of_real_rows(
+def _encode_nonempty(
     encode: Callable[[NDArray[np.int64], NDArray[np.int64]], NDArray[np.float32]],
     input_ids: NDArray[np.int64],
     lengths: NDArray[np.int64],
     dim: int,
 ) -> NDArray[np.float32]:
-    """float32[batch, dim]: what `encode` gives for the rows that have tokens, zeros for the others."""
+    """float32[batch, dim]: the result of `encode` for rows that have tokens, zeros for the others."""
     rows = np.flatnonzero(lengths)
     vectors = np.zeros((len(lengths), dim), np.float32)
     if len(rows):

@@ -1,4 +1,4 @@
-"""onnx's own evaluator, in NumPy: what the standard's authors wrote down, without a single optimisation."""
+"""onnx's own evaluator in NumPy: the reference implementation of the standard, without optimisations."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Reference(Runtime):
     """`onnx.reference.ReferenceEvaluator`."""
 
     name = "onnx reference"
-    files = MappingProxyType({name: file for name, file in ONNX_FILES.items() if name != FP16})  # minutes in NumPy
+    files = MappingProxyType({name: file for name, file in ONNX_FILES.items() if name != FP16})  # slow in NumPy
     optional = True  # nothing to install, but slow
     reads_lengths = False
     contrib = False

@@ -1,4 +1,4 @@
-"""The runtimes that an artifact is validated on, in the order of the report."""
+"""The runtimes of a validation, in the order of the report."""
 
 from lengthwise.export.runtimes.base import Runtime
 from lengthwise.export.runtimes.exported_program import ExportedProgram

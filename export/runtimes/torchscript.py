@@ -1,23 +1,21 @@
-"""TorchScript: traced files, loaded without any code of ours."""
+"""TorchScript: traced files, which load without this package."""
 
 from __future__ import annotations
 
 import warnings
 from pathlib import Path
-from types import MappingProxyType
 
 import torch
 
-from lengthwise.export.artifact.folder import TORCHSCRIPT_FILE, TORCHSCRIPT_PORTABLE_FILE
-from lengthwise.export.graphs.variants import NATIVE, PORTABLE
-from lengthwise.export.runtimes.pytorch import PyTorchEager
+from lengthwise.export.graphs.variants import TORCHSCRIPT_FILES
+from lengthwise.export.runtimes.pytorch import ModuleRuntime
 
 
-class TorchScript(PyTorchEager):
+class TorchScript(ModuleRuntime):
     """`torch.jit.load` of a traced file, on the CPU."""
 
     name = "torchscript"
-    files = MappingProxyType({NATIVE: TORCHSCRIPT_FILE, PORTABLE: TORCHSCRIPT_PORTABLE_FILE})
+    files = TORCHSCRIPT_FILES
 
     def load(self, path: Path) -> None:
         with warnings.catch_warnings():

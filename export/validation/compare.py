@@ -1,9 +1,8 @@
-"""Comparisons of a runtime with PyTorch, and with itself.
+"""Comparisons of a runtime with the oracle, and with itself.
 
-With PyTorch, the packed encoder run one row at a time (`validation.cases`); with itself, a row alone against the row in
-its batch, the batch in another order, the batch with more padding. Differences are |difference| / max(1, largest
-|value| of the row): absolute for vectors that are normalised or whose values stay within 1, as pooled LSTM states do
-under last, mean and max, and relative for sums and projections that grow beyond.
+With itself: a row alone against the row in its batch, the batch in another order, the batch with more padding.
+Differences are |difference| / max(1, largest |value| of the row): absolute for vectors that are normalised or whose
+values stay within 1, as pooled LSTM states do under last, mean and max; relative for larger sums and projections.
 """
 
 from __future__ import annotations
@@ -14,21 +13,24 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from lengthwise.export.artifact.oracle import Oracle
 from lengthwise.export.runtimes.base import Outputs, Runtime
-from lengthwise.export.validation.cases import Case, Oracle
+from lengthwise.export.validation.cases import Case
 
 MORE_PADDING, ANOTHER_ORDER, ALONE = "more padding", "another order", "a row alone"
-_LONG = 512  # columns; a longer batch is compared with PyTorch and under more padding alone, for time's sake
+WORST = 8
+_LONG = 512  # columns; longer batches are compared with the oracle and with more padding only, to save time
 
 
 @dataclass(frozen=True)
 class CaseResult:
-    """The largest difference that one comparison gave.
+    """The largest difference of one comparison.
 
     Attributes:
-        case: the batch, and what was compared with it.
+        case: the batch, and the batch it was compared with.
         group: the pattern of lengths, or how the batch was changed.
         of_batch: whether the runtime was compared with itself.
+        difference: infinite where a value is not a number.
     """
 
     case: str
@@ -39,7 +41,7 @@ class CaseResult:
 
 @dataclass(frozen=True)
 class RowDeviation:
-    """How far one vector is from PyTorch's."""
+    """The difference of one vector from PyTorch's."""
 
     case: str
     row: int
@@ -50,16 +52,16 @@ class RowDeviation:
 
 @dataclass(frozen=True)
 class Comparison:
-    """What all comparisons of a runtime gave.
+    """The results of all comparisons of a runtime.
 
     Attributes:
-        difference: the largest from PyTorch, over both outputs; infinite where a value was not a number, None where
-            nothing was compared.
+        difference: the largest from PyTorch, over both outputs; infinite if a value is not a number, None if nothing
+            was compared.
         batch_difference: the largest of the runtime from itself.
         p99_difference: the 99th percentile over the vectors' values.
         cosine: the smallest of a vector to PyTorch's.
-        cases: each comparison's largest difference.
-        rows: each vector of the cases in `of_interest`.
+        cases: the largest difference of each comparison.
+        rows: each vector of the cases in `row_groups`.
     """
 
     difference: float | None = None
@@ -69,25 +71,36 @@ class Comparison:
     cases: tuple[CaseResult, ...] = ()
     rows: tuple[RowDeviation, ...] = ()
 
+    def worst_cases(self, number: int = WORST) -> list[CaseResult]:
+        """The comparisons with the largest differences, largest first."""
+        return sorted(self.cases, key=lambda case: -case.difference)[:number]
+
+    def worst_by_group(self) -> dict[str, float]:
+        """The largest difference per group, in the order of the groups' first cases."""
+        found: dict[str, float] = {}
+        for case in self.cases:
+            found[case.group] = max(found.get(case.group, 0.0), _nan_to_inf(case.difference))
+        return found
+
 
 class Comparator:
-    """Runs comparisons and keeps what they give."""
+    """Runs comparisons of a runtime and collects their results."""
 
-    def __init__(self, runtime: Runtime, vocab_size: int, of_interest: Sequence[str] = ()) -> None:
-        """`of_interest`: groups of cases whose rows are kept one by one."""
-        self._runtime, self._vocab_size, self._of_interest = runtime, vocab_size, of_interest
+    def __init__(self, runtime: Runtime, row_groups: Sequence[str] = ()) -> None:
+        """`row_groups`: the groups of cases whose rows are recorded one by one."""
+        self._runtime, self._row_groups = runtime, row_groups
         self._cases: list[CaseResult] = []
         self._rows: list[RowDeviation] = []
         self._differences: list[NDArray[np.float64]] = []
         self._cosine: float | None = None
 
     def compare(self, case: Case, oracle: Oracle) -> None:
-        """Run a case, compare it with the oracle, then with itself in other batches."""
+        """Run a case; compare it with the oracle, then with its rows in other batches."""
         vectors, states = first = self._run(case)
         of_states = [] if oracle.states is None else [scaled_difference(states, oracle.states)]
         self._add(case.name, case.group, False, scaled_difference(vectors, oracle.vectors), *of_states)
         self._add_rows(case, vectors, oracle.vectors)
-        for group, other, rows in _other_batches(case, self._vocab_size):
+        for group, other, rows in _other_batches(case):
             vectors, states = self._run(other)
             name = f"{case.name}: {group}" if group != ALONE else f"{case.name}: row {rows[0]} alone"
             columns = min(states.shape[1], first[1].shape[1])
@@ -101,7 +114,7 @@ class Comparator:
             )
 
     def result(self) -> Comparison:
-        """What all comparisons so far gave."""
+        """The results of all comparisons so far."""
         return Comparison(
             difference=_largest(self._cases, of_batch=False),
             batch_difference=_largest(self._cases, of_batch=True),
@@ -121,18 +134,18 @@ class Comparator:
         self, name: str, group: str, of_batch: bool, of_vectors: NDArray[np.float64], *of_states: NDArray[np.float64]
     ) -> None:
         self._differences.append(of_vectors.ravel())
-        largest = max(_size(differences.max(initial=0)) for differences in (of_vectors, *of_states))
+        largest = max(_nan_to_inf(differences.max(initial=0)) for differences in (of_vectors, *of_states))
         self._cases.append(CaseResult(name, group, of_batch, largest))
 
-    def _add_rows(self, case: Case, found: NDArray[np.floating], right: NDArray[np.floating]) -> None:
-        if found.shape != right.shape:
+    def _add_rows(self, case: Case, found: NDArray[np.floating], expected: NDArray[np.floating]) -> None:
+        if found.shape != expected.shape:
             return
-        differences, of_rows = scaled_difference(found, right).max(axis=1), cosines(found, right)
+        differences, of_rows = scaled_difference(found, expected).max(axis=1), cosines(found, expected)
         real = np.flatnonzero(case.lengths)
         if len(real):
             smallest = float(of_rows[real].min())
             self._cosine = float(np.minimum(smallest if self._cosine is None else self._cosine, smallest))
-        if case.group in self._of_interest:
+        if case.group in self._row_groups:
             self._rows += [
                 RowDeviation(case.name, int(row), int(case.lengths[row]), float(differences[row]), float(of_rows[row]))
                 for row in real
@@ -145,38 +158,38 @@ class Comparator:
         return float(np.percentile(values, percent, method="higher"))
 
 
-def scaled_difference(found: NDArray[np.floating], right: NDArray[np.floating]) -> NDArray[np.float64]:
-    """|found - right| / max(1, largest |right| of the row); infinite everywhere where the shapes differ."""
-    if found.shape != right.shape:
+def scaled_difference(found: NDArray[np.floating], expected: NDArray[np.floating]) -> NDArray[np.float64]:
+    """|found - expected| / max(1, largest |expected| of the row); infinite everywhere where the shapes differ."""
+    if found.shape != expected.shape:
         return np.full(1, np.inf)
-    right = right.astype(np.float64)
-    scale = np.abs(right).max(axis=-1, keepdims=True, initial=1.0)
-    return np.abs(found - right) / scale
+    expected = expected.astype(np.float64)
+    scale = np.abs(expected).max(axis=-1, keepdims=True, initial=1.0)
+    return np.abs(found - expected) / scale
 
 
-def _other_batches(case: Case, vocab_size: int) -> Iterator[tuple[str, Case, NDArray[np.int64]]]:
-    """Other batches in which rows of the case stand, and which rows those are."""
+def _other_batches(case: Case) -> Iterator[tuple[str, Case, NDArray[np.int64]]]:
+    """Group, batch and row indices of other batches that hold rows of the case."""
     rng = np.random.default_rng(3)
     batch, sequence = case.input_ids.shape
-    yield MORE_PADDING, case.padded_to(sequence + 13, vocab_size, rng), np.arange(batch)
+    yield MORE_PADDING, case.pad_to(sequence + 13, rng), np.arange(batch)
     if batch > 1 and sequence <= _LONG:
         shuffled = rng.permutation(batch)
-        yield ANOTHER_ORDER, case.rows(shuffled), shuffled
+        yield ANOTHER_ORDER, case.select(shuffled), shuffled
         for row in np.unique([0, int(case.lengths.argmin()), int(case.lengths.argmax()), batch - 1]):
-            alone = case.rows(np.array([row]))
-            yield ALONE, alone.padded_to(max(1, int(case.lengths[row])), vocab_size, rng), np.array([row])
+            alone = case.select(np.array([row]))
+            yield ALONE, alone.pad_to(max(1, int(case.lengths[row])), rng), np.array([row])
 
 
 def _largest(cases: Sequence[CaseResult], of_batch: bool) -> float | None:
     return max((case.difference for case in cases if case.of_batch == of_batch), default=None)
 
 
-def _size(difference: float) -> float:
+def _nan_to_inf(difference: float) -> float:
     return float("inf") if np.isnan(difference) else float(difference)
 
 
-def cosines(found: NDArray[np.floating], right: NDArray[np.floating]) -> NDArray[np.float64]:
-    """Of each vector to the right one, float64[batch]; not a number where a vector holds one, 0 where one is zeros."""
-    found, right = found.astype(np.float64), right.astype(np.float64)
-    norms = np.linalg.norm(found, axis=1) * np.linalg.norm(right, axis=1)
-    return (found * right).sum(axis=1) / np.maximum(norms, 1e-30)
+def cosines(found: NDArray[np.floating], expected: NDArray[np.floating]) -> NDArray[np.float64]:
+    """Cosine of each vector to the expected one, float64[batch]; NaN where a vector holds one, 0 where one is zeros."""
+    found, expected = found.astype(np.float64), expected.astype(np.float64)
+    norms = np.linalg.norm(found, axis=1) * np.linalg.norm(expected, axis=1)
+    return (found * expected).sum(axis=1) / np.maximum(norms, 1e-30)

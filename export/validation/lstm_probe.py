@@ -1,10 +1,9 @@
-"""Small graphs on which a runtime's LSTM can go wrong, and a reference to tell whether it did.
+"""LSTM probes: small graphs that test the limits of a runtime's LSTM kernel against a reference.
 
-Each is an embedding and one ONNX LSTM that is told its lengths. What they try is where onnxruntime's CUDA kernel has
-borders: opsets from 22 on, for which it has none; the reverse direction, which starts at a row's own last token; a row
-of no tokens, which cuDNN does not take; TF32, which moves values where it is not switched off; half precision; and a
-machine without cuDNN, which that kernel is made of. A runtime may be right, or right elsewhere and say so, or refuse.
-It may not be wrong without a word.
+Each is an embedding and one ONNX LSTM with `sequence_lens`. They cover the limits of onnxruntime's CUDA kernel: opsets
+from 22 on, for which it has no kernel; the reverse direction, which starts at a row's own last token; a row of no
+tokens, which cuDNN refuses; TF32, which changes values unless it is off; half precision; and a machine without cuDNN.
+A runtime may be correct, or fall back to another provider and report that, or refuse; it may not be wrong silently.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ from lengthwise.export.runtimes.onnxruntime import CUDA_OPTIONS, import_onnxrunt
 
 Direction = Literal["forward", "reverse", "bidirectional"]
 Dtype = Literal["float32", "float16"]
-Status = Literal["right", "right elsewhere", "wrong", "not run", "crashed"]
+Status = Literal["correct", "correct elsewhere", "wrong", "not run", "crashed"]
 CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
 OPSETS = (17, 18, 22)
 DTYPES: tuple[Dtype, ...] = ("float32", "float16")
@@ -38,7 +37,7 @@ _OUTPUTS = ("Y", "Y_h")
 _VOCAB, _EMBEDDING, _HIDDEN = 50, 64, 64  # wide enough for TF32 to show
 _PADDING = 2  # columns beyond the longest row
 _IR_VERSIONS = {17: 8, 18: 8, 22: 10}
-_TOLERANCE, _SHORT_TOLERANCE = 1e-5, 1e-2  # of float32; of TF32 and half precision, which keep 10 bits
+_TOLERANCE, _SHORT_TOLERANCE = 1e-5, 1e-2  # float32; TF32 and half precision, which keep 10 bits
 _SECONDS = 300
 
 
@@ -47,10 +46,10 @@ class LstmProbe:
     """A graph and a batch.
 
     Attributes:
-        opset: the graph's.
+        opset: the graph's opset.
         dtype: float32 or float16, of weights and outputs.
-        direction: of the LSTM.
-        lengths: of the batch's rows.
+        direction: the LSTM's direction.
+        lengths: the lengths of the rows.
     """
 
     opset: int = 18
@@ -60,13 +59,13 @@ class LstmProbe:
 
     @property
     def name(self) -> str:
-        """For people."""
+        """A description for people."""
         zeros = ", rows of no tokens" if 0 in self.lengths else ""
         return f"opset {self.opset}, {self.dtype}, {self.direction}{zeros}"
 
     @property
     def directions(self) -> int:
-        """How many the LSTM has."""
+        """The number of the LSTM's directions."""
         return 2 if self.direction == "bidirectional" else 1
 
 
@@ -75,18 +74,18 @@ PROBES = tuple(LstmProbe(*values) for values in itertools.product(OPSETS, DTYPES
 
 @dataclass(frozen=True)
 class ProbeResult:
-    """What a runtime did with a probe.
+    """The result of a probe on a runtime.
 
     Attributes:
         probe: the graph and the batch.
-        provider: that was asked for.
-        options: the provider's.
-        ran: whether there were values.
+        provider: the requested provider.
+        options: the provider's options.
+        ran: whether there were outputs.
         reason: why there were none.
-        placement: the provider that the LSTM was assigned to; empty where nothing ran.
-        difference: the largest from the reference; infinite where a value is not a number, None where nothing ran.
-        cudnn: whether cuDNN was in the process after the run; None where the system does not tell.
-        crashed: whether the process ended without an answer.
+        placement: the provider that the LSTM was assigned to; empty if nothing ran.
+        difference: the largest from the reference; infinite if a value is not a number, None if nothing ran.
+        cudnn: whether cuDNN was loaded in the process after the run; None if the system does not say.
+        crashed: whether the process ended without a result.
     """
 
     probe: LstmProbe
@@ -101,20 +100,20 @@ class ProbeResult:
 
     @property
     def tolerance(self) -> float:
-        """The largest difference that is right."""
+        """The largest difference that counts as correct."""
         short = self.provider == CUDA and self.options.get("use_tf32", "1") != "0"
         return _SHORT_TOLERANCE if short or self.probe.dtype == "float16" else _TOLERANCE
 
     @property
     def status(self) -> Status:
-        """What that comes to."""
+        """The status of the result."""
         if self.crashed:
             return "crashed"
         if not self.ran or self.difference is None:
             return "not run"
         if not self.difference <= self.tolerance:
             return "wrong"
-        return "right" if self.placement == self.provider else "right elsewhere"
+        return "correct" if self.placement == self.provider else "correct elsewhere"
 
 
 def probe_model(probe: LstmProbe) -> onnx.ModelProto:
@@ -151,7 +150,7 @@ def probe_model(probe: LstmProbe) -> onnx.ModelProto:
 
 
 def probe_batch(probe: LstmProbe) -> dict[str, NDArray[Any]]:
-    """The inputs, random ids in the padding too."""
+    """The inputs, with random ids in the padding."""
     shape = (max(probe.lengths) + _PADDING, len(probe.lengths))
     input_ids = np.random.default_rng(1).integers(_VOCAB, size=shape)
     return {"input_ids": input_ids, "sequence_lens": np.array(probe.lengths, np.int32)}
@@ -160,7 +159,7 @@ def probe_batch(probe: LstmProbe) -> dict[str, NDArray[Any]]:
 def probe_reference(probe: LstmProbe) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Y and Y_h in float64, row by row and step by step.
 
-    As https://onnx.ai/onnx/operators/onnx__LSTM.html has it: gates in the order i, o, f, c; states beyond a row's
+    As in https://onnx.ai/onnx/operators/onnx__LSTM.html: gates in the order i, o, f, c; states beyond a row's
     length are zero; the reverse direction starts at a row's last token; a row of no tokens keeps its first state, zero.
     """
     weights = {name: values.astype(np.float64) for name, values in _weights(probe).items()}
@@ -188,26 +187,27 @@ def run_probe(
     """Run a probe in this process.
 
     Args:
-        provider: of onnxruntime, e.g. CUDAExecutionProvider; the CPU is there to take what it leaves.
-        options: of the provider; the CPU has none.
-        cudnn: whether cuDNN is preloaded. It may be in the process already, or be found without: see
-            `run_probe_isolated` and `ProbeResult.cudnn`.
+        probe: the probe.
+        provider: of onnxruntime, e.g. CUDAExecutionProvider; the CPU is the fallback.
+        options: the provider's; the CPU has none.
+        cudnn: whether to preload cuDNN. It may be loaded already, or be found without: see `run_probe_isolated` and
+            `ProbeResult.cudnn`.
     """
     options = {} if provider == CPU else dict(options)
-    said = ""
+    messages = ""
     try:
         library = import_onnxruntime()
         if provider == CUDA:
-            said = preload_libraries(library, cudnn=cudnn)
+            messages = preload_libraries(library, cudnn=cudnn)
         if provider not in library.get_available_providers():
             raise NotRunnable(f"onnxruntime {library.__version__} has no {provider} here")
         values, placement = _run(library, probe, provider, options)
     except Exception as error:  # onnxruntime raises its own types
-        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}{said}"
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}{messages}"
         return ProbeResult(probe, provider, options, reason=reason, cudnn=_cudnn_is_loaded())
     difference = max(
-        float(np.nan_to_num(np.abs(found - right), nan=np.inf).max())
-        for found, right in zip(values, probe_reference(probe), strict=True)
+        float(np.nan_to_num(np.abs(found - expected), nan=np.inf).max())
+        for found, expected in zip(values, probe_reference(probe), strict=True)
     )
     return ProbeResult(probe, provider, options, True, "", placement, difference, _cudnn_is_loaded())
 
@@ -215,13 +215,13 @@ def run_probe(
 def run_probe_isolated(
     probe: LstmProbe, provider: str = CPU, options: Mapping[str, str] = CUDA_OPTIONS, *, cudnn: bool = True
 ) -> ProbeResult:
-    """The same in a process of its own, which has loaded no libraries yet and may crash."""
-    asked = {"probe": asdict(probe), "provider": provider, "options": dict(options), "cudnn": cudnn}
-    command = [sys.executable, "-m", "lengthwise.export.validation.lstm_probe", json.dumps(asked)]
+    """As `run_probe`, in a process of its own, which has no libraries loaded yet and may crash."""
+    request = {"probe": asdict(probe), "provider": provider, "options": dict(options), "cudnn": cudnn}
+    command = [sys.executable, "-m", "lengthwise.export.validation.lstm_probe", json.dumps(request)]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=_SECONDS)
     except subprocess.TimeoutExpired:
-        return ProbeResult(probe, provider, options, reason=f"no answer in {_SECONDS} seconds", crashed=True)
+        return ProbeResult(probe, provider, options, reason=f"no result in {_SECONDS} seconds", crashed=True)
     if done.returncode:
         last = " ".join(done.stderr.split())[-300:]
         reason = f"the process ended with {done.returncode}: {last}"
@@ -232,7 +232,7 @@ def run_probe_isolated(
 def _run(
     library: Any, probe: LstmProbe, provider: str, options: Mapping[str, str]
 ) -> tuple[list[NDArray[np.floating]], str]:
-    """Y and Y_h, and where the LSTM was placed."""
+    """Y and Y_h, and the provider of the LSTM."""
     settings = library.SessionOptions()
     settings.log_severity_level = 3  # errors
     settings.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
@@ -280,9 +280,9 @@ def _probe(record: dict[str, Any]) -> LstmProbe:
 
 
 def _main(argument: str) -> None:
-    """What `run_probe_isolated` starts: JSON in, JSON out."""
-    asked = json.loads(argument)
-    result = run_probe(_probe(asked["probe"]), asked["provider"], asked["options"], cudnn=asked["cudnn"])
+    """The process of `run_probe_isolated`: JSON in, JSON out."""
+    request = json.loads(argument)
+    result = run_probe(_probe(request["probe"]), request["provider"], request["options"], cudnn=request["cudnn"])
     sys.stdout.write(f"\n{json.dumps(asdict(result))}\n")
 
 

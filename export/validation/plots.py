@@ -1,11 +1,10 @@
-"""A picture of a validation: how far each runtime is from PyTorch, and what to deploy where.
+"""The heat map of a validation: differences from PyTorch by runtime and graph, and what to deploy where.
 
-Notable decisions:
-- Colour is a difference on a logarithmic scale: blue up to what passes in float32 on a CPU, then orange to brown. Blue
-  against orange is what colour-blind people can tell apart, and it darkens all the way, so that it reads in print.
-- What passes is a matter of the row, as a graph in half precision may differ more: a figure above it has a cross. A
-  colour says how far, never whether that is allowed.
-- Everything is placed in inches, by the width of the words: another row makes the picture longer, not denser.
+- Colour is the difference on a logarithmic scale: blue up to the tolerance of float32 on a CPU, then orange to brown.
+  Colour-blind people can tell blue from orange, and the scale darkens throughout, so it reads in print.
+- Tolerances differ by graph (half precision may differ more), so a value above its row's tolerance has a cross. Colour
+  shows the size of a difference, not whether it passes.
+- Positions are in inches, from the width of the texts: more rows make the figure longer, not denser.
 """
 
 from __future__ import annotations
@@ -17,8 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from lengthwise.export.graphs.variants import VARIANTS
 from lengthwise.export.runtimes.base import Runtime, Tolerances
-from lengthwise.export.validation.compare import CaseResult
-from lengthwise.export.validation.report import worst_by_group
+from lengthwise.export.validation.verdict import Validation, Verdict
 from lengthwise.util.plots import BLUE, FAINT, INK, figure_to_png, new_figure
 
 if TYPE_CHECKING:
@@ -26,24 +24,22 @@ if TYPE_CHECKING:
     from matplotlib.colors import Colormap, LogNorm
     from matplotlib.figure import Figure
 
-    from lengthwise.export.validation.validate import Validation, Verdict
-
 WHAT_TO_DEPLOY = "Which graph to load on each runtime"
 _EXPLAINED = (
     "Each figure is the largest difference over a group of cases: from PyTorch, and of a text's vector from itself in"
-    " another batch. ✗: more than passes for that graph."
+    " another batch. ✗: above the tolerance of that graph."
 )
 _SECTIONS = {False: "against PyTorch", True: "against itself in another batch"}
-_INSTEAD = {"refused": "refuses the file", "not run": "not run", "failed": "stopped with an error", "passed": ""}
-_OF_PYTORCH = "pytorch"
-_BEST, _WORST = 1e-8, 1.0  # where the colours end
+_PLACEHOLDERS = {"refused": "file refused", "not run": "not run", "failed": "stopped with an error", "passed": ""}
+_PYTORCH = "pytorch"
+_BEST, _WORST = 1e-8, 1.0  # ends of the colour scale
 _BLUES = ("#E3F0F9", "#A5D2F0")
 _WRONG = "#A83C00"
 _ORANGES = ("#F2B84B", "#DB7A12", _WRONG, "#331000")
 _GREY, _HATCH = "#EDEDED", "#C4C4C4"
 
 # Sizes in points, then inches.
-_FONT = "DejaVu Sans"  # comes with matplotlib, and has the signs
+_FONT = "DejaVu Sans"  # part of matplotlib; has the signs
 _TITLE, _TEXT, _SMALL = 16, 11, 9.5
 _MARGIN, _SPACE, _ROW, _COLUMN, _BETWEEN = 0.25, 0.2, 0.3, 0.78, 0.14
 _BAR = (6.0, 0.2)
@@ -51,43 +47,43 @@ _BAR = (6.0, 0.2)
 
 @dataclass(frozen=True)
 class _Row:
-    """One graph on one runtime, or all of a runtime's where none was run.
+    """One graph on one runtime, or all graphs of a runtime that was not run.
 
     Attributes:
-        graph: its name, or how many there are.
-        worst: by group of cases, the largest difference; empty where nothing was compared.
-        instead: what stands where figures would.
-        word: what to make of it.
+        graph: its name, or the number of graphs.
+        worst: by group of cases, the largest difference; empty if nothing was compared.
+        placeholder: the text in place of differences.
+        verdict: the verdict in two or three words.
         recommended: whether it is the graph to use on this runtime.
-        tolerances: what passes.
+        tolerances: the limits that apply.
     """
 
     graph: str
     worst: Mapping[str, float]
-    instead: str
-    word: str
+    placeholder: str
+    verdict: str
     recommended: bool
     tolerances: Tolerances
 
 
 @dataclass(frozen=True)
-class _Sheet:
-    """What stands where from left to right, in inches.
+class _Layout:
+    """Horizontal positions in inches.
 
     Attributes:
-        graphs: where their names start.
-        cells: where each group of cases starts.
-        of_batch: whether it compares a runtime with itself.
-        figures: where the first of the cells starts, and the last ends.
-        words: where the verdicts start.
-        width: of the whole picture.
+        graphs: left edge of the graphs' names.
+        cells: left edge of each group of cases.
+        of_batch: by group, whether it compares a runtime with itself.
+        span: left edge of the first cell and right edge of the last.
+        verdicts: left edge of the verdicts.
+        width: of the whole figure.
     """
 
     graphs: float
     cells: Mapping[str, float]
     of_batch: Mapping[str, bool]
-    figures: tuple[float, float]
-    words: float
+    span: tuple[float, float]
+    verdicts: float
     width: float
 
 
@@ -101,31 +97,31 @@ def draw_heat_map(validation: Validation, title: str = WHAT_TO_DEPLOY) -> bytes:
 
 
 def heat_map_figure(validation: Validation, title: str = WHAT_TO_DEPLOY) -> Figure:
-    """The figure of `draw_heat_map`: axes of the whole picture, in inches from the top left, and a colour bar's.
+    """The figure of `draw_heat_map`: axes in inches from the top left, and the axes of the colour bar.
 
     Raises:
         LengthwiseError: matplotlib is not installed.
     """
-    figure = new_figure(1, 1)  # how large it is comes out in the end
+    figure = new_figure(1, 1)  # resized once the height is known
     figure.set_layout_engine("none")
     axes = figure.add_axes((0, 0, 1, 1))
     axes.set_axis_off()
     runtimes, tolerances = _rows(validation), _float32_tolerances(validation.verdicts)
-    sheet = _arrange(runtimes, _groups(validation.verdicts))
-    top = _draw_title(axes, sheet, title)
-    top = _draw_sections(axes, sheet, top)
-    top = _draw_groups(axes, sheet, top)
+    layout = _arrange(runtimes, _groups(validation.verdicts))
+    top = _draw_title(axes, layout, title)
+    top = _draw_sections(axes, layout, top)
+    top = _draw_groups(axes, layout, top)
     for runtime, rows in runtimes.items():
-        top = _draw_runtime(axes, sheet, runtime, rows, top)
-    if sheet.cells:
-        top = _write_tolerances(axes, sheet, tolerances, top + _SPACE)
-    height = top + (0.8 if sheet.cells else _MARGIN)
-    figure.set_size_inches(sheet.width, height)
-    axes.set(xlim=(0, sheet.width), ylim=(height, 0))
-    if sheet.cells:
-        (left, _), (width, thick) = sheet.figures, _BAR
+        top = _draw_runtime(axes, layout, runtime, rows, top)
+    if layout.cells:
+        top = _write_tolerances(axes, layout, tolerances, top + _SPACE)
+    height = top + (0.8 if layout.cells else _MARGIN)
+    figure.set_size_inches(layout.width, height)
+    axes.set(xlim=(0, layout.width), ylim=(height, 0))
+    if layout.cells:
+        (left, _), (width, thick) = layout.span, _BAR
         bottom = 1 - (top + 0.15 + thick) / height
-        bar = figure.add_axes((left / sheet.width, bottom, width / sheet.width, thick / height))
+        bar = figure.add_axes((left / layout.width, bottom, width / layout.width, thick / height))
         _draw_colour_bar(figure, bar, tolerances)
     return figure
 
@@ -133,7 +129,7 @@ def heat_map_figure(validation: Validation, title: str = WHAT_TO_DEPLOY) -> Figu
 def _rows(validation: Validation) -> dict[str, list[_Row]]:
     """Rows by runtime, PyTorch's first."""
     by_runtime: dict[str, list[Verdict]] = {}
-    for verdict in sorted(validation.verdicts, key=lambda verdict: not verdict.runtime.startswith(_OF_PYTORCH)):
+    for verdict in sorted(validation.verdicts, key=lambda verdict: not verdict.runtime.startswith(_PYTORCH)):
         by_runtime.setdefault(verdict.runtime, []).append(verdict)
     found = {}
     for runtime, verdicts in by_runtime.items():
@@ -145,17 +141,13 @@ def _rows(validation: Validation) -> dict[str, list[_Row]]:
 
 
 def _row(verdict: Verdict, recommended: bool) -> _Row:
-    worst = worst_by_group([_counted(case) for case in verdict.comparison.cases])
-    instead = "" if worst else _INSTEAD[verdict.status]
-    return _Row(verdict.variant, worst, instead, _word(verdict, recommended), recommended, verdict.tolerances)
+    worst = verdict.comparison.worst_by_group()
+    placeholder = "" if worst else _PLACEHOLDERS[verdict.status]
+    label = _verdict_label(verdict, recommended)
+    return _Row(verdict.variant, worst, placeholder, label, recommended, verdict.tolerances)
 
 
-def _counted(case: CaseResult) -> CaseResult:
-    """A case in which what is not a number is as bad as can be."""
-    return replace(case, difference=math.inf) if math.isnan(case.difference) else case
-
-
-def _word(verdict: Verdict, recommended: bool) -> str:
+def _verdict_label(verdict: Verdict, recommended: bool) -> str:
     found, passes = verdict.comparison, verdict.tolerances
     if verdict.status == "passed":
         return "✓ use this" if recommended else "✓ passes"
@@ -171,13 +163,13 @@ def _word(verdict: Verdict, recommended: bool) -> str:
 
 
 def _groups(verdicts: Iterable[Verdict]) -> dict[str, bool]:
-    """Groups of cases in their order, and whether a runtime is compared with itself there: those come last."""
+    """Groups of cases, and whether they compare a runtime with itself; those are last."""
     found = {case.group: case.of_batch for verdict in verdicts for case in verdict.comparison.cases}
     return dict(sorted(found.items(), key=lambda item: item[1]))
 
 
 def _float32_tolerances(verdicts: Iterable[Verdict]) -> dict[float, list[str]]:
-    """What passes in float32, and on which of the runtimes that were compared."""
+    """The tolerances of float32, and the runtimes of each, of those that were compared."""
     found: dict[float, list[str]] = {}
     for verdict in verdicts:
         if verdict.comparison.cases and VARIANTS[verdict.variant].exact:
@@ -186,7 +178,7 @@ def _float32_tolerances(verdicts: Iterable[Verdict]) -> dict[float, list[str]]:
     return found
 
 
-def _arrange(runtimes: Mapping[str, Sequence[_Row]], of_batch: Mapping[str, bool]) -> _Sheet:
+def _arrange(runtimes: Mapping[str, Sequence[_Row]], of_batch: Mapping[str, bool]) -> _Layout:
     rows = [row for found in runtimes.values() for row in found]
     graphs = _MARGIN + _widest(runtimes) + _SPACE
     left = graphs + _widest(row.graph for row in rows) + _SPACE
@@ -195,29 +187,28 @@ def _arrange(runtimes: Mapping[str, Sequence[_Row]], of_batch: Mapping[str, bool
         group: left + place * _COLUMN + between * of_itself for place, (group, of_itself) in enumerate(of_batch.items())
     }
     end = left + max(len(cells), 2) * _COLUMN + between
-    width = end + _SPACE + _widest(row.word for row in rows) + _SPACE / 2 + _MARGIN
+    width = end + _SPACE + _widest(row.verdict for row in rows) + _SPACE / 2 + _MARGIN
     least = left + _BAR[0] + 2 * _MARGIN
-    return _Sheet(graphs, cells, of_batch, (left, end), end + _SPACE, max(width, least))
+    return _Layout(graphs, cells, of_batch, (left, end), end + _SPACE, max(width, least))
 
 
-def _draw_title(axes: Axes, sheet: _Sheet, title: str) -> float:
-    """Returns where it ends, as the functions below do."""
-    room = sheet.width - 2 * _MARGIN
-    top = _write_lines(axes, _MARGIN, _MARGIN, _wrapped(title, room, _TITLE, "bold"), _TITLE, weight="bold")
-    explained = _wrapped(_EXPLAINED, room, _TEXT) if sheet.cells else []
+def _draw_title(axes: Axes, layout: _Layout, title: str) -> float:
+    """Returns the bottom edge, as the functions below do."""
+    width = layout.width - 2 * _MARGIN
+    top = _write_lines(axes, _MARGIN, _MARGIN, _wrap(title, width, _TITLE, "bold"), _TITLE, weight="bold")
+    explained = _wrap(_EXPLAINED, width, _TEXT) if layout.cells else []
     return _write_lines(axes, _MARGIN, top + 0.05, explained, color=FAINT) + _SPACE
 
 
-def _draw_sections(axes: Axes, sheet: _Sheet, top: float) -> float:
-    """What the cells below were compared with, each over a line."""
+def _draw_sections(axes: Axes, layout: _Layout, top: float) -> float:
+    """The headings of the two sections, each over a line."""
     spans = {
         of_batch: (min(lefts), max(lefts) + _COLUMN)
         for of_batch in (False, True)
-        if (lefts := [left for group, left in sheet.cells.items() if sheet.of_batch[group] == of_batch])
+        if (lefts := [left for group, left in layout.cells.items() if layout.of_batch[group] == of_batch])
     }
     heads = {
-        of_batch: _wrapped(_SECTIONS[of_batch], right - left, _TEXT, "bold")
-        for of_batch, (left, right) in spans.items()
+        of_batch: _wrap(_SECTIONS[of_batch], right - left, _TEXT, "bold") for of_batch, (left, right) in spans.items()
     }
     bottom = top + max(map(_height, heads.values()), default=0)
     for of_batch, (left, right) in spans.items():
@@ -227,52 +218,52 @@ def _draw_sections(axes: Axes, sheet: _Sheet, top: float) -> float:
     return bottom + 0.04
 
 
-def _draw_groups(axes: Axes, sheet: _Sheet, top: float) -> float:
-    """The names of the groups of cases, which stand on one line with their last words."""
-    names = {group: _wrapped(group, _COLUMN - 0.06, _SMALL) for group in sheet.cells}
+def _draw_groups(axes: Axes, layout: _Layout, top: float) -> float:
+    """The names of the groups of cases, aligned at the bottom."""
+    names = {group: _wrap(group, _COLUMN - 0.06, _SMALL) for group in layout.cells}
     bottom = top + 0.08 + max((_height(lines, _SMALL) for lines in names.values()), default=0)
     for group, lines in names.items():
-        centre = sheet.cells[group] + _COLUMN / 2
+        centre = layout.cells[group] + _COLUMN / 2
         _write_lines(axes, centre, bottom - _height(lines, _SMALL), lines, _SMALL, ha="center")
     return bottom + 0.06
 
 
-def _draw_runtime(axes: Axes, sheet: _Sheet, runtime: str, rows: Sequence[_Row], top: float) -> float:
-    axes.plot([_MARGIN, sheet.width - _MARGIN], [top, top], color=_GREY, linewidth=1)
+def _draw_runtime(axes: Axes, layout: _Layout, runtime: str, rows: Sequence[_Row], top: float) -> float:
+    axes.plot([_MARGIN, layout.width - _MARGIN], [top, top], color=_GREY, linewidth=1)
     top += _BETWEEN / 2
     _write(axes, _MARGIN, top + _ROW / 2, runtime, weight="bold")
     for row in rows:
-        _draw_row(axes, sheet, row, top)
+        _draw_row(axes, layout, row, top)
         top += _ROW
     return top + _BETWEEN / 2
 
 
-def _draw_row(axes: Axes, sheet: _Sheet, row: _Row, top: float) -> None:
-    (left, right), middle = sheet.figures, top + _ROW / 2
+def _draw_row(axes: Axes, layout: _Layout, row: _Row, top: float) -> None:
+    (left, right), middle = layout.span, top + _ROW / 2
     if row.worst:
-        _draw_cells(axes, sheet, row, top)
+        _draw_cells(axes, layout, row, top)
     else:
         _draw_box(axes, left, top, right - left, facecolor=_GREY, hatch="////")
         plain = {"facecolor": "white", "edgecolor": "none", "pad": 1.5}
-        _write(axes, (left + right) / 2, middle, row.instead, _SMALL, FAINT, ha="center", bbox=plain)
-    weight, colour = "normal", _WRONG if row.word.startswith("✗") else INK
+        _write(axes, (left + right) / 2, middle, row.placeholder, _SMALL, FAINT, ha="center", bbox=plain)
+    weight, colour = "normal", _WRONG if row.verdict.startswith("✗") else INK
     if row.recommended:
         weight, colour = "bold", "white"
-        _draw_box(axes, sheet.words - 0.08, top, sheet.width - _MARGIN - sheet.words + 0.08, facecolor=BLUE)
-    _write(axes, sheet.graphs, middle, row.graph, weight=weight)
-    _write(axes, sheet.words, middle, row.word, color=colour, weight=weight)
+        _draw_box(axes, layout.verdicts - 0.08, top, layout.width - _MARGIN - layout.verdicts + 0.08, facecolor=BLUE)
+    _write(axes, layout.graphs, middle, row.graph, weight=weight)
+    _write(axes, layout.verdicts, middle, row.verdict, color=colour, weight=weight)
 
 
-def _draw_cells(axes: Axes, sheet: _Sheet, row: _Row, top: float) -> None:
-    """Differences as colours and figures; hatched where there is none."""
+def _draw_cells(axes: Axes, layout: _Layout, row: _Row, top: float) -> None:
+    """Differences as colours and numbers; hatched if there is none."""
     norm, colours = _colours()
-    for group, left in sheet.cells.items():
+    for group, left in layout.cells.items():
         difference = row.worst.get(group)
         if difference is None:
             _draw_box(axes, left, top, _COLUMN, facecolor=_GREY, hatch="////")
             continue
         colour = colours(float(norm(difference)))
-        passes = difference <= (row.tolerances.batch if sheet.of_batch[group] else row.tolerances.difference)
+        passes = difference <= (row.tolerances.batch if layout.of_batch[group] else row.tolerances.difference)
         words, weight = (_short(difference), "normal") if passes else (f"✗ {_short(difference)}", "bold")
         _draw_box(axes, left, top, _COLUMN, facecolor=colour)
         _write(axes, left + _COLUMN / 2, top + _ROW / 2, words, _SMALL, _ink_on(colour), ha="center", weight=weight)
@@ -285,15 +276,15 @@ def _draw_box(axes: Axes, left: float, top: float, width: float, **look: Any) ->
     axes.add_patch(Rectangle((left + 0.01, top + 0.01), width - 0.02, _ROW - 0.02, **edges, **look))
 
 
-def _write_tolerances(axes: Axes, sheet: _Sheet, tolerances: Mapping[float, Sequence[str]], top: float) -> float:
-    """What the marks on the colour bar mean, over it."""
-    left, _ = sheet.figures
+def _write_tolerances(axes: Axes, layout: _Layout, tolerances: Mapping[float, Sequence[str]], top: float) -> float:
+    """The legend of the marks on the colour bar, above it."""
+    left, _ = layout.span
     words = "difference"
     if tolerances:
         most, *others = sorted(tolerances, key=lambda tolerance: -len(tolerances[tolerance]))
         rest = "".join(f"; {_short(tolerance)} on {', '.join(tolerances[tolerance])}" for tolerance in others)
-        words += f"; ▼ the most that passes in float32: {_short(most)}{rest}"
-    return _write_lines(axes, left, top, _wrapped(words, sheet.width - _MARGIN - left, _SMALL), _SMALL)
+        words += f"; ▼ tolerance in float32: {_short(most)}{rest}"
+    return _write_lines(axes, left, top, _wrap(words, layout.width - _MARGIN - left, _SMALL), _SMALL)
 
 
 def _draw_colour_bar(figure: Figure, bar: Axes, tolerances: Iterable[float]) -> None:
@@ -310,7 +301,7 @@ def _draw_colour_bar(figure: Figure, bar: Axes, tolerances: Iterable[float]) -> 
 
 
 def _colours() -> tuple[LogNorm, Colormap]:
-    """Differences to colours, clipped at both ends; blue turns to orange at the usual tolerance."""
+    """A map of differences to colours, clipped at both ends; blue turns to orange at the usual tolerance."""
     from matplotlib.colors import LinearSegmentedColormap, LogNorm
 
     norm = LogNorm(_BEST, _WORST, clip=True)
@@ -320,7 +311,7 @@ def _colours() -> tuple[LogNorm, Colormap]:
 
 
 def _ink_on(colour: tuple[float, float, float, float]) -> str:
-    """Black or white, whichever has more contrast (https://www.w3.org/TR/WCAG21/#dfn-relative-luminance)."""
+    """Black or white, by contrast (https://www.w3.org/TR/WCAG21/#dfn-relative-luminance)."""
     red, green, blue = (c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in colour[:3])
     return "black" if 0.2126 * red + 0.7152 * green + 0.0722 * blue > 0.179 else "white"
 
@@ -344,7 +335,7 @@ def _write(
 def _write_lines(
     axes: Axes, left: float, top: float, lines: Sequence[str], size: float = _TEXT, color: str = INK, **look: Any
 ) -> float:
-    """Returns where the last line ends."""
+    """Returns the bottom edge of the last line."""
     for number, line in enumerate(lines):
         _write(axes, left, top + (number + 0.5) * _height([line], size), line, size, color, **look)
     return top + _height(lines, size)
@@ -354,11 +345,11 @@ def _height(lines: Sequence[str], size: float = _TEXT) -> float:
     return len(lines) * 1.3 * size / 72
 
 
-def _wrapped(words: str, room: float, size: float, weight: str = "normal") -> list[str]:
-    """Lines of at most `room` inches; a word that is longer has one to itself."""
+def _wrap(words: str, width: float, size: float, weight: str = "normal") -> list[str]:
+    """Lines of at most `width` inches; a longer word gets a line of its own."""
     lines: list[str] = []
     for word in words.split():
-        if lines and _width(f"{lines[-1]} {word}", size, weight) <= room:
+        if lines and _width(f"{lines[-1]} {word}", size, weight) <= width:
             lines[-1] += f" {word}"
         else:
             lines.append(word)

@@ -1,22 +1,21 @@
-"""Does every runtime compute what PyTorch computes, and does a row's vector depend on the row alone?
+"""Checks that every runtime computes what PyTorch computes, and that a row's vector depends on the row alone.
 
-Each runtime is judged on each graph that it can read: on a grid of batches, on every id of the vocabulary, on the
-artifact's golden vectors and on real texts (`validation.compare` says how). In float32, 1e-6 on a CPU is some eight
-units in the last place of a value near 1, which is what other orders of summation within a matrix product come to;
-1e-5 on a GPU, whose tiles differ more. In less than float32 a vector may move (`graphs.variants` says how far), but
-not with its batch.
+Each runtime is judged on each graph that it can read: on a grid of batches, every id of the vocabulary, the golden
+vectors and real texts (see `validation.compare`).
 
-A failure that is the runtime's own and was known before does not fail the artifact, but it is measured each time and
-never assumed: a runtime that ignores lengths has to agree with the control, the native graph with its lengths cut
-off; one that lacks an operator has to refuse the file.
+- In float32, 1e-6 on a CPU is about eight units in the last place of a value near 1, the effect of another order of
+  summation within a matrix product; on a GPU, whose tiles differ more, 1e-5.
+- Below float32 a vector may differ by what `graphs.variants` allows, but not with its batch.
+- A known limitation of a runtime does not fail the artifact, but it is measured each time and never assumed: a runtime
+  that ignores lengths has to agree with the control, the native graph with its lengths disconnected; one that lacks an
+  operator has to refuse the file.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import onnx
@@ -25,102 +24,31 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from lengthwise.encoder.checkpoint import load_encoder
+from lengthwise.encoder.model import PackedEncoder
 from lengthwise.export.artifact.folder import Artifact
+from lengthwise.export.artifact.oracle import Oracle, compute_oracle
 from lengthwise.export.graphs.variants import NATIVE, VARIANTS, Variant
 from lengthwise.export.runtimes import NotRunnable, Runtime
 from lengthwise.export.runtimes.base import Tolerances
 from lengthwise.export.runtimes.control import LengthsIgnored
 from lengthwise.export.runtimes.onnxruntime import OnnxRuntimeCpu
+from lengthwise.export.runtimes.pytorch import EncoderRuntime
 from lengthwise.export.validation.cases import (
     GOLDEN,
     GOLDEN_CASE,
     TEXTS,
     Case,
-    Oracle,
     grid_cases,
-    one_row_at_a_time,
+    speed_cases,
     text_cases,
     vocabulary_cases,
 )
 from lengthwise.export.validation.compare import CaseResult, Comparator, Comparison, scaled_difference
-from lengthwise.export.validation.speed import Speeds, measure_speed
+from lengthwise.export.validation.speed import RuntimeFactory, measure_speed
+from lengthwise.export.validation.verdict import Status, Validation, Verdict
 from lengthwise.tokens.ragged import RaggedTokens
 
-Status = Literal["passed", "failed", "refused", "not run"]
 Check = tuple[Case, Oracle]
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """What validation says of one runtime on one graph.
-
-    Attributes:
-        status: refused where the runtime does not take the file and says so, not run where it is not here.
-        reason: why it failed, refused or was not run; empty where it passed.
-        known: whether a failure is the runtime's or the graph's own, known before and found again.
-        comparison: what was measured; empty where nothing was.
-        environment: versions, and what proves where it ran.
-    """
-
-    runtime: str
-    variant: str
-    file: str
-    status: Status
-    reason: str
-    known: bool
-    tolerances: Tolerances
-    comparison: Comparison
-    environment: Mapping[str, str]
-
-
-@dataclass(frozen=True)
-class Validation:
-    """All verdicts on an artifact.
-
-    Attributes:
-        verdicts: one a runtime and graph, in the order in which they were asked for.
-        control: of a graph that ignores lengths, on the same comparisons.
-        lengths_matter: whether such a graph computes something else than the encoder: it does with a reverse
-            direction, which would start in the padding, and where the last state is taken.
-        speeds: what a batch took, by runtime and graph.
-    """
-
-    verdicts: tuple[Verdict, ...]
-    control: Verdict
-    lengths_matter: bool
-    speeds: Speeds = field(default_factory=dict)
-
-    @property
-    def failed(self) -> tuple[Verdict, ...]:
-        """The verdicts that speak against the artifact: failures that were not known of the runtime or the graph."""
-        return tuple(verdict for verdict in self.verdicts if verdict.status == "failed" and not verdict.known)
-
-    @property
-    def without_graph(self) -> tuple[str, ...]:
-        """Runtimes that ran, and on which no graph in float32 passed."""
-        ran = [verdict.runtime for verdict in self.verdicts if verdict.status != "not run"]
-        return tuple(dict.fromkeys(runtime for runtime in ran if runtime not in self.recommended))
-
-    @property
-    def lengths_seen(self) -> bool:
-        """Whether the control shows that the comparisons can tell when lengths are ignored, or need not."""
-        difference = self.control.comparison.difference or 0.0
-        caught = self.control.status == "failed" and difference > self.control.tolerances.difference
-        return caught or not self.lengths_matter
-
-    @property
-    def passed(self) -> bool:
-        """Whether something ran, each runtime that did has a graph to use and none failed, and lengths were seen."""
-        return bool(self.recommended) and not self.failed and not self.without_graph and self.lengths_seen
-
-    @property
-    def recommended(self) -> dict[str, str]:
-        """The graph to use on each runtime, the first in float32 that passed there."""
-        found: dict[str, str] = {}
-        for verdict in self.verdicts:
-            if verdict.status == "passed" and VARIANTS[verdict.variant].exact:
-                found.setdefault(verdict.runtime, verdict.variant)
-        return found
 
 
 def validate_artifact(
@@ -134,100 +62,107 @@ def validate_artifact(
     """A verdict for each runtime on each graph of the artifact that it reads, and for the control.
 
     Args:
-        texts: ids of real texts, compared besides the grid and the golden vectors.
-        speed: also measure what a batch takes.
+        artifact: the artifact; nothing is written to it.
+        runtimes: the runtimes to judge.
+        texts: ids of real texts, compared in addition to the grid and the golden vectors.
+        speed: whether to measure milliseconds per batch too.
+        show_progress: whether to show progress bars.
     """
     encoder = load_encoder(artifact.folder)
-    vocab_size = encoder.config.vocab_size
-    of_texts = text_cases(texts, vocab_size) if texts is not None else ()
-    cases = [*grid_cases(vocab_size), *vocabulary_cases(vocab_size), *of_texts]
-    golden = artifact.load_golden()
-    checks = [(case, one_row_at_a_time(encoder, case)) for case in tqdm(cases, "oracle", disable=not show_progress)]
-    checks.append((Case(GOLDEN_CASE, GOLDEN, golden.input_ids, golden.lengths), Oracle(golden.vectors, None)))
+    checks = [*_artifact_checks(artifact, encoder, texts, show_progress)]
     pairs = [
-        (kind, VARIANTS[name])
+        (_factory(kind, encoder), VARIANTS[name])
         for kind in runtimes
         for name, file in kind.files.items()
         if (artifact.folder / file).exists()
     ]
     verdicts = [
-        judge(kind(), variant, artifact.folder, checks, vocab_size)
-        for kind, variant in tqdm(pairs, "validate", disable=not show_progress)
+        judge(make_runtime(), variant, artifact.folder, checks)
+        for make_runtime, variant in tqdm(pairs, "validate", disable=not show_progress)
     ]
-    control = judge(LengthsIgnored(), VARIANTS[NATIVE], artifact.folder, checks, vocab_size, explain=False)
+    control = judge(LengthsIgnored(), VARIANTS[NATIVE], artifact.folder, checks, explain=False)
     lengths_matter = encoder.config.bidirectional or encoder.config.pooling == "last"
     speeds = {}
     if speed:
-        ran = {(verdict.runtime, verdict.variant) for verdict in verdicts if verdict.environment}
-        running = [(kind, variant) for kind, variant in pairs if (kind.name, variant.name) in ran]
-        speeds = measure_speed(running, artifact.folder, vocab_size, show_progress=show_progress)
+        ran = [pair for pair, verdict in zip(pairs, verdicts, strict=True) if verdict.environment]
+        cases = list(speed_cases(encoder.config.vocab_size))
+        speeds = measure_speed(ran, artifact.folder, cases, show_progress=show_progress)
     return Validation(tuple(verdicts), control, lengths_matter, speeds)
 
 
+def _factory(kind: type[Runtime], encoder: PackedEncoder) -> RuntimeFactory:
+    return partial(kind, encoder) if issubclass(kind, EncoderRuntime) else kind
+
+
+def _artifact_checks(
+    artifact: Artifact, encoder: PackedEncoder, texts: RaggedTokens | None, show_progress: bool
+) -> Iterable[Check]:
+    """Every case and its expected outputs; those of the golden vectors last."""
+    vocab_size = encoder.config.vocab_size
+    from_texts = text_cases(texts, vocab_size) if texts is not None else ()
+    cases = [*grid_cases(vocab_size), *vocabulary_cases(vocab_size), *from_texts]
+    for case in tqdm(cases, "oracle", disable=not show_progress):
+        yield case, compute_oracle(encoder, case.input_ids, case.lengths)
+    golden = artifact.load_golden()
+    case = Case(GOLDEN_CASE, GOLDEN, golden.input_ids, golden.lengths, vocab_size)
+    yield case, Oracle(golden.vectors, None)
+
+
 def judge(
-    runtime: Runtime,
-    variant: Variant,
-    folder: Path,
-    checks: Sequence[Check],
-    vocab_size: int,
-    *,
-    explain: bool = True,
+    runtime: Runtime, variant: Variant, folder: Path, checks: Sequence[Check], *, explain: bool = True
 ) -> Verdict:
     """Run every comparison on one runtime with one graph.
 
-    A runtime that raises on an input fails with that reason: a crash is an answer too. One that says it cannot run
-    here at all is "not run".
+    A runtime that raises on an input has failed with that error as the reason; one that cannot run here is "not run".
 
     Args:
-        explain: look whether a failure is that of a runtime that ignores lengths.
+        runtime: a runtime that is not loaded; it is closed afterwards.
+        variant: the graph.
+        folder: the artifact's.
+        checks: the cases and their expected outputs.
+        explain: whether to test if a failure is explained by ignored lengths.
     """
-    file = runtime.files[variant.name]
-    tally = Comparator(runtime, vocab_size, () if variant.exact else (GOLDEN, TEXTS))
-    tolerances = runtime.tolerances(variant)
+    path = folder / runtime.files[variant.name]
+    comparator = Comparator(runtime, () if variant.exact else (GOLDEN, TEXTS))
     loaded, environment = False, dict[str, str]()
     status: Status
     try:
-        runtime.load(folder / file)
+        runtime.load(path)
         loaded = True
         for case, oracle in checks:
-            tally.compare(case, oracle)
+            comparator.compare(case, oracle)
         environment = runtime.describe()
-        independent = variant.independent and variant.name not in runtime.dependent
-        status, reason, known = _verdict(tally.result(), tolerances, variant, independent)
-        if explain and status == "failed" and not known and _ignores_lengths(runtime, variant, folder / file, checks):
-            reason = f"ignores the lengths: it computes what the graph gives with its lengths cut off ({reason})"
+        status, reason, known = _judge_comparison(comparator.result(), runtime, variant)
+        if explain and status == "failed" and not known and _ignores_lengths(runtime, variant, path, checks):
+            reason = f"ignores the lengths: it computes what the graph gives with its lengths disconnected ({reason})"
             known = not runtime.reads_lengths
     except NotRunnable as error:
-        status, reason, known, tally = "not run", str(error), False, Comparator(runtime, vocab_size)
+        status, reason, known, comparator = "not run", str(error), False, Comparator(runtime)
     except Exception as error:  # each runtime raises its own types
-        done = tally.result().cases
+        done = comparator.result().cases
         where = "loading" if not loaded else done[-1].case if done else "no comparison"
         status, reason = "failed", f"{type(error).__name__} after {where}: {' '.join(str(error).split())[:300]}"
-        known = not loaded and not runtime.contrib and _has_contrib(folder / file)
+        known = not loaded and not runtime.contrib and _has_contrib(path)
         if known:
-            status, reason = "refused", f"the file needs an operator of onnxruntime's own ({reason})"
+            status, reason = "refused", f"the file needs an operator that only onnxruntime has ({reason})"
     finally:
         runtime.close()
     return Verdict(
         runtime=runtime.name,
         variant=variant.name,
-        file=file,
+        file=runtime.files[variant.name],
         status=status,
         reason=reason,
         known=known,
-        tolerances=tolerances,
-        comparison=tally.result(),
+        tolerances=runtime.tolerances(variant),
+        comparison=comparator.result(),
         environment=environment,
     )
 
 
-def _verdict(
-    found: Comparison, tolerances: Tolerances, variant: Variant, independent: bool
-) -> tuple[Status, str, bool]:
-    """Status, reason, and whether a failure is the graph's own.
-
-    `independent`: whether a vector is to depend on its text alone, on this runtime.
-    """
+def _judge_comparison(found: Comparison, runtime: Runtime, variant: Variant) -> tuple[Status, str, bool]:
+    """Status, reason, and whether a failure is a known limitation of the graph."""
+    tolerances: Tolerances = runtime.tolerances(variant)
     worst = _worst(found.cases, of_batch=False)
     if not worst.difference <= tolerances.difference:
         return "failed", f"{worst.case}: off by {worst.difference:.2g}", False
@@ -236,7 +171,7 @@ def _verdict(
     worst = _worst(found.cases, of_batch=True)
     if not worst.difference <= tolerances.batch:
         reason = f"a vector depends on its batch: {worst.case}: off by {worst.difference:.2g}"
-        return "failed", reason, not independent
+        return "failed", reason, not variant.independent or variant.name in runtime.dependent
     if not variant.independent:
         return "failed", "a vector depends on its batch, although these comparisons do not show it", True
     return "passed", "", False
@@ -247,7 +182,7 @@ def _worst(cases: Iterable[CaseResult], of_batch: bool) -> CaseResult:
 
 
 def _has_contrib(path: Path) -> bool:
-    """Whether a file is a graph with one of onnxruntime's own operators."""
+    """Whether a file is an ONNX graph with an operator that only onnxruntime has."""
     try:
         return any(node.domain == "com.microsoft" for node in onnx.load(path, load_external_data=False).graph.node)
     except (OSError, DecodeError):
@@ -255,30 +190,30 @@ def _has_contrib(path: Path) -> bool:
 
 
 def _ignores_lengths(runtime: Runtime, variant: Variant, path: Path, checks: Sequence[Check]) -> bool:
-    """Whether a runtime read a right ONNX graph wrongly, in agreement with the control, where lengths matter.
+    """Whether a loaded runtime computes a correct ONNX graph as the control does, where lengths matter.
 
-    Right is what passes in onnxruntime. Agreement is to ten times the tolerance in float32; below, it is ten times
-    better than the control's with onnxruntime.
+    The graph is correct if it passes on onnxruntime. The runtime agrees with the control within ten times the
+    tolerance in float32; below float32, ten times better than the control agrees with onnxruntime.
     """
     if path.suffix != ".onnx":
         return False
-    control, told = LengthsIgnored(), OnnxRuntimeCpu()
-    tolerance = told.tolerances(variant).difference
+    control, reader = LengthsIgnored(), OnnxRuntimeCpu()
+    tolerance = reader.tolerances(variant).difference
     try:
         control.load(path)
-        told.load(path)
-    except Exception:  # a file that onnxruntime does not take is not a right one, whatever it raises
+        reader.load(path)
+    except Exception:  # whatever it raises: a file that onnxruntime refuses is not a correct graph
         return False
-    from_control = control_off = 0.0
+    to_control = control_difference = 0.0
     for case, oracle in checks:
-        found, cut, right = (one.run(case.input_ids, case.attention_mask)[0] for one in (runtime, control, told))
-        if not _largest_difference(right, oracle.vectors) <= tolerance:
+        found, cut, correct = (one.run(case.input_ids, case.attention_mask)[0] for one in (runtime, control, reader))
+        if not _largest_difference(correct, oracle.vectors) <= tolerance:
             return False
-        from_control = max(from_control, _largest_difference(found, cut))
-        control_off = max(control_off, _largest_difference(cut, right))
-    close = 10 * runtime.tolerances(variant).difference if variant.exact else control_off / 10
-    return from_control <= close < control_off
+        to_control = max(to_control, _largest_difference(found, cut))
+        control_difference = max(control_difference, _largest_difference(cut, correct))
+    close = 10 * runtime.tolerances(variant).difference if variant.exact else control_difference / 10
+    return to_control <= close < control_difference
 
 
-def _largest_difference(found: NDArray[np.floating], right: NDArray[np.floating]) -> float:
-    return float(np.nan_to_num(scaled_difference(found, right), nan=np.inf).max(initial=0))
+def _largest_difference(found: NDArray[np.floating], expected: NDArray[np.floating]) -> float:
+    return float(np.nan_to_num(scaled_difference(found, expected), nan=np.inf).max(initial=0))

@@ -7,7 +7,6 @@ folder is not verified by it, and it names no path of the machine, so that it ca
 from __future__ import annotations
 
 import platform
-from collections.abc import Iterable
 from pathlib import Path
 
 from lengthwise.batching.inspection import length_percentiles
@@ -18,6 +17,7 @@ from lengthwise.run.plots import run_figure
 from lengthwise.run.stats import EncodeReport, ShardStats
 from lengthwise.store.folder import open_folder
 from lengthwise.store.layout import REPORT, REPORT_FIGURE
+from lengthwise.util.markdown import RIGHT, markdown_table
 from lengthwise.util.plots import figure_to_png
 from lengthwise.util.system import cpu_count, cpu_model, package_versions
 
@@ -104,7 +104,7 @@ def _counts(report: EncodeReport) -> str:
         ("rows that could not be encoded, those included", f"{totals.bad:,}"),
         ("truncated texts, in the whole folder", f"{totals.truncated:,}"),
     ]
-    return _table(("what", "how many"), rows)
+    return markdown_table(("what", "how many"), rows, RIGHT)
 
 
 def _stages(report: EncodeReport) -> str:
@@ -115,7 +115,7 @@ def _stages(report: EncodeReport) -> str:
         ("write", f"{stages.write:,.2f}"),
         ("the whole run, in which the stages overlap", f"{report.seconds:,.2f}"),
     ]
-    return "## Time\n\n" + _table(("stage", "seconds"), rows)
+    return "## Time\n\n" + markdown_table(("stage", "seconds"), rows, RIGHT)
 
 
 def _batches(encoded: ShardStats) -> str:
@@ -127,7 +127,7 @@ def _batches(encoded: ShardStats) -> str:
     return (
         f"## Lengths and batches\n\nHalf of the rows have at most {middle:,} tokens, 95% at most {high:,}, the longest"
         f" {longest:,}. The cost is estimated; a row that repeats another is in no planned batch.\n\n"
-        + _table(("batches", "rows", "batches", "padding", "cost"), rows)
+        + markdown_table(("batches", "rows", "batches", "padding", "cost"), rows, RIGHT)
     )
 
 
@@ -142,10 +142,4 @@ def _environment(report: EncodeReport) -> str:
         ("system", f"{platform.system()} {platform.machine()}"),
         *package_versions().items(),
     ]
-    return "## Environment\n\n" + _table(("part", "value"), rows, align="---")
-
-
-def _table(columns: tuple[str, ...], rows: Iterable[tuple[str, ...]], align: str = "---:") -> str:
-    """A Markdown table; `align` is of the columns after the first."""
-    ruler = "| --- |" + f" {align} |" * (len(columns) - 1)
-    return "\n".join([f"| {' | '.join(columns)} |", ruler, *(f"| {' | '.join(cells)} |" for cells in rows)])
+    return "## Environment\n\n" + markdown_table(("part", "value"), rows)

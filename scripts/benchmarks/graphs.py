@@ -6,7 +6,6 @@ import tempfile
 from functools import partial
 from pathlib import Path
 
-import numpy as np
 import onnx
 
 from lengthwise.cli.benchmarks.harness import Result, alternate, median, ratios
@@ -15,8 +14,8 @@ from lengthwise.export.graphs.rewrite import REWRITES
 from lengthwise.export.graphs.trace import trace_to_onnx
 from lengthwise.export.graphs.variants import NATIVE
 from lengthwise.export.runtimes.onnxruntime import OnnxRuntimeCpu
+from lengthwise.export.validation.cases import speed_cases
 from lengthwise.export.validation.compare import scaled_difference
-from lengthwise.export.validation.speed import BATCHES, batch_name
 
 VOCAB_SIZE = 8_000
 
@@ -29,14 +28,13 @@ def measure(shape_name: str, runs: int) -> Result:
     with tempfile.TemporaryDirectory() as scratch:
         sessions = {name: _session(graph, Path(scratch) / f"{name}.onnx") for name, graph in graphs.items()}
     result = Result("graphs")
-    for rows, tokens in BATCHES:
-        input_ids = np.random.default_rng(0).integers(VOCAB_SIZE, size=(rows, tokens))
-        mask = np.ones_like(input_ids)
+    for case in speed_cases(VOCAB_SIZE):
+        input_ids, mask = case.input_ids, case.attention_mask
         vectors = {name: session.vectors(input_ids, mask) for name, session in sessions.items()}
         sides = {name: partial(session.vectors, input_ids, mask) for name, session in sessions.items()}
-        seconds = alternate(sides, runs, batch_name(rows, tokens))
+        seconds = alternate(sides, runs, case.name)
         result.table(
-            f"{shape}, a batch of {batch_name(rows, tokens)} tokens, {runs} runs in turn, one thread",
+            f"{shape}, a batch of {case.name} tokens, {runs} runs in turn, one thread",
             ["graph", "ms", "times as fast as native", "largest difference of a vector"],
             [
                 [

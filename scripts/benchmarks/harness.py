@@ -14,6 +14,7 @@ import click
 from tqdm import tqdm
 
 from lengthwise.util.files import write_atomically
+from lengthwise.util.markdown import markdown_table
 from lengthwise.util.system import PACKAGES, cpu_count, cpu_model, package_versions
 
 
@@ -51,10 +52,7 @@ class Result:
         """Add a table and print it."""
         self.tables.append({"title": title, "columns": list(columns), "rows": [list(row) for row in rows]})
         click.echo(f"\n{title}\n")
-        click.echo(f"| {' | '.join(columns)} |")
-        click.echo(f"|{' --- |' * len(columns)}")
-        for row in rows:
-            click.echo(f"| {' | '.join(map(str, row))} |")
+        click.echo(markdown_table(columns, rows))
 
     def save(self, path: Path) -> None:
         """Write the tables with the command, machine, versions and date."""

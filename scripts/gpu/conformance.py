@@ -25,7 +25,8 @@ from lengthwise.export.runtimes.onnxruntime import OnnxRuntimeCpu, OnnxRuntimeCu
 from lengthwise.export.runtimes.pytorch import PyTorchCuda, PyTorchStepwise
 from lengthwise.export.validation.cases import grid_cases, vocabulary_cases
 from lengthwise.export.validation.compare import cosines, scaled_difference
-from lengthwise.export.validation.validate import Verdict, validate_artifact
+from lengthwise.export.validation.validate import validate_artifact
+from lengthwise.export.validation.verdict import Verdict
 from lengthwise.tokens.tokenize import tokenize_texts
 
 TOLERANCE, COSINE = 1e-5, 0.999

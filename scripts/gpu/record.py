@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 from lengthwise.errors import LengthwiseError
 from lengthwise.util.files import write_atomically
+from lengthwise.util.markdown import markdown_table
 
 Status = Literal["passed", "missed", "failed", "measured", "rehearsed", "not run"]
 NOT_RUN = "not run on a GPU"
@@ -121,9 +122,8 @@ def as_markdown(record: Record) -> str:
     for section in record:
         parts.append(f"### {section.title}")
         parts.append(_where(section.ran))
-        lines = ["| what | asked for | found | |", "| --- | --- | --- | --- |"]
-        lines += [f"| {row.what} | {row.asked} | {_in_a_cell(row.found)} | {_verdict(row)} |" for row in section.rows]
-        parts.append("\n".join(lines))
+        rows = [(row.what, row.asked, row.found, _verdict(row)) for row in section.rows]
+        parts.append(markdown_table(("what", "asked for", "found", "verdict"), rows))
     return "\n\n".join(parts)
 
 
@@ -170,7 +170,3 @@ def _where(ran: Ran | None) -> str:
 
 def _verdict(row: Row) -> str:
     return {"measured": "", "not run": "", "missed": "**missed**", "failed": "**failed**"}.get(row.status, row.status)
-
-
-def _in_a_cell(text: str) -> str:
-    return " ".join(text.replace("|", "\\|").split())

@@ -21,7 +21,7 @@ MODULES = {  # by the section's name
     "environment": "environment",
     "tests": "suite",
     "conformance": "conformance",
-    "traps": "traps",
+    "probes": "lstm_probes",
     "rates": "rates",
     "steps": "steps",
 }

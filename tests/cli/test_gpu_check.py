@@ -20,8 +20,7 @@ from hypothesis import strategies as st
 from helpers.paths import ROOT
 from helpers.texts import TEXTS
 from lengthwise.cli import gpu_check
-from lengthwise.cli.gpu import conformance, rates
-from lengthwise.cli.gpu import traps as gpu_traps
+from lengthwise.cli.gpu import conformance, lstm_probes, rates
 from lengthwise.cli.gpu.context import Check, Context, Found, NotRun, Section
 from lengthwise.cli.gpu.rates import covered
 from lengthwise.cli.gpu.record import (
@@ -74,8 +73,8 @@ def no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_section_keeps_the_results_of_the_last_gpu_that_it_ran_on() -> None:
     unrun = Row("rate", "10")
-    before = (section("rates", Row("rate", "10", "12", "passed"), ran=RAN), section("traps", unrun))
-    record = carried_over(before, (section("rates", unrun), section("traps", unrun)))
+    before = (section("rates", Row("rate", "10", "12", "passed"), ran=RAN), section("probes", unrun))
+    record = carried_over(before, (section("rates", unrun), section("probes", unrun)))
     assert record == before
     again = section("rates", Row("rate", "10", "9", "missed"), ran=dataclasses.replace(RAN, date="2026-02-02"))
     assert with_section(record, again) == (again, before[1])
@@ -107,7 +106,7 @@ def test_a_section_passes_where_all_of_it_ran_and_none_fell_short(statuses: list
 
 
 def test_a_record_is_read_as_it_was_written(tmp_path: Path) -> None:
-    record = (section("rates", Row("rate", "10", "µ | 12", "passed"), ran=RAN), section("traps", Row("trap", "none")))
+    record = (section("rates", Row("rate", "10", "µ | 12", "passed"), ran=RAN), section("probes", Row("probe", "none")))
     save_record(tmp_path / "gpu.json", record)
     assert load_record(tmp_path / "gpu.json") == record
     assert load_record(tmp_path / "none.json") == ()
@@ -322,18 +321,18 @@ def test_the_longest_text_is_the_last_before_a_refusal_but_not_before_another_er
             conformance._longest(context, limited(RuntimeError("CUDA error: illegal memory access")), exact)
 
 
-def test_a_trap_that_does_not_run_is_no_refusal(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(trap: LstmProbe, provider: str, *, cudnn: bool = True) -> ProbeResult:
-        return ProbeResult(trap, provider, reason=reason)
+def test_a_probe_that_does_not_run_is_no_refusal(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(probe: LstmProbe, provider: str, *, cudnn: bool = True) -> ProbeResult:
+        return ProbeResult(probe, provider, reason=reason)
 
-    monkeypatch.setattr(gpu_traps, "run_probe_isolated", refuse)
-    monkeypatch.setattr(gpu_traps, "run_probe", refuse)
+    monkeypatch.setattr(lstm_probes, "run_probe_isolated", refuse)
+    monkeypatch.setattr(lstm_probes, "run_probe", refuse)
     with Context("cuda", "glosses", None, 1, 1) as context:
         for reason, raised in (("NotRunnable: there is no CUDA", NotRun), ("Fail: CUDA error 700", RuntimeError)):
             with pytest.raises(raised, match=reason):
-                gpu_traps._without_cudnn_in_onnxruntime(context)
+                lstm_probes._without_cudnn_in_onnxruntime(context)
             with pytest.raises(raised, match=reason):
-                gpu_traps._trap(LstmProbe(), context)
+                lstm_probes._probe(LstmProbe(), context)
 
 
 def test_of_batch_sizes_those_that_do_not_run_are_left_out() -> None:

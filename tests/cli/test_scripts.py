@@ -273,7 +273,7 @@ def test_only_the_runtimes_that_were_named_are_judged(artifact_folder: Path, inv
     assert {verdict["runtime"] for verdict in record["verdicts"]} == {"torchscript", "onnxruntime cpu"}
     unknown = invoke("validate_export", artifact_folder, "--runtimes", "tflite")
     assert unknown.exit_code == 2
-    assert "'tflite': no such runtime; there are pytorch (packed batches), " in unknown.stderr
+    assert "'tflite': no such runtime; choose from pytorch (packed batches), " in unknown.stderr
 
 
 def test_a_setting_without_a_run_to_change_is_refused(tmp_path: Path, invoke: Invoke) -> None:

@@ -1,4 +1,4 @@
-"""Programs of others open an artifact as it is: the code on its card, run as it stands, gives PyTorch's vectors."""
+"""Clients open an artifact as it is: the code on its card, run unchanged, gives PyTorch's vectors."""
 
 from __future__ import annotations
 
@@ -116,12 +116,12 @@ def test_transformers_js(node: str, folder: Path, graph: str, tmp_path: Path) ->
     np.testing.assert_allclose(found, right_vectors(folder, graph), atol=1e-6, rtol=0)
 
 
-def test_no_limit_is_told_to_clients(artifact_folder: Path) -> None:
+def test_clients_get_no_length_limit(artifact_folder: Path) -> None:
     settings = json.loads((artifact_folder / "tokenizer_config.json").read_text())
     assert settings["model_max_length"] == 2**31 - 1
 
 
-def test_clients_that_cannot_leave_special_tokens_out_are_not_on_the_card_then(
+def test_card_omits_clients_that_cannot_skip_special_tokens(
     artifact_folder: Path, encoder_config: Callable[..., EncoderConfig]
 ) -> None:
     without = TokenizationSettings(add_special_tokens=False)

@@ -62,7 +62,7 @@ def recommending(artifact: Artifact, **graphs: str | None) -> Artifact:
 
 
 @pytest.mark.parametrize("variant", sorted(VARIANTS))
-def test_every_field_is_that_of_the_graph(
+def test_config_has_the_fields_of_the_graph(
     artifact: Artifact, tmp_path: Path, schema: Any, read: Callable[[Path], Any], variant: str
 ) -> None:
     folder = write_triton_model(artifact, tmp_path / "models", variant=variant)
@@ -96,7 +96,7 @@ def test_every_field_is_that_of_the_graph(
 
 
 @pytest.mark.parametrize("variant", [NATIVE, PORTABLE])
-def test_its_graph_gives_the_golden_vectors_in_batches_of_equal_length(
+def test_graph_gives_the_golden_vectors_in_batches_of_equal_length(
     artifact: Artifact, tmp_path: Path, read: Callable[[Path], Any], variant: str
 ) -> None:
     folder = write_triton_model(artifact, tmp_path / "models", variant=variant)
@@ -114,7 +114,7 @@ def test_its_graph_gives_the_golden_vectors_in_batches_of_equal_length(
     np.testing.assert_allclose(found, golden.vectors, atol=OnnxRuntimeCpu.tolerance, rtol=0)
 
 
-def test_the_graph_is_the_recommended_one_on_the_device(artifact: Artifact, tmp_path: Path) -> None:
+def test_graph_is_the_recommended_one_for_the_device(artifact: Artifact, tmp_path: Path) -> None:
     def graph(artifact: Artifact, device: Any) -> bytes:
         return (write_triton_model(artifact, tmp_path / device, device=device) / "1" / "model.onnx").read_bytes()
 
@@ -126,7 +126,7 @@ def test_the_graph_is_the_recommended_one_on_the_device(artifact: Artifact, tmp_
         graph(recommending(artifact, cpu=None), "cpu")
 
 
-def test_a_gpu_computes_as_it_was_validated(
+def test_gpu_has_the_validated_options(
     artifact: Artifact, tmp_path: Path, schema: Any, read: Callable[[Path], Any]
 ) -> None:
     config = read(write_triton_model(artifact, tmp_path, device="cuda", name="onegpu"))
@@ -140,14 +140,14 @@ def test_a_gpu_computes_as_it_was_validated(
     ("variant", "device", "most"),
     [(NATIVE, "cpu", 7), (INT8, "cpu", 7), (FP16, "cpu", 7), (INT8_DYNAMIC, "cpu", 1), (FP16, "cuda", 1)],
 )
-def test_texts_meet_in_a_batch_only_where_their_vectors_do_not_depend_on_it(
+def test_batch_dependent_graph_gets_batches_of_one_text(
     artifact: Artifact, tmp_path: Path, read: Callable[[Path], Any], variant: str, device: Any, most: int
 ) -> None:
     folder = write_triton_model(artifact, tmp_path, name="m", device=device, variant=variant, max_batch_size=7)
     assert read(folder).max_batch_size == most
 
 
-def test_weights_beside_a_graph_come_along_under_their_name(artifact: Artifact, tmp_path: Path) -> None:
+def test_weights_beside_a_graph_are_copied(artifact: Artifact, tmp_path: Path) -> None:
     path = artifact.folder / VARIANTS[PORTABLE].file
     model = onnx.load(path)
     onnx.save(model, path, save_as_external_data=True, location=path.name + ".data", size_threshold=256)
@@ -165,30 +165,30 @@ def test_weights_beside_a_graph_come_along_under_their_name(artifact: Artifact, 
     ("folder", "name"),
     [("artifact", "artifact"), ("an artifact, v1.2", "an_artifact__v1.2"), (".hidden", "hidden"), ("モデル", "___")],
 )
-def test_a_folders_name_is_made_safe(tmp_path: Path, folder: str, name: str) -> None:
+def test_name_of_a_folder_becomes_a_safe_name(tmp_path: Path, folder: str, name: str) -> None:
     assert safe_name(tmp_path / folder) == name
 
 
-def test_here_has_a_name_too(artifact: Artifact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_current_folder_has_a_name(artifact: Artifact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(artifact.folder)
     assert write_triton_model(Artifact.open("."), tmp_path / "models").name == "artifact"
 
 
 @pytest.mark.parametrize("name", ["", "..", "a/b", "a b", ".hidden", "-v", "a\n"])
-def test_an_unsafe_name_is_refused(artifact: Artifact, tmp_path: Path, name: str) -> None:
+def test_unsafe_name_is_refused(artifact: Artifact, tmp_path: Path, name: str) -> None:
     with pytest.raises(ArtifactError, match=r"the name of the Triton model is .*; use letters"):
         write_triton_model(artifact, tmp_path / "models", name=name)
     assert not (tmp_path / "models").exists()
 
 
-def test_a_model_is_replaced_and_anything_else_is_refused(artifact: Artifact, tmp_path: Path) -> None:
+def test_model_is_replaced_and_other_contents_refused(artifact: Artifact, tmp_path: Path) -> None:
     folder = write_triton_model(artifact, tmp_path, name="m", max_batch_size=3)
     assert "max_batch_size: 3" in (folder / "config.pbtxt").read_text()
     write_triton_model(artifact, tmp_path, name="m", max_batch_size=4)
     assert "max_batch_size: 4" in (folder / "config.pbtxt").read_text()
     (folder / "2").mkdir()
     before = contents(folder)
-    with pytest.raises(ArtifactError, match=r"m: holds 2, which no export made; choose another name"):
+    with pytest.raises(ArtifactError, match=r"m: holds 2, which no export wrote; choose another name"):
         write_triton_model(artifact, tmp_path, name="m")
     assert contents(folder) == before
     (tmp_path / "other" / "1").mkdir(parents=True)
@@ -200,7 +200,7 @@ def test_a_model_is_replaced_and_anything_else_is_refused(artifact: Artifact, tm
     assert (tmp_path / "file").read_text() == "precious"
 
 
-def test_a_disk_that_is_full_leaves_the_model_before(
+def test_full_disk_keeps_the_previous_model(
     artifact: Artifact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = write_triton_model(artifact, tmp_path / "models", name="m")
@@ -211,18 +211,18 @@ def test_a_disk_that_is_full_leaves_the_model_before(
     assert contents(tmp_path / "models") == {f"m/{name}": data for name, data in before.items()}
 
 
-def test_what_triton_cannot_batch_is_refused(artifact: Artifact) -> None:
+def test_graph_without_a_batch_axis_is_refused(artifact: Artifact) -> None:
     path = artifact.folder / VARIANTS[NATIVE].file
     model = onnx.load(path)
     axis = model.graph.input[0].type.tensor_type.shape.dim[0]
     axis.dim_value = 3
     path.write_bytes(model.SerializeToString())
-    with pytest.raises(ArtifactError, match=r"model\.onnx: input_ids has the shape \[3, -1\], and no batch axis"):
+    with pytest.raises(ArtifactError, match=r"model\.onnx: input_ids has the shape \[3, -1\], without a batch axis"):
         triton_config(artifact, NATIVE, "m")
     axis.dim_param = "batch"
     model.graph.output[0].type.tensor_type.elem_type = onnx.TensorProto.BOOL
     path.write_bytes(model.SerializeToString())
-    with pytest.raises(ArtifactError, match=r"model\.onnx: sentence_embedding is of the type BOOL"):
+    with pytest.raises(ArtifactError, match=r"model\.onnx: sentence_embedding has the type BOOL"):
         triton_config(artifact, NATIVE, "m")
     path.write_bytes(b"no model")
     with pytest.raises(ArtifactError, match=r"model\.onnx: cannot be read"):
@@ -239,7 +239,7 @@ def test_wrong_settings_are_refused(artifact: Artifact, tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["artifact"]
 
 
-def test_it_needs_no_torch(artifact: Artifact, tmp_path: Path) -> None:
+def test_triton_export_needs_no_torch(artifact: Artifact, tmp_path: Path) -> None:
     code = (
         "import sys; from lengthwise.export.artifact.folder import Artifact;"
         "from lengthwise.export.triton import write_triton_model;"

@@ -1,4 +1,4 @@
-"""An engine and a runtime without a model: what they compute is known."""
+"""An engine and a runtime without a model, whose outputs are known."""
 
 from __future__ import annotations
 

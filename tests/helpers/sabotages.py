@@ -1,4 +1,4 @@
-"""Ways in which an export goes wrong, each done to a right graph on purpose."""
+"""Sabotages: faults of an export, each introduced into a correct graph."""
 
 from __future__ import annotations
 
@@ -142,7 +142,7 @@ def outputs_swapped(model: onnx.ModelProto) -> None:
 
 
 def lengths_cut_at_512(model: onnx.ModelProto) -> None:
-    """What a graph does that was made with a largest length in mind."""
+    """The graph reads 512 tokens at most."""
     position, clip = next((i, node) for i, node in enumerate(model.graph.node) if node.op_type == "Clip")
     model.graph.initializer.append(numpy_helper.from_array(np.array(512, np.int64), "most"))
     model.graph.node.insert(position + 1, helper.make_node("Min", [clip.output[0], "most"], ["cut"]))

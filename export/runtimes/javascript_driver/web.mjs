@@ -1,5 +1,5 @@
 // In a page that `javascript.py` serves: fetches the model, then one request after the other.
-// Every path is relative to the page's own, which nobody else knows.
+// Every path is relative to the page's own, which holds a secret.
 
 import { answerRequest, describeSession, encodeAnswer } from "./session.mjs";
 

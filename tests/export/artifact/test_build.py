@@ -55,11 +55,11 @@ FILES = {
 }
 
 
-def test_it_holds_the_files_of_the_contract(artifact_folder: Path) -> None:
+def test_artifact_has_the_files_of_the_contract(artifact_folder: Path) -> None:
     assert set(Artifact.open(artifact_folder).manifest["files"]) == FILES
 
 
-def test_it_holds_the_graphs_that_were_asked_for_and_the_native_one(
+def test_artifact_has_the_requested_graphs_and_the_native_one(
     tmp_path: Path, tokenizer: TextTokenizer, encoder_config: Callable[..., EncoderConfig]
 ) -> None:
     artifact = build_artifact(seeded_encoder(encoder_config(), 0), tokenizer, tmp_path / "a", variants=("int8",))
@@ -71,7 +71,7 @@ def test_it_holds_the_graphs_that_were_asked_for_and_the_native_one(
     assert "OpenVINO" not in card
 
 
-def test_a_large_models_graphs_keep_their_weights_beside_them(
+def test_large_model_has_weights_beside_its_graphs(
     tmp_path: Path,
     tokenizer: TextTokenizer,
     encoder_config: Callable[..., EncoderConfig],
@@ -86,7 +86,7 @@ def test_a_large_models_graphs_keep_their_weights_beside_them(
     assert {verdict.variant: verdict.status for verdict in verdicts} == dict.fromkeys(variants, "passed")
 
 
-def test_nothing_of_the_building_machine_is_in_a_file(artifact_folder: Path) -> None:
+def test_files_hold_no_path_of_the_building_machine(artifact_folder: Path) -> None:
     here = str(Path(build.__file__).parents[1]).encode()
     for name in FILES:
         path = artifact_folder / name
@@ -97,13 +97,13 @@ def test_nothing_of_the_building_machine_is_in_a_file(artifact_folder: Path) -> 
         assert not any(here in part for part in parts), name
 
 
-def test_it_is_a_checkpoint_too(artifact_folder: Path, tokenizer: TextTokenizer) -> None:
+def test_artifact_is_a_checkpoint_too(artifact_folder: Path, tokenizer: TextTokenizer) -> None:
     encoder, loaded = load_checkpoint(artifact_folder)
     assert loaded.fingerprint == tokenizer.fingerprint
     assert Artifact.open(artifact_folder).manifest["weights"] == weights_fingerprint(encoder)
 
 
-def test_the_graph_names_its_weights_and_pooling(artifact_folder: Path) -> None:
+def test_graph_metadata_has_weights_and_pooling(artifact_folder: Path) -> None:
     model = onnx.load(artifact_folder / "onnx/model.onnx")
     found = {item.key: item.value for item in model.metadata_props}
     assert found["lengthwise.pooling"] == "mean"
@@ -121,14 +121,14 @@ def test_tokenizer_settings_are_what_hugging_face_clients_read(artifact_folder: 
     assert tokens == {"pad_token": "[PAD]", "unk_token": "[UNK]"}
 
 
-def test_the_card_says_that_the_model_was_never_trained_and_not_validated(artifact_folder: Path) -> None:
+def test_card_says_not_trained_and_not_validated(artifact_folder: Path) -> None:
     card = (artifact_folder / "README.md").read_text()
     assert "Never trained" in card
     assert "Not validated yet" in card
 
 
 @pytest.mark.parametrize(("special", "cut_at"), [(True, None), (False, None), (True, 4)])
-def test_the_cards_code_gives_the_vectors_of_batch_encoding(
+def test_python_code_of_the_card_gives_the_right_vectors(
     special: bool,
     cut_at: int | None,
     tmp_path: Path,
@@ -160,7 +160,7 @@ def vectors_of_ids(artifact_folder: Path) -> np.ndarray:
 
 
 @pytest.mark.parametrize("library", ["openvino", "torch"])
-def test_the_cards_code_for_other_runtimes_gives_the_same(
+def test_code_of_the_card_for_other_runtimes_gives_the_right_vectors(
     library: str, artifact_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip(library, reason=f"the card's code for {library} was not run: it is not installed")
@@ -172,7 +172,7 @@ def test_the_cards_code_for_other_runtimes_gives_the_same(
     np.testing.assert_allclose(names["vectors"], vectors_of_ids(artifact_folder), atol=1e-6, rtol=0)
 
 
-def test_the_cards_code_for_node_gives_the_same(artifact_folder: Path) -> None:
+def test_node_code_of_the_card_gives_the_right_vectors(artifact_folder: Path) -> None:
     node, packages = shutil.which("node"), DRIVER / "node_modules"
     if node is None or not packages.is_dir():
         pytest.skip("the card's code for Node was not run: run make runtimes")
@@ -186,7 +186,7 @@ def test_the_cards_code_for_node_gives_the_same(artifact_folder: Path) -> None:
     np.testing.assert_allclose(np.reshape(found["data"], found["dims"]), right, atol=1e-6, rtol=0)
 
 
-def test_the_tokenizer_file_opens_without_us(artifact_folder: Path, tokenizer: TextTokenizer) -> None:
+def test_tokenizer_file_opens_in_tokenizers(artifact_folder: Path, tokenizer: TextTokenizer) -> None:
     opened = Tokenizer.from_file(str(artifact_folder / "tokenizer.json"))
     assert opened.encode(TEXTS[0]).ids == tokenizer.encode_batch([TEXTS[0]])[0].ids
 
@@ -201,7 +201,7 @@ def test_building_twice_gives_the_same_vectors_and_graph(
     assert {name: first[name] for name in same} == {name: again[name] for name in same}
 
 
-def test_a_folder_with_something_else_is_refused_and_left_alone(
+def test_folder_with_other_contents_is_refused_and_unchanged(
     tmp_path: Path, tokenizer: TextTokenizer, encoder_config: Callable[..., EncoderConfig]
 ) -> None:
     (tmp_path / "thesis.txt").write_text("years of work")
@@ -210,7 +210,7 @@ def test_a_folder_with_something_else_is_refused_and_left_alone(
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
 
 
-def test_a_failed_export_leaves_the_older_artifact(
+def test_failed_export_keeps_the_older_artifact(
     artifact_folder: Path, tokenizer: TextTokenizer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = Artifact.open(artifact_folder).manifest

@@ -1,4 +1,4 @@
-"""An artifact at work: the same vectors as PyTorch's for whatever is given, and no PyTorch."""
+"""OnnxEncoder and OnnxEngine: the same vectors as PyTorch, without PyTorch."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def padded(encoder: OnnxEncoder, texts: list[str]) -> tuple[NDArray[np.int64], N
 # Texts
 
 
-def test_vectors_are_pytorchs(artifact_folder: Path) -> None:
+def test_vectors_equal_those_of_pytorch(artifact_folder: Path) -> None:
     encoder, tokenizer = load_checkpoint(artifact_folder)
     engine = OnnxEngine(Artifact.open(artifact_folder), workers=2)
     texts = MIXED * 3
@@ -105,7 +105,7 @@ def test_vectors_are_pytorchs(artifact_folder: Path) -> None:
 
 @settings(max_examples=30, deadline=None)
 @given(texts=st.lists(st.sampled_from(MIXED), max_size=12))
-def test_texts_of_any_number_and_order(
+def test_any_number_and_order_of_texts(
     encoder: OnnxEncoder, pytorch: Callable[[list[str]], Vectors], texts: list[str]
 ) -> None:
     found = encoder.encode(texts)
@@ -113,7 +113,7 @@ def test_texts_of_any_number_and_order(
     np.testing.assert_allclose(found, pytorch(texts), atol=1e-6, rtol=0)
 
 
-def test_limits_of_a_batch_and_workers_do_not_move_vectors(artifact_folder: Path, encoder: OnnxEncoder) -> None:
+def test_batch_limits_and_workers_do_not_change_vectors(artifact_folder: Path, encoder: OnnxEncoder) -> None:
     small = OnnxEncoder.load(artifact_folder, workers=1, batching=BatchingSettings(max_rows=1))
     np.testing.assert_allclose(small.encode(MIXED), encoder.encode(MIXED), atol=1e-6, rtol=0)
 
@@ -133,7 +133,7 @@ def test_an_older_artifacts_manifest_says_whether_special_tokens_are_added(speci
     np.testing.assert_allclose(loaded.encode(MIXED), right, atol=1e-6, rtol=0)
 
 
-def test_what_is_no_text(encoder: OnnxEncoder) -> None:
+def test_items_that_are_no_texts_are_refused(encoder: OnnxEncoder) -> None:
     with pytest.raises(TextError, match=r"row 1: null"):
         encoder.encode(["moon", None])  # type: ignore[list-item]
     with pytest.raises(TextError, match=r"row 0: not Unicode"):
@@ -145,7 +145,7 @@ def test_what_is_no_text(encoder: OnnxEncoder) -> None:
 # Ids
 
 
-def test_ids_give_the_vectors_of_their_texts(encoder: OnnxEncoder) -> None:
+def test_ids_give_the_same_vectors_as_their_texts(encoder: OnnxEncoder) -> None:
     ids, lengths = padded(encoder, MIXED)
     right = encoder.encode(MIXED)
     mask = np.arange(ids.shape[1]) < lengths[:, None]
@@ -157,7 +157,7 @@ def test_ids_give_the_vectors_of_their_texts(encoder: OnnxEncoder) -> None:
             np.testing.assert_array_equal(encoder.encode_masked(given_ids, given_mask), right)
 
 
-def test_nothing_is_computed_where_there_is_nothing(encoder: OnnxEncoder, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_empty_inputs_give_zeros_or_no_rows(encoder: OnnxEncoder, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object) -> None:
         raise AssertionError("onnxruntime was called, which does not survive an empty batch")
 
@@ -186,7 +186,7 @@ def test_nothing_is_computed_where_there_is_nothing(encoder: OnnxEncoder, monkey
 
 
 @pytest.mark.parametrize("wrong", [26, 10**9, -1])
-def test_an_id_outside_the_vocabulary(encoder: OnnxEncoder, wrong: int) -> None:
+def test_id_outside_the_vocabulary_is_refused(encoder: OnnxEncoder, wrong: int) -> None:
     assert encoder.engine.config.vocab_size == 26
     ids = [[25, 0, 3], [4, wrong, 6]]
     message = rf"row 1 has the id {wrong}, but ids run from 0 to 25 here; use the artifact's own tokenizer"
@@ -201,7 +201,7 @@ def test_an_id_outside_the_vocabulary(encoder: OnnxEncoder, wrong: int) -> None:
 @pytest.mark.parametrize(
     "mask", [[0, 1, 1], [0, 0, 1], [1, 0, 1], [2, 1, 0], [1, 1, -1]], ids=["left", "one", "hole", "two", "negative"]
 )
-def test_a_mask_that_is_not_ones_then_zeros(encoder: OnnxEncoder, mask: list[int]) -> None:
+def test_mask_with_holes_is_refused(encoder: OnnxEncoder, mask: list[int]) -> None:
     with pytest.raises(TextError, match=r"row 1 of attention_mask is not ones, then zeros \(\[.*padding_side='right'"):
         encoder.encode_masked([[5, 6, 7]] * 2, [[1, 1, 1], mask])
 
@@ -209,7 +209,7 @@ def test_a_mask_that_is_not_ones_then_zeros(encoder: OnnxEncoder, mask: list[int
 @pytest.mark.parametrize(
     ("ids", "lengths", "message"),
     [
-        ([[5, 6]], [2, 2], "there are 1 rows of ids and 2 lengths; give one a row"),
+        ([[5, 6]], [2, 2], "there are 1 rows of ids and 2 lengths; give one per row"),
         ([[5, 6], [5, 6]], [2], "there are 2 rows of ids and 1 lengths"),
         ([], [1], "there are 0 rows of ids and 1 lengths"),
         ([[5, 6], [5, 6]], [2, 3], "row 1 has the length 3, but a length is from 0 to 2 here"),
@@ -226,7 +226,9 @@ def test_a_mask_that_is_not_ones_then_zeros(encoder: OnnxEncoder, mask: list[int
         ([[5, 6], [5]], [2, 1], "input_ids has rows of several lengths; pad them on the right"),
     ],
 )
-def test_ids_and_lengths_that_do_not_fit(encoder: OnnxEncoder, ids: Any, lengths: Any, message: str) -> None:
+def test_ids_and_lengths_of_different_shapes_are_refused(
+    encoder: OnnxEncoder, ids: Any, lengths: Any, message: str
+) -> None:
     with pytest.raises(TextError, match=message):
         encoder.encode_ids(ids, lengths)
 
@@ -234,14 +236,14 @@ def test_ids_and_lengths_that_do_not_fit(encoder: OnnxEncoder, ids: Any, lengths
 @pytest.mark.parametrize(
     ("ids", "mask", "message"),
     [
-        ([[5, 6]], [[1]], r"input_ids are \[1, 2\] and attention_mask \[1, 1\]; they have to fit"),
+        ([[5, 6]], [[1]], r"input_ids are \[1, 2\] and attention_mask \[1, 1\]; they must match"),
         ([[5, 6]], [[1, 1], [1, 1]], r"\[1, 2\] and attention_mask \[2, 2\]"),
         ([[5, 6]], [1, 1], r"attention_mask has the shape \[2\]; give it 2 axes"),
         ([[5, 6]], [[1.0, 0.5]], "attention_mask holds float64; give whole numbers"),
         ([[5, 6], [5, 0]], [[1, 1], [1]], "attention_mask has rows of several lengths"),
     ],
 )
-def test_ids_and_masks_that_do_not_fit(encoder: OnnxEncoder, ids: Any, mask: Any, message: str) -> None:
+def test_ids_and_masks_of_different_shapes_are_refused(encoder: OnnxEncoder, ids: Any, mask: Any, message: str) -> None:
     with pytest.raises(TextError, match=message):
         encoder.encode_masked(ids, mask)
 
@@ -290,7 +292,7 @@ def test_a_row_does_not_depend_on_its_batch(
     np.testing.assert_allclose(encoders[variant].encode_ids(ids, lengths), together, atol=1e-6, rtol=0)
 
 
-def test_a_row_depends_on_its_batch_where_that_is_said(encoders: Mapping[str, OnnxEncoder]) -> None:
+def test_row_depends_on_its_batch_with_the_dynamic_graph(encoders: Mapping[str, OnnxEncoder]) -> None:
     engine = encoders[INT8_DYNAMIC].engine
     ids, lengths = padded(encoders[INT8_DYNAMIC], [*TEXTS])
     together = engine.encode_batch(ids, lengths)
@@ -298,12 +300,12 @@ def test_a_row_depends_on_its_batch_where_that_is_said(encoders: Mapping[str, On
     assert np.abs(together - np.stack(alone)).max() > 1e-5
 
 
-def test_a_text_for_which_there_is_not_enough_memory(encoder: OnnxEncoder, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_text_without_enough_memory_is_refused(encoder: OnnxEncoder, monkeypatch: pytest.MonkeyPatch) -> None:
     """It is refused before the system would end the process; shorter ones, and unknown memory, are no matter."""
     ids, lengths = np.ones((1, 60), np.int64), np.array([60])
     right = encoder.engine.encode_batch(ids, lengths)
     needed = 20 * 60 * encoder.engine.config.state_dim
-    monkeypatch.setattr(engine, "_MUCH_MEMORY", 0)
+    monkeypatch.setattr(engine, "_CHECKED_BYTES", 0)
     for free in (None, needed):
         monkeypatch.setattr(engine, "free_memory", lambda free=free: free)
         np.testing.assert_array_equal(encoder.engine.encode_batch(ids, lengths), right)
@@ -315,7 +317,7 @@ def test_a_text_for_which_there_is_not_enough_memory(encoder: OnnxEncoder, monke
     np.testing.assert_allclose(encoder.engine.encode_batch(ids[:, :59], lengths - 1), right, atol=0.1)
 
 
-def test_a_graph_that_is_not_there(artifact_folder: Path, native_alone: Path) -> None:
+def test_missing_graph_is_refused(artifact_folder: Path, native_alone: Path) -> None:
     everything = r"has no graph 'int4', but native, portable, fp16, int8, int8_dynamic; see export\.variants"
     with pytest.raises(ArtifactError, match=everything):
         OnnxEncoder.load(artifact_folder, variant="int4")
@@ -336,7 +338,7 @@ def validated(folder: Path, recommended: dict[str, str], **statuses: str) -> Art
     return Artifact.open(folder).with_files({VALIDATION_JSON: json.dumps(record)})
 
 
-def test_the_recommended_graph_is_taken_where_none_is_named(artifact_folder: Path) -> None:
+def test_recommended_graph_is_the_default(artifact_folder: Path) -> None:
     assert recommended_variant(Artifact.open(artifact_folder), CPU) == NATIVE  # never validated
     artifact = validated(artifact_folder, {CPU: PORTABLE}, native="failed", portable="passed")
     assert recommended_variant(artifact, CPU) == PORTABLE
@@ -345,11 +347,11 @@ def test_the_recommended_graph_is_taken_where_none_is_named(artifact_folder: Pat
     assert recommended_variant(artifact, "onnxruntime cuda") == NATIVE  # it was not judged there
 
 
-def test_nothing_passed(artifact_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_runtime_without_a_passing_graph_is_refused(artifact_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     artifact = validated(artifact_folder, {}, native="failed", portable="refused", int8="passed")
     with pytest.raises(ArtifactError, match=r"validation\.json: no graph in float32 passed on onnxruntime cpu; export"):
         OnnxEncoder.load(artifact_folder)
-    assert OnnxEngine(artifact, variant=INT8).variant == INT8  # whoever names it has it
+    assert OnnxEngine(artifact, variant=INT8).variant == INT8  # a named graph is used
     monkeypatch.setattr(OnnxRuntimeCuda, "name", CPU)
     monkeypatch.setattr(OnnxRuntimeCpu, "name", "another")  # so that it is CUDA on which nothing passed
     with pytest.raises(ArtifactError, match="no graph in float32 passed"):
@@ -357,13 +359,13 @@ def test_nothing_passed(artifact_folder: Path, monkeypatch: pytest.MonkeyPatch) 
     assert OnnxEngine(artifact, "auto").name == "another onnx/model.onnx"
 
 
-def test_a_runtime_that_was_not_there_was_not_judged(artifact_folder: Path) -> None:
+def test_runtime_that_was_not_run_gets_the_native_graph(artifact_folder: Path) -> None:
     artifact = validated(artifact_folder, {}, native="not run", portable="not run")
     assert recommended_variant(artifact, CPU) == NATIVE
 
 
 @pytest.mark.parametrize("content", ["{", "[]", "{}", '{"recommended": {}, "verdicts": [{"runtime": "x"}]}'])
-def test_a_validation_that_cannot_be_read(artifact_folder: Path, content: str) -> None:
+def test_unreadable_validation_is_refused(artifact_folder: Path, content: str) -> None:
     artifact = Artifact.open(artifact_folder).with_files({VALIDATION_JSON: content})
     with pytest.raises(ArtifactError, match=r"validation\.json: cannot be read .*; validate the artifact again"):
         OnnxEngine(artifact)
@@ -372,7 +374,7 @@ def test_a_validation_that_cannot_be_read(artifact_folder: Path, content: str) -
 # Devices
 
 
-def test_a_gpu_has_to_be_real(artifact_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cuda_without_a_gpu_is_refused(artifact_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object) -> None:
         raise NotRunnable("the session fell back to the CPU")
 
@@ -389,7 +391,7 @@ def test_a_gpu_has_to_be_real(artifact_folder: Path, monkeypatch: pytest.MonkeyP
 # Runs
 
 
-def test_a_run_in_8_bits_tells_how_far_it_is_from_float32(
+def test_int8_run_reports_its_difference_from_float32(
     artifact_folder: Path, texts_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config, output = tmp_path / "run.yaml", tmp_path / "vectors"
@@ -463,12 +465,12 @@ def test_a_whole_run_without_pytorch(artifact_folder: Path, texts_file: Path, tm
 
 
 @pytest.mark.parametrize("device", ["gpu", "cuda:0", "CUDA", "mps", ""])
-def test_a_device_that_there_is_not_is_never_taken_for_the_cpu(device: Any, artifact_folder: Path) -> None:
+def test_unknown_device_is_refused(device: Any, artifact_folder: Path) -> None:
     with pytest.raises(ArtifactError, match=f"the device is '{device}'; choose cpu, cuda, auto"):
         OnnxEncoder.load(artifact_folder, device)
 
 
-def test_a_validation_of_an_older_version_recommends_the_native_graph(artifact_folder: Path) -> None:
+def test_validation_of_an_older_version_recommends_the_native_graph(artifact_folder: Path) -> None:
     older = {"passed": True, "verdicts": [{"runtime": "onnxruntime cpu", "status": "passed"}]}
     artifact = Artifact.open(artifact_folder).with_files({"validation.json": json.dumps(older)})
     assert recommended_variant(artifact, "onnxruntime cpu") == "native"

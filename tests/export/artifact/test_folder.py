@@ -16,7 +16,7 @@ from lengthwise.export.artifact.folder import MANIFEST_FILE, Artifact, describe_
 from lengthwise.util.files import file_sha256
 
 
-def test_the_manifest_names_every_file_with_its_hash(artifact_folder: Path) -> None:
+def test_manifest_has_the_hash_of_every_file(artifact_folder: Path) -> None:
     artifact = Artifact.open(artifact_folder)
     files = {path.relative_to(artifact_folder).as_posix() for path in artifact_folder.rglob("*") if path.is_file()}
     assert set(artifact.manifest["files"]) == files - {MANIFEST_FILE}
@@ -26,7 +26,7 @@ def test_the_manifest_names_every_file_with_its_hash(artifact_folder: Path) -> N
 
 
 @pytest.mark.parametrize("name", ["config.json", "onnx/model.onnx", "golden.safetensors"])
-def test_a_changed_or_missing_file_is_refused_by_name(artifact_folder: Path, name: str) -> None:
+def test_changed_or_missing_file_is_refused_by_name(artifact_folder: Path, name: str) -> None:
     path = artifact_folder / name
     whole = path.read_bytes()
     path.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
@@ -37,19 +37,19 @@ def test_a_changed_or_missing_file_is_refused_by_name(artifact_folder: Path, nam
         Artifact.open(artifact_folder)
 
 
-def test_a_folder_without_a_manifest_is_no_artifact(tmp_path: Path) -> None:
-    with pytest.raises(ArtifactError, match=r"not an artifact.*export_model"):
+def test_folder_without_a_manifest_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ArtifactError, match=r"not an artifact.*lengthwise export"):
         Artifact.open(tmp_path)
 
 
 @pytest.mark.parametrize("contents", ["{", "[]", "{}", '{"files": 3}'])
-def test_a_damaged_manifest_is_refused(artifact_folder: Path, contents: str) -> None:
+def test_damaged_manifest_is_refused(artifact_folder: Path, contents: str) -> None:
     (artifact_folder / MANIFEST_FILE).write_text(contents)
     with pytest.raises(ArtifactError, match=r"MANIFEST\.json"):
         Artifact.open(artifact_folder)
 
 
-def test_a_manifest_that_points_outside_is_refused(artifact_folder: Path, tmp_path: Path) -> None:
+def test_manifest_with_a_path_outside_is_refused(artifact_folder: Path, tmp_path: Path) -> None:
     secret = tmp_path / "secret"
     secret.write_text("x")
     manifest = json.loads((artifact_folder / MANIFEST_FILE).read_text())
@@ -66,14 +66,14 @@ def test_golden_vectors_round_trip(artifact_folder: Path) -> None:
     np.testing.assert_allclose(np.linalg.norm(golden.vectors, axis=1), 1, atol=1e-6)
 
 
-def test_golden_vectors_that_cannot_be_read_are_named(artifact_folder: Path) -> None:
+def test_unreadable_golden_vectors_are_refused_by_name(artifact_folder: Path) -> None:
     artifact = Artifact.open(artifact_folder)
     (artifact_folder / "golden.safetensors").write_bytes(b"no")
     with pytest.raises(ArtifactError, match=r"golden\.safetensors"):
         artifact.load_golden()
 
 
-def test_files_are_added_with_the_manifest_to_match(artifact_folder: Path) -> None:
+def test_with_files_updates_the_manifest(artifact_folder: Path) -> None:
     before = describe_files(artifact_folder)
     artifact = Artifact.open(artifact_folder).with_files({"README.md": "new", "validation.md": "fine"})
     assert (artifact_folder / "README.md").read_text() == "new"
@@ -83,7 +83,7 @@ def test_files_are_added_with_the_manifest_to_match(artifact_folder: Path) -> No
     assert changed == {"README.md", "validation.md"}
 
 
-def test_adding_files_is_all_or_nothing(artifact_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_with_files_is_atomic(artifact_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = describe_files(artifact_folder)
     artifact = Artifact.open(artifact_folder)
 
@@ -97,7 +97,7 @@ def test_adding_files_is_all_or_nothing(artifact_folder: Path, monkeypatch: pyte
     assert [path.name for path in artifact_folder.parent.iterdir()] == [artifact_folder.name]
 
 
-def test_it_works_where_links_do_not(artifact_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_with_files_works_without_hard_links(artifact_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(source: str, target: str) -> None:
         raise OSError("no links here")
 
@@ -116,7 +116,7 @@ def test_reading_an_artifact_needs_no_torch(artifact_folder: Path) -> None:
     assert (done.returncode, done.stdout.split()) == (0, []), done.stderr
 
 
-def test_a_file_can_be_taken_out(artifact_folder: Path) -> None:
+def test_with_files_removes_a_file(artifact_folder: Path) -> None:
     artifact = Artifact.open(artifact_folder).with_files({"picture.png": b"bytes", "note.txt": "words"})
     artifact = artifact.with_files({"picture.png": None, "never there.png": None})
     assert "picture.png" not in Artifact.open(artifact.folder).manifest["files"]

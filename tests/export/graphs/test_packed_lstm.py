@@ -12,7 +12,7 @@ from lengthwise.export.graphs.packed_lstm import OnnxOrderedLstm, packed_lstm
 
 @pytest.mark.parametrize("layers", [1, 3])
 @pytest.mark.parametrize("bidirectional", [False, True])
-def test_it_equals_a_packed_lstm(layers: int, bidirectional: bool) -> None:
+def test_operator_equals_packed_lstm(layers: int, bidirectional: bool) -> None:
     torch.manual_seed(0)
     lstm = nn.LSTM(5, 4, layers, bidirectional=bidirectional)
     x, lengths = torch.randn(9, 6, 5), torch.tensor([3, 9, 1, 5, 5, 2])
@@ -24,7 +24,7 @@ def test_it_equals_a_packed_lstm(layers: int, bidirectional: bool) -> None:
     torch.testing.assert_close(found_last, last, atol=1e-6, rtol=0)
 
 
-def test_weights_stand_in_the_order_that_onnx_reads() -> None:
+def test_weights_are_in_onnx_order() -> None:
     lstm = nn.LSTM(1, 1)
     with torch.no_grad():
         lstm.weight_ih_l0.copy_(torch.tensor([[1.0], [2.0], [3.0], [4.0]]))  # i, f, g, o
@@ -35,7 +35,7 @@ def test_weights_stand_in_the_order_that_onnx_reads() -> None:
 
 
 @pytest.mark.parametrize("directions", [1, 2])
-def test_its_shapes_and_schema_are_what_it_says(directions: int) -> None:
+def test_fake_shapes_and_schema_of_the_operator(directions: int) -> None:
     weights = (torch.randn(directions, 16, 5), torch.randn(directions, 16, 4), torch.randn(directions, 32))
     inputs = (torch.randn(7, 3, 5), torch.tensor([7, 1, 4], dtype=torch.int32), *weights)
     checks = ("test_schema", "test_faketensor")

@@ -20,7 +20,9 @@ from lengthwise.export.graphs.portable_lstm import PortableLstm, RunLayer, dense
     layers=st.integers(1, 2),
     bidirectional=st.booleans(),
 )
-def test_it_is_the_packed_lstm(run: RunLayer, lengths: list[int], extra: int, layers: int, bidirectional: bool) -> None:
+def test_portable_lstm_equals_packed_lstm(
+    run: RunLayer, lengths: list[int], extra: int, layers: int, bidirectional: bool
+) -> None:
     torch.manual_seed(0)
     lstm = nn.LSTM(3, 4, layers, bidirectional=bidirectional)
     x, counts = torch.randn(max(lengths) + extra, len(lengths), 3), torch.tensor(lengths)
@@ -34,7 +36,7 @@ def test_it_is_the_packed_lstm(run: RunLayer, lengths: list[int], extra: int, la
         torch.testing.assert_close(states[:length, row], right[:length, row], atol=1e-6, rtol=0)
 
 
-def test_padding_is_read_by_nobody() -> None:
+def test_padding_has_no_effect() -> None:
     lstm = nn.LSTM(3, 4, 2, bidirectional=True)
     x, lengths = torch.randn(6, 2, 3), torch.tensor([6, 2])
     spoilt = x.clone()

@@ -17,15 +17,10 @@ from onnx import numpy_helper
 
 from lengthwise.config import EncoderConfig
 from lengthwise.encoder.model import seeded_encoder
-from lengthwise.export.graphs.rewrite import (
-    REWRITES,
-    _Grid,
-    _quantize_rows,
-    to_fp16,
-    to_int8,
-    to_int8_dynamic,
-    to_portable,
-)
+from lengthwise.export.graphs.fp16 import to_fp16
+from lengthwise.export.graphs.int8 import Grid, quantize_rows, to_int8, to_int8_dynamic
+from lengthwise.export.graphs.portable import to_portable
+from lengthwise.export.graphs.rewrite import REWRITES
 from lengthwise.export.graphs.trace import trace_to_onnx
 from lengthwise.export.graphs.variants import NATIVE, VARIANTS
 
@@ -50,12 +45,12 @@ def nodes(model: onnx.ModelProto, op_type: str) -> list[onnx.NodeProto]:
     return [node for node in model.graph.node if node.op_type == op_type]
 
 
-def test_every_variant_but_the_native_one_has_a_rewrite() -> None:
+def test_every_other_variant_has_a_rewrite() -> None:
     assert set(REWRITES) == set(VARIANTS) - {NATIVE}
 
 
 @pytest.mark.parametrize("name", sorted(REWRITES))
-def test_interface_and_metadata_stay_and_the_native_graph_is_left_alone(name: str, native: onnx.ModelProto) -> None:
+def test_rewrite_keeps_interface_metadata_and_the_native_graph(name: str, native: onnx.ModelProto) -> None:
     before = native.SerializeToString(deterministic=True)
     model = REWRITES[name](native)
     assert native.SerializeToString(deterministic=True) == before
@@ -72,7 +67,7 @@ def test_interface_and_metadata_stay_and_the_native_graph_is_left_alone(name: st
     assert set(weights(model)) <= used
 
 
-def test_the_portable_graph_tells_no_lstm_its_lengths_nor_a_direction(native: onnx.ModelProto) -> None:
+def test_portable_lstms_have_neither_lengths_nor_direction(native: onnx.ModelProto) -> None:
     model = to_portable(native)
     lstms = nodes(model, "LSTM")
     assert len(lstms) == 4
@@ -85,7 +80,7 @@ def test_the_portable_graph_tells_no_lstm_its_lengths_nor_a_direction(native: on
     assert not {"Loop", "Scan", "If", "ReverseSequence"} & {node.op_type for node in model.graph.node}
 
 
-def test_a_portable_graph_of_one_direction_gathers_only_what_it_needs(
+def test_unidirectional_portable_graph_has_one_gather(
     encoder_config: Callable[..., EncoderConfig],
 ) -> None:
     model = to_portable(trace_to_onnx(seeded_encoder(encoder_config(pooling="mean"), 0), {}))
@@ -93,7 +88,7 @@ def test_a_portable_graph_of_one_direction_gathers_only_what_it_needs(
     assert (counts["LSTM"], counts["Gather"], counts["Range"]) == (1, 1, 0)  # the embedding's Gather alone
 
 
-def test_half_precision_is_in_embedding_and_lstm_and_nowhere_else(native: onnx.ModelProto) -> None:
+def test_fp16_graph_has_half_precision_in_embedding_and_lstm_only(native: onnx.ModelProto) -> None:
     model = to_fp16(native)
     found = weights(model)
     assert {str(values.dtype) for name, values in found.items() if name.endswith(".fp16")} == {"float16"}
@@ -102,7 +97,7 @@ def test_half_precision_is_in_embedding_and_lstm_and_nowhere_else(native: onnx.M
     assert model.graph.output[0].type.tensor_type.elem_type == onnx.TensorProto.FLOAT
 
 
-def test_eight_bit_weights_keep_seven_and_a_row_of_zeros_stays_zero(native: onnx.ModelProto) -> None:
+def test_int8_weights_use_seven_bits_and_zeros_stay_zero(native: onnx.ModelProto) -> None:
     model = to_int8(native)
     lstms = nodes(model, "DynamicQuantizeLSTM")
     assert len(lstms) == 2
@@ -114,16 +109,16 @@ def test_eight_bit_weights_keep_seven_and_a_row_of_zeros_stays_zero(native: onnx
             assert values.dtype == np.int8
             assert np.abs(values.astype(int)).max() == 63
             assert (values[:, -2:] == 0).all()  # nothing reads the two columns that hold the range
-    quantized, scale = _quantize_rows(np.array([[[0.0, 0.0], [1.0, -0.25]]], np.float32))
+    quantized, scale = quantize_rows(np.array([[[0.0, 0.0], [1.0, -0.25]]], np.float32))
     np.testing.assert_array_equal(quantized, [[[0, 0], [63, -16]]])
     assert (scale > 0).all()
 
 
 @given(low=st.floats(-100, 0), high=st.floats(0, 100), part=st.floats(0, 1))
-def test_the_grid_holds_zero_and_is_half_a_step_from_any_value(low: float, high: float, part: float) -> None:
-    grid = _Grid.between(low, high)
+def test_grid_holds_zero_and_rounds_to_half_a_step(low: float, high: float, part: float) -> None:
+    grid = Grid.between(low, high)
     values = np.array([0, low + part * (high - low)], np.float32)
-    places = grid.round(values).astype(np.float32)
+    places = grid.quantize(values).astype(np.float32)
     found = (places - np.float32(grid.zero_point)) * grid.scale
     assert found[0] == 0
     assert abs(found[1] - values[1]) <= 1.01 * float(grid.scale)  # half a step, and half at an end
@@ -151,7 +146,7 @@ texts = st.lists(st.lists(st.integers(0, VOCAB - 1), min_size=1, max_size=12), m
 
 @settings(max_examples=60, deadline=None)
 @given(rows=texts, extra=st.integers(0, 5))
-def test_over_fixed_ranges_a_row_alone_is_the_row_in_its_batch(
+def test_int8_row_is_independent_of_its_batch(
     rows: list[list[int]], extra: int, sessions: dict[str, onnxruntime.InferenceSession]
 ) -> None:
     _, together = run(sessions["fixed"], rows, extra)
@@ -160,7 +155,7 @@ def test_over_fixed_ranges_a_row_alone_is_the_row_in_its_batch(
         np.testing.assert_array_equal(together[index, : len(row)], alone[0])
 
 
-def test_over_the_batchs_own_range_it_is_not(sessions: dict[str, onnxruntime.InferenceSession]) -> None:
+def test_dynamic_int8_row_depends_on_its_batch(sessions: dict[str, onnxruntime.InferenceSession]) -> None:
     """Else the test above could not fail."""
     rows = [[3, 4, 5], list(range(30))]
     _, together = run(sessions["dynamic"], rows)
@@ -168,6 +163,6 @@ def test_over_the_batchs_own_range_it_is_not(sessions: dict[str, onnxruntime.Inf
     assert np.abs(together[0, :3] - alone[0]).max() > 1e-5
 
 
-def test_another_graph_than_the_native_one_is_refused(native: onnx.ModelProto) -> None:
+def test_rewriting_another_graph_is_refused(native: onnx.ModelProto) -> None:
     with pytest.raises(ValueError, match="rewrite the native graph only"):
         to_int8(to_portable(native))

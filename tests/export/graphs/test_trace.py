@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from lengthwise.config import EncoderConfig
 from lengthwise.encoder.model import PackedEncoder, seeded_encoder
+from lengthwise.export.artifact.oracle import compute_oracle
 from lengthwise.export.graphs import trace
 from lengthwise.export.graphs.portable_lstm import scanned
 from lengthwise.export.graphs.trace import (
@@ -31,7 +32,7 @@ from lengthwise.export.graphs.trace import (
     trace_to_program,
     trace_to_torchscript,
 )
-from lengthwise.export.validation.cases import Case, grid_cases, one_row_at_a_time
+from lengthwise.export.validation.cases import Case, grid_cases
 
 
 def session_of(model: onnx.ModelProto | Path) -> onnxruntime.InferenceSession:
@@ -53,24 +54,24 @@ def operators(model: onnx.ModelProto) -> list[str]:
 
 
 def assert_same(found: list[NDArray[np.float32]], encoder: PackedEncoder, case: Case) -> None:
-    right = one_row_at_a_time(encoder, case)
+    right = compute_oracle(encoder, case.input_ids, case.lengths)
     scale = max(1.0, float(np.abs(right.vectors).max()))
     np.testing.assert_allclose(found[0], right.vectors, atol=1e-6 * scale, rtol=0)
     np.testing.assert_allclose(found[1], right.states, atol=1e-6, rtol=0)
 
 
-def test_the_worked_example_comes_out_of_both_files(tmp_path: Path) -> None:
+def test_onnx_and_torchscript_files_give_the_worked_example(tmp_path: Path) -> None:
     config = EncoderConfig(vocab_size=11, embedding_dim=6, hidden_size=2, pooling="last")
     encoder = seeded_encoder(config, 0)
     input_ids = np.array([[1, 2, 3, 0, 0], [4, 5, 0, 0, 0], [6, 7, 8, 9, 10]], np.int64)
-    case = Case("example", "example", input_ids, np.array([3, 2, 5], np.int64))
+    case = Case("example", "example", input_ids, np.array([3, 2, 5], np.int64), 11)
     save_onnx(trace_to_onnx(encoder, {}), tmp_path / "model.onnx")
     assert_same(run(session_of(tmp_path / "model.onnx"), case), encoder, case)
     save_torchscript(trace_to_torchscript(ClientEncoder(encoder)), tmp_path / "model.pt")
     assert_same(run_script(torch.jit.load(tmp_path / "model.pt"), case), encoder, case)
 
 
-def test_the_graph_of_one_layer_is_readable(encoder_config: Callable[..., EncoderConfig]) -> None:
+def test_operators_of_a_one_layer_graph(encoder_config: Callable[..., EncoderConfig]) -> None:
     model = trace_to_onnx(seeded_encoder(encoder_config(pooling="mean"), 0), {})
     assert Counter(operators(model)) == {
         "Greater": 2,  # mask > 0; rows of any token
@@ -87,7 +88,7 @@ def test_the_graph_of_one_layer_is_readable(encoder_config: Callable[..., Encode
     }
 
 
-def test_weights_go_in_as_they_are(encoder_config: Callable[..., EncoderConfig]) -> None:
+def test_graph_has_weights_without_slicing_or_joining(encoder_config: Callable[..., EncoderConfig]) -> None:
     encoder = seeded_encoder(encoder_config(num_layers=2, bidirectional=True, projection_dim=5, normalize=True), 0)
     model = trace_to_onnx(encoder, {})
     assert not {"Split", "Concat", "Slice", "Loop", "Scan", "If"} & set(operators(model))
@@ -100,7 +101,7 @@ def test_weights_go_in_as_they_are(encoder_config: Callable[..., EncoderConfig])
     assert [list(weights[node.input[1]]) for node in lstms] == [[2, 24, 8], [2, 24, 12]]
 
 
-def test_the_interface_is_the_one_clients_know(encoder_config: Callable[..., EncoderConfig]) -> None:
+def test_interface_of_the_graph(encoder_config: Callable[..., EncoderConfig]) -> None:
     model = trace_to_onnx(seeded_encoder(encoder_config(), 0), {"lengthwise.pooling": "mean"})
     assert [(i.name, i.type.tensor_type.elem_type) for i in model.graph.input] == [
         ("input_ids", onnx.TensorProto.INT64),
@@ -113,14 +114,14 @@ def test_the_interface_is_the_one_clients_know(encoder_config: Callable[..., Enc
     assert {item.key: item.value for item in model.metadata_props} == {"lengthwise.pooling": "mean"}
 
 
-def test_nothing_of_the_tracing_machine_is_in_the_file(encoder_config: Callable[..., EncoderConfig]) -> None:
+def test_graph_holds_no_source_paths(encoder_config: Callable[..., EncoderConfig]) -> None:
     encoder = seeded_encoder(encoder_config(), 0)
     contents = trace_to_onnx(encoder, {}).SerializeToString()
     assert b".py" not in contents
     assert contents == trace_to_onnx(encoder, {}).SerializeToString()
 
 
-def test_a_program_keeps_nothing_of_the_tracing_machine_and_no_weight_twice(
+def test_program_holds_no_source_paths_and_each_weight_once(
     tmp_path: Path, encoder_config: Callable[..., EncoderConfig]
 ) -> None:
     encoder = seeded_encoder(encoder_config(num_layers=2, bidirectional=True), 0)
@@ -134,7 +135,7 @@ def test_a_program_keeps_nothing_of_the_tracing_machine_and_no_weight_twice(
     assert encoder.lstm is not None  # what was traced had it taken out of a copy
 
 
-def test_a_large_model_keeps_its_weights_beside_the_graph(
+def test_large_model_has_weights_beside_the_graph(
     tmp_path: Path, encoder_config: Callable[..., EncoderConfig], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(trace, "PROTOBUF_LIMIT", 1_000)
@@ -145,7 +146,7 @@ def test_a_large_model_keeps_its_weights_beside_the_graph(
     assert_same(run(session_of(tmp_path / "model.onnx"), case), encoder, case)
 
 
-def test_a_row_without_tokens_is_zero_in_eager_mode_too(encoder_config: Callable[..., EncoderConfig]) -> None:
+def test_row_without_tokens_is_zero_in_eager_mode(encoder_config: Callable[..., EncoderConfig]) -> None:
     encoder = seeded_encoder(encoder_config(pooling="max", projection_dim=3), 0)
     mask = torch.tensor([[1, 1, 0], [0, 0, 0]])
     vectors, states = ClientEncoder(encoder)(torch.tensor([[2, 3, 4], [2, 3, 4]]), mask)

@@ -52,10 +52,9 @@ class FakeBinding:
 
 
 class FakeSession:
-    """A session on the CPU that says what onnxruntime would say of one on CUDA.
+    """A session on the CPU that reports what onnxruntime reports of one on CUDA.
 
-    `ran` stands in the profile: of each operator, its provider. `assigned` is what it is taken to have been told
-    before; the same where it is left out.
+    `ran`: by operator, the provider in the profile. `assigned`: the provider in the assignment; by default the same.
     """
 
     def __init__(
@@ -115,7 +114,7 @@ def fake(monkeypatch: pytest.MonkeyPatch, session: FakeSession) -> dict[str, Any
     return asked
 
 
-def test_cuda_counts_where_every_lstm_and_gather_is_on_it(
+def test_cuda_counts_as_run_if_every_lstm_and_gather_is_on_it(
     monkeypatch: pytest.MonkeyPatch, artifact_folder: Path
 ) -> None:
     session = FakeSession([CUDA, CPU], {**ON_CUDA, "Shape": CPU, "MemcpyToHost": CUDA})
@@ -145,7 +144,7 @@ def test_cuda_counts_where_every_lstm_and_gather_is_on_it(
         ([CUDA, CPU], {"Gather": CUDA}, ON_CUDA, "no LSTM or Gather at all"),
     ],
 )
-def test_cuda_that_did_not_do_the_work_was_not_run(
+def test_cuda_that_did_not_run_the_nodes_is_not_run(
     providers: list[str],
     ran: dict[str, str],
     assigned: dict[str, str] | None,
@@ -158,7 +157,7 @@ def test_cuda_that_did_not_do_the_work_was_not_run(
         OnnxRuntimeCuda().load(artifact_folder / ONNX_FILE)
 
 
-def test_what_the_profile_does_not_tell_is_not_known(monkeypatch: pytest.MonkeyPatch, artifact_folder: Path) -> None:
+def test_unreadable_profile_is_reported_as_not_known(monkeypatch: pytest.MonkeyPatch, artifact_folder: Path) -> None:
     fake(monkeypatch, FakeSession([CUDA, CPU], {}, ON_CUDA))
     runtime = OnnxRuntimeCuda()
     runtime.load(artifact_folder / ONNX_FILE)
@@ -166,13 +165,13 @@ def test_what_the_profile_does_not_tell_is_not_known(monkeypatch: pytest.MonkeyP
     assert runtime.describe()["copies"].startswith("not known: its profile cannot be read")
 
 
-def test_a_first_batch_has_to_run(monkeypatch: pytest.MonkeyPatch, artifact_folder: Path) -> None:
+def test_failing_first_batch_is_not_run(monkeypatch: pytest.MonkeyPatch, artifact_folder: Path) -> None:
     fake(monkeypatch, FakeSession([CUDA, CPU], ON_CUDA, error="no kernel image is available"))
     with pytest.raises(NotRunnable, match=r"a first batch fails on CUDA here \(no kernel image is available\)"):
         OnnxRuntimeCuda().load(artifact_folder / ONNX_FILE)
 
 
-def test_a_fall_back_during_a_run_is_noticed(monkeypatch: pytest.MonkeyPatch, artifact_folder: Path) -> None:
+def test_fallback_during_a_run_is_detected(monkeypatch: pytest.MonkeyPatch, artifact_folder: Path) -> None:
     session = FakeSession([CUDA, CPU], ON_CUDA)
     fake(monkeypatch, session)
     runtime = OnnxRuntimeCuda()
@@ -182,7 +181,7 @@ def test_a_fall_back_during_a_run_is_noticed(monkeypatch: pytest.MonkeyPatch, ar
         runtime.run(IDS, MASK)
 
 
-def test_without_cuda_it_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch, artifact_folder: Path) -> None:
+def test_missing_cuda_has_a_remedy(monkeypatch: pytest.MonkeyPatch, artifact_folder: Path) -> None:
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: [CPU])
     monkeypatch.setattr(onnxruntime, "cuda_version", "")
     with pytest.raises(NotRunnable, match=r"is built without CUDA.*install onnxruntime-gpu"):
@@ -192,7 +191,7 @@ def test_without_cuda_it_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch, art
         OnnxRuntimeCuda().load(artifact_folder / ONNX_FILE)
 
 
-def test_a_session_that_cannot_be_made_on_cuda_was_not_run(
+def test_session_that_cannot_be_opened_on_cuda_is_not_run(
     monkeypatch: pytest.MonkeyPatch, artifact_folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def refuse(path: str, options: onnxruntime.SessionOptions, providers: list[Any], **others: Any) -> Session:
@@ -204,13 +203,13 @@ def test_a_session_that_cannot_be_made_on_cuda_was_not_run(
     monkeypatch.setattr(onnxruntime, "InferenceSession", refuse)
     monkeypatch.setattr(onnxruntime, "preload_dlls", lambda **_: sys.stdout.write("Failed to load libcublas"))
     monkeypatch.delitem(sys.modules, "torch", raising=False)
-    reason = r"\(libcudnn is missing\); of CUDA's libraries it says: Failed to load libcublas"
+    reason = r"\(libcudnn is missing\); its messages on CUDA's libraries: Failed to load libcublas"
     with pytest.raises(NotRunnable, match=reason):
         OnnxRuntimeCuda().load(artifact_folder / ONNX_FILE)
     assert capsys.readouterr() == ("", "")
 
 
-def test_a_file_that_is_wrong_fails_on_cuda_too(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_damaged_file_fails_on_cuda_too(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: [CUDA, CPU])
     (tmp_path / "model.onnx").write_bytes(b"not a model")
     with pytest.raises(Exception, match=r"(?i)protobuf") as raised:
@@ -244,12 +243,12 @@ def test_libraries_are_preloaded_unless_pytorch_has_loaded_them(
     assert asked == [True] * times
 
 
-def test_what_is_said_of_libraries_goes_into_the_reason(
+def test_messages_on_libraries_are_part_of_the_reason(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.delitem(sys.modules, "torch", raising=False)
     library, asked = preloading("Failed to load libcudart.so.13:\n no such file\n", RuntimeError("and more"))
-    said = "; of CUDA's libraries it says: Failed to load libcudart.so.13: no such file and more"
+    said = "; its messages on CUDA's libraries: Failed to load libcudart.so.13: no such file and more"
     assert preload_libraries(library, cudnn=False) == said
     assert asked == [False]
     assert capsys.readouterr().out == ""
@@ -259,7 +258,7 @@ def test_what_is_said_of_libraries_goes_into_the_reason(
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_a_bound_batch_is_the_same_as_a_plain_one(variant: str, artifact_folder: Path) -> None:
+def test_bound_batch_equals_a_plain_run(variant: str, artifact_folder: Path) -> None:
     session = Session(artifact_folder / VARIANTS[variant].file, providers=[CPU])
     names = ["sentence_embedding", "token_embeddings"]
     every_second = {name: np.repeat(values, 2, axis=0)[::2] for name, values in FEEDS.items()}  # not contiguous
@@ -272,7 +271,7 @@ def test_a_bound_batch_is_the_same_as_a_plain_one(variant: str, artifact_folder:
                 np.testing.assert_array_equal(values, plain[names.index(name)])
 
 
-def test_encoding_fetches_the_vectors_alone_and_validation_goes_the_same_way(
+def test_encoding_fetches_vectors_only_through_the_validated_path(
     monkeypatch: pytest.MonkeyPatch, artifact_folder: Path
 ) -> None:
     session = FakeSession([CUDA, CPU], ON_CUDA)
@@ -290,7 +289,7 @@ def test_encoding_fetches_the_vectors_alone_and_validation_goes_the_same_way(
     np.testing.assert_array_equal(states, plain[1])
 
 
-def test_an_engine_on_cuda_runs_batches_side_by_side(monkeypatch: pytest.MonkeyPatch, artifact_folder: Path) -> None:
+def test_engine_on_cuda_runs_concurrent_batches(monkeypatch: pytest.MonkeyPatch, artifact_folder: Path) -> None:
     fake(monkeypatch, FakeSession([CUDA, CPU], ON_CUDA))
     artifact = Artifact.open(artifact_folder)
     engine, on_cpu = OnnxEngine(artifact, "cuda", workers=4), OnnxEngine(artifact, "cpu")
@@ -321,13 +320,13 @@ FULL = (
 )
 
 
-def test_what_says_that_memory_is_full() -> None:
+def test_out_of_memory_errors_are_recognised() -> None:
     assert out_of_memory(MemoryError())
     assert all(out_of_memory(RuntimeError(words)) for words in FULL)
     assert not out_of_memory(RuntimeError("CUDA failure 700: an illegal memory access was encountered"))
 
 
-def test_a_batch_that_does_not_fit_on_a_gpu_is_halved(
+def test_batch_that_does_not_fit_on_a_gpu_is_split(
     monkeypatch: pytest.MonkeyPatch, artifact_folder: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     fake(monkeypatch, FakeSession([CUDA, CPU], ON_CUDA))
@@ -397,7 +396,7 @@ def test_on_a_gpu_only_the_lengths_are_copied(on_gpu: OnnxRuntimeCuda) -> None:
 
 
 @pytest.mark.gpu
-def test_on_a_gpu_what_encodes_is_what_was_validated(on_gpu: OnnxRuntimeCuda) -> None:
+def test_gpu_encoding_equals_validation(on_gpu: OnnxRuntimeCuda) -> None:
     for case in grid_cases(20):
         vectors, _ = on_gpu.run(case.input_ids, case.attention_mask)
         alone = on_gpu.vectors(case.input_ids, case.attention_mask)
@@ -405,7 +404,7 @@ def test_on_a_gpu_what_encodes_is_what_was_validated(on_gpu: OnnxRuntimeCuda) ->
 
 
 @pytest.mark.gpu
-def test_a_gpus_vectors_are_the_cpus_on_several_workers(gpu_engine: OnnxEngine, artifact_folder: Path) -> None:
+def test_gpu_vectors_equal_cpu_vectors_with_several_workers(gpu_engine: OnnxEngine, artifact_folder: Path) -> None:
     on_cpu = OnnxEngine(Artifact.open(artifact_folder), "cpu")
     one_token = (np.array([[3], [4]]), np.array([1, 1]))
     batches = [one_token, *batches_of(gpu_engine.config.vocab_size, 200)]
@@ -416,7 +415,7 @@ def test_a_gpus_vectors_are_the_cpus_on_several_workers(gpu_engine: OnnxEngine, 
 
 @pytest.mark.gpu
 @pytest.mark.parametrize(("rows", "tokens"), [(1, 32_768), (64, 2_048)])
-def test_a_long_batch_on_a_gpu(rows: int, tokens: int, gpu_engine: OnnxEngine, artifact_folder: Path) -> None:
+def test_long_batch_on_a_gpu(rows: int, tokens: int, gpu_engine: OnnxEngine, artifact_folder: Path) -> None:
     right = StepwiseEncoder(load_encoder(artifact_folder))
     rng = np.random.default_rng(0)
     ids, lengths = rng.integers(0, gpu_engine.config.vocab_size, (rows, tokens)), rng.integers(1, tokens + 1, rows)

@@ -83,7 +83,7 @@ def test_only_the_page_that_knows_the_secret_is_answered(tmp_path: Path) -> None
         for path in ("/", "/model", "/wrong/model", f"{ort}..", f"{ort}../../../package.json"):
             assert status("GET", path) == 404, path
         assert status("POST", "/answer", b"forged") == 404
-        assert (server.answers.get(timeout=5), server.answers.empty()) == (b"right", True)
+        assert (server.responses.get(timeout=5), server.responses.empty()) == (b"right", True)
     finally:
         server.close()
 

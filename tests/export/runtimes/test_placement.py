@@ -17,7 +17,7 @@ from lengthwise.export.runtimes.placement import PlacedNode, Placement, read_pro
 CUDA, CPU = "CUDAExecutionProvider", "CPUExecutionProvider"
 
 
-def test_every_node_of_a_graph_is_in_a_profile(artifact_folder: Path, tmp_path: Path) -> None:
+def test_profile_has_every_node_of_a_graph(artifact_folder: Path, tmp_path: Path) -> None:
     options = onnxruntime.SessionOptions()
     options.enable_profiling, options.profile_file_prefix = True, str(tmp_path / "profile")
     path = artifact_folder / VARIANTS[NATIVE].file
@@ -40,7 +40,7 @@ def event(name: str, op: str, provider: str, **others: Any) -> dict[str, Any]:
     return {"cat": "Node", "name": f"{name}_kernel_time", "args": {"op_name": op, "provider": provider}, **others}
 
 
-def test_a_profile_of_cuda(tmp_path: Path) -> None:
+def test_profile_of_cuda(tmp_path: Path) -> None:
     path = tmp_path / "profile.json"
     events = [
         {"cat": "Session", "name": "model_run", "args": {}},
@@ -66,12 +66,12 @@ def test_a_profile_of_cuda(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", ["", "{}", "[]", "[1, null]", '[{"cat": "Node", "name": "x_kernel_time"}]'])
-def test_what_is_no_profile(content: str, tmp_path: Path) -> None:
+def test_file_that_is_no_profile_is_refused(content: str, tmp_path: Path) -> None:
     path = tmp_path / "profile.json"
     path.write_text(content)
     with pytest.raises(ValueError, match=r"Expecting value|not a list|no node that ran"):
         read_profile(path)
 
 
-def test_a_placement_of_nothing_says_so() -> None:
+def test_empty_placement_is_described() -> None:
     assert Placement(()).describe(CUDA)["nodes"] == f"0 on {CUDA}"

@@ -14,21 +14,22 @@ from lengthwise.encoder.checkpoint import WEIGHTS_FILE, load_encoder
 from lengthwise.encoder.model import PackedEncoder
 from lengthwise.encoder.torch_engine import TorchEngine
 from lengthwise.export.artifact.folder import Artifact
+from lengthwise.export.artifact.oracle import compute_oracle
 from lengthwise.export.graphs.variants import NATIVE
 from lengthwise.export.runtimes import NotRunnable, pytorch
 from lengthwise.export.runtimes.pytorch import PyTorchCuda, PyTorchEager, PyTorchStepwise
 from lengthwise.export.runtimes.registry import RUNTIMES
-from lengthwise.export.validation.cases import grid_cases, one_row_at_a_time
+from lengthwise.export.validation.cases import grid_cases
 from lengthwise.export.validation.validate import validate_artifact
 
 
-def test_it_stands_behind_what_computes_on_the_cpu() -> None:
+def test_pytorch_runtimes_are_first_in_the_registry() -> None:
     names = [runtime.name for runtime in RUNTIMES]
     assert names[:3] == ["pytorch (packed batches)", "pytorch (step-wise)", "pytorch (cuda)"]
     assert (PyTorchCuda.tolerance, dict(PyTorchCuda.files)) == (1e-5, {NATIVE: WEIGHTS_FILE})
 
 
-def test_without_a_gpu_it_was_not_run(artifact_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cuda_without_a_gpu_is_not_run(artifact_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     for cuda, built in ((None, "built without CUDA"), ("13.0", r"built for CUDA 13\.0")):
         monkeypatch.setattr(torch.version, "cuda", cuda)
@@ -39,9 +40,7 @@ def test_without_a_gpu_it_was_not_run(artifact_folder: Path, monkeypatch: pytest
 
 
 @pytest.mark.parametrize("kind", [PyTorchEager, PyTorchStepwise, PyTorchCuda])
-def test_vectors_and_states_are_those_of_rows_alone(
-    kind: Any, artifact_folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_vectors_and_states_equal_the_oracle(kind: Any, artifact_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of the runtime for a GPU, with the CPU in its place: whether rows of no tokens and both outputs are in order."""
     monkeypatch.setattr(torch, "cuda", SimpleNamespace(is_available=lambda: True))
     monkeypatch.setattr(pytorch, "TorchEngine", on_cpu)
@@ -49,7 +48,7 @@ def test_vectors_and_states_are_those_of_rows_alone(
     runtime = kind()
     runtime.load(artifact_folder / WEIGHTS_FILE)
     for case in grid_cases(encoder.config.vocab_size):
-        right = one_row_at_a_time(encoder, case)
+        right = compute_oracle(encoder, case.input_ids, case.lengths)
         vectors, states = runtime.run(case.input_ids, case.attention_mask)
         assert (vectors.dtype, states.dtype) == (np.float32, np.float32)
         np.testing.assert_allclose(vectors, right.vectors, atol=1e-6, rtol=0)

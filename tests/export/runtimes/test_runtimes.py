@@ -13,6 +13,7 @@ from lengthwise.export.runtimes import NotRunnable, Runtime
 from lengthwise.export.runtimes.base import ONNX_FILES, check_output_names
 from lengthwise.export.runtimes.onnxruntime import OnnxRuntimeCpu, OnnxRuntimeCuda
 from lengthwise.export.runtimes.registry import RUNTIMES
+from lengthwise.export.runtimes.tolerances import TOLERANCES
 
 IDS, MASK = np.array([[2, 3, 4], [5, 6, 0]], np.int64), np.array([[1, 1, 1], [1, 0, 0]], np.int64)
 ONNX_FILE = VARIANTS[NATIVE].file
@@ -33,9 +34,7 @@ PAIRS = [(kind, variant) for kind in RUNTIMES for variant in (NATIVE, PORTABLE) 
 
 
 @pytest.mark.parametrize(("kind", "variant"), PAIRS, ids=lambda value: getattr(value, "name", value))
-def test_each_runtime_gives_both_outputs_and_says_what_it_is(
-    kind: type[Runtime], variant: str, artifact_folder: Path
-) -> None:
+def test_runtime_gives_both_outputs_and_a_description(kind: type[Runtime], variant: str, artifact_folder: Path) -> None:
     runtime = loaded(kind, artifact_folder / kind.files[variant])
     try:
         vectors, states = runtime.run(IDS, MASK)
@@ -50,25 +49,29 @@ def test_each_runtime_gives_both_outputs_and_says_what_it_is(
     runtime.close()  # twice does no harm
 
 
-def test_names_are_distinct_and_files_are_of_known_variants() -> None:
+def test_names_are_unique_and_variants_known() -> None:
     assert len({runtime.name for runtime in RUNTIMES}) == len(RUNTIMES)
     assert all(set(runtime.files) <= set(VARIANTS) for runtime in RUNTIMES)
     assert OnnxRuntimeCuda.files == OnnxRuntimeCpu.files == ONNX_FILES
 
 
-def test_half_precision_is_not_taken_to_be_independent_of_the_batch_on_a_gpu() -> None:
+def test_tolerance_table_equals_the_registry() -> None:
+    assert {runtime.name: runtime.tolerance for runtime in RUNTIMES} == TOLERANCES
+
+
+def test_half_precision_may_depend_on_the_batch_on_a_gpu() -> None:
     assert OnnxRuntimeCuda.dependent == {FP16}
     assert OnnxRuntimeCpu.dependent == set()
     native = VARIANTS[NATIVE]
     assert OnnxRuntimeCuda().tolerances(native) == (1e-5, 1e-5, native.cosine)
 
 
-def test_a_graph_whose_outputs_are_in_another_order_is_refused() -> None:
+def test_graph_with_swapped_outputs_is_refused() -> None:
     with pytest.raises(ValueError, match="in this order"):
         check_output_names(["token_embeddings", "sentence_embedding"])
 
 
-def test_without_onnxruntime_it_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch, artifact_folder: Path) -> None:
+def test_missing_onnxruntime_has_a_remedy(monkeypatch: pytest.MonkeyPatch, artifact_folder: Path) -> None:
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     for kind in (OnnxRuntimeCpu, OnnxRuntimeCuda):
         with pytest.raises(NotRunnable, match=r"not installed; install lengthwise\[cpu\]"):

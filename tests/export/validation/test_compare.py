@@ -8,8 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from helpers.engines import Answer, FunctionRuntime
+from lengthwise.export.artifact.oracle import Oracle
 from lengthwise.export.runtimes import Outputs
-from lengthwise.export.validation.cases import GOLDEN, Case, Oracle
+from lengthwise.export.validation.cases import GOLDEN, Case
 from lengthwise.export.validation.compare import (
     ALONE,
     ANOTHER_ORDER,
@@ -26,14 +27,14 @@ def sums(input_ids: NDArray[np.int64], attention_mask: NDArray[np.int64]) -> Out
     return states.sum(axis=1).astype(np.float32), states.astype(np.float32)
 
 
-CASE = Case("three rows", GOLDEN, np.array([[1, 2, 3], [4, 9, 9], [0, 0, 0]]), np.array([3, 1, 0]))
+CASE = Case("three rows", GOLDEN, np.array([[1, 2, 3], [4, 9, 9], [0, 0, 0]]), np.array([3, 1, 0]), 10)
 ORACLE = Oracle(*sums(CASE.input_ids, CASE.attention_mask))
 
 
-def compared(answer: Answer, of_interest: tuple[str, ...] = ()) -> Comparison:
-    tally = Comparator(FunctionRuntime(answer), vocab_size=10, of_interest=of_interest)
-    tally.compare(CASE, ORACLE)
-    return tally.result()
+def compared(answer: Answer, row_groups: tuple[str, ...] = ()) -> Comparison:
+    comparator = Comparator(FunctionRuntime(answer), row_groups)
+    comparator.compare(CASE, ORACLE)
+    return comparator.result()
 
 
 def test_differences_are_absolute_up_to_one_and_relative_above() -> None:
@@ -43,7 +44,7 @@ def test_differences_are_absolute_up_to_one_and_relative_above() -> None:
     assert scaled_difference(found[:1], right).tolist() == [np.inf]
 
 
-def test_what_is_right_is_compared_in_every_way() -> None:
+def test_correct_runtime_has_no_difference_in_any_comparison() -> None:
     found = compared(sums)
     assert (found.difference, found.batch_difference, found.p99_difference) == (0, 0, 0)
     assert found.cosine is not None
@@ -57,7 +58,7 @@ def test_what_is_right_is_compared_in_every_way() -> None:
     assert {result.case for result in found.cases} >= {"three rows: row 0 alone", "three rows: row 2 alone"}
 
 
-def test_an_error_against_the_oracle_is_not_one_between_batches() -> None:
+def test_constant_error_differs_from_the_oracle_only() -> None:
     def off(input_ids: NDArray[np.int64], attention_mask: NDArray[np.int64]) -> Outputs:
         vectors, states = sums(input_ids, attention_mask)
         return vectors + np.float32(0.25), states
@@ -66,7 +67,7 @@ def test_an_error_against_the_oracle_is_not_one_between_batches() -> None:
     assert (found.difference, found.batch_difference) == (0.25, 0)
 
 
-def test_a_row_that_depends_on_its_batch_is_an_error_between_batches() -> None:
+def test_batch_dependence_differs_between_batches_only() -> None:
     def off(input_ids: NDArray[np.int64], attention_mask: NDArray[np.int64]) -> Outputs:
         vectors, states = sums(input_ids, attention_mask)
         return vectors + np.float32(0.25) * (len(input_ids) != 3), states
@@ -76,7 +77,7 @@ def test_a_row_that_depends_on_its_batch_is_an_error_between_batches() -> None:
     assert all(result.difference == 0 for result in found.cases if result.group != ALONE)
 
 
-def test_each_row_of_interest_is_kept() -> None:
+def test_rows_of_the_named_groups_are_recorded() -> None:
     assert compared(sums).rows == ()
     rows = compared(sums, (GOLDEN,)).rows
     assert [(row.case, row.row, row.length, row.difference) for row in rows] == [
@@ -86,5 +87,5 @@ def test_each_row_of_interest_is_kept() -> None:
     assert all(math.isclose(row.cosine, 1) for row in rows)
 
 
-def test_nothing_compared_is_nothing_found() -> None:
-    assert Comparator(FunctionRuntime(sums), 10).result() == Comparison()
+def test_comparator_without_cases_has_no_result() -> None:
+    assert Comparator(FunctionRuntime(sums)).result() == Comparison()

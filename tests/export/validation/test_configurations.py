@@ -37,7 +37,7 @@ def configurations() -> list[Any]:
 
 
 @pytest.mark.parametrize(("layers", "bidirectional", "pooling", "projection", "normalize"), configurations())
-def test_every_configuration_is_the_same_function_everywhere(
+def test_configuration_passes_on_every_runtime(
     layers: int,
     bidirectional: bool,
     pooling: str,

@@ -1,4 +1,4 @@
-"""The trap graphs, proven on onnxruntime's CPU provider; then, where there is a GPU, on CUDA."""
+"""The probes, on onnxruntime's CPU provider and, if there is a GPU, on CUDA."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def name(value: object) -> str:
     return value.name.replace(", ", "-").replace(" ", "-") if isinstance(value, LstmProbe) else str(value)
 
 
-def test_every_border_has_its_trap() -> None:
+def test_probes_cover_every_limit() -> None:
     assert len(set(PROBES)) == len(PROBES) == 36
     assert {probe.opset for probe in PROBES} == {17, 18, 22} == set(OPSETS)
     assert {probe.direction for probe in PROBES} == set(DIRECTIONS)
@@ -45,16 +45,16 @@ def test_every_border_has_its_trap() -> None:
 
 
 @pytest.mark.parametrize("probe", PROBES, ids=name)
-def test_the_cpu_is_right_on_every_trap(probe: LstmProbe) -> None:
+def test_cpu_provider_is_correct_on_every_probe(probe: LstmProbe) -> None:
     assert {item.version for item in probe_model(probe).opset_import} == {probe.opset}
     result = run_probe(probe)
-    assert (result.status, result.reason, result.placement) == ("right", "", CPU)
+    assert (result.status, result.reason, result.placement) == ("correct", "", CPU)
     assert result.difference is not None
     assert result.difference <= (2e-6 if probe.dtype == "float32" else 1e-3)
 
 
 @pytest.mark.parametrize("direction", DIRECTIONS)
-def test_the_reference_is_pytorchs_lstm(direction: Direction) -> None:
+def test_reference_agrees_with_pytorch(direction: Direction) -> None:
     probe = LstmProbe(direction=direction)
     lstm = torch.nn.LSTM(64, 64, bidirectional=direction == "bidirectional").double()
     weights = {item: torch.from_numpy(values.astype(np.float64)) for item, values in lstm_probe._weights(probe).items()}
@@ -79,7 +79,7 @@ def test_the_reference_is_pytorchs_lstm(direction: Direction) -> None:
 
 @pytest.mark.parametrize("direction", ["reverse", "bidirectional"])
 @pytest.mark.parametrize("lengths", [MIXED, WITH_ZEROS])
-def test_lengths_that_are_ignored_are_seen(
+def test_ignored_lengths_are_detected(
     direction: Direction, lengths: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     right = lstm_probe.probe_reference(LstmProbe(direction=direction, lengths=lengths))
@@ -90,36 +90,36 @@ def test_lengths_that_are_ignored_are_seen(
     assert (result.ran, result.status) == (True, "wrong")
 
 
-def test_what_a_result_comes_to() -> None:
+def test_status_follows_from_difference_and_placement() -> None:
     ran = ProbeResult(LstmProbe(), CUDA, {"use_tf32": "0"}, ran=True, placement=CUDA, difference=9e-6)
-    assert ran.status == "right"
+    assert ran.status == "correct"
     assert replace(ran, difference=2e-5).status == "wrong"
     assert replace(ran, difference=float("inf")).status == "wrong"
     assert replace(ran, difference=float("nan")).status == "wrong"
-    assert replace(ran, placement=CPU).status == "right elsewhere"
+    assert replace(ran, placement=CPU).status == "correct elsewhere"
     assert replace(ran, placement=CPU, difference=1.0).status == "wrong"
-    assert replace(ran, options={"use_tf32": "1"}, difference=2e-5).status == "right"
-    assert replace(ran, options={}, difference=2e-5).status == "right"  # it is on where nothing is said
-    assert replace(ran, probe=LstmProbe(dtype="float16"), difference=2e-5).status == "right"
+    assert replace(ran, options={"use_tf32": "1"}, difference=2e-5).status == "correct"
+    assert replace(ran, options={}, difference=2e-5).status == "correct"  # TF32 is on by default
+    assert replace(ran, probe=LstmProbe(dtype="float16"), difference=2e-5).status == "correct"
     assert replace(ran, provider=CPU, placement=CPU, options={}, difference=2e-5).status == "wrong"
     assert ProbeResult(LstmProbe(), reason="no").status == "not run"
     assert replace(ran, crashed=True).status == "crashed"
 
 
-def test_a_value_that_is_not_a_number_is_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nan_is_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
     right = probe_reference(LstmProbe())
     nothing = [np.full_like(values, np.nan) for values in right]
     monkeypatch.setattr(lstm_probe, "_run", lambda *_: (nothing, CPU))
     assert run_probe(LstmProbe()).status == "wrong"
 
 
-def test_a_provider_that_is_not_there_was_not_run() -> None:
+def test_missing_provider_is_not_run() -> None:
     result = run_probe(LstmProbe(), "QNNExecutionProvider")
     assert (result.status, result.difference) == ("not run", None)
     assert "has no QNNExecutionProvider here" in result.reason
 
 
-def test_a_trap_in_a_process_of_its_own() -> None:
+def test_probe_runs_in_a_process_of_its_own() -> None:
     probe = LstmProbe(22, "float32", "reverse", WITH_ZEROS)
     here = run_probe(probe)  # where PyTorch may have loaded cuDNN
     assert replace(run_probe_isolated(probe), cudnn=here.cudnn) == here
@@ -129,7 +129,7 @@ def test_a_trap_in_a_process_of_its_own() -> None:
     )
 
 
-def test_a_process_that_crashes_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_crashed_process_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     def crash(*_: object, **__: object) -> Any:
         return subprocess.CompletedProcess([], -11, "", "something\nfatal")
 
@@ -150,33 +150,33 @@ def test_a_process_that_crashes_is_told(monkeypatch: pytest.MonkeyPatch) -> None
 def _on_gpu() -> None:
     result = run_probe_isolated(LstmProbe(), CUDA)
     if result.status in ("not run", "crashed"):
-        pytest.skip(f"no trap was run on CUDA: {result.reason}")
+        pytest.skip(f"no probe was run on CUDA: {result.reason}")
 
 
 @pytest.mark.gpu
 @pytest.mark.usefixtures("_on_gpu")
 @pytest.mark.parametrize("probe", PROBES, ids=name)
-def test_cuda_is_right_or_says_that_it_is_elsewhere(probe: LstmProbe) -> None:
+def test_cuda_is_correct_or_reports_another_provider(probe: LstmProbe) -> None:
     result = run_probe(probe, CUDA)
-    assert result.status in ("right", "right elsewhere"), result
+    assert result.status in ("correct", "correct elsewhere"), result
     if probe.opset < 22:
-        assert result.status == "right", result
+        assert result.status == "correct", result
 
 
 @pytest.mark.gpu
 @pytest.mark.usefixtures("_on_gpu")
 @pytest.mark.parametrize("direction", DIRECTIONS)
-def test_tf32_stays_off_where_it_is_switched_off(direction: Direction) -> None:
+def test_tf32_stays_off_when_disabled(direction: Direction) -> None:
     off, on = (run_probe(LstmProbe(direction=direction), CUDA, {"use_tf32": value}) for value in "01")
-    assert (off.status, on.status) == ("right", "right"), (off, on)
+    assert (off.status, on.status) == ("correct", "correct"), (off, on)
 
 
 @pytest.mark.gpu
 @pytest.mark.usefixtures("_on_gpu")
 @pytest.mark.parametrize("opset", OPSETS)
-def test_without_cudnn_it_is_right_or_refuses(opset: int) -> None:
+def test_cuda_without_cudnn_is_correct_or_refuses(opset: int) -> None:
     result = run_probe_isolated(LstmProbe(opset), CUDA, cudnn=False)
-    assert result.status in ("right", "right elsewhere", "not run"), result
+    assert result.status in ("correct", "correct elsewhere", "not run"), result
     if result.cudnn:
         pytest.skip(f"cuDNN was found although it was not preloaded: not tried without it ({result})")
     if result.status == "not run":

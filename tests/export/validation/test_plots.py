@@ -27,7 +27,7 @@ from lengthwise.export.runtimes.base import Tolerances
 from lengthwise.export.validation.cases import EVERY_ID, GOLDEN, TEXTS
 from lengthwise.export.validation.compare import ALONE, ANOTHER_ORDER, MORE_PADDING, CaseResult, Comparison
 from lengthwise.export.validation.plots import draw_heat_map, heat_map_figure
-from lengthwise.export.validation.validate import Validation, Verdict
+from lengthwise.export.validation.verdict import Validation, Verdict
 from lengthwise.util.plots import BLUE
 
 GRID = (
@@ -132,21 +132,21 @@ def darkness(colour: str) -> float:
 # Rows
 
 
-def test_a_row_says_runtime_graph_differences_and_verdict() -> None:
+def test_row_has_runtime_graph_differences_and_verdict() -> None:
     differences = (0.0, 9e-10, 1e-7, 2.4e-7, 9.9e-7, 1e-8, 5e-7, 0.0, 1e-7)
     figure = heat_map_figure(validation(verdict("onnxruntime cpu", differences=differences)))
     shown = ["0", "9e-10", "1e-7", "2e-7", "1e-6", "1e-8", "5e-7", "0", "1e-7", "1e-7", "0", "1e-7"]
     assert rows(figure) == [["onnxruntime cpu", "native", *shown, "✓ use this"]]
 
 
-def test_figures_are_short() -> None:
+def test_differences_have_one_digit() -> None:
     differences = (0.0096, 0.0117, 0.36, 0.97, 3.2, 12.0, 2_345.0, 4e-3, math.inf)
     figure = heat_map_figure(validation(verdict("one", status="failed", differences=differences)))
     shown = ("0.01", "0.01", "0.4", "1", "3", "1e1", "2e3", "4e-3", "∞")
     assert rows(figure)[0][2:11] == [f"✗ {short}" for short in shown]
 
 
-def test_pytorch_comes_first_and_each_runtime_is_named_once() -> None:
+def test_pytorch_is_first_and_each_runtime_named_once() -> None:
     figure = heat_map_figure(FULL)
     found = rows(figure)
     assert [row[0] for row in found[:3]] == ["pytorch (packed batches)", "pytorch (step-wise)", "onnxruntime cpu"]
@@ -159,7 +159,7 @@ def test_pytorch_comes_first_and_each_runtime_is_named_once() -> None:
     assert len(found) == len(FULL.verdicts) - 4  # of the web runtime's
 
 
-def test_the_graph_to_use_stands_out_and_only_that_one() -> None:
+def test_only_the_recommended_graph_is_highlighted() -> None:
     figure = heat_map_figure(FULL)
     bold = {text.get_position()[1] for text in figure.axes[0].texts if text.get_text() == "✓ use this"}
     assert len(bold) == len(FULL.recommended) == 11
@@ -188,15 +188,15 @@ def test_the_graph_to_use_stands_out_and_only_that_one() -> None:
         (not_run("one", NATIVE), "–"),
     ],
 )
-def test_a_verdict_says_in_words_what_is_the_matter(found: Verdict, word: str) -> None:
+def test_verdict_labels(found: Verdict, word: str) -> None:
     assert rows(heat_map_figure(validation(verdict("pytorch"), found)))[1][-1] == word
 
 
-def test_where_nothing_was_compared_a_grey_bar_says_why() -> None:
+def test_grey_bar_explains_missing_differences() -> None:
     refused, failed = not_run("one", INT8, "refused"), not_run("one", FP16, "failed")
     figure = heat_map_figure(validation(verdict("one"), refused, failed, not_run("two", NATIVE)))
     assert [row[-3:] for row in rows(figure)[1:]] == [
-        ["int8", "refuses the file", "–"],
+        ["int8", "file refused", "–"],
         ["fp16", "stopped with an error", "✗ error"],
         ["native", "not run", "–"],  # its only graph is named
     ]
@@ -204,12 +204,12 @@ def test_where_nothing_was_compared_a_grey_bar_says_why() -> None:
     assert len(boxes(figure, hatched=True)) == 3
 
 
-def test_a_graph_that_could_not_be_run_beside_others_has_a_row() -> None:
+def test_graph_that_was_not_run_has_a_row() -> None:
     figure = heat_map_figure(validation(verdict("one"), not_run("one", FP16), not_run("one", INT8)))
     assert [row[-3:] for row in rows(figure)[1:]] == [["fp16", "not run", "–"], ["int8", "not run", "–"]]
 
 
-def test_cells_that_an_error_left_empty_are_hatched() -> None:
+def test_cells_without_a_difference_are_hatched() -> None:
     crashed = verdict("two", status="failed", differences=WRONG[:3], of_batch=(1e-7,))
     figure = heat_map_figure(validation(verdict("one"), crashed))
     assert rows(figure)[1] == ["two", "native", "1e-7", "1e-7", "✗ 0.4", "1e-7", "✗ wrong here"]
@@ -217,7 +217,7 @@ def test_cells_that_an_error_left_empty_are_hatched() -> None:
     assert not any(written_in(figure, box) for box in boxes(figure, hatched=True))
 
 
-def test_a_validation_that_ran_nothing_has_a_picture() -> None:
+def test_validation_without_a_run_has_a_figure() -> None:
     figure = heat_map_figure(validation(*(not_run("one", name) for name in VARIANTS)))
     assert lines(figure)[1:] == [["one", "all 5 graphs", "not run", "–"]]
     assert len(figure.axes) == 1
@@ -227,7 +227,7 @@ def test_a_validation_that_ran_nothing_has_a_picture() -> None:
 # Columns
 
 
-def test_comparisons_with_itself_stand_apart_at_the_end() -> None:
+def test_comparisons_with_itself_are_last() -> None:
     figure = heat_map_figure(SMALL)
     last = next(line for line in lines(figure) if "alone" in line)
     of_grid = ["lengths", "token", "one token", "unsorted", "row", "tokens"]
@@ -243,7 +243,7 @@ def test_comparisons_with_itself_stand_apart_at_the_end() -> None:
 # Colours
 
 
-def test_the_larger_a_difference_the_darker_its_cell_and_blue_ends_where_float32_passes() -> None:
+def test_cells_darken_with_the_difference_and_blue_ends_at_the_float32_tolerance() -> None:
     differences = (1e-8, 1e-7, 9e-7, 2e-6, 1e-4, 1e-3, 1e-2, 0.1, 1.0)
     colours = cell_colours(heat_map_figure(validation(verdict("one", status="failed", differences=differences))))
     dark = [darkness(colour) for colour in colours[: len(differences)]]
@@ -253,7 +253,7 @@ def test_the_larger_a_difference_the_darker_its_cell_and_blue_ends_where_float32
     assert blue == [difference <= 1e-6 for difference in differences]
 
 
-def test_nothing_is_as_good_as_can_be_and_what_is_no_number_as_bad() -> None:
+def test_zero_and_nan_are_at_the_ends_of_the_scale() -> None:
     best = verdict("one", differences=(0.0, 1e-12, 1e-8), of_batch=(0.0, 0.0, 0.0))
     worst = verdict("one", status="failed", differences=(1.0, 50.0, math.inf, math.nan))
     assert len(set(cell_colours(heat_map_figure(validation(best))))) == 1
@@ -262,7 +262,7 @@ def test_nothing_is_as_good_as_can_be_and_what_is_no_number_as_bad() -> None:
     assert rows(figure)[0][2:6] == ["✗ 1", "✗ 5e1", "✗ ∞", "✗ ∞"]
 
 
-def test_a_cross_is_on_what_is_above_that_rows_own_tolerance() -> None:
+def test_cross_marks_values_above_the_rows_tolerance() -> None:
     half = verdict("one", FP16, "failed", (0.01, 0.03), (2e-6, 1e-6, 0.0))
     single = verdict("one", NATIVE, "failed", (0.01, 1e-6), (2e-6, 1e-6, 0.0))
     on_gpu = verdict("two", NATIVE, "passed", (3e-6, 3e-5), (2e-6, 1e-6, 0.0), usual=1e-5)
@@ -274,7 +274,7 @@ def test_a_cross_is_on_what_is_above_that_rows_own_tolerance() -> None:
     ]
 
 
-def test_figures_are_black_on_light_cells_and_white_on_dark_ones() -> None:
+def test_text_is_black_on_light_and_white_on_dark_cells() -> None:
     differences = (0.0, 1e-7, 1e-6, 1e-5, 1e-3, 0.01, 0.1, 0.5, math.inf)
     figure = heat_map_figure(validation(verdict("one", status="failed", differences=differences)))
     inks = set()
@@ -286,15 +286,15 @@ def test_figures_are_black_on_light_cells_and_white_on_dark_ones() -> None:
     assert inks == {"#000000", "#ffffff"}
 
 
-def test_the_colour_bar_marks_what_passes() -> None:
+def test_colour_bar_marks_the_tolerances() -> None:
     figure = heat_map_figure(FULL)
     bar = figure.axes[1]
     marks = [line.get_xdata() for line in bar.lines if line.get_marker() == "v"]
     assert sorted(float(mark[0]) for mark in marks) == [1e-6, 1e-5]
-    assert "the most that passes in float32: 1e-6; 1e-5 on onnxruntime cuda" in words(figure)
+    assert "tolerance in float32: 1e-6; 1e-5 on onnxruntime cuda" in words(figure)
     labels = [label.get_text() for label in bar.get_xticklabels()]
     assert labels == ["≤ 1e-8", "1e-7", "1e-6", "1e-5", "1e-4", "1e-3", "0.01", "0.1", "≥ 1"]
-    assert words(heat_map_figure(SMALL)).endswith("the most that passes in float32: 1e-6")
+    assert words(heat_map_figure(SMALL)).endswith("tolerance in float32: 1e-6")
     assert words(heat_map_figure(validation(verdict("one", FP16)))).endswith("\ndifference")  # no float32
 
 
@@ -312,7 +312,7 @@ def test_the_colour_bar_marks_what_passes() -> None:
         (validation(not_run("one", NATIVE)), "A title of so many words that it takes several lines " * 6),
     ],
 )
-def test_no_words_are_cut_off_or_overlap(found: Validation, title: str) -> None:
+def test_no_text_is_cut_off_or_overlaps(found: Validation, title: str) -> None:
     figure = heat_map_figure(found, title)
     assert words(figure).replace("\n", " ").startswith(title.strip())
     with warnings.catch_warnings():

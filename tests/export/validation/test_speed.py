@@ -11,8 +11,10 @@ from numpy.typing import NDArray
 from lengthwise.export.graphs.variants import NATIVE, PORTABLE, VARIANTS
 from lengthwise.export.runtimes import Outputs, Runtime
 from lengthwise.export.validation import speed
-from lengthwise.export.validation.speed import BATCHES, batch_name, measure_speed
+from lengthwise.export.validation.cases import speed_cases
+from lengthwise.export.validation.speed import measure_speed
 
+CASES = list(speed_cases(vocab_size=7))
 EVENTS: list[str] = []
 
 
@@ -39,13 +41,13 @@ class Counting(Runtime):
         EVENTS.append("close")
 
 
-def test_each_graph_is_measured_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_graphs_are_measured_one_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(speed, "_SECONDS", 0.01)
     EVENTS.clear()
-    found = measure_speed([(Counting, VARIANTS[NATIVE]), (Counting, VARIANTS[PORTABLE])], Path(), vocab_size=7)
+    found = measure_speed([(Counting, VARIANTS[NATIVE]), (Counting, VARIANTS[PORTABLE])], Path(), CASES)
     assert set(found["counting"]) == {NATIVE, PORTABLE}
     for times in found["counting"].values():
-        assert list(times) == [batch_name(*batch) for batch in BATCHES] == ["1 x 32", "32 x 32"]
+        assert list(times) == ["1 x 32", "32 x 32"]
         assert all(milliseconds > 0 for milliseconds in times.values())
     native, portable = found["counting"][NATIVE], found["counting"][PORTABLE]
     assert native["1 x 32"] < portable["1 x 32"]
@@ -54,7 +56,7 @@ def test_each_graph_is_measured_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     assert EVENTS.count("close") == 2
 
 
-def test_a_pair_that_fails_is_left_out_closed_and_told(
+def test_failing_pair_is_left_out_closed_and_logged(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def fail(*_: object) -> Outputs:
@@ -62,6 +64,6 @@ def test_a_pair_that_fails_is_left_out_closed_and_told(
 
     monkeypatch.setattr(Counting, "run", fail)
     EVENTS.clear()
-    assert measure_speed([(Counting, VARIANTS[NATIVE])], Path(), vocab_size=7) == {}
+    assert measure_speed([(Counting, VARIANTS[NATIVE])], Path(), CASES) == {}
     assert EVENTS[-1] == "close"
     assert "counting, native: its speed was not measured (out of memory)" in caplog.text

@@ -1,4 +1,4 @@
-"""Validation passes what is right and, above all, fails what is not: each way in which an export goes wrong."""
+"""Validation passes a correct export and fails each sabotaged one."""
 
 from __future__ import annotations
 
@@ -31,7 +31,8 @@ from lengthwise.config import EncoderConfig
 from lengthwise.encoder.model import PackedEncoder, seeded_encoder
 from lengthwise.export.artifact.build import build_artifact
 from lengthwise.export.artifact.folder import Artifact
-from lengthwise.export.graphs.rewrite import to_portable
+from lengthwise.export.artifact.oracle import Oracle, compute_oracle
+from lengthwise.export.graphs.portable import to_portable
 from lengthwise.export.graphs.trace import save_onnx, trace_to_onnx
 from lengthwise.export.graphs.variants import FP16, INT8, INT8_DYNAMIC, NATIVE, PORTABLE, VARIANTS
 from lengthwise.export.runtimes import NotRunnable, Outputs, Runtime
@@ -41,9 +42,10 @@ from lengthwise.export.runtimes.onnxruntime import OnnxRuntimeCpu
 from lengthwise.export.runtimes.pytorch import PyTorchEager
 from lengthwise.export.runtimes.registry import RUNTIMES
 from lengthwise.export.runtimes.torchscript import TorchScript
-from lengthwise.export.validation.cases import Case, Oracle, grid_cases, one_row_at_a_time
+from lengthwise.export.validation.cases import Case, grid_cases
 from lengthwise.export.validation.compare import Comparison
-from lengthwise.export.validation.validate import Validation, Verdict, judge, validate_artifact
+from lengthwise.export.validation.validate import judge, validate_artifact
+from lengthwise.export.validation.verdict import Validation, Verdict
 from lengthwise.tokens.tokenize import tokenize_texts
 from lengthwise.tokens.tokenizer import TextTokenizer
 
@@ -51,7 +53,7 @@ DEFAULT = [runtime for runtime in RUNTIMES if not runtime.optional]
 ONNX_FILE = VARIANTS[NATIVE].file
 
 
-def test_a_right_artifact_passes_everywhere(artifact_folder: Path, tokenizer: TextTokenizer) -> None:
+def test_intact_artifact_passes_on_every_runtime(artifact_folder: Path, tokenizer: TextTokenizer) -> None:
     texts = tokenize_texts(TEXTS, tokenizer)
     validation = validate_artifact(Artifact.open(artifact_folder), DEFAULT, texts)
     pairs = [(verdict.runtime, verdict.variant) for verdict in validation.verdicts]
@@ -96,7 +98,9 @@ def checks(
     """A two-layer bidirectional encoder of as many units as its embedding is wide, what is right, its native graph."""
     config = encoder_config(num_layers=2, bidirectional=True, pooling="mean", embedding_dim=12)
     encoder = seeded_encoder(config, 0)
-    cases = [(case, one_row_at_a_time(encoder, case)) for case in grid_cases(encoder.config.vocab_size)]
+    cases = [
+        (case, compute_oracle(encoder, case.input_ids, case.lengths)) for case in grid_cases(encoder.config.vocab_size)
+    ]
     return encoder, cases, trace_to_onnx(encoder, {})
 
 
@@ -105,11 +109,11 @@ def judge_onnx(
 ) -> Verdict:
     (folder / "onnx").mkdir(exist_ok=True)
     (folder / ONNX_FILE).write_bytes(model.SerializeToString())
-    return judge(OnnxRuntimeCpu(), VARIANTS[NATIVE], folder, cases, encoder.config.vocab_size)
+    return judge(OnnxRuntimeCpu(), VARIANTS[NATIVE], folder, cases)
 
 
 @pytest.mark.parametrize("sabotage", SABOTAGES, ids=lambda sabotage: sabotage.__name__)
-def test_a_broken_export_is_caught(
+def test_sabotaged_native_graph_fails(
     sabotage: Sabotage, tmp_path: Path, checks: tuple[PackedEncoder, list[tuple[Case, Oracle]], onnx.ModelProto]
 ) -> None:
     encoder, cases, native = checks
@@ -122,7 +126,7 @@ def test_a_broken_export_is_caught(
 
 
 @pytest.mark.parametrize("sabotage", PORTABLE_SABOTAGES, ids=lambda sabotage: sabotage.__name__)
-def test_a_broken_portable_graph_is_caught(
+def test_sabotaged_portable_graph_fails(
     sabotage: Sabotage, tmp_path: Path, checks: tuple[PackedEncoder, list[tuple[Case, Oracle]], onnx.ModelProto]
 ) -> None:
     encoder, cases, native = checks
@@ -133,7 +137,7 @@ def test_a_broken_portable_graph_is_caught(
     assert not verdict.known
 
 
-def test_what_is_not_sabotaged_passes(
+def test_unmodified_graphs_pass(
     tmp_path: Path, checks: tuple[PackedEncoder, list[tuple[Case, Oracle]], onnx.ModelProto]
 ) -> None:
     encoder, cases, native = checks
@@ -142,17 +146,19 @@ def test_what_is_not_sabotaged_passes(
 
 
 @pytest.mark.parametrize("pooling", ["last", "max", "sum"])
-def test_ignored_lengths_are_caught_under_every_pooling(
+def test_ignored_lengths_fail_with_every_pooling(
     pooling: str, tmp_path: Path, encoder_config: Callable[..., EncoderConfig]
 ) -> None:
     encoder = seeded_encoder(encoder_config(bidirectional=True, pooling=pooling), 0)
-    cases = [(case, one_row_at_a_time(encoder, case)) for case in grid_cases(encoder.config.vocab_size)]
+    cases = [
+        (case, compute_oracle(encoder, case.input_ids, case.lengths)) for case in grid_cases(encoder.config.vocab_size)
+    ]
     model = trace_to_onnx(encoder, {})
     lengths_ignored(model)
     assert judge_onnx(model, tmp_path, encoder, cases).status == "failed"
 
 
-def test_the_control_passes_only_where_padding_cannot_reach_the_vectors(
+def test_control_passes_only_if_padding_cannot_reach_the_vectors(
     tmp_path: Path, tokenizer: TextTokenizer, encoder_config: Callable[..., EncoderConfig]
 ) -> None:
     for pooling, caught in (("mean", False), ("last", True)):
@@ -163,10 +169,10 @@ def test_the_control_passes_only_where_padding_cannot_reach_the_vectors(
         assert (validation.control.status == "failed") == caught == validation.lengths_matter
 
 
-def test_weights_of_another_checkpoint_are_caught_by_the_golden_vectors(
+def test_golden_vectors_detect_weights_of_another_checkpoint(
     artifact_folder: Path, encoder_config: Callable[..., EncoderConfig]
 ) -> None:
-    """Everything but the golden vectors comes from the new weights, and so agrees with itself."""
+    """Everything but the golden vectors comes from the new weights, so it agrees with itself."""
     from lengthwise.encoder.checkpoint import load_encoder, write_checkpoint
     from lengthwise.tokens.tokenizer import load_tokenizer
 
@@ -180,7 +186,7 @@ def test_weights_of_another_checkpoint_are_caught_by_the_golden_vectors(
         assert verdict.reason.startswith("golden")
 
 
-def test_one_stale_row_of_a_large_embedding_table_is_caught(
+def test_one_stale_embedding_row_fails(
     tmp_path: Path, tokenizer: TextTokenizer, encoder_config: Callable[..., EncoderConfig]
 ) -> None:
     artifact = build_artifact(
@@ -214,12 +220,14 @@ def judge_answer(eager: PyTorchEager, change: Callable[[Outputs, NDArray[np.int6
     from lengthwise.encoder.checkpoint import load_encoder
 
     encoder = load_encoder(folder)
-    cases = [(case, one_row_at_a_time(encoder, case)) for case in grid_cases(encoder.config.vocab_size)]
+    cases = [
+        (case, compute_oracle(encoder, case.input_ids, case.lengths)) for case in grid_cases(encoder.config.vocab_size)
+    ]
     runtime = FunctionRuntime(lambda ids, mask: change(eager.run(ids, mask), mask))
-    return judge(runtime, VARIANTS[NATIVE], folder, cases, encoder.config.vocab_size)
+    return judge(runtime, VARIANTS[NATIVE], folder, cases)
 
 
-def test_a_row_that_depends_on_its_batch_is_caught(eager: PyTorchEager, artifact_folder: Path) -> None:
+def test_row_that_depends_on_its_batch_fails(eager: PyTorchEager, artifact_folder: Path) -> None:
     def leak(outputs: Outputs, mask: NDArray[np.int64]) -> Outputs:
         return outputs[0] + np.float32(1e-5) * (len(mask) > 5) * (outputs[0] != 0), outputs[1]
 
@@ -228,7 +236,7 @@ def test_a_row_that_depends_on_its_batch_is_caught(eager: PyTorchEager, artifact
     assert [result for result in verdict.comparison.cases if "alone" in result.case and result.difference > 5e-6]
 
 
-def test_one_value_that_is_not_a_number_is_caught(eager: PyTorchEager, artifact_folder: Path) -> None:
+def test_one_nan_fails(eager: PyTorchEager, artifact_folder: Path) -> None:
     def spoil(outputs: Outputs, mask: NDArray[np.int64]) -> Outputs:
         vectors = outputs[0].copy()
         vectors[-1, -1] = np.nan
@@ -240,19 +248,19 @@ def test_one_value_that_is_not_a_number_is_caught(eager: PyTorchEager, artifact_
     assert np.isnan(verdict.comparison.cosine)
 
 
-def test_states_in_the_padding_are_caught(eager: PyTorchEager, artifact_folder: Path) -> None:
+def test_states_in_the_padding_fail(eager: PyTorchEager, artifact_folder: Path) -> None:
     def dirty(outputs: Outputs, mask: NDArray[np.int64]) -> Outputs:
         return outputs[0], np.where(mask[:, :, None] == 0, np.float32(0.5), outputs[1])
 
     assert judge_answer(eager, dirty, artifact_folder).status == "failed"
 
 
-def test_a_missing_row_is_caught(eager: PyTorchEager, artifact_folder: Path) -> None:
+def test_missing_row_fails(eager: PyTorchEager, artifact_folder: Path) -> None:
     verdict = judge_answer(eager, lambda outputs, mask: (outputs[0][:1], outputs[1]), artifact_folder)
     assert verdict.status == "failed"
 
 
-def test_a_runtime_that_raises_has_failed_and_says_where(eager: PyTorchEager, artifact_folder: Path) -> None:
+def test_runtime_that_raises_fails_with_the_last_case(eager: PyTorchEager, artifact_folder: Path) -> None:
     def crash(outputs: Outputs, mask: NDArray[np.int64]) -> Outputs:
         if len(mask) == 17:
             raise RuntimeError("out of memory\nand more")
@@ -264,7 +272,7 @@ def test_a_runtime_that_raises_has_failed_and_says_where(eager: PyTorchEager, ar
     assert "out of memory and more" in verdict.reason
 
 
-def test_a_runtime_that_is_not_there_was_not_run(eager: PyTorchEager, artifact_folder: Path) -> None:
+def test_unavailable_runtime_is_not_run(eager: PyTorchEager, artifact_folder: Path) -> None:
     def absent(outputs: Outputs, mask: NDArray[np.int64]) -> Outputs:
         raise NotRunnable("no such chip; buy one")
 
@@ -274,68 +282,68 @@ def test_a_runtime_that_is_not_there_was_not_run(eager: PyTorchEager, artifact_f
     assert not Validation((verdict,), verdict, False).failed
 
 
-def test_a_missing_file_fails_at_loading(tmp_path: Path) -> None:
-    verdict = judge(TorchScript(), VARIANTS[NATIVE], tmp_path, [], 10)
+def test_missing_file_fails_at_loading(tmp_path: Path) -> None:
+    verdict = judge(TorchScript(), VARIANTS[NATIVE], tmp_path, [])
     assert verdict.status == "failed"
     assert "after loading" in verdict.reason
 
 
-class Deaf(LengthsIgnored):
-    """A runtime that ignores lengths and is known to, as OpenVINO is."""
+class KnownToIgnoreLengths(LengthsIgnored):
+    """A runtime that ignores lengths, a known limitation, as of OpenVINO."""
 
-    name, reads_lengths = "deaf", False
-
-
-class Unheard(LengthsIgnored):
-    """A runtime that ignores lengths although nobody knew."""
-
-    name = "unheard"
+    name, reads_lengths = "ignores lengths", False
 
 
-class DeafAndWrong(Deaf):
-    """One that ignores lengths, and computes something else besides."""
+class UnknownToIgnoreLengths(LengthsIgnored):
+    """A runtime that ignores lengths, which is no known limitation of it."""
 
-    name = "deaf and wrong"
+    name = "ignores lengths, unknown"
+
+
+class IgnoresLengthsAndWrong(KnownToIgnoreLengths):
+    """A runtime that ignores lengths and has another error too."""
+
+    name = "ignores lengths and is wrong"
 
     def run(self, input_ids: NDArray[np.int64], attention_mask: NDArray[np.int64]) -> Outputs:
         vectors, states = super().run(input_ids, attention_mask)
         return vectors + np.float32(1e-3), states
 
 
-def test_a_runtime_that_is_known_to_ignore_lengths_gets_the_portable_graph(artifact_folder: Path) -> None:
-    validation = validate_artifact(Artifact.open(artifact_folder), [Deaf])
+def test_runtime_known_to_ignore_lengths_gets_the_portable_graph(artifact_folder: Path) -> None:
+    validation = validate_artifact(Artifact.open(artifact_folder), [KnownToIgnoreLengths])
     verdicts = {verdict.variant: verdict for verdict in validation.verdicts}
     for variant in set(verdicts) - {PORTABLE, INT8_DYNAMIC}:
         assert (verdicts[variant].status, verdicts[variant].known) == ("failed", True), variant
         assert verdicts[variant].reason.startswith("ignores the lengths")
     assert verdicts[PORTABLE].status == "passed"
-    assert validation.recommended == {"deaf": PORTABLE}
+    assert validation.recommended == {"ignores lengths": PORTABLE}
     assert validation.passed
 
 
-@pytest.mark.parametrize("kind", [Unheard, DeafAndWrong])
-def test_what_was_not_known_fails_the_artifact(kind: type[Runtime], artifact_folder: Path) -> None:
+@pytest.mark.parametrize("kind", [UnknownToIgnoreLengths, IgnoresLengthsAndWrong])
+def test_unknown_failure_fails_the_artifact(kind: type[Runtime], artifact_folder: Path) -> None:
     validation = validate_artifact(Artifact.open(artifact_folder), [kind])
     assert not validation.passed
     native = next(verdict for verdict in validation.failed if verdict.variant == NATIVE)
-    assert native.reason.startswith("ignores the lengths") == (kind is Unheard)
+    assert native.reason.startswith("ignores the lengths") == (kind is UnknownToIgnoreLengths)
 
 
 @pytest.mark.parametrize("sabotage", [gates_swapped, one_weight_is_stale, lengths_off_by_one, unknown_token_moved])
-def test_a_broken_graph_is_not_excused_by_a_runtime_that_ignores_lengths(
+def test_broken_graph_fails_on_a_runtime_that_ignores_lengths(
     sabotage: Sabotage, tmp_path: Path, checks: tuple[PackedEncoder, list[tuple[Case, Oracle]], onnx.ModelProto]
 ) -> None:
-    encoder, cases, native = checks
+    _, cases, native = checks
     for model, known in ((native, True), (copy.deepcopy(native), False)):
         if not known:
             sabotage(model)
         (tmp_path / "onnx").mkdir(exist_ok=True)
         (tmp_path / ONNX_FILE).write_bytes(model.SerializeToString())
-        verdict = judge(Deaf(), VARIANTS[NATIVE], tmp_path, cases, encoder.config.vocab_size)
+        verdict = judge(KnownToIgnoreLengths(), VARIANTS[NATIVE], tmp_path, cases)
         assert (verdict.status, verdict.known) == ("failed", known)
 
 
-def test_nothing_that_ran_is_no_pass(artifact_folder: Path) -> None:
+def test_validation_without_a_run_does_not_pass(artifact_folder: Path) -> None:
     class Absent(PyTorchEager):
         name = "absent"
 
@@ -347,43 +355,45 @@ def test_nothing_that_ran_is_no_pass(artifact_folder: Path) -> None:
     assert not validate_artifact(artifact, []).passed
 
 
-def test_a_runtime_without_a_graph_to_use_is_no_pass(
+def test_runtime_without_a_passing_graph_fails_the_validation(
     tmp_path: Path, tokenizer: TextTokenizer, encoder_config: Callable[..., EncoderConfig]
 ) -> None:
     encoder = seeded_encoder(encoder_config(bidirectional=True), 0)
     artifact = build_artifact(encoder, tokenizer, tmp_path / "native alone", variants=())
-    validation = validate_artifact(artifact, [Deaf, OnnxRuntimeCpu])
+    validation = validate_artifact(artifact, [KnownToIgnoreLengths, OnnxRuntimeCpu])
     assert not validation.failed
-    assert validation.without_graph == ("deaf",)
+    assert validation.without_graph == ("ignores lengths",)
     assert not validation.passed
 
 
-def test_a_control_that_could_not_be_run_shows_nothing(artifact_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_control_that_cannot_run_fails_the_validation(artifact_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(self: LengthsIgnored, path: Path) -> None:
-        raise RuntimeError("no room")
+        raise RuntimeError("out of memory")
 
     monkeypatch.setattr(LengthsIgnored, "load", fail)
     validation = validate_artifact(Artifact.open(artifact_folder), [OnnxRuntimeCpu])
     assert not validation.failed
-    assert not validation.lengths_seen
+    assert not validation.detects_ignored_lengths
     assert not validation.passed
 
 
-def test_a_graph_that_says_its_vectors_depend_on_the_batch_never_passes(artifact_folder: Path) -> None:
+def test_batch_dependent_graph_never_passes(artifact_folder: Path) -> None:
     """Nor where the batches do not show it, as a single row does not."""
-    dynamic, one_row = VARIANTS[INT8_DYNAMIC], [Case("one row", "one", np.array([[2, 3]]), np.array([2]))]
     from lengthwise.encoder.checkpoint import load_encoder
 
-    encoder = load_encoder(artifact_folder)
-    rows = [(case, one_row_at_a_time(encoder, case)) for case in one_row]
-    shown = [(case, one_row_at_a_time(encoder, case)) for case in grid_cases(encoder.config.vocab_size)]
+    encoder, dynamic = load_encoder(artifact_folder), VARIANTS[INT8_DYNAMIC]
+    one_row = [Case("one row", "one", np.array([[2, 3]]), np.array([2]), encoder.config.vocab_size)]
+    rows = [(case, compute_oracle(encoder, case.input_ids, case.lengths)) for case in one_row]
+    shown = [
+        (case, compute_oracle(encoder, case.input_ids, case.lengths)) for case in grid_cases(encoder.config.vocab_size)
+    ]
     for cases in (rows, shown):
-        verdict = judge(OnnxRuntimeCpu(), dynamic, artifact_folder, cases, encoder.config.vocab_size)
+        verdict = judge(OnnxRuntimeCpu(), dynamic, artifact_folder, cases)
         assert (verdict.status, verdict.known) == ("failed", True)
         assert verdict.reason.startswith("a vector depends on its batch")
 
 
-def test_a_file_that_a_runtime_does_not_take_is_refused_only_where_that_was_known(artifact_folder: Path) -> None:
+def test_file_with_a_contrib_operator_is_refused_not_failed(artifact_folder: Path) -> None:
     class Standard(Runtime):
         name, contrib = "standard operators alone", False
 
@@ -402,7 +412,7 @@ def test_a_file_that_a_runtime_does_not_take_is_refused_only_where_that_was_know
     assert (damaged.status, damaged.known) == ("failed", False)
 
 
-def test_on_a_runtime_where_a_graph_depends_on_its_batch_that_is_known(artifact_folder: Path) -> None:
+def test_known_batch_dependence_of_a_runtime(artifact_folder: Path) -> None:
     class InTiles(OnnxRuntimeCpu):
         name, dependent = "in tiles", frozenset({FP16})
 
@@ -415,7 +425,7 @@ def test_on_a_runtime_where_a_graph_depends_on_its_batch_that_is_known(artifact_
     assert (verdicts[NATIVE].status, verdicts[NATIVE].known) == ("failed", False)
 
 
-def test_programs_need_no_code_of_ours_in_their_portable_form(artifact_folder: Path) -> None:
+def test_portable_program_loads_without_this_package(artifact_folder: Path) -> None:
     """In a process that has PyTorch alone."""
     code = """if True:
         import sys, torch

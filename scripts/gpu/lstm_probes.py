@@ -1,4 +1,4 @@
-"""Where a GPU is known to go wrong without a word, tried on the real thing."""
+"""Known silent failures of LSTMs on a GPU, probed on the device."""
 
 from __future__ import annotations
 
@@ -30,19 +30,25 @@ from lengthwise.export.validation.lstm_probe import (
 
 TOLERANCE = 1e-5
 _TF32 = {"use_tf32": "1"}
-_ABSENT = NotRunnable.__name__  # in the reason of a trap whose provider is not there
+_ABSENT = NotRunnable.__name__  # in the reason of a probe whose provider is not available
 _ROWS, _TOKENS = 256, 32
 NEVER_WRONG = "right, or a refusal"
 
 
-def _trap(trap: LstmProbe, context: Context, *, elsewhere: bool = False) -> Found:
-    """A trap on the device. `elsewhere`: whether right values count that were computed on the CPU, and said to be."""
-    result = _that_ran(run_probe(trap, _provider(context)))
-    return Found(_told(result), ok=result.status == "right" or (elsewhere and result.status == "right elsewhere"))
+def _probe(probe: LstmProbe, context: Context, *, elsewhere: bool = False) -> Found:
+    """A probe on the device. `elsewhere`: whether correct values pass that were placed, and reported, on the CPU."""
+    result = _require_run(run_probe(probe, _provider(context)))
+    ok = result.status == "correct" or (elsewhere and result.status == "correct elsewhere")
+    return Found(_describe(result), ok=ok)
 
 
-def _that_ran(result: ProbeResult) -> ProbeResult:
-    """The result of a trap, if the provider is there at all; what it raises on a GPU is a failure."""
+def _require_run(result: ProbeResult) -> ProbeResult:
+    """The result of a probe that ran.
+
+    Raises:
+        NotRun: the provider is not available.
+        RuntimeError: the probe failed on the device.
+    """
     if result.ran:
         return result
     if _ABSENT in result.reason:
@@ -51,24 +57,28 @@ def _that_ran(result: ProbeResult) -> ProbeResult:
 
 
 def _tf32_of_onnxruntime(context: Context) -> Found:
-    off, on = (_that_ran(run_probe(LstmProbe(), _provider(context), options)) for options in ({"use_tf32": "0"}, _TF32))
-    return Found(f"off by {off.difference:.1e} without TF32, by {on.difference:.1e} with it", ok=off.status == "right")
+    off, on = (
+        _require_run(run_probe(LstmProbe(), _provider(context), options)) for options in ({"use_tf32": "0"}, _TF32)
+    )
+    return Found(
+        f"off by {off.difference:.1e} without TF32, by {on.difference:.1e} with it", ok=off.status == "correct"
+    )
 
 
 def _without_cudnn_in_onnxruntime(context: Context) -> Found:
-    """In a process of its own, which has loaded CUDA, but not cuDNN. A refusal is none where it refuses with it too."""
-    _that_ran(run_probe_isolated(LstmProbe(), _provider(context)))
+    """In a process of its own, which has loaded CUDA, but not cuDNN. The probe has to run with cuDNN first."""
+    _require_run(run_probe_isolated(LstmProbe(), _provider(context)))
     result = run_probe_isolated(LstmProbe(), _provider(context), cudnn=False)
     found = {
         True: "cuDNN was found all the same",
-        False: "cuDNN was not there",
-        None: "whether cuDNN was there is unknown",
+        False: "cuDNN was not loaded",
+        None: "whether cuDNN was loaded is unknown",
     }
-    text = f"{found[result.cudnn]}: {_told(result) if result.ran else f'refused ({result.reason})'}"
-    return Found(text, ok=result.status in ("right", "right elsewhere", "not run"))
+    text = f"{found[result.cudnn]}: {_describe(result) if result.ran else f'refused ({result.reason})'}"
+    return Found(text, ok=result.status in ("correct", "correct elsewhere", "not run"))
 
 
-def _told(result: ProbeResult) -> str:
+def _describe(result: ProbeResult) -> str:
     if result.difference is None:
         return result.reason
     return f"LSTM on {result.placement}: off by {result.difference:.1e}"
@@ -85,7 +95,7 @@ def _batch(context: Context) -> tuple[np.ndarray, np.ndarray]:
 
 @contextmanager
 def tf32_allowed() -> Iterator[None]:
-    """As a program may have it that uses PyTorch for other things besides."""
+    """Enable TF32, as a program may do that uses PyTorch for other work too."""
     places = tf32_places()
     before = [place.fp32_precision for place in places]
     try:
@@ -98,7 +108,7 @@ def tf32_allowed() -> Iterator[None]:
 
 
 def _tf32_of_pytorch(context: Context) -> Found:
-    """The dense path with TF32 allowed by the program, and as the engine runs it whatever the program allows."""
+    """The dense path with TF32 enabled by the program, and as the engine runs it regardless."""
     batch = _batch(context)
     right = StepwiseEncoder(context.encoder)(*batch)
     encoder = converted(context.encoder, torch.device(context.device), torch.float32)
@@ -113,7 +123,7 @@ def _tf32_of_pytorch(context: Context) -> Found:
 
 def _without_cudnn_in_pytorch(context: Context) -> Found:
     if context.rehearsal:
-        raise NotRun("a CPU has no cuDNN to do without")
+        raise NotRun("there is no cuDNN on a CPU")
     batch = _batch(context)
     with torch.backends.cudnn.flags(enabled=False):
         found = encoder_on_cuda(context.encoder, torch.device("cuda"), "fp32", 1, _ROWS * _TOKENS)(*batch)
@@ -122,39 +132,39 @@ def _without_cudnn_in_pytorch(context: Context) -> Found:
 
 
 def _placements() -> list[Check]:
-    """LSTM at each opset: CUDA's kernels end at opset 21."""
+    """LSTM at each opset: CUDA has kernels up to opset 21."""
     checks = []
     for opset in OPSETS:
         for dtype in DTYPES:
             known = opset < 22
-            find: Callable[[Context], Found] = partial(_trap, LstmProbe(opset, dtype), elsewhere=not known)
+            find: Callable[[Context], Found] = partial(_probe, LstmProbe(opset, dtype), elsewhere=not known)
             asked = "on CUDA, and right" if known else "right, wherever it is put"
             checks.append(Check(f"onnxruntime, LSTM at opset {opset}, {dtype}", asked, find))
     return checks
 
 
-def _borders(dtype: Dtype) -> list[Check]:
+def _limits(dtype: Dtype) -> list[Check]:
     """The reverse direction, and rows of no tokens."""
     reverse, both = LstmProbe(dtype=dtype, direction="reverse"), LstmProbe(dtype=dtype)
-    traps = {
+    probes = {
         "mixed lengths, reverse direction": reverse,
         "mixed lengths, both directions": both,
         "rows of no tokens, reverse direction": replace(reverse, lengths=WITH_ZEROS),
         "rows of no tokens, both directions": replace(both, lengths=WITH_ZEROS),
     }
     return [
-        Check(f"onnxruntime, {name}, {dtype}", "on CUDA, and right", partial(_trap, trap))
-        for name, trap in traps.items()
+        Check(f"onnxruntime, {name}, {dtype}", "on CUDA, and right", partial(_probe, probe))
+        for name, probe in probes.items()
     ]
 
 
 SECTION = Section(
-    "traps",
-    "Traps",
+    "probes",
+    "LSTM probes",
     (
         *_placements(),
-        *_borders("float32"),
-        *_borders("float16"),
+        *_limits("float32"),
+        *_limits("float16"),
         Check("onnxruntime, TF32 off and on", "at most 1e-5 with it off", _tf32_of_onnxruntime),
         Check("onnxruntime without cuDNN", NEVER_WRONG, _without_cudnn_in_onnxruntime),
         Check("PyTorch, TF32 off and on", "at most 1e-5 with it off", _tf32_of_pytorch),

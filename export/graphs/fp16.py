@@ -1,0 +1,31 @@
+"""The half-precision graph: embedding and LSTM in float16, everything after them in float32."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+
+from lengthwise.export.graphs.lstm_nodes import LstmNode, States, Tape, replace_lstm_nodes
+from lengthwise.export.graphs.variants import FP16
+
+
+def to_fp16(native: onnx.ModelProto) -> onnx.ModelProto:
+    """The same function with embedding and LSTM in half precision."""
+    return replace_lstm_nodes(native, FP16, _half_lstm)
+
+
+def _half_lstm(tape: Tape, lstm: LstmNode) -> States:
+    if lstm.table is None:
+        x = tape.op("Cast", [lstm.x], {"to": ir.DataType.FLOAT16})
+    else:
+        x = tape.op("Gather", [tape.weight("embedding.fp16", lstm.table.astype(np.float16)), lstm.ids])
+    parts = zip("WRB", (lstm.weight, lstm.recurrence, lstm.bias), strict=True)
+    weights = [tape.weight(f"{lstm.name}.{letter}.fp16", values.astype(np.float16)) for letter, values in parts]
+    states, last, _ = tape.op_multi_out(
+        "LSTM",
+        [x, *weights, lstm.lengths],
+        {"hidden_size": lstm.hidden, "direction": lstm.direction},
+        num_outputs=3,
+    )
+    return tape.op("Cast", [states], {"to": ir.DataType.FLOAT}), tape.op("Cast", [last], {"to": ir.DataType.FLOAT})

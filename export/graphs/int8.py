@@ -1,0 +1,158 @@
+"""The 8-bit graphs: embedding and LSTM in int8, through onnxruntime's DynamicQuantizeLSTM.
+
+- DynamicQuantizeLSTM scales activations by the smallest and the largest value in the batch, so a vector would depend
+  on its batch. In `int8` every row carries both ends of the range: two input columns hold them, with weights of zero,
+  and two hidden units stay at -1 and 1 through forced gates. Nothing reads them, but they make the range the same in
+  every batch. Integer sums are exact, so the vectors are the same too. `int8_dynamic` leaves the range to the batch.
+- The embedding table is rounded once, to the grid that DynamicQuantizeLSTM would round its rows to.
+- Weights keep 7 bits: x86 processors without VNNI add pairs of products in 16 bits, which 8 bits overflow
+  (https://onnxruntime.ai/docs/performance/model-optimizations/quantization.html, on reduce_range).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from lengthwise.export.graphs.lstm_nodes import CONTRIB, LstmNode, States, Tape, replace_lstm_nodes
+from lengthwise.export.graphs.variants import INT8, INT8_DYNAMIC
+
+_WEIGHT_LIMIT = 63  # 7 bits with a sign
+_SATURATED = 100.0  # gate pre-activation whose sigmoid is exactly 0 or 1 in float32
+_CELL = 30.0  # cell state whose tanh is exactly 1 in float32
+_ENDS = 2  # columns or units that hold the ends of a range
+
+
+def to_int8(native: onnx.ModelProto) -> onnx.ModelProto:
+    """8-bit embedding and LSTM; a row's vector does not depend on its batch."""
+    return replace_lstm_nodes(native, INT8, _fixed_range_lstm)
+
+
+def to_int8_dynamic(native: onnx.ModelProto) -> onnx.ModelProto:
+    """8-bit embedding and LSTM; a row's vector depends on its batch."""
+    return replace_lstm_nodes(native, INT8_DYNAMIC, _dynamic_range_lstm)
+
+
+class Grid(NamedTuple):
+    """256 values, including 0, to which DynamicQuantizeLSTM rounds activations of a range."""
+
+    scale: np.float32
+    zero_point: np.uint8
+
+    @classmethod
+    def between(cls, low: float, high: float) -> Grid:
+        """The grid over a range; the range is widened to hold 0."""
+        low, high = min(low, 0.0), max(high, 0.0)
+        scale = max(np.float32((high - low) / 255), np.finfo(np.float32).tiny)
+        return cls(scale, np.uint8(np.clip(np.rint(-low / scale), 0, 255)))
+
+    def quantize(self, values: NDArray[np.float32]) -> NDArray[np.uint8]:
+        """float32[...] to indices on the grid, uint8[...]."""
+        return np.clip(np.rint(values / self.scale) + np.float32(self.zero_point), 0, 255).astype(np.uint8)
+
+
+def _dynamic_range_lstm(tape: Tape, lstm: LstmNode) -> States:
+    x = lstm.x if lstm.table is None else _embed(tape, lstm.table, lstm.ids, ends=False)
+    return _quantized_lstm(tape, lstm, x, lstm.weight, lstm.recurrence, lstm.bias)
+
+
+def _fixed_range_lstm(tape: Tape, lstm: LstmNode) -> States:
+    """With two more hidden units, and two more input columns, that hold the ends of the range.
+
+    The columns are the table's in the first layer, and the units of the layer below in the others.
+    """
+    x, weight = _widen_input(tape, lstm)
+    bias, initial = _pin_end_units(tape, lstm, x)
+    recurrence = _pad(_add_units(lstm.recurrence, 4), 0, 0, _ENDS)
+    states, last = _quantized_lstm(tape, lstm, x, _add_units(weight, 4), recurrence, bias, initial)
+    if not lstm.is_last:
+        return states, last  # the next layer reads the additional units too
+    without_units = (tape.ints(0), tape.ints(lstm.hidden), tape.ints(-1))
+    return tape.op("Slice", [states, *without_units]), tape.op("Slice", [last, *without_units])
+
+
+def _widen_input(tape: Tape, lstm: LstmNode) -> tuple[ir.Value, NDArray[np.float32]]:
+    """The input with its end columns, and weights of zero for them."""
+    directions, hidden = lstm.directions, lstm.hidden
+    if lstm.table is None:
+        below = _pad(lstm.weight.reshape(directions, 4 * hidden, directions, hidden), 0, 0, 0, _ENDS)
+        return lstm.x, below.reshape(directions, 4 * hidden, directions * (hidden + _ENDS))
+    return _embed(tape, lstm.table, lstm.ids, ends=True), _pad(lstm.weight, 0, 0, _ENDS)
+
+
+def _pin_end_units(tape: Tape, lstm: LstmNode, x: ir.Value) -> tuple[NDArray[np.float32], list[ir.Value]]:
+    """Biases and initial states with which the two additional units stay at -1 and 1."""
+    directions, hidden = lstm.directions, lstm.hidden
+    bias = _add_units(lstm.bias[:, :, None], 8)[:, :, 0]
+    gates = bias.reshape(directions, 8, hidden + _ENDS)
+    gates[:, :3, hidden:] = np.array([-_SATURATED, _SATURATED, _SATURATED])[:, None]  # input, output, forget
+    batch = tape.op("Shape", [x], {"start": 1, "end": 2})
+    shape = tape.op("Concat", [tape.ints(directions), batch, tape.ints(hidden + _ENDS)], {"axis": 0})
+    initial = []
+    for size in (1.0, _CELL):
+        values = {"value_floats": [0.0] * hidden + [-size, size]}
+        initial.append(tape.op("Expand", [tape.op("Constant", [], values), shape]))
+    return bias, initial
+
+
+def _embed(tape: Tape, table: NDArray[np.float32], ids: ir.Value | None, *, ends: bool) -> ir.Value:
+    """Rows of the 8-bit embedding table, float[sequence, batch, features]; `ends` adds the two end columns."""
+    grid = Grid.between(float(table.min()), float(table.max()))
+    rounded = grid.quantize(table)
+    if ends:
+        rounded = np.concatenate([rounded, np.tile(np.array([0, 255], np.uint8), (len(table), 1))], axis=1)
+    rows = tape.op("Gather", [tape.weight("embedding.int8", rounded), ids])
+    scale = tape.weight("embedding.scale", np.array(grid.scale))
+    return tape.op("DequantizeLinear", [rows, scale, tape.weight("embedding.zero_point", np.array(grid.zero_point))])
+
+
+def _quantized_lstm(
+    tape: Tape,
+    lstm: LstmNode,
+    x: ir.Value,
+    weight: NDArray[np.float32],
+    recurrence: NDArray[np.float32],
+    bias: NDArray[np.float32],
+    initial: Sequence[ir.Value | None] = (None, None),
+) -> States:
+    """https://github.com/microsoft/onnxruntime/blob/main/docs/ContribOperators.md#com.microsoft.DynamicQuantizeLSTM"""
+    matrices, parameters = [], []
+    for letter, values in (("W", weight), ("R", recurrence)):
+        quantized, scale = quantize_rows(values)
+        matrices.append(tape.weight(f"{lstm.name}.{letter}.int8", np.ascontiguousarray(quantized.transpose(0, 2, 1))))
+        parameters.append(tape.weight(f"{lstm.name}.{letter}.scale", scale))
+        parameters.append(tape.weight(f"{lstm.name}.{letter}.zero_point", np.zeros(scale.shape, np.int8)))
+    inputs = [x, *matrices, tape.weight(f"{lstm.name}.B.float", bias), lstm.lengths, *initial, None]
+    states, last, _ = tape.op_multi_out(
+        "DynamicQuantizeLSTM",
+        [*inputs, *parameters],
+        {"hidden_size": recurrence.shape[2], "direction": lstm.direction},
+        domain=CONTRIB,
+        num_outputs=3,
+    )
+    return states, last
+
+
+def quantize_rows(weight: NDArray[np.float32]) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
+    """float32[directions, rows, columns] to int8 of the same shape, and one scale per row."""
+    scale = np.maximum(np.abs(weight).max(axis=2) / _WEIGHT_LIMIT, np.finfo(np.float32).tiny).astype(np.float32)
+    return np.clip(np.rint(weight / scale[:, :, None]), -_WEIGHT_LIMIT, _WEIGHT_LIMIT).astype(np.int8), scale
+
+
+def _add_units(values: NDArray[np.float32], gates: int) -> NDArray[np.float32]:
+    """Two more hidden units, of zeros, in every gate.
+
+    float32[directions, gates * hidden, width] to float32[directions, gates * (hidden + 2), width].
+    """
+    directions, _, width = values.shape
+    return _pad(values.reshape(directions, gates, -1, width), 0, 0, _ENDS, 0).reshape(directions, -1, width)
+
+
+def _pad(values: NDArray[np.float32], *zeros: int) -> NDArray[np.float32]:
+    """Add this number of zeros at the end of each axis."""
+    return np.pad(values, [(0, count) for count in zeros])

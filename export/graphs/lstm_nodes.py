@@ -1,0 +1,137 @@
+"""Replaces the LSTM nodes of the native graph, and the embedding table before them, by other nodes.
+
+Pooling, projection and normalisation stay as they are in the native graph, in float32.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+from numpy.typing import NDArray
+from onnx_ir.passes.common import RemoveUnusedNodesPass
+from onnx_ir.tape import Tape as IrTape
+
+from lengthwise.export.graphs.variants import VARIANTS
+
+CONTRIB = "com.microsoft"  # the domain of onnxruntime's own operators
+States = tuple[ir.Value, ir.Value]  # float[sequence, directions, batch, hidden] and float[directions, batch, hidden]
+
+
+class LstmNode(NamedTuple):
+    """An LSTM node of the native graph, and its weights in ONNX's layout.
+
+    Attributes:
+        node: the node.
+        x: float[sequence, batch, features].
+        lengths: int32[batch].
+        weight: float32[directions, 4 * hidden, features].
+        recurrence: float32[directions, 4 * hidden, hidden].
+        bias: float32[directions, 8 * hidden].
+        table: the embedding table if `x` is a Gather of its rows, else None.
+        ids: the indices of that Gather, else None.
+        is_last: whether this is the last layer.
+    """
+
+    node: ir.Node
+    x: ir.Value
+    lengths: ir.Value
+    weight: NDArray[np.float32]
+    recurrence: NDArray[np.float32]
+    bias: NDArray[np.float32]
+    table: NDArray[np.float32] | None
+    ids: ir.Value | None
+    is_last: bool
+
+    @property
+    def hidden(self) -> int:
+        """The hidden size."""
+        return self.recurrence.shape[2]
+
+    @property
+    def directions(self) -> int:
+        """1 or 2."""
+        return self.recurrence.shape[0]
+
+    @property
+    def direction(self) -> str:
+        """The value of the node's attribute."""
+        return "bidirectional" if self.directions == 2 else "forward"
+
+    @property
+    def name(self) -> str:
+        """The path of its weights in the encoder, such as `lstm.layers.0`."""
+        return str(_required(self.node.inputs[1]).name).rpartition(".")[0]
+
+
+class Tape(IrTape):
+    """onnx_ir's tape, with constants by value."""
+
+    def weight(self, name: str, values: NDArray[np.generic]) -> ir.Value:
+        """An initializer."""
+        return self.initializer(ir.tensor(values), name)
+
+    def ints(self, *values: int) -> ir.Value:
+        """A constant int64[values]."""
+        return self.op("Constant", [], {"value_ints": list(values)})
+
+    def int(self, value: int) -> ir.Value:
+        """A constant int64 scalar."""
+        return self.op("Constant", [], {"value_int": value})
+
+
+def replace_lstm_nodes(
+    native: onnx.ModelProto, variant: str, translate: Callable[[Tape, LstmNode], States]
+) -> onnx.ModelProto:
+    """A copy of the native graph with each LSTM node translated, and metadata for the variant.
+
+    Raises:
+        ValueError: the graph is not a native one.
+    """
+    model = ir.from_proto(native)
+    graph = model.graph
+    nodes = [node for node in graph if node.op_type == "LSTM"]
+    for node in nodes:
+        tape = Tape()
+        states = translate(tape, _read(node, is_last=node is nodes[-1]))
+        translated = dict(zip(node.outputs, states, strict=False))  # a node has one output or both
+        for value in tape.initializers:
+            graph.register_initializer(value)
+        old, new = list(translated), list(translated.values())
+        ir.convenience.replace_nodes_and_values(graph, node, [node], tape.nodes, old, new)
+    RemoveUnusedNodesPass()(model)
+    for node in graph:
+        for output in node.outputs:
+            if not output.is_graph_output():
+                output.type = output.shape = None  # recorded for the native graph; some no longer hold
+    if VARIANTS[variant].contrib:
+        graph.opset_imports[CONTRIB] = 1
+    model.metadata_props["lengthwise.variant"] = variant
+    model.metadata_props["lengthwise.independent_of_batch"] = str(VARIANTS[variant].independent).lower()
+    return ir.to_proto(model)
+
+
+def _read(node: ir.Node, is_last: bool) -> LstmNode:
+    x, weight, recurrence, bias, lengths = (_required(value) for value in node.inputs[:5])
+    gather = x.producer()
+    table = ids = None
+    if gather is not None and gather.op_type == "Gather":
+        table, ids = _constant(_required(gather.inputs[0])), gather.inputs[1]
+    return LstmNode(node, x, lengths, _constant(weight), _constant(recurrence), _constant(bias), table, ids, is_last)
+
+
+def _required(value: ir.Value | None) -> ir.Value:
+    if value is None:
+        raise ValueError("an LSTM lacks an input that the native graph has; rewrite the native graph only")
+    return value
+
+
+def _constant(value: ir.Value) -> NDArray[np.float32]:
+    if value.const_value is None:
+        raise ValueError(
+            f"{value.name} is computed, but is a weight in the native graph; rewrite the native graph only"
+        )
+    return value.const_value.numpy()

@@ -1,0 +1,64 @@
+"""`validation.json`: the verdicts for programs."""
+
+from __future__ import annotations
+
+import json
+import math
+import platform
+from dataclasses import asdict
+from typing import Any
+
+from lengthwise.export.validation.verdict import Validation, Verdict
+from lengthwise.util.system import cpu_count, cpu_model
+
+
+def validation_to_json(validation: Validation) -> str:
+    """All verdicts, with the worst difference per group of comparisons and the worst comparisons.
+
+    Differences that are not finite are written as strings. Rows of a graph are written once, with the first runtime
+    that ran it.
+    """
+    first = validation.first_by_variant
+    record: dict[str, Any] = {
+        "passed": validation.passed,
+        "recommended": validation.recommended,
+        "machine": {
+            "system": platform.system(),
+            "processor": cpu_model(),
+            "cores": cpu_count(),
+            "python": platform.python_version(),
+        },
+        "lengths_matter": validation.lengths_matter,
+        "verdicts": [
+            _verdict_record(verdict, with_rows=verdict is first[verdict.variant]) for verdict in validation.verdicts
+        ],
+        "control": _verdict_record(validation.control, with_rows=False),
+        "milliseconds": validation.speeds,
+    }
+    return json.dumps(_replace_non_finite(record), indent=1, allow_nan=False) + "\n"
+
+
+def _verdict_record(verdict: Verdict, with_rows: bool) -> dict[str, Any]:
+    comparison = asdict(verdict.comparison)
+    cases, rows = comparison.pop("cases"), comparison.pop("rows")
+    return {
+        **asdict(verdict),
+        "tolerances": verdict.tolerances._asdict(),
+        "comparison": {
+            **comparison,
+            "comparisons": len(cases),
+            "groups": verdict.comparison.worst_by_group(),
+            "worst": [asdict(case) for case in verdict.comparison.worst_cases()],
+            "rows": rows if with_rows else [],
+        },
+    }
+
+
+def _replace_non_finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _replace_non_finite(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_replace_non_finite(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    return value
