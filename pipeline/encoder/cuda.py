@@ -1,17 +1,15 @@
-"""The encoder on an NVIDIA GPU: cuDNN's LSTM, several batches on their way at a time, and no more than fits.
+"""The encoder on an NVIDIA GPU: cuDNN's LSTM, several batches in flight, and no more than fits into memory.
 
-Notable decisions:
-- A batch has a lane to itself: a stream and page-locked memory. While one lane's batch is computed, another's ids are
-  copied in and a third's vectors out; the thread of a lane waits for nothing but its own vectors.
-- Rows of one length go to cuDNN as they are, which is its fast way; the residue is packed. For that, rows go from the
-  longest to the shortest, sorted here, since PyTorch's own sorting makes the processor wait for the GPU.
-- Tensor cores take half precision in eights only, so an embedding of 300 is given four more columns of zeros, and the
-  LSTM four more weights to multiply them with (docs.nvidia.com, "Deep Learning Performance", tensor core requirements).
-- TF32 is off in float32: it would move vectors by more than exports may differ. In bfloat16 it has to be on, for
-  PyTorch takes "off" to mean no tensor cores at all (`settings_for`).
-- What a cell (a row's place for a token) takes is measured once, by two small batches. As many lanes are used, and
-  batches as large taken at once, as the memory that is free allows. A batch that is cut for it may differ in the last
-  bits.
+- A batch has a stream slot of its own: a CUDA stream and page-locked memory. While one slot's batch is computed,
+  another's ids are copied in and a third's vectors out; a slot's thread waits for its own vectors only.
+- Rows of one length go to cuDNN as they are, which is its fast path; the rest is packed. Rows are sorted from the
+  longest to the shortest on the host, since PyTorch's own sorting makes the host wait for the GPU.
+- Tensor cores take half precision in multiples of eight only, so an embedding of 300 is padded with four columns of
+  zeros, and the LSTM's input weights with four that multiply them (docs.nvidia.com, "Deep Learning Performance").
+- TF32 is off in float32: it would move vectors by more than exports may differ. In bfloat16 it has to be on, because
+  PyTorch takes "off" to mean no tensor cores at all (`tf32_settings`).
+- Memory per cell (a token's place in the padded batch) is measured once, on two small batches. Free memory then limits
+  how many slots are used and how large a batch may be. A batch that is split may differ in the last bits.
 """
 
 from __future__ import annotations
@@ -31,35 +29,36 @@ from torch import Tensor
 
 from lengthwise.config import Precision
 from lengthwise.encoder.model import PackedEncoder
+from lengthwise.encoder.order import encode_longest_first
 from lengthwise.errors import LengthwiseError
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-LANES = 3  # one batch computed, one copied in, one copied out
-_EIGHT = 8  # what tensor cores take numbers of 16 bits in
-_SHARE = 0.8  # of the memory that is free
+STREAM_SLOTS = 3  # one batch computed, one copied in, one copied out
+_TENSOR_CORE_MULTIPLE = 8  # of 16-bit numbers
+_USABLE_SHARE = 0.8  # of the free memory
 _PROBE_ROWS, _PROBE_TOKENS = (64, 320), 16
 _BF16_SINCE = (8, 0)  # compute capability
 _CUDNN_WITH_BF16 = 91_300
 log = logging.getLogger(__name__)
 
 
-class Lane(Protocol):
-    """What one batch at a time is copied and computed through."""
+class StreamSlot(Protocol):
+    """Copies and computes one batch at a time."""
 
     def run(self, compute: Callable[[Tensor], Tensor], input_ids: NDArray[np.int64]) -> NDArray[np.float32]:
-        """`compute` of the ids on the device, brought back."""
+        """`compute` of the ids on the device, copied back to the host."""
 
 
-class CudaLane:
-    """A stream of its own and page-locked memory, which PyTorch keeps and hands out again."""
+class CudaStreamSlot:
+    """A CUDA stream with page-locked memory, which PyTorch caches."""
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
         self._stream = torch.cuda.Stream(device)
-        self._done = torch.cuda.Event(blocking=True)  # the thread that waits leaves its core to others
+        self._done = torch.cuda.Event(blocking=True)  # the waiting thread sleeps
 
     def run(self, compute: Callable[[Tensor], Tensor], input_ids: NDArray[np.int64]) -> NDArray[np.float32]:
-        """`compute` of the ids on the device, brought back."""
+        """`compute` of the ids on the device, copied back to the host."""
         with torch.cuda.stream(self._stream):
             vectors = compute(torch.from_numpy(input_ids).pin_memory().to(self._device, non_blocking=True))
             fetched = torch.empty(vectors.shape, dtype=vectors.dtype, pin_memory=True)
@@ -70,40 +69,39 @@ class CudaLane:
 
 
 class StreamedEncoder:
-    """The vectors of an encoder on a device, through lanes; any number of threads may call it.
+    """Runs an encoder on a device through stream slots; any number of threads may call it.
 
     Attributes:
-        lanes: batches at a time.
+        slots: batches at a time.
         most_cells: rows x longest row of a batch that is computed at once; None for no limit.
     """
 
-    def __init__(self, encoder: PackedEncoder, lanes: Sequence[Lane], most_cells: int | None = None) -> None:
-        self._encoder, self.lanes, self.most_cells = encoder, len(lanes), most_cells
-        self._free: SimpleQueue[Lane] = SimpleQueue()
-        for lane in lanes:
-            self._free.put(lane)
+    def __init__(self, encoder: PackedEncoder, slots: Sequence[StreamSlot], max_batch_cells: int | None = None) -> None:
+        self._encoder, self.slots, self.max_batch_cells = encoder, len(slots), max_batch_cells
+        self._free: SimpleQueue[StreamSlot] = SimpleQueue()
+        for slot in slots:
+            self._free.put(slot)
 
     def __call__(self, input_ids: NDArray[np.int64], lengths: NDArray[np.int64]) -> NDArray[np.float32]:
         """int64[batch, sequence], right-padded, and int64[batch], each from 1 to sequence, to float32[batch, dim]."""
         rows, longest = input_ids.shape
-        room = rows if self.most_cells is None else max(1, self.most_cells // longest)
-        if rows <= room:
-            return self._at_once(input_ids, lengths)
-        cuts = np.array_split(np.arange(rows), -(-rows // room))
-        return np.concatenate([self._at_once(input_ids[part], lengths[part]) for part in cuts])
+        max_rows = rows if self.max_batch_cells is None else max(1, self.max_batch_cells // longest)
+        if rows <= max_rows:
+            return self._encode_part(input_ids, lengths)
+        cuts = np.array_split(np.arange(rows), -(-rows // max_rows))
+        return np.concatenate([self._encode_part(input_ids[part], lengths[part]) for part in cuts])
 
-    def _at_once(self, input_ids: NDArray[np.int64], lengths: NDArray[np.int64]) -> NDArray[np.float32]:
+    def _encode_part(self, input_ids: NDArray[np.int64], lengths: NDArray[np.int64]) -> NDArray[np.float32]:
         if (lengths == input_ids.shape[1]).all():
-            return self._through_a_lane(self._encoder.forward_equal, input_ids)
-        order = np.argsort(-lengths, kind="stable")
-        in_order = torch.from_numpy(lengths[order])
-        vectors = self._through_a_lane(lambda ids: self._encoder(ids, in_order, in_order=True), input_ids[order])
-        unsorted = np.empty_like(vectors)
-        unsorted[order] = vectors
-        return unsorted
+            return self._run_in_slot(self._encoder.forward_equal, input_ids)
+        return encode_longest_first(self._encode_sorted, input_ids, lengths)
 
-    def _in_its_arithmetic(self, compute: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
-        """The kernels are chosen while they are launched; nothing is held while the GPU computes."""
+    def _encode_sorted(self, input_ids: NDArray[np.int64], lengths: NDArray[np.int64]) -> NDArray[np.float32]:
+        on_host = torch.from_numpy(lengths)
+        return self._run_in_slot(lambda ids: self._encoder(ids, on_host, in_order=True), input_ids)
+
+    def _with_arithmetic(self, compute: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+        """Kernels are chosen at launch, so nothing is held while the GPU computes."""
 
         def launch(ids: Tensor) -> Tensor:
             with arithmetic(self._encoder.embedding.weight.dtype):
@@ -111,23 +109,23 @@ class StreamedEncoder:
 
         return launch
 
-    def _through_a_lane(self, compute: Callable[[Tensor], Tensor], input_ids: NDArray[np.int64]) -> NDArray[np.float32]:
-        lane = self._free.get()
+    def _run_in_slot(self, compute: Callable[[Tensor], Tensor], input_ids: NDArray[np.int64]) -> NDArray[np.float32]:
+        slot = self._free.get()
         try:
             with torch.inference_mode():
-                return lane.run(self._in_its_arithmetic(compute), input_ids)
+                return slot.run(self._with_arithmetic(compute), input_ids)
         finally:
-            self._free.put(lane)
+            self._free.put(slot)
 
 
-def encoder_on_cuda(
-    encoder: PackedEncoder, device: torch.device, precision: Precision, lanes: int, max_cells: int
+def make_cuda_encoder(
+    encoder: PackedEncoder, device: torch.device, precision: Precision, slots: int, max_cells: int
 ) -> StreamedEncoder:
-    """A copy of an encoder on a GPU: what is changed in the encoder afterwards has no effect.
+    """A copy of an encoder on a GPU; later changes to the encoder have no effect on it.
 
     Args:
-        lanes: batches at a time, if as many of `max_cells` fit into memory; at least one.
-        max_cells: of the largest batches that are to be expected.
+        slots: batches at a time, if as many of `max_cells` fit into memory; at least one.
+        max_cells: of the largest batch to expect.
 
     Raises:
         LengthwiseError: the GPU cannot compute in this precision.
@@ -135,20 +133,22 @@ def encoder_on_cuda(
     check_precision(precision, torch.cuda.get_device_name(device), torch.cuda.get_device_capability(device))
     if precision == "bf16" and not cudnn_has_bf16():
         log.warning("PyTorch's LSTM takes bfloat16 through cuDNN from 9.13 on: encode.precision = fp16 is faster here")
-    on_device = converted(encoder if precision == "fp32" else pad_to_multiple_of_8(encoder), device, DTYPES[precision])
-    made = [CudaLane(device) for _ in range(lanes)]
-    torch.cuda.synchronize(device)  # the weights are there before another stream reads them
-    free = _SHARE * _free_bytes(device)
-    used, most_cells = lanes_and_cells(
-        free, bytes_a_cell(StreamedEncoder(on_device, made[:1]), device), lanes, max_cells
+    on_device = convert_encoder(
+        encoder if precision == "fp32" else pad_to_multiple_of_8(encoder), device, DTYPES[precision]
     )
-    return StreamedEncoder(on_device, made[:used], most_cells)
+    stream_slots = [CudaStreamSlot(device) for _ in range(slots)]
+    torch.cuda.synchronize(device)  # the weights have arrived before another stream reads them
+    free = _USABLE_SHARE * _free_bytes(device)
+    used, max_batch_cells = slots_and_cells(
+        free, bytes_per_cell(StreamedEncoder(on_device, stream_slots[:1]), device), slots, max_cells
+    )
+    return StreamedEncoder(on_device, stream_slots[:used], max_batch_cells)
 
 
-def bytes_a_cell(encoder: StreamedEncoder, device: torch.device) -> float:
-    """Memory that a cell more takes, of batches of one length and of mixed ones, whichever is more; measured."""
+def bytes_per_cell(encoder: StreamedEncoder, device: torch.device) -> float:
+    """Measured memory per additional cell, the larger of batches of equal and of mixed lengths."""
     peaks = []
-    for rows in _PROBE_ROWS[:1] + _PROBE_ROWS:  # the first time, libraries take memory that they keep
+    for rows in _PROBE_ROWS[:1] + _PROBE_ROWS:  # the first run allocates what libraries keep
         equal = np.full(rows, _PROBE_TOKENS)
         torch.cuda.reset_peak_memory_stats(device)
         before = torch.cuda.memory_allocated(device)
@@ -158,19 +158,19 @@ def bytes_a_cell(encoder: StreamedEncoder, device: torch.device) -> float:
     return max(1.0, (peaks[2] - peaks[1]) / ((_PROBE_ROWS[1] - _PROBE_ROWS[0]) * _PROBE_TOKENS))
 
 
-def lanes_and_cells(free: float, cell_bytes: float, lanes: int, max_cells: int) -> tuple[int, int]:
-    """How many batches at a time, and how many cells a batch may have, in so many free bytes.
+def slots_and_cells(free: float, cell_bytes: float, slots: int, max_cells: int) -> tuple[int, int]:
+    """How many slots fit into the free bytes, and how many cells each batch may have.
 
-    Fewer lanes come before smaller batches: a batch that is not cut is the one that was planned.
+    Fewer slots are preferred to smaller batches: a batch that is not split is the planned one.
     """
     cells = max(1, int(free / cell_bytes))
-    used = max(1, min(lanes, cells // max_cells))
+    used = max(1, min(slots, cells // max_cells))
     return used, cells // used
 
 
 def pad_to_multiple_of_8(encoder: PackedEncoder) -> PackedEncoder:
-    """The same encoder with columns of zeros after its embedding's, up to a multiple of eight; itself if it is one."""
-    missing = -encoder.config.embedding_dim % _EIGHT
+    """The same encoder with its embedding padded by zero columns to a multiple of eight; itself if it is one."""
+    missing = -encoder.config.embedding_dim % _TENSOR_CORE_MULTIPLE
     if not missing:
         return encoder
     widened = {"embedding.weight", "lstm.weight_ih_l0", "lstm.weight_ih_l0_reverse"}
@@ -183,7 +183,7 @@ def pad_to_multiple_of_8(encoder: PackedEncoder) -> PackedEncoder:
     return wider
 
 
-def converted(encoder: PackedEncoder, device: torch.device, dtype: torch.dtype) -> PackedEncoder:
+def convert_encoder(encoder: PackedEncoder, device: torch.device, dtype: torch.dtype) -> PackedEncoder:
     """A copy whose embedding and LSTM compute in `dtype`; the head stays in float32."""
     copied = copy.deepcopy(encoder).eval().to(device)
     copied.embedding.to(dtype)
@@ -194,7 +194,7 @@ def converted(encoder: PackedEncoder, device: torch.device, dtype: torch.dtype) 
 
 
 def flatten_lstm_weights(lstm: torch.nn.LSTM) -> None:
-    """Put the weights of an LSTM into one piece of memory, which cuDNN otherwise does anew at every call.
+    """Put the weights of an LSTM into one block of memory, which cuDNN otherwise does at every call.
 
     PyTorch has done so where its list of what cuDNN takes has the type; bfloat16 is not on it (torch 2.13), although
     its LSTM goes through cuDNN.
@@ -233,13 +233,13 @@ def check_precision(precision: Precision, name: str, capability: tuple[int, int]
 
 
 def _free_bytes(device: torch.device) -> int:
-    """What the driver has left, and what PyTorch keeps without using it."""
+    """Memory that the driver has free, and that PyTorch has cached."""
     free, _ = torch.cuda.mem_get_info(device)
     return int(free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device))
 
 
 class _Arithmetic:
-    """Who is using PyTorch's settings of arithmetic, which are the whole process's."""
+    """How many threads use PyTorch's process-wide arithmetic settings, and which ones."""
 
     def __init__(self) -> None:
         self.turn, self.changed, self.inside = threading.Lock(), threading.Condition(), 0
@@ -252,20 +252,20 @@ _arithmetic = _Arithmetic()
 
 @contextmanager
 def arithmetic(dtype: torch.dtype) -> Iterator[None]:
-    """PyTorch's settings as an LSTM in `dtype` and its float32 head need them, whatever the program has set.
+    """PyTorch's settings as an LSTM in `dtype` and its float32 head need them, independent of the program's.
 
-    They are the whole process's: a thread that needs others waits until the last one is outside, and whoever comes
-    after it waits for it, so a thread that is inside does not ask again.
-    `torch.backends.cudnn.flags` would switch cuDNN itself off besides. Whoever reads `torch.backends.cudnn.allow_tf32`
-    meanwhile gets an error of PyTorch's, which does not mix its older flags with these.
+    They are process-wide: a thread that needs others waits until the last user has left, and later threads queue
+    behind it, so a thread inside must not enter again.
+    `torch.backends.cudnn.flags` would switch cuDNN itself off besides. Reading `torch.backends.cudnn.allow_tf32`
+    meanwhile raises an error in PyTorch, which does not mix its older flags with these.
     """
-    ours, places = settings_for(dtype), tf32_places()
+    wanted, backends = tf32_settings(dtype), tf32_backends()
     with _arithmetic.turn, _arithmetic.changed:
-        _arithmetic.changed.wait_for(lambda: not _arithmetic.inside or _arithmetic.settings == ours)
+        _arithmetic.changed.wait_for(lambda: not _arithmetic.inside or _arithmetic.settings == wanted)
         if not _arithmetic.inside:
-            _arithmetic.settings, _arithmetic.before = ours, [place.fp32_precision for place in places]
-            for place, precision in zip(places, ours, strict=True):
-                place.fp32_precision = precision
+            _arithmetic.settings, _arithmetic.before = wanted, [backend.fp32_precision for backend in backends]
+            for backend, precision in zip(backends, wanted, strict=True):
+                backend.fp32_precision = precision
         _arithmetic.inside += 1
     try:
         yield
@@ -273,21 +273,21 @@ def arithmetic(dtype: torch.dtype) -> Iterator[None]:
         with _arithmetic.changed:
             _arithmetic.inside -= 1
             if not _arithmetic.inside:
-                for place, precision in zip(places, _arithmetic.before, strict=True):
-                    place.fp32_precision = precision
+                for backend, precision in zip(backends, _arithmetic.before, strict=True):
+                    backend.fp32_precision = precision
                 _arithmetic.changed.notify_all()
 
 
-def settings_for(dtype: torch.dtype) -> tuple[str, str]:
-    """What is set in each of `tf32_places`, for an LSTM in `dtype`.
+def tf32_settings(dtype: torch.dtype) -> tuple[str, str]:
+    """The precision for each of `tf32_backends`, for an LSTM in `dtype`.
 
     Where TF32 is off, PyTorch asks cuDNN for CUDNN_FMA_MATH in every type but float16, so bfloat16 would be kept from
     tensor cores (ATen/cudnn/Descriptors.h of torch 2.13, as since github.com/pytorch/pytorch/pull/120277). With it on,
-    cuDNN has its choice, and takes bfloat16 as it is.
+    cuDNN is free to choose, and computes bfloat16 as it is.
     """
     return ("tf32" if dtype == torch.bfloat16 else "ieee"), "ieee"
 
 
-def tf32_places() -> tuple[Any, Any]:
-    """Where PyTorch keeps whether LSTMs and products on a GPU may use TF32."""
+def tf32_backends() -> tuple[Any, Any]:
+    """The settings objects that say whether LSTMs and products on a GPU may use TF32."""
     return torch.backends.cudnn.rnn, torch.backends.cuda.matmul

@@ -37,6 +37,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from lengthwise.encoder.model import PackedEncoder
+from lengthwise.encoder.order import encode_longest_first
 
 TABLE_BYTES = 512 * 2**20
 FEW_STEPS = 8  # are summed in float32
@@ -74,9 +75,18 @@ class StepwiseEncoder:
                 self._tables = [direction.of_inputs(encoder.embedding.weight) for direction in self._layers[0]]
 
     def __call__(self, input_ids: NDArray[np.int64], lengths: NDArray[np.int64]) -> NDArray[np.float32]:
-        """int64[batch, sequence], right-padded, and int64[batch], each from 1 to sequence, to float32[batch, dim]."""
-        order = np.argsort(-lengths, kind="stable")
-        input_ids, lengths = input_ids[order], lengths[order]
+        """Vectors of a batch in any order; one that is sorted from its longest row down is not sorted again.
+
+        Args:
+            input_ids: int64[batch, sequence], right-padded.
+            lengths: int64[batch], each from 1 to sequence.
+
+        Returns:
+            float32[batch, dim], in the order of the input.
+        """
+        return encode_longest_first(self._encode_sorted, input_ids, lengths)
+
+    def _encode_sorted(self, input_ids: NDArray[np.int64], lengths: NDArray[np.int64]) -> NDArray[np.float32]:
         with torch.inference_mode():
             pooled = self._pool(input_ids, lengths)
             vectors = self._packed.finish(pooled)
@@ -84,9 +94,7 @@ class StepwiseEncoder:
             if len(again):
                 exact = self._pool(input_ids[again], lengths[again], exact=True)
                 vectors[again] = self._packed.finish(exact.float())
-        unsorted = np.empty(vectors.shape, np.float32)
-        unsorted[order] = vectors.numpy()
-        return unsorted
+        return vectors.numpy()
 
     def _sensitive_rows(self, pooled: Tensor, lengths: Tensor) -> NDArray[np.int64]:
         """The rows whose error grows beyond that of their states on the way to a vector."""

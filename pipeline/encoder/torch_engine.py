@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from lengthwise.batching.plan import engine_costs
 from lengthwise.config import Precision, RunConfig
 from lengthwise.encoder.checkpoint import load_checkpoint, weights_fingerprint
-from lengthwise.encoder.cuda import DTYPES, LANES, converted, encoder_on_cuda
+from lengthwise.encoder.cuda import DTYPES, STREAM_SLOTS, convert_encoder, make_cuda_encoder
 from lengthwise.encoder.model import PackedEncoder
 from lengthwise.encoder.oom import split_on_oom
 from lengthwise.encoder.stepwise import StepwiseEncoder
@@ -88,12 +88,14 @@ class TorchEngine:
         self._workers = workers or self._threads
         self._encode: Callable[[NDArray[np.int64], NDArray[np.int64]], NDArray[np.float32]]
         if on_gpu:
-            on_device = encoder_on_cuda(encoder, self.device, precision, workers or LANES, self.costs.max_tokens)
-            self._encode, self._workers = on_device, on_device.lanes + _SPARE_THREADS
+            on_device = make_cuda_encoder(
+                encoder, self.device, precision, workers or STREAM_SLOTS, self.costs.max_tokens
+            )
+            self._encode, self._workers = on_device, on_device.slots + _SPARE_THREADS
         elif precision == "fp32":
             self._encode = StepwiseEncoder(encoder)
         else:
-            self._encoder = converted(encoder, self.device, DTYPES[precision])
+            self._encoder = convert_encoder(encoder, self.device, DTYPES[precision])
             self._encode = self._run_in_bf16
 
     def encode_batch(self, input_ids: NDArray[np.int64], lengths: NDArray[np.int64]) -> NDArray[np.float32]:

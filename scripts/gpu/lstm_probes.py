@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from lengthwise.cli.gpu.context import Check, Context, Found, NotRun, Section
-from lengthwise.encoder.cuda import arithmetic, converted, encoder_on_cuda, tf32_places
+from lengthwise.encoder.cuda import arithmetic, convert_encoder, make_cuda_encoder, tf32_backends
 from lengthwise.encoder.stepwise import StepwiseEncoder
 from lengthwise.export.runtimes import NotRunnable
 from lengthwise.export.validation.compare import scaled_difference
@@ -96,7 +96,7 @@ def _batch(context: Context) -> tuple[np.ndarray, np.ndarray]:
 @contextmanager
 def tf32_allowed() -> Iterator[None]:
     """Enable TF32, as a program may do that uses PyTorch for other work too."""
-    places = tf32_places()
+    places = tf32_backends()
     before = [place.fp32_precision for place in places]
     try:
         for place in places:
@@ -111,7 +111,7 @@ def _tf32_of_pytorch(context: Context) -> Found:
     """The dense path with TF32 enabled by the program, and as the engine runs it regardless."""
     batch = _batch(context)
     right = StepwiseEncoder(context.encoder)(*batch)
-    encoder = converted(context.encoder, torch.device(context.device), torch.float32)
+    encoder = convert_encoder(context.encoder, torch.device(context.device), torch.float32)
     ids = torch.from_numpy(batch[0]).to(context.device)
     with tf32_allowed(), torch.inference_mode():
         on = encoder.forward_equal(ids).cpu().numpy()
@@ -126,7 +126,7 @@ def _without_cudnn_in_pytorch(context: Context) -> Found:
         raise NotRun("there is no cuDNN on a CPU")
     batch = _batch(context)
     with torch.backends.cudnn.flags(enabled=False):
-        found = encoder_on_cuda(context.encoder, torch.device("cuda"), "fp32", 1, _ROWS * _TOKENS)(*batch)
+        found = make_cuda_encoder(context.encoder, torch.device("cuda"), "fp32", 1, _ROWS * _TOKENS)(*batch)
     difference = float(scaled_difference(found, StepwiseEncoder(context.encoder)(*batch)).max())
     return Found(f"off by {difference:.1e}", ok=difference <= TOLERANCE)
 

@@ -19,7 +19,7 @@ from lengthwise.cli.benchmarks.models import sentence_transformer
 from lengthwise.cli.gpu.context import Check, Context, Found, NotRun, Section
 from lengthwise.config import Precision, RunConfig
 from lengthwise.data.dataset import open_dataset
-from lengthwise.encoder.cuda import DTYPES, arithmetic, converted, pad_to_multiple_of_8
+from lengthwise.encoder.cuda import DTYPES, arithmetic, convert_encoder, pad_to_multiple_of_8
 from lengthwise.encoder.engine import encode_tokens
 from lengthwise.export.artifact.build import build_artifact
 from lengthwise.export.artifact.engine import OnnxEngine
@@ -110,7 +110,7 @@ class _Dense:
     def __init__(self, context: Context, precision: Precision) -> None:
         self._dtype, self._context = DTYPES[precision], context
         encoder = context.encoder if precision == "fp32" else pad_to_multiple_of_8(context.encoder)
-        self._lstm = converted(encoder, torch.device(context.device), self._dtype).lstm
+        self._lstm = convert_encoder(encoder, torch.device(context.device), self._dtype).lstm
         self._length = max(1, round(float(context.tokens.lengths.mean())))
 
     def tokens(self, batch: int) -> int:

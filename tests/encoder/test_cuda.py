@@ -1,5 +1,6 @@
-"""The encoder on a GPU. What does not need one (order, cutting, lanes, columns in eights) is tested through a lane on
-this machine's own processor; the same tests, and those of the GPU itself, run on a GPU where there is one."""
+"""The encoder on a GPU. What needs none (order, splitting, slots, padded columns) is tested through a slot on the CPU;
+the same tests, and those of the GPU itself, run on a GPU where there is one.
+"""
 
 from __future__ import annotations
 
@@ -26,17 +27,17 @@ from lengthwise.config import EncoderConfig
 from lengthwise.encoder import cuda
 from lengthwise.encoder.cuda import (
     DTYPES,
-    CudaLane,
+    CudaStreamSlot,
     StreamedEncoder,
     arithmetic,
-    bytes_a_cell,
+    bytes_per_cell,
     check_precision,
-    converted,
-    encoder_on_cuda,
+    convert_encoder,
     flatten_lstm_weights,
-    lanes_and_cells,
+    make_cuda_encoder,
     pad_to_multiple_of_8,
-    tf32_places,
+    slots_and_cells,
+    tf32_backends,
 )
 from lengthwise.encoder.model import PackedEncoder, seeded_encoder
 from lengthwise.encoder.stepwise import StepwiseEncoder
@@ -58,8 +59,8 @@ def on_gpu(test: Callable[..., Any]) -> Callable[..., Any]:
     return test
 
 
-class HostLane:
-    """A lane to this machine's own processor, which notes the shapes that it is given."""
+class HostStreamSlot:
+    """A slot on the CPU that records the shapes it is given."""
 
     def __init__(self) -> None:
         self.shapes: list[tuple[int, ...]] = []
@@ -69,17 +70,17 @@ class HostLane:
         return compute(torch.from_numpy(input_ids)).numpy()
 
 
-def on_host(encoder: PackedEncoder, most_cells: int | None = None) -> tuple[StreamedEncoder, HostLane]:
-    lane = HostLane()
-    return StreamedEncoder(encoder, [lane], most_cells), lane
+def on_host(encoder: PackedEncoder, max_batch_cells: int | None = None) -> tuple[StreamedEncoder, HostStreamSlot]:
+    slot = HostStreamSlot()
+    return StreamedEncoder(encoder, [slot], max_batch_cells), slot
 
 
 @pytest.fixture(params=["cpu", pytest.param("cuda", marks=GPU_MARKS)])
 def placed(request: pytest.FixtureRequest) -> Callable[[PackedEncoder], StreamedEncoder]:
-    """Puts a float32 encoder behind lanes: on this processor, and on a GPU where there is one."""
+    """Runs a float32 encoder through slots: on the CPU, and on a GPU where there is one."""
     if request.param == "cpu":
-        return lambda encoder: on_host(converted(encoder, torch.device("cpu"), torch.float32))[0]
-    return lambda encoder: encoder_on_cuda(encoder, torch.device("cuda", 0), "fp32", 3, 4_096)
+        return lambda encoder: on_host(convert_encoder(encoder, torch.device("cpu"), torch.float32))[0]
+    return lambda encoder: make_cuda_encoder(encoder, torch.device("cuda", 0), "fp32", 3, 4_096)
 
 
 def batches(vocab_size: int, longest: int = 9) -> list[tuple[NDArray[np.int64], NDArray[np.int64]]]:
@@ -116,28 +117,28 @@ def test_vectors_are_the_step_wise_encoders(
 @settings(deadline=None, max_examples=30)
 @given(
     lengths=st.lists(st.integers(1, 12), min_size=1, max_size=9),
-    most_cells=st.one_of(st.none(), st.integers(1, 60)),
+    max_batch_cells=st.one_of(st.none(), st.integers(1, 60)),
     pooling=st.sampled_from(["last", "mean", "max", "sum"]),
 )
 def test_rows_come_back_in_their_order_however_a_batch_is_cut(
-    lengths: list[int], most_cells: int | None, pooling: str
+    lengths: list[int], max_batch_cells: int | None, pooling: str
 ) -> None:
     config = EncoderConfig(vocab_size=20, embedding_dim=3, hidden_size=4, bidirectional=True, pooling=pooling)
     encoder = seeded_encoder(config, 0)
     ids = np.random.default_rng(len(lengths)).integers(0, 20, (len(lengths), max(lengths)))
-    found, lane = on_host(encoder, most_cells)
+    found, slot = on_host(encoder, max_batch_cells)
     vectors = found(ids, np.array(lengths))
     np.testing.assert_allclose(vectors, StepwiseEncoder(encoder)(ids, np.array(lengths)), atol=1e-6, rtol=0)
-    assert sum(rows for rows, _ in lane.shapes) == len(lengths)
-    if most_cells is not None:
-        assert all(rows * columns <= most_cells or rows == 1 for rows, columns in lane.shapes)
-        assert max(rows for rows, _ in lane.shapes) - min(rows for rows, _ in lane.shapes) <= 1
+    assert sum(rows for rows, _ in slot.shapes) == len(lengths)
+    if max_batch_cells is not None:
+        assert all(rows * columns <= max_batch_cells or rows == 1 for rows, columns in slot.shapes)
+        assert max(rows for rows, _ in slot.shapes) - min(rows for rows, _ in slot.shapes) <= 1
 
 
 def test_as_many_batches_as_lanes_are_on_their_way(encoder_config: Callable[..., EncoderConfig]) -> None:
-    meeting = threading.Barrier(3, timeout=30)  # passes only where three are in a lane at once
+    meeting = threading.Barrier(3, timeout=30)  # passes only if three run at once
 
-    class Meeting(HostLane):
+    class Meeting(HostStreamSlot):
         def run(self, compute: Callable[[Tensor], Tensor], input_ids: NDArray[np.int64]) -> NDArray[np.float32]:
             meeting.wait()
             return super().run(compute, input_ids)
@@ -177,20 +178,20 @@ def test_columns_of_zeros_change_nothing(columns: int, wide: int, layers: int) -
 
 def test_bfloat16_is_near(encoder_config: Callable[..., EncoderConfig]) -> None:
     encoder = seeded_encoder(encoder_config(vocab_size=20, bidirectional=True, pooling="mean"), 0)
-    lower = converted(pad_to_multiple_of_8(encoder), torch.device("cpu"), DTYPES["bf16"])
+    lower = convert_encoder(pad_to_multiple_of_8(encoder), torch.device("cpu"), DTYPES["bf16"])
     for batch in batches(20):
         vectors = on_host(lower)[0](*batch)
         assert vectors.dtype == np.float32
         assert 0 < np.abs(vectors - StepwiseEncoder(encoder)(*batch)).max() < BELOW["bf16"]
 
 
-@given(free=st.floats(0, 1e12), cell=st.floats(1, 1e6), lanes=st.integers(1, 8), max_cells=st.integers(1, 1_000_000))
-def test_what_is_on_its_way_fits_into_memory(free: float, cell: float, lanes: int, max_cells: int) -> None:
-    used, cells = lanes_and_cells(free, cell, lanes, max_cells)
-    assert 1 <= used <= lanes
+@given(free=st.floats(0, 1e12), cell=st.floats(1, 1e6), slots=st.integers(1, 8), max_cells=st.integers(1, 1_000_000))
+def test_what_is_on_its_way_fits_into_memory(free: float, cell: float, slots: int, max_cells: int) -> None:
+    used, cells = slots_and_cells(free, cell, slots, max_cells)
+    assert 1 <= used <= slots
     assert cells >= 1
     assert used * cells * cell <= max(free, used * cell)
-    if used < lanes:  # a lane is given up only where one more would mean smaller batches
+    if used < slots:  # fewer slots only if another one would mean smaller batches
         assert (used + 1) * max_cells * cell > free
     if used > 1:
         assert cells >= max_cells
@@ -209,14 +210,14 @@ class FakeGpu:
     def __init__(
         self, monkeypatch: pytest.MonkeyPatch, free: int = 10**12, cell_bytes: int = 50, cudnn: int = 91_300
     ) -> None:
-        self.peak, self.lanes = 0, list[HostLane]()
+        self.peak, self.slots = 0, list[HostStreamSlot]()
         self.kept = 10**8  # what libraries take the first time, and keep
         gpu = self
 
-        class Lane(HostLane):
+        class StreamSlot(HostStreamSlot):
             def __init__(self, device: torch.device) -> None:
                 super().__init__()
-                gpu.lanes.append(self)
+                gpu.slots.append(self)
 
             def run(self, compute: Callable[[Tensor], Tensor], input_ids: NDArray[np.int64]) -> NDArray[np.float32]:
                 gpu.peak = max(gpu.peak, gpu.kept + 1_000 + cell_bytes * input_ids.size)
@@ -238,32 +239,34 @@ class FakeGpu:
         for name, answer in answers.items():
             monkeypatch.setattr(torch.cuda, name, answer)
         monkeypatch.setattr(torch.backends.cudnn, "version", lambda: cudnn)
-        monkeypatch.setattr(cuda, "CudaLane", Lane)
-        monkeypatch.setattr(cuda, "converted", lambda encoder, _, dtype: converted(encoder, torch.device("cpu"), dtype))
+        monkeypatch.setattr(cuda, "CudaStreamSlot", StreamSlot)
+        monkeypatch.setattr(
+            cuda, "convert_encoder", lambda encoder, _, dtype: convert_encoder(encoder, torch.device("cpu"), dtype)
+        )
 
 
 @pytest.mark.parametrize(
-    ("free", "lanes", "most_cells"),
+    ("free", "slots", "max_batch_cells"),
     [(10**9, 3, 0.8 * 10**9 / 50 / 3), (4 * 10**6, 2, 32_004), (10**6, 1, 16_008), (0, 1, 8)],
 )
-def test_lanes_and_batches_follow_the_memory_that_is_measured(
+def test_slots_and_batch_size_follow_measured_memory(
     free: int,
-    lanes: int,
-    most_cells: float,
+    slots: int,
+    max_batch_cells: float,
     monkeypatch: pytest.MonkeyPatch,
     encoder_config: Callable[..., EncoderConfig],
 ) -> None:
     gpu = FakeGpu(monkeypatch, free)
     encoder = seeded_encoder(encoder_config(vocab_size=20), 0)
     device = torch.device("cpu")
-    assert bytes_a_cell(StreamedEncoder(encoder, [cuda.CudaLane(device)]), device) == 50
-    found = encoder_on_cuda(encoder, device, "bf16", 3, 30_000)
-    assert found.lanes == lanes
-    assert found.most_cells == pytest.approx(most_cells, rel=1e-4)
-    assert len(gpu.lanes) == 1 + 3
+    assert bytes_per_cell(StreamedEncoder(encoder, [cuda.CudaStreamSlot(device)]), device) == 50
+    found = make_cuda_encoder(encoder, device, "bf16", 3, 30_000)
+    assert found.slots == slots
+    assert found.max_batch_cells == pytest.approx(max_batch_cells, rel=1e-4)
+    assert len(gpu.slots) == 1 + 3
 
 
-def test_the_engine_has_threads_to_spare_beside_its_lanes(
+def test_engine_has_more_threads_than_slots(
     monkeypatch: pytest.MonkeyPatch, encoder_config: Callable[..., EncoderConfig]
 ) -> None:
     FakeGpu(monkeypatch)
@@ -292,9 +295,9 @@ def test_bfloat16_without_cudnn_is_told(
     encoder = seeded_encoder(encoder_config(vocab_size=20), 0)
     for precision in ("fp32", "fp16"):
         with contextlib.suppress(RuntimeError):  # half precision is nothing that this processor's LSTM has
-            encoder_on_cuda(encoder, torch.device("cpu"), precision, 1, 100)
+            make_cuda_encoder(encoder, torch.device("cpu"), precision, 1, 100)
         assert not caplog.text
-    encoder_on_cuda(encoder, torch.device("cpu"), "bf16", 1, 100)
+    make_cuda_encoder(encoder, torch.device("cpu"), "bf16", 1, 100)
     assert ("encode.precision = fp16 is faster here" in caplog.text) == told
 
 
@@ -328,7 +331,7 @@ def test_the_gpus_weights_are_a_copy(
 
 
 def settings_now() -> tuple[str, ...]:
-    return tuple(place.fp32_precision for place in tf32_places())
+    return tuple(place.fp32_precision for place in tf32_backends())
 
 
 def test_tf32_is_off_while_any_thread_is_inside() -> None:
@@ -368,12 +371,12 @@ def test_kernels_are_launched_under_their_types_settings(
 ) -> None:
     """In bfloat16 with what PyTorch calls TF32, without which it asks cuDNN for no tensor cores."""
     before, seen = settings_now(), list[tuple[str, ...]]()
-    encoder = converted(seeded_encoder(encoder_config(vocab_size=20), 0), torch.device("cpu"), DTYPES[precision])
+    encoder = convert_encoder(seeded_encoder(encoder_config(vocab_size=20), 0), torch.device("cpu"), DTYPES[precision])
     encoder.lstm.register_forward_pre_hook(lambda *_: seen.append(settings_now()))
-    found, lane = on_host(encoder)
+    found, slot = on_host(encoder)
     for batch in batches(20):
         found(*batch)
-    assert seen == [settings] * len(lane.shapes)
+    assert seen == [settings] * len(slot.shapes)
     assert settings_now() == before
 
 
@@ -429,7 +432,7 @@ def test_the_engine_on_the_gpu_gives_the_cpus_vectors(
 
 @on_gpu
 def test_a_row_alone_on_the_gpu_equals_the_row_in_a_batch() -> None:
-    encoder = encoder_on_cuda(sizable(num_layers=2), torch.device("cuda", 0), "fp32", 3, 4_096)
+    encoder = make_cuda_encoder(sizable(num_layers=2), torch.device("cuda", 0), "fp32", 3, 4_096)
     for ids, lengths in batches(1_000, longest=40):
         together = encoder(ids, lengths)
         for row, length in enumerate(lengths):
@@ -440,7 +443,7 @@ def test_a_row_alone_on_the_gpu_equals_the_row_in_a_batch() -> None:
 @on_gpu
 @pytest.mark.parametrize("pooling", ["last", "mean"])
 def test_nothing_in_a_batch_waits_for_the_gpu_but_its_end(pooling: str) -> None:
-    encoder = encoder_on_cuda(sizable(pooling=pooling), torch.device("cuda", 0), "fp16", 1, 4_096)
+    encoder = make_cuda_encoder(sizable(pooling=pooling), torch.device("cuda", 0), "fp16", 1, 4_096)
     given_batches = batches(1_000, longest=40)
     before = [encoder(*batch) for batch in given_batches]  # cuDNN and cuBLAS start
     with refusing_to_wait():
@@ -453,7 +456,7 @@ def test_nothing_in_a_batch_waits_for_the_gpu_but_its_end(pooling: str) -> None:
 def test_without_cudnn_the_vectors_are_the_same() -> None:
     encoder = sizable(num_layers=2)
     with torch.backends.cudnn.flags(enabled=False):
-        found = encoder_on_cuda(encoder, torch.device("cuda", 0), "fp32", 1, 4_096)
+        found = make_cuda_encoder(encoder, torch.device("cuda", 0), "fp32", 1, 4_096)
         vectors = [found(*batch) for batch in batches(1_000, longest=40)]
     for batch, each in zip(batches(1_000, longest=40), vectors, strict=True):
         np.testing.assert_allclose(each, StepwiseEncoder(encoder)(*batch), atol=TOLERANCE, rtol=0)
@@ -462,7 +465,7 @@ def test_without_cudnn_the_vectors_are_the_same() -> None:
 @on_gpu
 def test_tf32_stays_off_whatever_the_program_has_set() -> None:
     encoder = sizable(hidden_size=512)
-    exact = encoder_on_cuda(encoder, torch.device("cuda", 0), "fp32", 1, 4_096)
+    exact = make_cuda_encoder(encoder, torch.device("cuda", 0), "fp32", 1, 4_096)
     ids, lengths = np.random.default_rng(0).integers(0, 1_000, (512, 40)), np.full(512, 40)
     with tf32_allowed():
         vectors = exact(ids, lengths)
@@ -473,7 +476,7 @@ def test_tf32_stays_off_whatever_the_program_has_set() -> None:
 @on_gpu
 def test_a_text_of_very_many_tokens_is_read_to_its_end() -> None:
     encoder = sizable(embedding_dim=16, hidden_size=16, pooling="last")
-    found = encoder_on_cuda(encoder, torch.device("cuda", 0), "fp32", 1, 4_096)
+    found = make_cuda_encoder(encoder, torch.device("cuda", 0), "fp32", 1, 4_096)
     for lengths in (np.array([100_000]), np.array([30_000, 1, 7])):
         ids = np.random.default_rng(0).integers(0, 1_000, (len(lengths), int(lengths.max())))
         np.testing.assert_allclose(found(ids, lengths), StepwiseEncoder(encoder)(ids, lengths), atol=TOLERANCE, rtol=0)
@@ -482,9 +485,9 @@ def test_a_text_of_very_many_tokens_is_read_to_its_end() -> None:
 @on_gpu
 def test_a_batch_larger_than_memory_is_cut_before_it_is_tried(caplog: pytest.LogCaptureFixture) -> None:
     encoder = sizable()
-    found = encoder_on_cuda(encoder, torch.device("cuda", 0), "fp32", 2, 4_096)
-    assert found.most_cells is not None
-    small = StreamedEncoder(found._encoder, [CudaLane(torch.device("cuda", 0))], most_cells=2_000)
+    found = make_cuda_encoder(encoder, torch.device("cuda", 0), "fp32", 2, 4_096)
+    assert found.max_batch_cells is not None
+    small = StreamedEncoder(found._encoder, [CudaStreamSlot(torch.device("cuda", 0))], max_batch_cells=2_000)
     ids, lengths = np.random.default_rng(0).integers(0, 1_000, (300, 40)), np.full(300, 40)
     np.testing.assert_allclose(small(ids, lengths), found(ids, lengths), atol=TOLERANCE, rtol=0)
     assert not caplog.records
