@@ -1,4 +1,4 @@
-"""A run's YAML: what is refused and in which words, and that what is accepted survives a round trip."""
+"""A run's YAML: what is refused, with which message, and the round trip of what is accepted."""
 
 from __future__ import annotations
 
@@ -19,14 +19,13 @@ from lengthwise.config import (
     EncoderConfig,
     ExportSettings,
     RunConfig,
-    Settings,
     TokenizationSettings,
     Variant,
     load_config,
-    parse_settings,
 )
 from lengthwise.errors import ConfigError
 from lengthwise.export.graphs.variants import VARIANTS
+from lengthwise.util.settings import Settings, parse_settings
 
 MINIMAL = "dataset: {path: facts.txt}\nmodel: {path: checkpoint}\n"
 NAMES = st.text(st.characters(codec="utf-8", exclude_characters="\0"), min_size=1, max_size=20)
@@ -39,7 +38,7 @@ def write(folder: Path, text: str) -> Path:
     return path
 
 
-def refusal(folder: Path, text: str, *overrides: str) -> str:
+def error_of(folder: Path, text: str, *overrides: str) -> str:
     with pytest.raises(ConfigError) as caught:
         load_config(write(folder, text), overrides)
     return str(caught.value)
@@ -51,7 +50,7 @@ dataset: {path: facts.txt, txt_column: body}
 model: {path: checkpoint, init: {hidden_size: wide, normalise: true}}
 batching: {max_rows: 0}
 """
-    message = refusal(tmp_path, text)
+    message = error_of(tmp_path, text)
     first, *lines = message.splitlines()
     assert first == f"{tmp_path / 'run.yaml'}: 4 mistakes"
     by_path = {line.split()[0]: line for line in lines}
@@ -67,7 +66,7 @@ batching: {max_rows: 0}
     assert "'wide'" in by_path["model.init.hidden_size"]
     assert "integer" in by_path["model.init.hidden_size"]
     assert "= 0:" in by_path["batching.max_rows"]
-    assert "greater than or equal to 1 (the most rows" in by_path["batching.max_rows"]
+    assert "greater than or equal to 1 (limit of a batch's rows" in by_path["batching.max_rows"]
 
 
 class Section(Settings):
@@ -95,26 +94,26 @@ def test_a_renamed_setting_is_refused_with_its_new_name(data: dict[str, Any], li
     assert str(caught.value) == f"run.yaml: 1 mistake\n  {line}"
 
 
-def test_an_unknown_key_like_no_other_lists_the_settings(tmp_path: Path) -> None:
-    message = refusal(tmp_path, MINIMAL + "batching: {zzz: 1}\n")
+def test_an_unknown_key_lists_the_settings(tmp_path: Path) -> None:
+    message = error_of(tmp_path, MINIMAL + "batching: {zzz: 1}\n")
     assert "batching.zzz = 1" in message
     assert "max_tokens, max_rows" in message
 
 
-def test_a_missing_section_and_a_missing_setting_say_what_must_be_given(tmp_path: Path) -> None:
-    message = refusal(tmp_path, "dataset: {split: test}\n")
+def test_a_missing_section_and_a_missing_setting_are_named(tmp_path: Path) -> None:
+    message = error_of(tmp_path, "dataset: {split: test}\n")
     assert "dataset.path: missing; it must be given" in message
     assert "model: missing; it must be given (which checkpoint, at least model.path)" in message
 
 
 @pytest.mark.parametrize("value", ["", "3", "[a]"])
-def test_a_section_that_is_no_section(tmp_path: Path, value: str) -> None:
-    assert "should be a section of settings" in refusal(tmp_path, MINIMAL + f"batching: {value}\n")
+def test_a_section_that_is_not_a_mapping(tmp_path: Path, value: str) -> None:
+    assert "should be a section of settings" in error_of(tmp_path, MINIMAL + f"batching: {value}\n")
 
 
-def test_a_key_written_twice(tmp_path: Path) -> None:
+def test_a_duplicate_key_is_refused(tmp_path: Path) -> None:
     text = "dataset: {path: a}\nmodel:\n  path: b\n  seed: 1\n  path: c\n"
-    message = refusal(tmp_path, text)
+    message = error_of(tmp_path, text)
     assert "'path' is written twice" in message
     assert "line 5" in message
     assert str(tmp_path / "run.yaml") in message
@@ -124,22 +123,22 @@ def test_a_merged_section_may_be_overridden(tmp_path: Path) -> None:
     text = "dataset: &data {path: a, split: train}\nmodel: {path: b}\n"
     assert load_config(write(tmp_path, text)).dataset.split == "train"
     text = "model: &both {path: b}\ndataset: {<<: *both, path: a}\n"
-    run = load_config(write(tmp_path, text))
-    assert (run.dataset.path, run.model.path) == ("a", "b")
+    config = load_config(write(tmp_path, text))
+    assert (config.dataset.path, config.model.path) == ("a", "b")
 
 
 @pytest.mark.parametrize(
     "text",
     ["a: [1, 2", "a: b: c", "{", "\tx: 1", "? [a, b]\n: 1\n", "day: 2024-13-45", "x: 0b_", "x: !!python/name:os"],
 )
-def test_what_is_not_yaml(tmp_path: Path, text: str) -> None:
-    message = refusal(tmp_path, text)
-    assert message.startswith(f"{tmp_path / 'run.yaml'}: not YAML")
+def test_invalid_yaml_is_refused(tmp_path: Path, text: str) -> None:
+    message = error_of(tmp_path, text)
+    assert message.startswith(f"{tmp_path / 'run.yaml'}: not valid YAML")
 
 
 @pytest.mark.parametrize(("text", "shown"), [("", "None"), ("- a\n", "['a']"), ("just words\n", "'just words'")])
-def test_what_is_not_a_mapping(tmp_path: Path, text: str, shown: str) -> None:
-    message = refusal(tmp_path, text)
+def test_a_file_that_is_not_a_mapping(tmp_path: Path, text: str, shown: str) -> None:
+    message = error_of(tmp_path, text)
     assert f"holds {shown}, not sections" in message
 
 
@@ -172,10 +171,10 @@ def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
     ],
 )
 def test_types_are_strict(tmp_path: Path, section: str, key: str, value: str) -> None:
-    assert f"1 mistake\n  {section}.{key}" in refusal(tmp_path, MINIMAL, f"{section}.{key}={value}")
+    assert f"1 mistake\n  {section}.{key}" in error_of(tmp_path, MINIMAL, f"{section}.{key}={value}")
 
 
-def test_set_changes_one_setting_and_the_last_one_wins(tmp_path: Path) -> None:
+def test_set_changes_one_setting_and_the_last_wins(tmp_path: Path) -> None:
     overrides = [
         "batching.max_rows=8",
         "batching.max_rows = 16",
@@ -186,40 +185,44 @@ def test_set_changes_one_setting_and_the_last_one_wins(tmp_path: Path) -> None:
         "model.init={num_layers: 2, pooling: last}",
         "model.init.bidirectional=true",
     ]
-    run = load_config(write(tmp_path, MINIMAL), overrides)
-    assert run.batching.max_rows == 16
-    assert run.dataset.keep_columns == ("id", "title")
-    assert run.tokenizer.max_length is None
-    assert run.dataset.path == "a=b"
-    assert (run.model.init.num_layers, run.model.init.pooling, run.model.init.bidirectional) == (2, "last", True)
+    config = load_config(write(tmp_path, MINIMAL), overrides)
+    assert config.batching.max_rows == 16
+    assert config.dataset.keep_columns == ("id", "title")
+    assert config.tokenizer.max_length is None
+    assert config.dataset.path == "a=b"
+    assert (config.model.init.num_layers, config.model.init.pooling, config.model.init.bidirectional) == (
+        2,
+        "last",
+        True,
+    )
 
 
-def test_set_may_give_what_the_file_lacks(tmp_path: Path) -> None:
+def test_set_may_add_a_section(tmp_path: Path) -> None:
     assert load_config(write(tmp_path, "dataset: {path: a}\n"), ["model.path=b"]).model.path == "b"
 
 
 @pytest.mark.parametrize("override", ["batching.max_rows", "=3", ".x=3", "batching..max_rows=3", "batching.=3", ""])
-def test_a_malformed_set(tmp_path: Path, override: str) -> None:
-    message = refusal(tmp_path, MINIMAL, override)
+def test_a_malformed_set_is_refused(tmp_path: Path, override: str) -> None:
+    message = error_of(tmp_path, MINIMAL, override)
     assert message.startswith(f"--set {override!r}: not of the form key.path=value")
 
 
-def test_other_mistakes_in_a_set(tmp_path: Path) -> None:
-    message = refusal(tmp_path, MINIMAL, "dataset.path.name=3")
+def test_a_set_of_a_wrong_path_or_value_is_refused(tmp_path: Path) -> None:
+    message = error_of(tmp_path, MINIMAL, "dataset.path.name=3")
     assert "'path' holds 'facts.txt', not a section" in message
-    assert "did you mean 'max_rows'?" in refusal(tmp_path, MINIMAL, "batching.max_row=3")
+    assert "did you mean 'max_rows'?" in error_of(tmp_path, MINIMAL, "batching.max_row=3")
     for value in ("[1", "{a: 1, a: 2}", "2024-13-45"):
-        assert refusal(tmp_path, MINIMAL, f"encode.output={value}").startswith(
-            f"--set 'encode.output={value}': not YAML"
+        assert error_of(tmp_path, MINIMAL, f"encode.output={value}").startswith(
+            f"--set 'encode.output={value}': not valid YAML"
         )
 
 
 def test_settings_are_frozen(tmp_path: Path) -> None:
-    run = load_config(write(tmp_path, MINIMAL))
+    config = load_config(write(tmp_path, MINIMAL))
     with pytest.raises(ValidationError, match="frozen"):
-        run.batching.max_rows = 3  # type: ignore[misc]
+        config.batching.max_rows = 3  # type: ignore[misc]
     with pytest.raises(ValidationError, match="frozen"):
-        run.batching = run.batching  # type: ignore[misc]
+        config.batching = config.batching  # type: ignore[misc]
 
 
 @settings(max_examples=60, deadline=None)
@@ -248,9 +251,9 @@ def test_to_yaml_reads_back_as_an_equal_run(
         },
         "model": {"path": name},
     }
-    run = parse_settings(RunConfig, sections, "generated")
-    assert (run.dataset.path, run.dataset.keep_columns) == (name, tuple(keep))
-    assert load_config(write(tmp_path_factory.mktemp("runs"), run.to_yaml())) == run
+    config = parse_settings(RunConfig, sections, "generated")
+    assert (config.dataset.path, config.dataset.keep_columns) == (name, tuple(keep))
+    assert load_config(write(tmp_path_factory.mktemp("runs"), config.to_yaml())) == config
 
 
 def test_to_yaml_holds_the_defaults(tmp_path: Path) -> None:
@@ -262,27 +265,27 @@ def test_to_yaml_holds_the_defaults(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("column", OUTPUT_COLUMNS)
-def test_a_kept_column_may_not_be_one_that_the_output_writes(tmp_path: Path, column: str) -> None:
-    message = refusal(tmp_path, MINIMAL, f"dataset.keep_columns=[id, {column}]")
+def test_a_kept_column_may_not_have_the_name_of_an_output_column(tmp_path: Path, column: str) -> None:
+    message = error_of(tmp_path, MINIMAL, f"dataset.keep_columns=[id, {column}]")
     assert f"dataset.keep_columns holds ['{column}'], which the output itself writes; rename" in message
 
 
-def test_a_column_kept_twice(tmp_path: Path) -> None:
-    message = refusal(tmp_path, MINIMAL, "dataset.keep_columns=[id, id]")
+def test_a_column_kept_twice_is_refused(tmp_path: Path) -> None:
+    message = error_of(tmp_path, MINIMAL, "dataset.keep_columns=[id, id]")
     assert "dataset.keep_columns is ['id', 'id'], which names a column twice" in message
 
 
 def test_truncation_needs_a_length(tmp_path: Path) -> None:
-    run = load_config(write(tmp_path, MINIMAL), ["tokenizer.truncate=true"])
-    assert run.resolve_tokenization(TokenizationSettings(max_length=3)).truncate
+    config = load_config(write(tmp_path, MINIMAL), ["tokenizer.truncate=true"])
+    assert config.resolve_tokenization(TokenizationSettings(max_length=3)).truncate
     with pytest.raises(ConfigError, match=r"tokenizer: 1 mistake\n  truncate is true, but .* set max_length too"):
-        run.resolve_tokenization(TokenizationSettings())
-    message = refusal(tmp_path, MINIMAL, "tokenizer.truncate=true", "tokenizer.max_length=0")
+        config.resolve_tokenization(TokenizationSettings())
+    message = error_of(tmp_path, MINIMAL, "tokenizer.truncate=true", "tokenizer.max_length=0")
     assert "1 mistake\n  tokenizer.max_length = 0" in message  # the one mistake, not its consequence as well
 
 
 @pytest.mark.parametrize("key", ["pad_token_id", "unk_token_id"])
-def test_an_id_beyond_the_vocabulary(key: str) -> None:
+def test_an_id_beyond_the_vocabulary_is_refused(key: str) -> None:
     assert parse_settings(EncoderConfig, {"vocab_size": 10, key: 9}, "config.json").vocab_size == 10
     with pytest.raises(ConfigError) as caught:
         parse_settings(EncoderConfig, {"vocab_size": 10, key: 10}, "config.json")
@@ -299,13 +302,13 @@ def test_widths_of_an_encoder(changes: dict[str, Any], state_dim: int, dim: int)
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "message"),
     [
-        ("a: " + "[" * 3_000, "nested too deep to be read"),
-        ("a: !!timestamp nonsense", "not YAML that can be read"),
+        ("a: " + "[" * 3_000, "nested too deeply"),
+        ("a: !!timestamp nonsense", "not valid YAML"),
         (
             "".join(f"{b}: &{b} [{', '.join([f'*{a}'] * 9)}]\n" for a, b in zip(" abcdefgh", "abcdefghi", strict=True)),
-            "",
+            "i = .*: there is no such setting",
         ),
         (
             "a: &a {x: 1}\n"
@@ -316,56 +319,56 @@ def test_widths_of_an_encoder(changes: dict[str, Any], state_dim: int, dim: int)
     ],
     ids=["deep", "tag", "references", "merges", "digits"],
 )
-def test_yaml_that_is_meant_to_harm(tmp_path: Path, text: str, told: str) -> None:
+def test_hostile_yaml_is_refused(tmp_path: Path, text: str, message: str) -> None:
     (tmp_path / "run.yaml").write_text(text.replace("* ", "1"))
-    with pytest.raises(ConfigError, match=told):
+    with pytest.raises(ConfigError, match=message):
         load_config(tmp_path / "run.yaml")
 
 
 @pytest.mark.parametrize("text", [r'"a\0b"', r'"\ud800"'])
-def test_a_text_that_no_file_can_hold(tmp_path: Path, text: str) -> None:
-    assert "which no file can hold" in refusal(tmp_path, MINIMAL, f"dataset.split={text}")
-    assert "dataset.keep_columns" in refusal(tmp_path, MINIMAL, f"dataset.keep_columns=[b, {text}]")
+def test_a_string_that_cannot_be_encoded(tmp_path: Path, text: str) -> None:
+    assert "which no file can hold" in error_of(tmp_path, MINIMAL, f"dataset.split={text}")
+    assert "dataset.keep_columns" in error_of(tmp_path, MINIMAL, f"dataset.keep_columns=[b, {text}]")
 
 
-def test_a_number_beyond_all_bounds(tmp_path: Path) -> None:
-    assert "less than 9223372036854775808" in refusal(tmp_path, MINIMAL, f"dataset.shard_rows={2**63}")
-    assert "finite" in refusal(tmp_path, MINIMAL, "cluster.gpus_per_worker=.inf")
+def test_a_number_out_of_range(tmp_path: Path) -> None:
+    assert "less than 9223372036854775808" in error_of(tmp_path, MINIMAL, f"dataset.shard_rows={2**63}")
+    assert "finite" in error_of(tmp_path, MINIMAL, "cluster.gpus_per_worker=.inf")
 
 
-def test_a_long_value_does_not_fill_the_screen(tmp_path: Path) -> None:
-    message = refusal(tmp_path, MINIMAL, f"batching.max_rows={'9' * 70}x")
+def test_a_long_value_is_not_printed(tmp_path: Path) -> None:
+    message = error_of(tmp_path, MINIMAL, f"batching.max_rows={'9' * 70}x")
     assert "a str of 73 characters" in message
     assert "9" * 61 not in message
 
 
-def test_the_quickstart_file_parses() -> None:
+def test_the_quickstart_configuration_is_valid() -> None:
     path = ROOT / "configs" / "quickstart.yaml"
-    run = load_config(path)
+    config = load_config(path)
     written = yaml.safe_load(path.read_text(encoding="utf-8"))
-    assert run.tokenizer.training.model == written["tokenizer"]["training"]["model"]
-    assert run.model.path == written["model"]["path"]
+    assert config.tokenizer.training.model == written["tokenizer"]["training"]["model"]
+    assert config.model.path == written["model"]["path"]
 
 
-def test_a_graph_has_a_precision_of_its_own(tmp_path: Path) -> None:
-    message = refusal(tmp_path, MINIMAL + "encode: {engine: onnx, precision: bf16}\n")
+def test_precision_does_not_apply_to_the_onnx_engine(tmp_path: Path) -> None:
+    message = error_of(tmp_path, MINIMAL + "encode: {engine: onnx, precision: bf16}\n")
     assert "encode.precision is 'bf16', but a graph has a precision of its own; set encode.variant instead" in message
-    run = load_config(write(tmp_path, MINIMAL + "encode: {precision: bf16}\n"))
-    assert (run.encode.engine, run.encode.precision) == ("torch", "bf16")
+    config = load_config(write(tmp_path, MINIMAL + "encode: {precision: bf16}\n"))
+    assert (config.encode.engine, config.encode.precision) == ("torch", "bf16")
 
 
-def test_only_the_engine_onnx_runs_a_graph(tmp_path: Path) -> None:
-    run = load_config(write(tmp_path, MINIMAL), ["encode.engine=onnx", "encode.variant=int8"])
-    assert run.encode.variant == "int8"
+def test_variant_applies_to_the_onnx_engine_only(tmp_path: Path) -> None:
+    config = load_config(write(tmp_path, MINIMAL), ["encode.engine=onnx", "encode.variant=int8"])
+    assert config.encode.variant == "int8"
     assert load_config(write(tmp_path, MINIMAL), ["encode.engine=onnx"]).encode.variant is None
     for overrides in (["encode.variant=int8"], ["encode.variant=int8", "encode.engine=torch"]):
-        message = refusal(tmp_path, MINIMAL, *overrides)
+        message = error_of(tmp_path, MINIMAL, *overrides)
         assert "encode.variant is 'int8', but only the engine onnx runs a graph; set encode.engine to onnx" in message
-    message = refusal(tmp_path, MINIMAL, "encode.engine=onnx", "encode.variant=int4")
+    message = error_of(tmp_path, MINIMAL, "encode.engine=onnx", "encode.variant=int4")
     assert "encode.variant = 'int4'" in message
     assert "'int8_dynamic'" in message
 
 
-def test_every_graph_has_a_name_in_a_run() -> None:
+def test_every_variant_can_be_configured() -> None:
     assert get_args(Variant) == tuple(VARIANTS)
     assert ExportSettings().variants == tuple(VARIANTS)

@@ -11,9 +11,10 @@ from pydantic import ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 from typing_extensions import Doc
 
-from lengthwise.config import Settings, load_yaml, parse_settings
 from lengthwise.errors import ConfigError
 from lengthwise.export.server.options import RENAMED_OPTIONS, ServeOptions
+from lengthwise.util.settings import Settings, parse_settings
+from lengthwise.util.yaml_files import load_yaml
 
 PREFIX = "LENGTHWISE_"
 

@@ -1,4 +1,4 @@
-"""How much the suite of faults does: a short form with every test run, the whole with `make faults`."""
+"""The two forms of the fault tests: a short one in every test run, the whole one in `make faults`."""
 
 from __future__ import annotations
 
@@ -8,5 +8,5 @@ WHOLE = os.environ.get("LENGTHWISE_FAULTS") == "whole"
 
 
 def cases(short: int, whole: int) -> int:
-    """How many cases there are in the form that runs."""
+    """The number of cases in the current form."""
     return whole if WHOLE else short

@@ -1,4 +1,4 @@
-"""Damage, and a process of its own to see what becomes of it: one that may die or hang, and is counted if it does."""
+"""Damaged files, and a subprocess that reads them: it may die or hang, which is reported as an outcome."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from hypothesis import strategies as st
 
-SECONDS = float(os.environ.get("LENGTHWISE_CASE_SECONDS", 60))  # more than any case takes, on a busy machine
+TIMEOUT_SECONDS = float(os.environ.get("LENGTHWISE_CASE_SECONDS", 60))  # per case
+# timeout per case, longer than any takes on a busy machine
 READ, REFUSED = "read", "refused"
 
 Damage = list[tuple[str, float, int, int]]
@@ -30,17 +31,17 @@ DAMAGE = st.lists(
     max_size=4,
 )
 ROWS = st.lists(st.text(max_size=12) | st.none() | st.sampled_from(["NA", "1", "true", "2024-01-01"]), max_size=20)
-KINDS = ("parquet", "arrow", "json", "jsonl", "csv", "tsv", "txt", "jsonl.gz", "csv.gz", "txt.gz")
+FORMATS = ("parquet", "arrow", "json", "jsonl", "csv", "tsv", "txt", "jsonl.gz", "csv.gz", "txt.gz")
 
 
 class Child:
-    """Runs functions of importable modules in a process that is started again when it dies."""
+    """Runs functions of importable modules in a subprocess that is restarted when it dies."""
 
     def __init__(self) -> None:
         self._process: Any = None
 
     def run(self, function: Callable[..., str], *arguments: Any) -> str:
-        """What the function answers; or that it killed its process, or that it did not end."""
+        """The function's result; or that its process died or did not end."""
         if self._process is None or not self._process.is_alive():
             context = multiprocessing.get_context("spawn")
             self._pipe, theirs = context.Pipe()
@@ -48,7 +49,7 @@ class Child:
             self._process.start()
             theirs.close()
         self._pipe.send((function, arguments))
-        if not self._pipe.poll(SECONDS):
+        if not self._pipe.poll(TIMEOUT_SECONDS):
             self.close()
             return "it hangs"
         try:
@@ -68,17 +69,17 @@ def serve(pipe: Any) -> None:
     """The child's loop."""
     os.environ["RUST_BACKTRACE"] = "0"
     null = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(null, 2)  # readers and panics are loud
+    os.dup2(null, 2)  # readers and panics print a lot
     while True:
         try:
             function, arguments = pipe.recv()
         except EOFError:
             return
-        pipe.send(judged(function, arguments))
+        pipe.send(call(function, arguments))
 
 
-def judged(function: Callable[..., str], arguments: tuple[Any, ...]) -> str:
-    """What the function answers, or `refused` where it raises an error of ours of one paragraph, or what it raises."""
+def call(function: Callable[..., str], arguments: tuple[Any, ...]) -> str:
+    """The function's result; `REFUSED` if it raises a LengthwiseError with a message; else the exception's type."""
     from lengthwise.errors import LengthwiseError
 
     try:
@@ -89,52 +90,52 @@ def judged(function: Callable[..., str], arguments: tuple[Any, ...]) -> str:
         return f"it raises {type(error).__name__}: {str(error)[:200]}"
 
 
-def damaged(data: bytes, damage: Damage) -> bytes:
-    """The data with some of it changed."""
-    for kind, place, length, value in damage:
-        start = int(place * (len(data) + 1))
+def apply_damage(data: bytes, damage: Damage) -> bytes:
+    """The data with the changes applied."""
+    for kind, position, length, value in damage:
+        start = int(position * (len(data) + 1))
         end = min(len(data), start + length)
-        before, hit, after = data[:start], data[start:end], data[end:]
+        before, changed, after = data[:start], data[start:end], data[end:]
         middle = {
-            "flip": bytes(byte ^ (1 << value % 8) for byte in hit[:1]) + hit[1:],
-            "set": bytes([value]) + hit[1:],
+            "flip": bytes(byte ^ (1 << value % 8) for byte in changed[:1]) + changed[1:],
+            "set": bytes([value]) + changed[1:],
             "cut": b"",
             "delete": b"",
-            "repeat": hit * (2 + value % 3),
-            "ones": b"\xff" * len(hit),
-            "zeros": bytes(len(hit)),
-            "insert": bytes([value]) * length + hit,
+            "repeat": changed * (2 + value % 3),
+            "ones": b"\xff" * len(changed),
+            "zeros": bytes(len(changed)),
+            "insert": bytes([value]) * length + changed,
         }[kind]
         data = before + middle + (b"" if kind == "cut" else after)
     return data
 
 
-def file_of(kind: str, rows: list[str | None]) -> bytes:
-    """A file of this ending, with the column `text` (a line a row in `txt`) and a number."""
-    if kind.endswith(".gz"):
-        return gzip.compress(file_of(kind.removesuffix(".gz"), rows))
+def make_file(format_name: str, rows: list[str | None]) -> bytes:
+    """The bytes of a file of this format, with the columns `text` and `n` (`txt`: one row per line)."""
+    if format_name.endswith(".gz"):
+        return gzip.compress(make_file(format_name.removesuffix(".gz"), rows))
     table = pa.table({"text": pa.array(rows, pa.string()), "n": pa.array(range(len(rows)), pa.int64())})
     buffer = io.BytesIO()
-    if kind == "parquet":
+    if format_name == "parquet":
         pq.write_table(table, buffer, row_group_size=7)
-    elif kind == "arrow":
+    elif format_name == "arrow":
         with pa.ipc.new_stream(buffer, table.schema) as writer:
             writer.write_table(table)
-    elif kind == "json":
+    elif format_name == "json":
         return json.dumps(table.to_pylist()).encode()
-    elif kind == "jsonl":
+    elif format_name == "jsonl":
         return "".join(json.dumps(row) + "\n" for row in table.to_pylist()).encode()
-    elif kind == "txt":
+    elif format_name == "txt":
         return "".join((row or "").replace("\r", " ").replace("\n", " ") + "\n" for row in rows).encode()
     else:
-        separator = {"csv": ",", "tsv": "\t"}[kind]
+        separator = {"csv": ",", "tsv": "\t"}[format_name]
         cells = ['"' + (row or "").replace('"', '""') + '"' for row in rows]
         return "".join([f"text{separator}n\n", *(f"{c}{separator}{n}\n" for n, c in enumerate(cells))]).encode()
     return buffer.getvalue()
 
 
 def read_file(path: str, data: bytes, streaming: bool, shard_rows: int, keep: bool) -> str:
-    """Open a file and read all its rows; the error has to name the file, and the rows have to add up."""
+    """Open a file and read all its rows; an error must name the file, and the number of rows must be consistent."""
     import datasets
 
     from lengthwise.config import DatasetSettings
@@ -154,7 +155,7 @@ def read_file(path: str, data: bytes, streaming: bool, shard_rows: int, keep: bo
         shutil.rmtree(Path(datasets.config.HF_DATASETS_CACHE) / "lengthwise", ignore_errors=True)
     rows = sum(shard.table.num_rows for shard in shards)
     if known not in (None, rows) or source.num_rows != rows:
-        return f"{known} and {source.num_rows} rows are announced, {rows} are read"
+        return f"{known} and {source.num_rows} rows are reported, {rows} are read"
     if any(shard.table.schema != source.features.arrow_schema for shard in shards):
         return "shards have different columns"
     return READ
@@ -170,22 +171,22 @@ def load_settings(path: str, text: bytes, overrides: list[str]) -> str:
 
 
 def use_tokenizer(path: str, data: bytes, texts: list[str]) -> str:
-    """Load a tokenizer.json, and tokenize texts with it under a policy that sets bad ones aside."""
+    """Load a tokenizer.json, and tokenize texts with it under the policy `zero`."""
     from lengthwise.tokens.tokenize import tokenize_texts
     from lengthwise.tokens.tokenizer import load_tokenizer
 
     Path(path).write_bytes(data)
     tokenizer = load_tokenizer(path)
-    shard = tokenize_texts(texts, tokenizer, bad_rows="zero")
-    if len(shard) != len(texts) or shard.offsets[-1] != len(shard.values):
+    tokens = tokenize_texts(texts, tokenizer, bad_rows="zero")
+    if len(tokens) != len(texts) or tokens.offsets[-1] != len(tokens.values):
         return "the rows do not add up"
-    if len(shard.values) and not 0 <= shard.values.min() <= shard.values.max() < max(tokenizer.vocab_size, 1):
+    if len(tokens.values) and not 0 <= tokens.values.min() <= tokens.values.max() < max(tokenizer.vocab_size, 1):
         return "an id is out of range"
     return READ
 
 
 def load_model(folder: str, file: str, data: bytes) -> str:
-    """Load a checkpoint one of whose files is given."""
+    """Load a checkpoint after one of its files is replaced."""
     from lengthwise.encoder.checkpoint import load_checkpoint
 
     (Path(folder) / file).write_bytes(data)

@@ -1,4 +1,4 @@
-"""Whole runs as processes of their own, to be stopped, killed and starved of disk space."""
+"""Runs as subprocesses, which tests can terminate, kill or starve of disk space."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ from lengthwise.encoder.checkpoint import save_checkpoint
 from lengthwise.encoder.model import seeded_encoder
 from lengthwise.tokens.tokenizer import TextTokenizer
 
-REPORTS = {"report.md", "report.png"}  # tell how fast a run was
+REPORTS = {"report.md", "report.png"}  # hold timings
 
 
 class Job:
-    """A run on files of its own.
+    """A run with its own input, model and output.
 
     Attributes:
         output: its folder of vectors.
-        rows: how many the input has.
+        rows: the number of input rows.
     """
 
     def __init__(self, folder: Path, tokenizer: TextTokenizer, rows: int, **sections: dict[str, Any]) -> None:
@@ -49,10 +49,10 @@ class Job:
         (folder / "run.yaml").write_text(yaml.safe_dump(run))
 
     def start(self, *options: str, script: str = "encode_dataset", before: Sequence[str] = ()) -> subprocess.Popen[str]:
-        """The script on this run, with what it says in one stream.
+        """Start a script on this run; standard error goes to standard output.
 
         Args:
-            before: a command that runs it.
+            before: a command prefix.
         """
         return subprocess.Popen(
             [*before, sys.executable, str(ROOT / "scripts" / f"{script}.py"), "run.yaml", *options],
@@ -64,27 +64,27 @@ class Job:
         )
 
     def finish(self, *options: str, script: str = "encode_dataset") -> str:
-        """Run it to its end, which has to be a good one; what it said."""
-        code, said = self.end(*options, script=script)
-        assert code == 0, said
-        return said
+        """Run a script to its end, which must succeed; returns its output."""
+        code, output = self.end(*options, script=script)
+        assert code == 0, output
+        return output
 
     def end(self, *options: str, script: str = "encode_dataset") -> tuple[int, str]:
-        """Run it to its end: the exit code, and what it said."""
+        """Run a script to its end; returns its exit code and output."""
         process = self.start(*options, script=script)
-        said, _ = process.communicate(timeout=300)
-        return process.returncode, said
+        output, _ = process.communicate(timeout=300)
+        return process.returncode, output
 
     def files(self) -> dict[str, bytes]:
-        """What is in the folder of vectors, but for the reports."""
+        """The contents of the folder of vectors, without the reports."""
         return {name: data for name, data in contents(self.output).items() if name not in REPORTS}
 
-    def shards(self) -> int:
-        """How many shards are there."""
+    def count_shards(self) -> int:
+        """The number of committed shards."""
         return len(list(self.output.glob("data/shard-*.parquet")))
 
 
 def check_rows(job: Job) -> None:
-    """No row is lost, doubled or out of its place."""
+    """Assert that no row is missing, duplicated or out of order."""
     table = pq.read_table(job.output / "data")
     assert table["id"].to_pylist() == list(range(job.rows))

@@ -1,6 +1,6 @@
-"""Inputs of any kind, damaged in any way: they are read, or refused in words of ours; nothing dies, nothing hangs.
+"""Fuzzing of every input file: it is read, or refused with a LengthwiseError; no process dies or hangs.
 
-Each case runs in a process of its own kind, which may die without taking the tests with it.
+Each case runs in a subprocess, which may die without ending the tests.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ from hypothesis import strategies as st
 from faults.form import cases
 from faults.fuzzing import (
     DAMAGE,
-    KINDS,
+    FORMATS,
     READ,
     REFUSED,
     ROWS,
     Child,
     Damage,
-    damaged,
-    file_of,
+    apply_damage,
     load_model,
     load_settings,
+    make_file,
     read_file,
     use_tokenizer,
 )
@@ -42,7 +42,7 @@ from lengthwise.encoder.model import seeded_encoder
 from lengthwise.tokens.tokenizer import TextTokenizer
 from lengthwise.tokens.training import train_tokenizer
 
-FOUND: Counter[tuple[str, str]] = Counter()
+OUTCOMES: Counter[tuple[str, str]] = Counter()
 CHECKS = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
 SCALARS = (
     st.none()
@@ -62,7 +62,7 @@ DOCUMENTS = st.recursive(
 
 
 def limits(short: int, whole: int) -> Any:
-    """The number of examples, in the form that runs."""
+    """Hypothesis settings with the number of examples of the current form."""
     return settings(max_examples=cases(short, whole), deadline=None, suppress_health_check=CHECKS)
 
 
@@ -71,8 +71,8 @@ def child() -> Iterator[Child]:
     child = Child()
     yield child
     child.close()
-    told = ", ".join(f"{family} {count} {outcome}" for (family, outcome), count in sorted(FOUND.items()))
-    sys.stdout.write(f"\nfuzzed: {sum(FOUND.values())} cases ({told})\n")
+    counts = ", ".join(f"{family} {count} {outcome}" for (family, outcome), count in sorted(OUTCOMES.items()))
+    sys.stdout.write(f"\nfuzzed: {sum(OUTCOMES.values())} cases ({counts})\n")
 
 
 @pytest.fixture
@@ -81,16 +81,16 @@ def folder(tmp_path: Path) -> Path:
 
 
 def check_outcome(family: str, outcome: str) -> None:
-    """Note a case; only two outcomes are good."""
-    FOUND[family, outcome] += 1
+    """Count a case; two outcomes are correct."""
+    OUTCOMES[family, outcome] += 1
     assert outcome in (READ, REFUSED), outcome
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", FORMATS)
 @limits(short=10, whole=450)
 @given(rows=ROWS, damage=DAMAGE, streaming=st.booleans(), shard_rows=st.sampled_from([1, 7, 1_000]), keep=st.booleans())
-def test_data_files(
+def test_damaged_data_files(
     child: Child,
     folder: Path,
     kind: str,
@@ -101,7 +101,7 @@ def test_data_files(
     keep: bool,
 ) -> None:
     rows = [row if row is None else row.encode("utf-8", "replace").decode() for row in rows]
-    data = damaged(file_of(kind, rows), damage)
+    data = apply_damage(make_file(kind, rows), damage)
     check_outcome(kind, child.run(read_file, str(folder / f"rows.{kind}"), data, streaming, shard_rows, keep))
 
 
@@ -112,7 +112,7 @@ MERGES = "a: &a {x: 1}\n" + "".join(
     f"{name}: &{name} {{<<: [{', '.join([f'*{before}'] * 9)}]}}\n"
     for before, name in zip("abcdefghij", "bcdefghijk", strict=True)
 )
-STRANGE = [
+HOSTILE_YAML = [
     LAUGHS.encode(),
     b"dataset: &a {path: *a}\n",
     b"&a [*a]",
@@ -140,10 +140,10 @@ STRANGE = [
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", range(len(STRANGE)))
-def test_strange_yaml(child: Child, folder: Path, number: int) -> None:
-    check_outcome("yaml", child.run(load_settings, str(folder / "run.yaml"), STRANGE[number], []))
-    text = STRANGE[number].decode("latin-1")
+@pytest.mark.parametrize("number", range(len(HOSTILE_YAML)))
+def test_hostile_yaml(child: Child, folder: Path, number: int) -> None:
+    check_outcome("yaml", child.run(load_settings, str(folder / "run.yaml"), HOSTILE_YAML[number], []))
+    text = HOSTILE_YAML[number].decode("latin-1")
     good = b"dataset: {path: a}\nmodel: {path: b}\n"
     check_outcome("yaml", child.run(load_settings, str(folder / "run.yaml"), good, [f"dataset.path={text}"]))
 
@@ -152,7 +152,7 @@ def test_strange_yaml(child: Child, folder: Path, number: int) -> None:
 @limits(short=40, whole=1_500)
 @given(damage=DAMAGE, overrides=st.lists(st.text(max_size=20), max_size=2))
 def test_damaged_yaml(child: Child, folder: Path, damage: Damage, overrides: list[str]) -> None:
-    data = damaged((ROOT / "configs/quickstart.yaml").read_bytes(), damage)
+    data = apply_damage((ROOT / "configs/quickstart.yaml").read_bytes(), damage)
     check_outcome("yaml", child.run(load_settings, str(folder / "run.yaml"), data, overrides))
 
 
@@ -163,7 +163,7 @@ def test_damaged_yaml(child: Child, folder: Path, damage: Damage, overrides: lis
     path=st.lists(KEYS, min_size=1, max_size=3),
     value=DOCUMENTS,
 )
-def test_yaml_of_anything(child: Child, folder: Path, sections: Any, path: list[str], value: Any) -> None:
+def test_arbitrary_yaml(child: Child, folder: Path, sections: Any, path: list[str], value: Any) -> None:
     data = yaml.safe_dump(sections, allow_unicode=False).encode()
     override = f"{'.'.join(path)}={yaml.safe_dump(value, default_flow_style=True)}"
     check_outcome("yaml", child.run(load_settings, str(folder / "run.yaml"), data, [override]))
@@ -174,7 +174,7 @@ MODELS = ("wordpiece", "bpe", "byte_bpe", "unigram", "wordlevel", "char")
 
 @pytest.fixture(scope="module")
 def tokenizers() -> dict[str, Any]:
-    """The tree of a small tokenizer.json of each kind, with special tokens around a text."""
+    """The JSON tree of a small tokenizer.json per model, each with special tokens around a text."""
     found = {}
     for model in MODELS:
         training = TokenizerTraining(model=model, vocab_size=300, min_frequency=1, bos_token="[B]", eos_token="[E]")  # type: ignore[arg-type]
@@ -182,26 +182,26 @@ def tokenizers() -> dict[str, Any]:
     return found
 
 
-def mutated(tree: Any, chance: Any) -> Any:
-    """The tree with one of its nodes replaced, dropped, doubled or moved."""
-    places: list[tuple[Any, Any]] = []
+def mutate(tree: Any, chance: Any) -> Any:
+    """Replace, drop, duplicate, copy or change one node of the tree."""
+    nodes: list[tuple[Any, Any]] = []
 
     def walk(node: Any) -> None:
         for key in node if isinstance(node, dict) else range(len(node)) if isinstance(node, list) else ():
-            places.append((node, key))
+            nodes.append((node, key))
             walk(node[key])
 
     walk(tree)
-    parent, key = chance.choice(places)
-    action = chance.choice(["replace", "drop", "double", "copy", "nudge"])
+    parent, key = chance.choice(nodes)
+    action = chance.choice(["replace", "drop", "duplicate", "copy", "change"])
     if action == "drop":
         del parent[key]
-    elif action == "double" and isinstance(parent, list):
+    elif action == "duplicate" and isinstance(parent, list):
         parent.insert(key, parent[key])
     elif action == "copy":
-        source, name = chance.choice(places)
+        source, name = chance.choice(nodes)
         parent[key] = json.loads(json.dumps(source[name])) if len(json.dumps(source[name])) < 2_000 else None
-    elif action == "nudge" and type(parent[key]) is int:
+    elif action == "change" and type(parent[key]) is int:
         parent[key] += chance.choice([-1, 1, -(10**6), 2**31, 2**32, 2**64])
     else:
         parent[key] = chance.choice(
@@ -214,14 +214,14 @@ def mutated(tree: Any, chance: Any) -> Any:
 @pytest.mark.parametrize("model", MODELS)
 @limits(short=10, whole=300)
 @given(chance=st.randoms(use_true_random=False), times=st.integers(1, 3), damage=DAMAGE)
-def test_tokenizers(
+def test_damaged_tokenizers(
     child: Child, folder: Path, tokenizers: dict[str, Any], model: str, chance: Any, times: int, damage: Damage
 ) -> None:
     tree = json.loads(json.dumps(tokenizers[model]))
     for _ in range(times):
-        tree = mutated(tree, chance)
-    data = damaged(json.dumps(tree).encode(), damage[: chance.choice([0, 0, 0, 4])])
-    texts = [*TEXTS, "", "😀 unheard of", "x" * 300]
+        tree = mutate(tree, chance)
+    data = apply_damage(json.dumps(tree).encode(), damage[: chance.choice([0, 0, 0, 4])])
+    texts = [*TEXTS, "", "😀 unknown word", "x" * 300]
     check_outcome("tokenizer", child.run(use_tokenizer, str(folder / "tokenizer.json"), data, texts))
 
 
@@ -230,9 +230,9 @@ def test_tokenizers(
 @limits(short=10, whole=250)
 @given(damage=DAMAGE)
 @example(damage=[("cut", 0.0, 1, 0)])
-def test_checkpoints(child: Child, folder: Path, tokenizer: TextTokenizer, file: str, damage: Damage) -> None:
+def test_damaged_checkpoints(child: Child, folder: Path, tokenizer: TextTokenizer, file: str, damage: Damage) -> None:
     shutil.rmtree(folder / "model", ignore_errors=True)
     config = EncoderConfig(vocab_size=tokenizer.vocab_size, embedding_dim=4, hidden_size=3)
     save_checkpoint(folder / "model", seeded_encoder(config, 0), tokenizer)
-    data = damaged((folder / "model" / file).read_bytes(), damage)
+    data = apply_damage((folder / "model" / file).read_bytes(), damage)
     check_outcome("checkpoint", child.run(load_model, str(folder / "model"), file, data))

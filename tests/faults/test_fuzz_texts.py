@@ -1,4 +1,4 @@
-"""Texts of any kind through a whole run: as many rows out as in, in their order, equal vectors for equal texts."""
+"""Arbitrary texts through a whole run: the same rows in the same order, and equal vectors for equal texts."""
 
 from __future__ import annotations
 
@@ -28,54 +28,54 @@ from lengthwise.errors import TextError
 from lengthwise.tokens.tokenizer import TextTokenizer
 
 WORDS = sorted({word for text in TEXTS for word in text.split()})
-# Everything that is Unicode: controls, right-to-left marks, characters that combine, planes that hardly anybody uses.
+# All of Unicode: control characters, right-to-left marks, combining characters, supplementary planes.
 UNICODE = st.text(st.characters(codec="utf-8"), max_size=20)
 LONG = st.builds(
     lambda unit, times: unit * times, st.sampled_from([" ", "a", "\0", "é", "😀", "cat "]), st.integers(0, 90_000)
 )
 KNOWN = st.lists(st.sampled_from(WORDS), max_size=12).map(" ".join)
-NASTY = st.sampled_from(
+SPECIAL = st.sampled_from(
     ["", " ", "\0", "\ufeff", "\u2028", "\r", "\n", "NaN", "null", "a\u0301", "\u202e", "\U0010ffff"]
 )
-TEXT = KNOWN | UNICODE | NASTY | LONG
+TEXT = KNOWN | UNICODE | SPECIAL | LONG
 
 
-def parquet(path: Path, texts: list[bytes | None], kind: Any) -> None:
-    """Bytes that need not be Unicode, in a column that says they are."""
+def write_parquet(path: Path, texts: list[bytes | None], kind: Any) -> None:
+    """Bytes that need not be UTF-8, in a column of strings."""
     array = pa.array(texts, pa.large_binary() if kind == pa.large_string() else pa.binary())
     strings = pa.Array.from_buffers(kind, len(texts), array.buffers())
     pq.write_table(pa.table({"n": range(len(texts)), "text": strings}), path)
 
 
-def jsonl(path: Path, texts: list[str | None]) -> None:
+def write_json_lines(path: Path, texts: list[str | None]) -> None:
     lines = (json.dumps({"n": row, "text": text}) for row, text in enumerate(texts))
     path.write_text("".join(line + "\n" for line in lines))
 
 
-def table(path: Path, texts: list[str | None]) -> None:
-    """CSV, in which an empty cell is a null."""
+def write_csv(path: Path, texts: list[str | None]) -> None:
+    """CSV, where an empty cell is null."""
     cells = io.StringIO()
     writer = csv.writer(cells, quoting=csv.QUOTE_ALL)
     writer.writerows([["n", "text"], *([str(row), text or ""] for row, text in enumerate(texts))])
     path.write_bytes(cells.getvalue().encode())
 
 
-def check(
+def check_run(
     folder: Path, name: str, expected: list[bytes | None], tokenizer: TextTokenizer, engine: LookupEngine, choice: Any
 ) -> None:
-    """Encode the file under the policy that was drawn, and compare what is written with what went in."""
+    """Encode the file under the drawn policy, and compare the output with the input."""
     policy, shard_rows, streaming = choice
     shutil.rmtree(folder / "out", ignore_errors=True)
     dataset = {"shard_rows": shard_rows, "streaming": streaming, "keep_columns": ["n", "text"]}
-    run = run_config(folder / "out", folder / name, dataset=dataset, encode={"bad_rows": policy})
+    config = run_config(folder / "out", folder / name, dataset=dataset, encode={"bad_rows": policy})
     good = [text is not None and is_unicode(text) for text in expected]
     try:
-        source = open_dataset(run.dataset)
+        source = open_dataset(config.dataset)
         if policy == "error" and not all(good):
             with pytest.raises(TextError, match=rf"row {good.index(False)}: "):
-                encode(run, source, tokenizer, engine)
+                encode(config, source, tokenizer, engine)
             return
-        report = encode(run, source, tokenizer, engine)
+        report = encode(config, source, tokenizer, engine)
     finally:
         shutil.rmtree(Path(datasets.config.HF_DATASETS_CACHE) / "lengthwise", ignore_errors=True)
     found = pq.read_table(folder / "out/data")
@@ -116,22 +116,22 @@ def engine(encoder_config: Callable[..., EncoderConfig]) -> LookupEngine:
 @pytest.mark.parametrize("kind", [pa.string(), pa.large_string()], ids=str)
 @limits(short=15, whole=400)
 @given(texts=st.lists(TEXT.map(str.encode) | st.binary(max_size=9) | st.none(), min_size=1, max_size=14), choice=CHOICE)
-def test_parquet(
+def test_parquet_texts(
     tmp_path: Path, tokenizer: TextTokenizer, engine: LookupEngine, kind: Any, texts: list[bytes | None], choice: Any
 ) -> None:
-    parquet(tmp_path / "rows.parquet", texts, kind)
-    check(tmp_path, "rows.parquet", texts, tokenizer, engine, choice)
+    write_parquet(tmp_path / "rows.parquet", texts, kind)
+    check_run(tmp_path, "rows.parquet", texts, tokenizer, engine, choice)
 
 
 @pytest.mark.slow
 @limits(short=15, whole=400)
 @given(texts=st.lists(TEXT | st.none(), max_size=12), choice=CHOICE)
-def test_json_lines(
+def test_json_texts(
     tmp_path: Path, tokenizer: TextTokenizer, engine: LookupEngine, texts: list[str | None], choice: Any
 ) -> None:
-    texts = ["a text", *texts]  # of nulls alone there is no column of texts
-    jsonl(tmp_path / "rows.jsonl", texts)
-    check(
+    texts = ["a text", *texts]  # a column of nulls only is not a text column
+    write_json_lines(tmp_path / "rows.jsonl", texts)
+    check_run(
         tmp_path, "rows.jsonl", [None if text is None else text.encode() for text in texts], tokenizer, engine, choice
     )
 
@@ -139,25 +139,27 @@ def test_json_lines(
 @pytest.mark.slow
 @limits(short=15, whole=400)
 @given(texts=st.lists(TEXT | st.none(), max_size=12), choice=CHOICE)
-def test_csv(
+def test_csv_texts(
     tmp_path: Path, tokenizer: TextTokenizer, engine: LookupEngine, texts: list[str | None], choice: Any
 ) -> None:
     texts = ["a text", *texts]
-    table(tmp_path / "rows.csv", texts)
-    check(tmp_path, "rows.csv", [text.encode() if text else None for text in texts], tokenizer, engine, choice)
+    write_csv(tmp_path / "rows.csv", texts)
+    check_run(tmp_path, "rows.csv", [text.encode() if text else None for text in texts], tokenizer, engine, choice)
 
 
 @pytest.mark.slow
 @limits(short=15, whole=400)
 @given(texts=st.lists(TEXT, min_size=1, max_size=12), choice=CHOICE)
-def test_lines(tmp_path: Path, tokenizer: TextTokenizer, engine: LookupEngine, texts: list[str], choice: Any) -> None:
+def test_text_lines(
+    tmp_path: Path, tokenizer: TextTokenizer, engine: LookupEngine, texts: list[str], choice: Any
+) -> None:
     lines = ["a text", *(text.translate({10: " ", 13: " "}) for text in texts)]
     (tmp_path / "rows.txt").write_bytes("".join(line + "\n" for line in lines).encode())
     policy, shard_rows, streaming = choice
     shutil.rmtree(tmp_path / "out", ignore_errors=True)
     dataset = {"shard_rows": shard_rows, "streaming": streaming, "keep_columns": ["text"]}
-    run = run_config(tmp_path / "out", tmp_path / "rows.txt", dataset=dataset, encode={"bad_rows": policy})
-    report = encode(run, open_dataset(run.dataset), tokenizer, engine)
+    config = run_config(tmp_path / "out", tmp_path / "rows.txt", dataset=dataset, encode={"bad_rows": policy})
+    report = encode(config, open_dataset(config.dataset), tokenizer, engine)
     shutil.rmtree(Path(datasets.config.HF_DATASETS_CACHE) / "lengthwise", ignore_errors=True)
     assert report.totals.rows == len(lines)
     assert pq.read_table(tmp_path / "out/data")["text"].to_pylist() == lines

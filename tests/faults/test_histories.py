@@ -1,4 +1,4 @@
-"""A folder whose runs crash at any write, whose log is cut off and whose files are damaged: it ends the same."""
+"""Output folders after arbitrary histories of crashes, truncated logs and damaged files end with the same bytes."""
 
 from __future__ import annotations
 
@@ -21,34 +21,34 @@ from lengthwise.store.parts import Part
 
 
 class Crash(BaseException):
-    """The process is gone."""
+    """Simulates the end of the process."""
 
 
 @settings(max_examples=cases(short=40, whole=1_000), deadline=None)
 @given(history=st.lists(st.tuples(st.integers(0, 30), st.integers(0, 4), st.integers(0, 3), st.booleans()), max_size=8))
-def test_whatever_happens_the_folder_ends_the_same(
+def test_every_history_ends_with_the_same_folder(
     tmp_path_factory: pytest.TempPathFactory, history: list[tuple[int, int, int, bool]]
 ) -> None:
-    """Crashes at any write, in whole runs and parts; logs that are cut off; files that are damaged or gone."""
+    """Crashes at any write, of whole runs and of parts; truncated logs; damaged or missing files."""
     shards, folder, whole = 4, tmp_path_factory.mktemp("history"), tmp_path_factory.mktemp("whole")
 
-    def run(place: Path, part: Part | None, writes: float = math.inf) -> None:
+    def run(output: Path, part: Part | None, writes: float = math.inf) -> None:
         done = 0
 
         def count(original: Callable[..., Any]) -> Callable[..., Any]:
-            def counted(*arguments: Any, **options: Any) -> Any:
+            def wrapper(*arguments: Any, **options: Any) -> Any:
                 nonlocal done
                 done += 1
                 if done > writes:
                     raise Crash
                 return original(*arguments, **options)
 
-            return counted
+            return wrapper
 
         with pytest.MonkeyPatch.context() as patch:
             for name in ("replace", "fsync", "open"):
                 patch.setattr(f"lengthwise.util.files.os.{name}", count(getattr(os, name)))
-            store = open_store(place, part=part)
+            store = open_store(output, part=part)
             for index in range(shards):
                 if (part is None or part.owns(index)) and store.committed(index) is None:
                     commit(store, index)
@@ -63,9 +63,9 @@ def test_whatever_happens_the_folder_ends_the_same(
         close_stores()
         for log in folder.glob("shards*.jsonl"):
             log.write_bytes(log.read_bytes()[: max(0, len(log.read_bytes()) - cut * 40)])
-        victim = folder / f"data/shard-{damaged:06d}.parquet"
-        if victim.exists() and cut % 2:
-            victim.write_bytes(victim.read_bytes()[:-7]) if in_parts else victim.unlink()
+        shard_file = folder / f"data/shard-{damaged:06d}.parquet"
+        if shard_file.exists() and cut % 2:
+            shard_file.write_bytes(shard_file.read_bytes()[:-7]) if in_parts else shard_file.unlink()
         (folder / "data").mkdir(exist_ok=True, parents=True) if (folder / IDENTITY).exists() else None
     run(folder, None)
     assert contents(folder) == contents(whole)

@@ -1,4 +1,4 @@
-"""A server under load that is told to end, is fed with what no client should send, and runs for long."""
+"""A server that is terminated under load, gets malformed requests, and runs for a long time."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from lengthwise.cli.benchmarks.load import Request, post, run_load
 from lengthwise.export.artifact.engine import OnnxEncoder
 
 OPTIONS = ("--model-name", "m", "--max-request-bytes", "100000", "--max-text-tokens", "256")
-FINE = {200, 400, 404, 405, 408, 413, 415, 422}
+VALID_STATUSES = {200, 400, 404, 405, 408, 413, 415, 422}
 CHECKS = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow, HealthCheck.data_too_large]
 STATUSES: Counter[int] = Counter()
 
@@ -36,29 +36,29 @@ STATUSES: Counter[int] = Counter()
 def server(_built_artifact: Path) -> Iterator[Served]:
     served = Served(_built_artifact, *OPTIONS).ready()
     yield served
-    print(f"\nanswers to what no client should send: {dict(STATUSES)}")  # noqa: T201
+    print(f"\nstatuses of malformed requests: {dict(STATUSES)}")  # noqa: T201
     assert served.process.poll() is None
     served.close()
 
 
 @pytest.fixture(scope="module")
-def right(_built_artifact: Path) -> Any:
-    """Texts of many lengths, and their vectors."""
+def expected(_built_artifact: Path) -> Any:
+    """Texts of many lengths and their vectors, from batch encoding."""
     chance = random.Random(0)
     texts = [" ".join(chance.choices(TEXTS, k=chance.choice([1, 1, 1, 2, 5]))) for _ in range(200)]
     return texts, OnnxEncoder.load(_built_artifact).encode(texts)
 
 
-def requests(right: Any, sizes: tuple[int, ...] = (1, 2, 7)) -> list[Request]:
-    """Requests whose answers are compared with batch encoding."""
-    texts, vectors = right
+def requests(expected: Any, sizes: tuple[int, ...] = (1, 2, 7)) -> list[Request]:
+    """Requests whose responses are compared with the expected vectors."""
+    texts, vectors = expected
     found = []
     for start in range(0, len(texts) - max(sizes)):
         size = sizes[start % len(sizes)]
         body = {"input": texts[start : start + size], "model": "m", "encoding_format": "base64"}
 
-        def check(answer: bytes, start: int = start, size: int = size) -> bool:
-            data = json.loads(answer)["data"]
+        def check(response: bytes, start: int = start, size: int = size) -> bool:
+            data = json.loads(response)["data"]
             got = np.stack([np.frombuffer(base64.b64decode(each["embedding"]), "<f4") for each in data])
             return bool(np.abs(got - vectors[start : start + size]).max() <= 1e-6)
 
@@ -67,15 +67,15 @@ def requests(right: Any, sizes: tuple[int, ...] = (1, 2, 7)) -> list[Request]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("turn", range(cases(2, 20)))
-def test_told_to_end_under_load(artifact_folder: Path, right: Any, turn: int) -> None:
-    """Every request that was read is answered: with its vectors, or with 503 and a connection that closes."""
+@pytest.mark.parametrize("number", range(cases(2, 20)))
+def test_termination_under_load_loses_no_request(artifact_folder: Path, expected: Any, number: int) -> None:
+    """Every request that was read gets a response: its vectors, or 503 and a closed connection."""
     served = Served(artifact_folder, *OPTIONS, "--shutdown-delay", "0.5").ready()
     try:
-        delay = random.Random(turn).uniform(0.3, 1.2)
+        delay = random.Random(number).uniform(0.3, 1.2)
         threading.Timer(delay, served.process.send_signal, [signal.SIGTERM]).start()
         until = lambda: served.process.poll() is not None  # noqa: E731
-        load = run_load("127.0.0.1", served.port, requests(right), connections=16, seconds=60, until=until)
+        load = run_load("127.0.0.1", served.port, requests(expected), connections=16, seconds=60, until=until)
         assert served.process.wait(60) == 0
         assert load.statuses.keys() <= {200, 503}
         assert load.statuses[200] > 10
@@ -85,14 +85,14 @@ def test_told_to_end_under_load(artifact_folder: Path, right: Any, turn: int) ->
 
 
 @pytest.mark.slow
-def test_a_soak(server: Served, right: Any) -> None:
-    """Requests of any size for a while, 40 a second: no wrong vector, and no memory that grows."""
+def test_sustained_load(server: Served, expected: Any) -> None:
+    """40 requests of mixed sizes per second: no wrong vector, and no growth of memory."""
 
     def memory() -> int:
         lines = Path(f"/proc/{server.process.pid}/status").read_text().splitlines()
         return next(int(line.split()[1]) for line in lines if line.startswith("VmRSS"))
 
-    every = requests(right, (1, 1, 3, 20, 60))
+    every = requests(expected, (1, 1, 3, 20, 60))
     run_load("127.0.0.1", server.port, every, connections=8, seconds=cases(4, 60), rate=40)
     before = memory()
     load = run_load("127.0.0.1", server.port, every, connections=8, seconds=cases(6, 1_800), rate=40)
@@ -102,11 +102,11 @@ def test_a_soak(server: Served, right: Any) -> None:
     assert grown <= 0.05
 
 
-# What no client should send
+# Malformed requests
 
 
-def raw(server: Served, data: bytes) -> int:
-    """What is answered to some bytes; 0 for nothing but a closed connection."""
+def send_raw(server: Served, data: bytes) -> int:
+    """The status of the response to some bytes; 0 if the connection is closed without one."""
     with socket.create_connection(("127.0.0.1", server.port), timeout=30) as connection:
         connection.sendall(data)
         connection.shutdown(socket.SHUT_WR)
@@ -132,7 +132,7 @@ KEYS = {
     "/v1/embeddings": ["input", "model", "encoding_format", "dimensions", "user"],
     "/v2/models/m/infer": ["id", "inputs", "outputs"],
 }
-GOOD: dict[str, Any] = {
+VALID_BODIES: dict[str, Any] = {
     "/embed": {"inputs": ["the cat"]},
     "/tokenize": {"inputs": "the cat"},
     "/v1/embeddings": {"input": [[2, 3]], "model": "m"},
@@ -149,22 +149,22 @@ TENSOR = st.fixed_dictionaries(
 )
 
 
-def fuzzed(path: str) -> st.SearchStrategy[Any]:
-    """Bodies that are nearly right."""
+def almost_valid(path: str) -> st.SearchStrategy[Any]:
+    """Almost valid bodies."""
     values = JSON | st.lists(TENSOR, max_size=3) | st.lists(st.text(max_size=5), max_size=5)
     changes = st.dictionaries(st.sampled_from(KEYS[path]), values, max_size=3)
-    return JSON | changes.map(lambda change: {**GOOD[path], **change})
+    return JSON | changes.map(lambda change: {**VALID_BODIES[path], **change})
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("path", GOOD)
+@pytest.mark.parametrize("path", VALID_BODIES)
 @settings(max_examples=cases(60, 2_000), deadline=None, suppress_health_check=CHECKS)
 @given(data=st.data())
-def test_bodies_of_any_json(server: Served, path: str, data: st.DataObject) -> None:
-    body = json.dumps(data.draw(fuzzed(path))).encode()
+def test_arbitrary_json_bodies(server: Served, path: str, data: st.DataObject) -> None:
+    body = json.dumps(data.draw(almost_valid(path))).encode()
     status, answer = server.ask(path, body)
     STATUSES[status] += 1
-    assert status in FINE
+    assert status in VALID_STATUSES
     assert status == 200 or "error" in answer
     if STATUSES.total() % 50 == 0:
         assert server.ask("/embed", {"inputs": "the cat"})[0] == 200
@@ -172,17 +172,17 @@ def test_bodies_of_any_json(server: Served, path: str, data: st.DataObject) -> N
 
 @pytest.mark.slow
 @settings(max_examples=cases(100, 2_000), deadline=None, suppress_health_check=CHECKS)
-@given(path=st.sampled_from(list(GOOD)), body=st.binary(max_size=60), chance=st.randoms(use_true_random=False))
-def test_bodies_of_any_bytes(server: Served, path: str, body: bytes, chance: random.Random) -> None:
-    whole = json.dumps(GOOD[path]).encode()
+@given(path=st.sampled_from(list(VALID_BODIES)), body=st.binary(max_size=60), chance=st.randoms(use_true_random=False))
+def test_arbitrary_bodies(server: Served, path: str, body: bytes, chance: random.Random) -> None:
+    whole = json.dumps(VALID_BODIES[path]).encode()
     place = chance.randrange(len(whole))
     damaged = chance.choice([body, whole[:place], whole[:place] + body + whole[place:], whole[:place] + body])
     status = server.ask(path, damaged)[0]
     STATUSES[status] += 1
-    assert status in FINE
+    assert status in VALID_STATUSES
 
 
-HEADS = [
+MALFORMED_HEADS = [
     b"POST /embed HTTP/1.1\r\n\r\n",
     b"POST /embed HTTP/1.1\r\nHost: a\r\nContent-Length: -1\r\n\r\n",
     b"POST /embed HTTP/1.1\r\nHost: a\r\nContent-Length: 99999999999999999999\r\n\r\n",
@@ -196,24 +196,24 @@ HEADS = [
 ]
 
 
-@pytest.mark.parametrize("number", range(len(HEADS)))
-def test_heads_that_are_not_http(server: Served, number: int) -> None:
-    assert raw(server, HEADS[number]) in {0, *FINE, 431}
+@pytest.mark.parametrize("number", range(len(MALFORMED_HEADS)))
+def test_malformed_heads(server: Served, number: int) -> None:
+    assert send_raw(server, MALFORMED_HEADS[number]) in {0, *VALID_STATUSES, 431}
     assert server.ask("/health/ready")[0] == 200
 
 
 @pytest.mark.slow
 @settings(max_examples=cases(60, 1_500), deadline=None, suppress_health_check=CHECKS)
 @given(data=st.binary(max_size=80), place=st.integers(0, 200))
-def test_heads_of_any_bytes(server: Served, data: bytes, place: int) -> None:
+def test_arbitrary_heads(server: Served, data: bytes, place: int) -> None:
     body = b'{"inputs": "the cat"}'
     head = (
         b"POST /embed HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\nConnection: close\r\nContent-Length: 21"
     )
     whole = head + b"\r\n\r\n" + body
-    status = raw(server, whole[:place] + data + whole[place:])
+    status = send_raw(server, whole[:place] + data + whole[place:])
     STATUSES[status] += 1
-    assert status in {0, *FINE, 431, 501}
+    assert status in {0, *VALID_STATUSES, 431, 501}
 
 
 @pytest.mark.parametrize(
@@ -229,28 +229,28 @@ def test_heads_of_any_bytes(server: Served, data: bytes, place: int) -> None:
     ],
     ids=["lists", "objects", "nul", "items", "digits", "accents", "more"],
 )
-def test_bodies_that_are_meant_to_harm(server: Served, body: bytes) -> None:
+def test_hostile_bodies(server: Served, body: bytes) -> None:
     began = time.monotonic()
-    assert server.ask("/embed", body)[0] in FINE
+    assert server.ask("/embed", body)[0] in VALID_STATUSES
     assert time.monotonic() - began < 20
     assert server.ask("/health/ready")[0] == 200
 
 
-def test_a_compressed_body_is_not_unpacked(server: Served) -> None:
+def test_a_compressed_body_is_refused(server: Served) -> None:
     bomb = zlib.compress(b" " * 50_000_000)
     for encoding in ("gzip", "deflate", "br", "gzip, gzip"):
         assert server.ask("/embed", bomb, headers={"Content-Encoding": encoding})[0] == 415
 
 
-def test_bad_requests_among_good_ones(server: Served, right: Any) -> None:
-    """Nobody's mistakes reach another one's answer."""
+def test_malformed_requests_do_not_affect_valid_ones(server: Served, expected: Any) -> None:
+    """Under concurrent load."""
     bad = [
         post("/embed", json.dumps({"inputs": ["a", None]}).encode(), 0),
         post("/v1/embeddings", json.dumps({"input": [[1], [10**9]], "model": "m"}).encode(), 0),
         post("/embed", json.dumps({"inputs": "moon " * 300}).encode(), 0),
         post("/embed", b'{"inputs": ', 0),
     ]
-    mixed = [request for pair in zip(requests(right), bad * 60, strict=False) for request in pair]
+    mixed = [request for pair in zip(requests(expected), bad * 60, strict=False) for request in pair]
     load = run_load("127.0.0.1", server.port, mixed, connections=12, seconds=cases(3, 30))
     assert load.statuses.keys() == {200, 400, 422}
     assert load.lost == 0

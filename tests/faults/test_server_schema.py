@@ -1,4 +1,4 @@
-"""Requests made of the server's own description, valid and not: what it answers is what the description says."""
+"""Valid and invalid requests generated from the server's OpenAPI schema: responses conform to it."""
 
 from __future__ import annotations
 
@@ -34,14 +34,14 @@ CHECKS = [
 
 
 @pytest.fixture(scope="module")
-def described(_built_artifact: Path) -> Iterator[Any]:
+def schema(_built_artifact: Path) -> Iterator[Any]:
     served = Served(_built_artifact, "--model-name", "m").ready()
     yield schemathesis.openapi.from_url(f"{served.url}/openapi.json")
     assert served.process.poll() is None
     served.close()
 
 
-VALID, WRONG = GenerationMode.POSITIVE, GenerationMode.NEGATIVE
+VALID, INVALID = GenerationMode.POSITIVE, GenerationMode.NEGATIVE
 WITH_BODY = [operation for operation in OPERATIONS if operation.body is not None]
 
 
@@ -50,19 +50,19 @@ WITH_BODY = [operation for operation in OPERATIONS if operation.body is not None
     ("method", "path", "mode"),
     [
         *((each.method, each.path, VALID) for each in OPERATIONS),
-        *((each.method, each.path, WRONG) for each in WITH_BODY),
+        *((each.method, each.path, INVALID) for each in WITH_BODY),
     ],
 )
-def test_answers_are_as_described(described: Any, method: str, path: str, mode: GenerationMode) -> None:
-    operation = described[path][method.upper()]
-    asked = 0
+def test_responses_conform_to_the_schema(schema: Any, method: str, path: str, mode: GenerationMode) -> None:
+    operation = schema[path][method.upper()]
+    calls = 0
 
     @settings(max_examples=cases(12, 400), deadline=None, suppress_health_check=list(HealthCheck), print_blob=False)
     @given(case=operation.as_strategy(generation_mode=mode))
-    def ask(case: Any) -> None:
-        nonlocal asked
-        asked += 1
+    def call(case: Any) -> None:
+        nonlocal calls
+        calls += 1
         case.call_and_validate(checks=CHECKS)
 
-    ask()
-    assert asked
+    call()
+    assert calls

@@ -1,4 +1,4 @@
-"""Ray on one machine: the same bytes, and a worker that is killed costs its shard only."""
+"""Ray on one machine: the same bytes as without, and a killed worker costs its current shard only."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ ROWS = 20_000 if WHOLE else 2_000
 
 
 @pytest.fixture(scope="module")
-def alone(tmp_path_factory: pytest.TempPathFactory, tokenizer: TextTokenizer) -> Job:
+def single_process(tmp_path_factory: pytest.TempPathFactory, tokenizer: TextTokenizer) -> Job:
     """The same run in one process."""
-    job = Job(tmp_path_factory.mktemp("alone"), tokenizer, ROWS, cluster={"workers": 2, "retries": 20})
+    job = Job(tmp_path_factory.mktemp("single"), tokenizer, ROWS, cluster={"workers": 2, "retries": 20})
     job.finish()
     return job
 
 
-def workers_of(process: subprocess.Popen[str]) -> list[int]:
-    """The processes that encode for it."""
+def worker_pids(process: subprocess.Popen[str]) -> list[int]:
+    """The Ray workers that encode for a process."""
     found = []
     for folder in Path("/proc").glob("[0-9]*"):
         try:
@@ -42,7 +42,7 @@ def workers_of(process: subprocess.Popen[str]) -> list[int]:
 
 
 def ancestors(pid: int) -> list[int]:
-    """The process, its parent, and so on."""
+    """The process id, its parent's, and so on."""
     found = []
     while pid > 1:
         found.append(pid)
@@ -54,37 +54,37 @@ def ancestors(pid: int) -> list[int]:
 
 
 @pytest.mark.slow
-def test_workers_that_are_killed(alone: Job, tmp_path: Path, tokenizer: TextTokenizer) -> None:
+def test_killed_workers_change_no_byte(single_process: Job, tmp_path: Path, tokenizer: TextTokenizer) -> None:
     job = Job(tmp_path, tokenizer, ROWS, cluster={"workers": 2, "retries": 20})
     process, chance, killed, seen = job.start("--cluster", "local"), random.Random(0), 0, 0
     while process.poll() is None and killed < KILLS:
-        if job.shards() > seen and (workers := workers_of(process)):
+        if job.count_shards() > seen and (workers := worker_pids(process)):
             time.sleep(chance.uniform(0, 0.2))
             try:
                 os.kill(chance.choice(workers), signal.SIGKILL)
             except ProcessLookupError:
                 continue
-            killed, seen = killed + 1, job.shards()
+            killed, seen = killed + 1, job.count_shards()
         time.sleep(0.01)
-    said, _ = process.communicate(timeout=300)
-    assert process.returncode == 0, said
+    output, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, output
     assert killed == KILLS
     check_rows(job)
-    assert job.files() == alone.files()
+    assert job.files() == single_process.files()
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(not WHOLE, reason="part of the whole form: make faults")
-def test_the_process_that_asked_is_told_to_end(alone: Job, tmp_path: Path, tokenizer: TextTokenizer) -> None:
+def test_a_terminated_driver_ends_in_time(single_process: Job, tmp_path: Path, tokenizer: TextTokenizer) -> None:
     job = Job(tmp_path, tokenizer, ROWS, cluster={"workers": 2, "retries": 20})
     process = job.start("--cluster", "local")
-    while not job.shards() and process.poll() is None:
+    while not job.count_shards() and process.poll() is None:
         time.sleep(0.01)
     process.send_signal(signal.SIGTERM)
     began = time.monotonic()
-    said, _ = process.communicate(timeout=60)
+    output, _ = process.communicate(timeout=60)
     assert time.monotonic() - began <= 5
     assert process.returncode == 128 + signal.SIGTERM
-    assert "error: ended by SIGTERM" in said
+    assert "error: ended by SIGTERM" in output
     job.finish()  # in one process
-    assert job.files() == alone.files()
+    assert job.files() == single_process.files()

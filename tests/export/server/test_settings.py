@@ -84,7 +84,7 @@ def test_text_longer_than_a_batch_is_refused() -> None:
     [
         ("max_itmes: 3", "did you mean 'max_items'"),
         ("- 3", "holds a list, not settings"),
-        ("a: [", "not YAML that can be read"),
+        ("a: [", "not valid YAML"),
         ("port: 1\nport: 2", "'port' is written twice"),
         ("max_items: '64'", "max_items = '64'"),
         ("max_items: true", "max_items = True"),
