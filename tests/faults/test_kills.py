@@ -119,7 +119,7 @@ def test_a_killed_part_can_be_started_again(undisturbed: Job, tmp_path: Path, to
     for part in (0, 2):
         output, _ = parts[part].communicate(timeout=300)
         assert parts[part].returncode == 0, output
-        assert "once all parts are done, run scripts/finalize_vectors.py" in output
+        assert "once all parts are done, run lengthwise finalize" in output
     parts[1].communicate()
     code, output = job.end(script="finalize_vectors")
     assert code == 2
