@@ -5,13 +5,14 @@ from __future__ import annotations
 import re
 import tomllib
 
+import click
 import numpy as np
 import pytest
 
 from helpers.pages import MAKE_TARGETS, ROWS, UserFolder, code_blocks, commands_of, read_page, runnable_commands
 from helpers.paths import ROOT
 from helpers.texts import TEXTS
-from lengthwise.cli.main import COMMANDS
+from lengthwise.cli.main import COMMANDS, main
 
 PAGE = read_page("README.md")
 PAGES = ["README.md", "CONTRIBUTING.md", *sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md"))]
@@ -34,6 +35,8 @@ def test_commands_and_code_run_on_a_users_files(empty_user: UserFolder) -> None:
     assert len(served) == 2
     for answer in served:
         np.testing.assert_allclose(answer, vectors[: len(TEXTS)], atol=1e-6, rtol=0)
+    (snippet,) = code_blocks(PAGE, "python")
+    empty_user.run_python(f"{snippet}\nassert (vectors.shape, str(vectors.dtype)) == ((2, 256), 'float32')")
 
 
 def test_every_command_has_an_example() -> None:
@@ -62,6 +65,24 @@ def test_extras_that_pages_install_exist() -> None:
     assert found
     for names in found:
         assert set(names.split(",")) <= project["optional-dependencies"].keys()
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_commands_and_options_exist(page: str) -> None:
+    for words in re.findall(r"\blengthwise ([a-z-]+(?: [^`#\n|]*)?)", "\n".join(code_of(read_page(page)))):
+        name, *arguments = words.split()
+        command = main.get_command(click.Context(main), name)
+        assert command is not None, words
+        if isinstance(command, click.Group) and arguments:
+            command = command.commands[arguments.pop(0)]
+        options = {option for parameter in command.params for option in parameter.opts}
+        assert {word for word in arguments if word.startswith("--")} <= options, words
+
+
+def code_of(page: str) -> list[str]:
+    """The bash blocks and code spans of a page."""
+    outside = re.sub(r"^```.*?^```", "", page, flags=re.MULTILINE | re.DOTALL)
+    return [*(block.replace("\\\n", " ") for block in code_blocks(page, "bash")), *re.findall(r"`([^`]+)`", outside)]
 
 
 @pytest.mark.parametrize("page", PAGES)
