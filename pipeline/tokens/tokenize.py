@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Generator, Iterable, Mapping, Sequence
 from contextlib import closing
 from itertools import chain
+from typing import Any, TypeAlias
 
 import numpy as np
 import pyarrow as pa
@@ -31,7 +32,7 @@ CHUNK_TEXTS, CHUNK_BYTES = 512, 4 * 2**20
 _NO_TEXT = {type(None): "null", bytes: "not Unicode: bytes that are not UTF-8"}
 _OR_SET_ASIDE = "or set encode.bad_rows to quarantine, which sets such rows aside, or to zero"
 
-Texts = pa.Array | pa.ChunkedArray | Sequence[str | None]
+Texts: TypeAlias = pa.Array | pa.ChunkedArray | Sequence[str | None]
 Reasons = dict[int, str]  # why a row cannot be encoded, by its number
 
 
@@ -162,15 +163,16 @@ def _encode_rows(rows: list[str], tokenizer: TextTokenizer) -> tuple[list[Encodi
 
 def _read_texts(texts: Texts) -> tuple[list[str], Reasons]:
     """Python strings, "" where there is no text; and why there is none."""
+    values: Sequence[Any] = texts
     if isinstance(texts, pa.Array | pa.ChunkedArray):
         try:
-            texts = texts.to_pylist()
+            values = texts.to_pylist()
         except UnicodeDecodeError:
-            texts = [_decode_scalar(scalar) for scalar in texts]
-    reasons = {row: reason for row, text in enumerate(texts) if (reason := _why_no_text(text)) is not None}
+            values = [_decode_scalar(scalar) for scalar in texts]
+    reasons = {row: reason for row, value in enumerate(values) if (reason := _why_no_text(value)) is not None}
     if not reasons:
-        return list(texts), reasons  # type: ignore[arg-type]  # they are strings
-    return ["" if row in reasons else text for row, text in enumerate(texts)], reasons  # type: ignore[misc]
+        return list(values), reasons
+    return ["" if row in reasons else value for row, value in enumerate(values)], reasons
 
 
 def _why_no_text(value: object) -> str | None:
