@@ -120,9 +120,7 @@ class OnnxEncoder:
         """
         ids, mask = _to_int64(input_ids, "input_ids", 2), _to_int64(attention_mask, "attention_mask", 2)
         if mask.shape != ids.shape:
-            raise TextError(
-                f"input_ids are {list(ids.shape)} and attention_mask {list(mask.shape)}; they have to match"
-            )
+            raise TextError(f"input_ids are {list(ids.shape)} and attention_mask {list(mask.shape)}; they must match")
         right_padded = np.arange(mask.shape[1]) < mask.astype(bool).sum(axis=1)[:, None]
         wrong = np.flatnonzero((mask != right_padded).any(axis=1))
         if len(wrong):
