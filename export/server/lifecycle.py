@@ -1,23 +1,21 @@
-"""A server's life: listen, load, answer; on SIGTERM say so, answer what was accepted, and end.
+"""The lifecycle of a server: listen, load, serve, and shut down on SIGTERM or SIGINT.
 
-Notable decisions:
-- It listens before the model is loaded, and answers 503 until it is.
-- On SIGTERM or SIGINT it stops to be ready and takes no new work at once, but listens on for `notice` seconds: a
-  connection that is kept alive is told to close with an answer, so that no request meets a closed door on its way.
-  Then, once all that was accepted is answered, or after `drain` seconds, the process ends; a second signal ends it at
-  once.
+Decisions:
+- It listens before the model is loaded, and answers 503 until then.
+- On the first signal it is no longer ready and accepts no new work, but keeps listening for `shutdown_delay` seconds:
+  load balancers and kept-alive connections learn of it from an answer with `connection: close`.
+- It stops listening once everything that was accepted is answered, or `shutdown_timeout` seconds after the signal.
+  Connections that the kernel has already accepted by then are answered too; later ones are refused.
+- A second signal ends the process at once.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import ctypes
 import socket
-import struct
-import sys
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -26,42 +24,42 @@ import uvicorn
 
 from lengthwise.errors import LengthwiseError, RunError
 from lengthwise.export.artifact.folder import Artifact
+from lengthwise.export.server.api import Api
+from lengthwise.export.server.app import create_app
 from lengthwise.export.server.metrics import Metrics
-from lengthwise.export.server.routes import Api, lifespan_of
 from lengthwise.export.server.service import Service
 from lengthwise.export.server.settings import ServeSettings
 
 _POLL_SECONDS = 0.02
-_LAST_SECONDS = 0.5  # that a request which is on its way may take
+_LAST_ANSWERS_SECONDS = 0.5  # after the listening socket is closed
 _BACKLOG = 2_048
-_SO_ATTACH_FILTER, _RETURN = 26, 0x06  # of linux/socket.h and linux/bpf_common.h
 
 
-def serve(folder: Path, settings: ServeSettings, tell: Callable[[str], None]) -> None:
-    """Serve an artifact until the process is told to end.
+def serve(folder: Path, settings: ServeSettings, report: Callable[[str], None]) -> None:
+    """Serve an artifact until a signal ends the process.
 
     Args:
-        tell: is told where it listens, when it is ready, and that it ends.
+        report: called with one line when the server listens, is ready, shuts down and has ended.
 
     Raises:
-        LengthwiseError: the address is taken, or the artifact cannot be served.
+        LengthwiseError: the address cannot be used, the artifact cannot be served, or the shutdown lost requests.
     """
-    began = time.monotonic()
-    listening = _listen(settings)
-    _Lifecycle(folder, settings, tell, began).run(listening)
+    started = time.monotonic()
+    listener = _listen(settings)
+    _Lifecycle(folder, settings, report, started).run(listener)
 
 
 class _Lifecycle:
     """One run of a server."""
 
-    def __init__(self, folder: Path, settings: ServeSettings, tell: Callable[[str], None], began: float) -> None:
-        self._folder, self._settings, self._tell, self._began = folder, settings, tell, began
+    def __init__(self, folder: Path, settings: ServeSettings, report: Callable[[str], None], started: float) -> None:
+        self._folder, self._settings, self._report, self._started = folder, settings, report, started
         self._metrics = Metrics()
-        self._api = Api(settings, self._metrics, lifespan_of(self._start, self._end))
+        self._api = Api(settings, self._metrics)
         self._failure: LengthwiseError | None = None
         self._tasks: list[asyncio.Task[None]] = []
         config = uvicorn.Config(
-            self._api.app,
+            create_app(self._api, self._lifespan),
             log_config=None,
             access_log=False,
             lifespan="on",
@@ -71,22 +69,27 @@ class _Lifecycle:
             ws="none",
             backlog=_BACKLOG,
         )
-        self._server = _Server(config, self._drain)
+        self._server = _DrainingServer(config, self._drain)
 
-    def run(self, listening: socket.socket) -> None:
-        """Until the end."""
-        self._listening = listening
-        host, port = listening.getsockname()[:2]
+    def run(self, listener: socket.socket) -> None:
+        """Serve until the end."""
+        self._listener = listener
+        host, port = listener.getsockname()[:2]
         self._url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
-        self._server.run(sockets=[listening])
+        self._server.run(sockets=[listener])
         if self._failure is not None:
             raise self._failure
         if self._server.force_exit:
-            raise RunError("ended at once, by a second signal; what was accepted may not have been answered")
+            raise RunError("ended at once by a second signal; accepted requests may be unanswered")
 
-    async def _start(self) -> None:
-        self._tell(f"listening   {self._url}")
+    @contextlib.asynccontextmanager
+    async def _lifespan(self, _: Any) -> AsyncIterator[None]:
+        self._report(f"listening   {self._url}")
         self._tasks.append(asyncio.create_task(self._load()))
+        try:
+            yield
+        finally:
+            await self._close()
 
     async def _load(self) -> None:
         try:
@@ -96,48 +99,45 @@ class _Lifecycle:
         except LengthwiseError as error:
             self._fail(error)
             return
-        except Exception as error:  # whatever the runtime raises
+        except Exception as error:  # any error of the runtime
             self._fail(RunError(f"{self._folder}: cannot be served ({type(error).__name__}: {error})"))
             return
         self._api.service = service
-        if self._server.is_ending:
+        if self._server.is_draining:
             service.set_state("draining")
             return
         self._tasks.append(asyncio.create_task(service.watch()))
-        took = time.monotonic() - self._began
-        self._tell(f"ready       {service.name}: {service.engine.name}, after {took:.1f} s")
+        seconds = time.monotonic() - self._started
+        self._report(f"ready       {service.name}: {service.engine.name}, after {seconds:.1f} s")
 
     def _fail(self, error: LengthwiseError) -> None:
         self._failure = error
         self._server.should_exit = True
 
     async def _drain(self) -> None:
-        """Answer what was accepted; then, or when that takes too long, let the server end."""
-        service, began = self._api.service, time.monotonic()
-        self._tell("ending      no new work is taken")
+        """Answer what was accepted, stop listening, and let uvicorn exit."""
+        signaled = time.monotonic()
+        self._report("ending      new requests are refused")
+        service = self._api.service
         if service is not None:
             service.set_state("draining")
-        while (waited := time.monotonic() - began) < self._settings.shutdown_timeout:
-            if waited >= self._settings.shutdown_delay and (service is None or not service.queue.held):
+        while (elapsed := time.monotonic() - signaled) < self._settings.shutdown_timeout:
+            if elapsed >= self._settings.shutdown_delay and (service is None or not service.queue.tokens):
                 break
             await asyncio.sleep(_POLL_SECONDS)
-        _let_nobody_in(self._listening)
-        await asyncio.sleep(5 * _POLL_SECONDS)  # who stands at the door is let in, and told to go
-        for server in self._server.servers:
-            server.close()
-        self._listening.close()
-        last = time.monotonic() + _LAST_SECONDS
+        await self._server.stop_listening(self._listener)
+        last = time.monotonic() + _LAST_ANSWERS_SECONDS
         while self._server.server_state.connections and time.monotonic() < last:
             await asyncio.sleep(_POLL_SECONDS)
         self._server.should_exit = True
 
-    async def _end(self) -> None:
+    async def _close(self) -> None:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         service = self._api.service
         if service is not None:
-            left = service.queue.held
+            left = service.queue.tokens
             if left and self._failure is None:
                 self._failure = RunError(
                     f"ended after {self._settings.shutdown_timeout:g} s with {left:,} accepted tokens left; raise"
@@ -145,62 +145,74 @@ class _Lifecycle:
                 )
             service.close(wait=not left)
         if self._failure is None:
-            self._tell("ended       all that was accepted is answered")
+            self._report("ended       every accepted request was answered")
 
 
-class _Server(uvicorn.Server):
-    """uvicorn, which would close its doors at the signal; this one drains first.
+class _DrainingServer(uvicorn.Server):
+    """A uvicorn server that drains before it stops listening, where uvicorn stops listening at the signal.
 
     Attributes:
-        is_ending: whether a signal has come.
+        is_draining: whether a signal was received.
     """
 
     def __init__(self, config: uvicorn.Config, drain: Callable[[], Coroutine[Any, Any, None]]) -> None:
         super().__init__(config)
-        self._drain, self.is_ending = drain, False
-        self._running: asyncio.AbstractEventLoop | None = None
-        self._draining: asyncio.Task[None] | None = None
+        self._drain, self.is_draining = drain, False
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._drain_task: asyncio.Task[None] | None = None
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Begin to take connections."""
-        self._running = asyncio.get_running_loop()
+        """Start to accept connections."""
+        self._loop = asyncio.get_running_loop()
         await super().startup(sockets)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """Begin to end; at once where it was begun."""
-        if self.is_ending or self._running is None:
+        """Start to drain, or exit at once if it was started."""
+        if self.is_draining or self._loop is None:
             self.force_exit = self.should_exit = True
         else:
-            self._running.call_soon_threadsafe(self._begin_to_drain)
-        self.is_ending = True
+            self._loop.call_soon_threadsafe(self._start_drain)
+        self.is_draining = True
 
-    def _begin_to_drain(self) -> None:
-        self._draining = asyncio.ensure_future(self._drain())
+    async def stop_listening(self, listener: socket.socket) -> None:
+        """Close the listening socket after taking every connection out of its queue, which closing would reset."""
+        connections = list(_accept_pending(listener))
+        for server in self.servers:
+            server.close()
+        listener.close()
+        for connection in connections:
+            await asyncio.get_running_loop().connect_accepted_socket(self._create_protocol, connection)
+
+    def _create_protocol(self) -> asyncio.Protocol:
+        protocol: asyncio.Protocol = self.config.http_protocol_class(  # type: ignore[call-arg]  # as uvicorn calls it
+            config=self.config, server_state=self.server_state, app_state=self.lifespan.state
+        )
+        return protocol
+
+    def _start_drain(self) -> None:
+        self._drain_task = asyncio.ensure_future(self._drain())
+
+
+def _accept_pending(listener: socket.socket) -> Iterator[socket.socket]:
+    """Accept the connections in the queue of a non-blocking socket."""
+    with contextlib.suppress(OSError):  # BlockingIOError: the queue is empty
+        while True:
+            connection, _ = listener.accept()
+            connection.setblocking(False)
+            yield connection
 
 
 def _listen(settings: ServeSettings) -> socket.socket:
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
-    listening = socket.socket(family)
+    listener = socket.socket(family)
     try:
-        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listening.bind((settings.host, settings.port))
-        listening.listen(_BACKLOG)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((settings.host, settings.port))
+        listener.listen(_BACKLOG)
     except OSError as error:
-        listening.close()
+        listener.close()
         raise RunError(
             f"{settings.host}:{settings.port}: cannot be listened on ({error}); choose another --host or --port"
         ) from error
-    listening.setblocking(False)
-    return listening
-
-
-def _let_nobody_in(listening: socket.socket) -> None:
-    """Take no new connections, without closing the door on those that stand before it, as `close` would do.
-
-    Linux is told to drop what comes, by a filter of one instruction; others, to let few stand there.
-    """
-    listening.listen(0)
-    if sys.platform == "linux":
-        drop = ctypes.create_string_buffer(struct.pack("@HBBI", _RETURN, 0, 0, 0))
-        with contextlib.suppress(OSError):  # a kernel without filters
-            listening.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, struct.pack("@HP", 1, ctypes.addressof(drop)))
+    listener.setblocking(False)
+    return listener

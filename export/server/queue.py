@@ -1,14 +1,13 @@
-"""Requests to batches: what waits is planned by length, as offline, and the oldest goes first.
+"""The queue that turns requests into batches: planned by length, as offline, and the oldest first.
 
-Notable decisions:
-- Where nothing is computed, a text is begun at once. While another batch is, a few texts wait for company, for some
-  milliseconds at most: small batches would take the processor from those who bring more texts.
-- A batch is one of those that `plan.plan_batches` makes of all that waits: the one with the oldest text
-  in it. So near lengths go together, and no text waits for one that came after it: none starves.
-- A text that takes long must not take all workers, since short ones would wait for it. While short ones come, long ones
-  leave a worker free, and the order among them is kept.
-- Places are counted in tokens. A request whose texts are not tokenized yet holds as many as its bytes let expect.
-- One session serves all workers: onnxruntime runs it in several threads, with one copy of the weights.
+Decisions:
+- When no batch is being computed, a text starts at once. Otherwise fewer than 16 texts wait up to 5 ms for more,
+  because small batches take the processor from larger ones.
+- The next batch is the one that holds the oldest text, among the batches that `plan_batches` makes of the queue.
+  Similar lengths are batched together, no text waits for a later one, and none starves.
+- Long texts must not occupy every worker. While short texts arrive, long ones leave one worker free, in their order.
+- Capacity is counted in tokens. A request that is not tokenized yet reserves as many as its size in bytes suggests.
+- All workers share one session: onnxruntime runs it in several threads with one copy of the weights.
 """
 
 from __future__ import annotations
@@ -20,36 +19,24 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lengthwise.batching.plan import BatchCosts, plan_batches
 from lengthwise.encoder.engine import Engine
-from lengthwise.errors import LengthwiseError
+from lengthwise.export.server.errors import Overloaded, ShuttingDown
 from lengthwise.export.server.metrics import Metrics
 from lengthwise.tokens.ragged import RaggedTokens
 
 log = logging.getLogger(__name__)
 LONG_TOKENS = 256
-_SHORT_SECONDS = 1.0  # after a short text, in which others are expected
-_FEW_TEXTS, _COMPANY_SECONDS = 16, 0.005
-_WINDOW_ROWS = 512  # that are planned at a time: enough for near lengths to meet, and requests end in turn
+_SHORT_TEXTS_EXPECTED_SECONDS = 1.0  # after the last short text
+_SMALL_BATCH_TEXTS, _BATCHING_DELAY_SECONDS = 16, 0.005
+_WINDOW_ROWS = 512  # planned at a time: enough to batch similar lengths, and requests still finish in order
 _SMOOTHING = 0.1
-_MOST_SECONDS = 60
-
-
-class Overloaded(LengthwiseError):
-    """No place; `retry_after` are seconds until there may be one."""
-
-    def __init__(self, tokens: int, most: int, retry_after: int) -> None:
-        super().__init__(f"{tokens:,} tokens are waiting, and {most:,} may; try again in {retry_after} s")
-        self.retry_after = retry_after
-
-
-class Closed(LengthwiseError):
-    """The queue takes nothing any more."""
+_MAX_RETRY_SECONDS = 60
 
 
 @dataclass(eq=False)
@@ -57,30 +44,30 @@ class Job:
     """The texts of one request.
 
     Attributes:
-        tokens: their ids; of these, rows without ids get zeros.
-        deadline: when nobody wants them any more, of `time.monotonic`.
-        done: is called once, in a worker's thread, when all vectors are there, or with an error.
+        tokens: their ids; rows without ids get zeros.
+        deadline: on the clock of `time.monotonic`; after it the job is not computed.
+        on_done: called once, in a worker's thread, with None when all vectors are there, or with an error.
         vectors: float32[texts, dim].
-        held: tokens for which it holds places.
-        left: rows whose vectors are not there yet.
-        begun: whether some are computed.
-        over: whether it is done, failed or given up.
-        since: when it was made, of `time.monotonic`.
+        capacity: tokens that it holds in the queue.
+        pending: rows whose vectors are not there yet.
+        is_started: whether a batch with some of its rows was started.
+        is_closed: whether it is done, failed or cancelled.
+        created: on the clock of `time.monotonic`.
     """
 
     tokens: RaggedTokens
     deadline: float
-    done: Callable[[Job, Exception | None], None]
+    on_done: Callable[[Job, Exception | None], None]
     vectors: NDArray[np.float32] = field(init=False)
-    held: int = 0
-    left: int = 0
-    begun: bool = False
-    over: bool = False
-    since: float = field(default_factory=time.monotonic)
+    capacity: int = 0
+    pending: int = 0
+    is_started: bool = False
+    is_closed: bool = False
+    created: float = field(default_factory=time.monotonic)
 
 
 class _Text(NamedTuple):
-    """A text that waits, or is in a batch: where its ids are, and where its vector goes."""
+    """A queued text: where its ids begin, and the row of its vector."""
 
     job: Job
     row: int
@@ -88,25 +75,46 @@ class _Text(NamedTuple):
     length: int
 
 
-class BatchQueue:
-    """Workers, and what waits for them."""
+class Reservation:
+    """Capacity of a queue for one request, until its job is submitted or the request ends.
 
-    def __init__(self, engine: Engine, costs: BatchCosts, workers: int, most_tokens: int, metrics: Metrics) -> None:
+    Attributes:
+        tokens: the capacity that is still held.
+    """
+
+    def __init__(self, queue: BatchQueue, tokens: int) -> None:
+        self._queue, self.tokens = queue, tokens
+
+    def release(self) -> None:
+        """Give back what is still held."""
+        self._queue.release(self)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.release()
+
+
+class BatchQueue:
+    """A queue of texts and the threads that compute them."""
+
+    def __init__(self, engine: Engine, costs: BatchCosts, workers: int, max_tokens: int, metrics: Metrics) -> None:
         """Start the workers.
 
         Args:
             costs: of a batch, with its limits.
-            workers: batches at a time.
-            most_tokens: places.
+            workers: batches computed at once.
+            max_tokens: the capacity.
         """
-        self._engine, self._costs, self._workers, self._most = engine, costs, workers, most_tokens
+        self._engine, self._costs, self._workers, self._max_tokens = engine, costs, workers, max_tokens
         self._metrics = metrics
         self._changed = threading.Condition()
-        self._waiting: list[_Text] = []  # the oldest first; some may be of jobs that are over
-        self._held = 0
+        self._waiting: list[_Text] = []  # oldest first; some may belong to closed jobs
+        self._tokens = 0
         self._running = self._running_long = 0
         self._last_short = -math.inf
-        self._rate = 0.0  # tokens a second, of all workers
+        self._rate = 0.0  # tokens per second of all workers
         self._closed = False
         self._threads = [
             threading.Thread(target=self._work, name=f"infer-{number}", daemon=True) for number in range(workers)
@@ -115,52 +123,55 @@ class BatchQueue:
             thread.start()
 
     @property
-    def held(self) -> int:
-        """Tokens that places are taken for."""
-        return self._held
+    def tokens(self) -> int:
+        """Tokens that are reserved, queued or being computed."""
+        return self._tokens
 
     @property
-    def alive(self) -> bool:
-        """Whether all workers are."""
+    def is_alive(self) -> bool:
+        """Whether all workers are running."""
         return all(thread.is_alive() for thread in self._threads)
 
-    def check(self, tokens: int) -> None:
-        """Refuse where there are too few places; one larger than all of them is taken where there is nothing else.
+    def check_capacity(self, tokens: int) -> None:
+        """Check that the queue can take so many tokens; an empty queue takes any number.
 
         Raises:
-            Overloaded: there are.
-            Closed: after `close`.
+            Overloaded: it cannot.
+            ShuttingDown: it is closed.
         """
         if self._closed:
-            raise Closed("the server is ending; ask another one")
-        if self._held and self._held + tokens > self._most:
-            raise Overloaded(self._held, self._most, self._retry_after())
+            raise ShuttingDown("the server is shutting down; use another one")
+        if self._tokens and self._tokens + tokens > self._max_tokens:
+            raise Overloaded(self._tokens, self._max_tokens, self._retry_after())
 
-    def reserve(self, tokens: int) -> None:
-        """Take places.
+    def reserve(self, tokens: int) -> Reservation:
+        """Reserve capacity.
 
         Raises:
-            Overloaded, Closed: as `check`.
+            Overloaded, ShuttingDown: as `check_capacity`.
         """
         with self._changed:
-            self.check(tokens)
-            self._hold(tokens)
+            self.check_capacity(tokens)
+            self._add_tokens(tokens)
+        return Reservation(self, tokens)
 
-    def release(self, tokens: int) -> None:
-        """Give places back."""
+    def release(self, reservation: Reservation) -> None:
+        """Give back what a reservation still holds."""
         with self._changed:
-            self._hold(-tokens)
+            self._add_tokens(-reservation.tokens)
+            reservation.tokens = 0
 
-    def submit(self, job: Job, reserved: int) -> None:
-        """Queue a job for which `reserved` places were taken; it holds as many as it has tokens from here on."""
+    def submit(self, job: Job, reservation: Reservation) -> None:
+        """Queue a job; its own number of tokens replaces its reservation."""
         offsets = job.tokens.offsets.tolist()
         texts = [
             _Text(job, row, start, stop - start) for row, (start, stop) in enumerate(pairwise(offsets)) if stop > start
         ]
-        job.held, job.left = offsets[-1], len(texts)
+        job.capacity, job.pending = offsets[-1], len(texts)
         job.vectors = np.zeros((len(job.tokens), self._engine.config.dim), np.float32)
         with self._changed:
-            self._hold(job.held - reserved)
+            self._add_tokens(job.capacity - reservation.tokens)
+            reservation.tokens = 0
             if texts:
                 if min(text.length for text in texts) < LONG_TOKENS:
                     self._last_short = time.monotonic()
@@ -170,48 +181,48 @@ class BatchQueue:
             self._finish(job, None)
 
     def cancel(self, job: Job) -> None:
-        """Nobody wants it any more: its places are free, and what is not begun is not computed."""
+        """Free a job's capacity; its texts that are still waiting are not computed."""
         with self._changed:
-            self._forget(job)
+            self._close_job(job)
 
     def close(self) -> None:
-        """Take nothing more, and end the workers once all that waits is done."""
+        """Accept nothing more, and end the workers once the queue is empty."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()
         for thread in self._threads:
             thread.join()
 
-    def _hold(self, tokens: int) -> None:
-        self._held += tokens
-        self._metrics.queued_tokens.set(self._held)
+    def _add_tokens(self, tokens: int) -> None:
+        self._tokens += tokens
+        self._metrics.queued_tokens.set(self._tokens)
 
     def _retry_after(self) -> int:
-        seconds = self._held / self._rate if self._rate else 1.0
-        return max(1, min(_MOST_SECONDS, math.ceil(seconds)))
+        seconds = self._tokens / self._rate if self._rate else 1.0
+        return max(1, min(_MAX_RETRY_SECONDS, math.ceil(seconds)))
 
-    def _forget(self, job: Job) -> bool:
-        """Take a job out; whether it was still there."""
-        if job.over:
+    def _close_job(self, job: Job) -> bool:
+        """Close a job and free its capacity; False if it was closed before."""
+        if job.is_closed:
             return False
-        job.over = True
-        self._hold(-job.held)
+        job.is_closed = True
+        self._add_tokens(-job.capacity)
         return True
 
     def _finish(self, job: Job, error: Exception | None) -> None:
         with self._changed:
-            wanted = self._forget(job)
-        if wanted:
-            job.done(job, error)
+            was_open = self._close_job(job)
+        if was_open:
+            job.on_done(job, error)
 
     def _work(self) -> None:
         while True:
             with self._changed:
-                while (batch := self._next()) is None:
+                while (batch := self._take_batch()) is None:
                     if self._closed and not self._waiting:
                         return
-                    self._changed.wait(_COMPANY_SECONDS if self._waiting else None)
-                is_long = _is_long(batch)
+                    self._changed.wait(_BATCHING_DELAY_SECONDS if self._waiting else None)
+                is_long = max(text.length for text in batch) >= LONG_TOKENS
                 self._running += 1
                 self._running_long += is_long
             try:
@@ -222,52 +233,64 @@ class BatchQueue:
                     self._running_long -= is_long
                     self._changed.notify_all()
 
-    def _next(self) -> list[_Text] | None:
-        """The batch of the oldest text that may be begun; it is taken out of what waits."""
+    def _take_batch(self) -> list[_Text] | None:
+        """Take the batch of the oldest text that may start out of the queue; None if none may."""
         now = time.monotonic()
-        few = self._running and 0 < len(self._waiting) < _FEW_TEXTS and not self._closed
-        if few and now - self._waiting[0].job.since < _COMPANY_SECONDS:
+        if self._should_wait_for_more(now):
             return None
-        leave_one = self._workers > 1 and self._running_long >= self._workers - 1
-        longest = LONG_TOKENS if leave_one and now - self._last_short < _SHORT_SECONDS else math.inf
+        window, passed, seen = self._select_window(now)
+        if not window:
+            self._waiting = passed
+            return None
+        lengths = np.fromiter((text.length for text in window), np.int64, len(window))
+        rows = next(rows for rows in plan_batches(lengths, self._costs) if rows.min() == 0).tolist()
+        taken = set(rows)
+        left = [text for row, text in enumerate(window) if row not in taken]
+        self._waiting = passed + left + self._waiting[seen:]
+        batch = [window[row] for row in rows]
+        for text in batch:
+            if not text.job.is_started:
+                text.job.is_started = True
+                self._metrics.observe_stage("queue", now - text.job.created)
+        return batch
+
+    def _should_wait_for_more(self, now: float) -> bool:
+        is_small = self._running and 0 < len(self._waiting) < _SMALL_BATCH_TEXTS and not self._closed
+        return bool(is_small) and now - self._waiting[0].job.created < _BATCHING_DELAY_SECONDS
+
+    def _select_window(self, now: float) -> tuple[list[_Text], list[_Text], int]:
+        """The oldest texts that may start, those that must leave a worker free, and how many were looked at.
+
+        Texts of closed jobs are dropped, and jobs after their deadline are closed.
+        """
+        keep_one_free = self._workers > 1 and self._running_long >= self._workers - 1
+        short_expected = now - self._last_short < _SHORT_TEXTS_EXPECTED_SECONDS
+        max_length = LONG_TOKENS if keep_one_free and short_expected else math.inf
         window: list[_Text] = []
         passed: list[_Text] = []
         seen = 0
         for text in self._waiting:
             seen += 1
             if text.job.deadline < now:
-                self._forget(text.job)  # whoever waited for it has left: the deadline is theirs
-            if text.job.over:
+                self._close_job(text.job)  # without a call: its request has timed out by the same deadline
+            if text.job.is_closed:
                 continue
-            if text.length >= longest:
+            if text.length >= max_length:
                 passed.append(text)
                 continue
             window.append(text)
             if len(window) == _WINDOW_ROWS:
                 break
-        if not window:
-            self._waiting = passed
-            return None
-        lengths = np.fromiter((text.length for text in window), np.int64, len(window))
-        places = next(rows for rows in plan_batches(lengths, self._costs) if rows.min() == 0).tolist()
-        batch = [window[place] for place in places]
-        taken = set(places)
-        left = [text for place, text in enumerate(window) if place not in taken]
-        self._waiting = passed + left + self._waiting[seen:]
-        for text in batch:
-            if not text.job.begun:
-                text.job.begun = True
-                self._metrics.took("queue", now - text.job.since)
-        return batch
+        return window, passed, seen
 
     def _run(self, batch: list[_Text]) -> None:
-        """Compute a batch; where that fails, its requests one by one, so that only the one to blame fails."""
-        batch = [text for text in batch if not text.job.over]
+        """Compute a batch; if that fails, each of its requests alone, so that only the cause fails."""
+        batch = [text for text in batch if not text.job.is_closed]
         if not batch:
             return
         try:
             self._compute(batch)
-        except Exception as error:  # whatever the runtime raises
+        except Exception as error:  # any error of the runtime
             log.error("a batch of %d texts failed: %s: %s", len(batch), type(error).__name__, error)
             jobs = dict.fromkeys(text.job for text in batch)
             if len(jobs) == 1:
@@ -282,21 +305,17 @@ class BatchQueue:
         for cells, (job, _, start, length) in zip(input_ids, batch, strict=True):
             cells[:length] = job.tokens.values[start : start + length]
         lengths = np.fromiter((text.length for text in batch), np.int64, len(batch))
-        began = time.perf_counter()
+        started = time.perf_counter()
         vectors = self._engine.encode_batch(input_ids, lengths)
-        seconds = time.perf_counter() - began
+        seconds = time.perf_counter() - started
         tokens = int(lengths.sum())
-        self._metrics.batch(longest, len(batch), tokens, seconds)
+        self._metrics.observe_batch(longest, len(batch), tokens, seconds)
         for vector, (job, row, _, _) in zip(vectors, batch, strict=True):
             job.vectors[row] = vector
         with self._changed:
             self._rate += _SMOOTHING * (tokens / max(seconds, 1e-6) * self._workers - self._rate)
             for text in batch:
-                text.job.left -= 1
-            complete = [job for job in dict.fromkeys(text.job for text in batch) if not job.left]
+                text.job.pending -= 1
+            complete = [job for job in dict.fromkeys(text.job for text in batch) if not job.pending]
         for job in complete:
             self._finish(job, None)
-
-
-def _is_long(batch: list[_Text]) -> bool:
-    return max(text.length for text in batch) >= LONG_TOKENS

@@ -1,15 +1,14 @@
-"""An artifact at work for many callers at once: texts and ids in, vectors out, and whether it may be trusted.
+"""A loaded artifact behind a queue: texts and ids in, vectors out, and whether the golden vectors are reproduced.
 
-Everything here is called from the event loop; what computes or parses runs in threads.
+Methods are called from the event loop, except `tokenize` and `check_ids`, which run in the thread pool.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any, Literal, TypeVar
@@ -18,12 +17,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lengthwise.config import TokenizationSettings
-from lengthwise.errors import ArtifactError, LengthwiseError
+from lengthwise.errors import ArtifactError
 from lengthwise.export.artifact.engine import OnnxEngine
 from lengthwise.export.artifact.folder import Artifact
 from lengthwise.export.graphs.variants import VARIANTS
+from lengthwise.export.server.errors import InvalidItem, Overloaded, RequestTimeout, RequestTooLarge
 from lengthwise.export.server.metrics import Metrics
-from lengthwise.export.server.queue import BatchQueue, Job, Overloaded
+from lengthwise.export.server.queue import BatchQueue, Job, Reservation
 from lengthwise.export.server.settings import ServeSettings
 from lengthwise.tokens.ragged import RaggedTokens
 from lengthwise.tokens.tokenize import tokenize_texts
@@ -33,40 +33,24 @@ from lengthwise.util.system import cpu_count
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 State = Literal["starting", "ready", "failed", "draining"]
-_FIRST_TOKENS_PER_BYTE = 0.3
+_INITIAL_TOKENS_PER_BYTE = 0.3
 _SMOOTHING = 0.02
-_WARM_UP_LENGTHS = (1, 7, 64)
-_CANARY_SECONDS = 60.0  # that a check may wait in a long queue before that is what is wrong
-
-
-class BadItem(LengthwiseError):
-    """One of a request's items cannot be encoded; `index` says which."""
-
-    def __init__(self, index: int, problem: str) -> None:
-        super().__init__(problem)
-        self.index = index
-
-
-class TooMuch(LengthwiseError):
-    """More than the server takes at a time."""
-
-
-class DeadlineExceeded(LengthwiseError):
-    """The answer was not there in time."""
+_WARMUP_LENGTHS = (1, 7, 64)
+_SELF_CHECK_TIMEOUT = 60.0  # seconds, the wait in a long queue included
 
 
 class Service:
-    """A loaded artifact with its queue.
+    """A loaded artifact and its queue.
 
     Attributes:
-        state: starting, then ready; failed while golden vectors differ; draining once told to end.
+        state: starting, then ready; failed while the golden vectors differ; draining during shutdown.
     """
 
     def __init__(self, artifact: Artifact, settings: ServeSettings, metrics: Metrics) -> None:
         """Load the graph, warm it up and check the golden vectors.
 
         Raises:
-            ArtifactError: it cannot be run as asked for, or does not compute its golden vectors.
+            ArtifactError: it cannot run with these settings, or does not reproduce its golden vectors.
         """
         self.settings, self.metrics, self.artifact = settings, metrics, artifact
         workers = settings.workers or (cpu_count() if settings.device == "cpu" else None)
@@ -74,7 +58,7 @@ class Service:
         variant = VARIANTS[self.engine.variant]
         if not variant.independent:
             raise ArtifactError(
-                f"the graph {variant.name} gives a text another vector in another batch, and so is not served; choose"
+                f"with the graph {variant.name} a text's vector depends on its batch, so it is not served; choose"
                 " another variant"
             )
         self.name = settings.model_name or artifact.folder.resolve().name
@@ -83,13 +67,13 @@ class Service:
         self.started = time.time()
         self._golden = artifact.load_golden()
         self._tolerance = self.engine.tolerance
-        self._tokens_per_byte = _FIRST_TOKENS_PER_BYTE
+        self._tokens_per_byte = _INITIAL_TOKENS_PER_BYTE
         self._pool = ThreadPoolExecutor(cpu_count(), thread_name_prefix="tokenize")
         costs = replace(self.engine.costs, max_tokens=settings.max_batch_tokens)
         self.queue = BatchQueue(self.engine, costs, self.engine.workers, settings.max_queue_tokens, metrics)
         try:
-            self._warm_up()
-            self._check(self.engine.encode_batch(self._golden.input_ids, self._golden.lengths))
+            self._warmup()
+            self._check_golden(self.engine.encode_batch(self._golden.input_ids, self._golden.lengths))
         except BaseException:
             self.close()
             raise
@@ -101,47 +85,40 @@ class Service:
 
     @property
     def is_ready(self) -> bool:
-        """Whether it answers, and what it answers is right."""
-        return self.state == "ready" and self.queue.alive
+        """Whether requests are accepted."""
+        return self.state == "ready" and self.queue.is_alive
 
     def set_state(self, state: State) -> None:
-        """Say how it is; draining is for good."""
+        """Set the state; draining is final."""
         if self.state != "draining":
             self.state = state
         self.metrics.ready.set(self.state == "ready")
 
     def close(self, *, wait: bool = True) -> None:
-        """End, once everything that was accepted is done, or without waiting for it."""
+        """Stop, after everything that was accepted is computed, or without waiting for it."""
         if wait:
             self.queue.close()
         self._pool.shutdown(wait=wait, cancel_futures=not wait)
 
-    async def in_pool(self, function: Callable[[], T]) -> T:
-        """What computes without waiting, away from the event loop."""
+    async def run_in_pool(self, function: Callable[[], T]) -> T:
+        """Run a function in the thread pool."""
         return await asyncio.get_running_loop().run_in_executor(self._pool, function)
 
-    def check_place(self, size: int) -> None:
-        """Refuse a body of so many bytes where there are too few places for it.
+    def check_capacity(self, size: int) -> None:
+        """Check that the queue can take a body of so many bytes.
 
         Raises:
-            Overloaded: there are.
+            Overloaded: it cannot.
         """
-        self.queue.check(self._expected_tokens(size))
+        self.queue.check_capacity(self._expected_tokens(size))
 
-    @contextlib.contextmanager
-    def place(self, size: int) -> Iterator[list[int]]:
-        """Places for a body of so many bytes; in the list stands how many are still to be given back.
+    def reserve(self, size: int) -> Reservation:
+        """Reserve capacity for a body of so many bytes.
 
         Raises:
-            Overloaded: there are too few.
+            Overloaded: there is too little.
         """
-        places = [self._expected_tokens(size)]
-        self.queue.reserve(places[0])
-        try:
-            yield places
-        finally:
-            if places[0]:
-                self.queue.release(places[0])
+        return self.queue.reserve(self._expected_tokens(size))
 
     def tokenize(
         self,
@@ -151,16 +128,16 @@ class Service:
         any_length: bool = False,
         add_special_tokens: bool | None = None,
     ) -> RaggedTokens:
-        """Ids of texts; is called in the pool.
+        """Ids of texts.
 
         Args:
-            truncate: cut a text that is longer than this server takes.
-            any_length: let a text be as long as it is: its ids are only to be shown.
-            add_special_tokens: as the model says where it is left out.
+            truncate: truncate a text that is too long instead of refusing it.
+            any_length: accept texts of any length, whose ids are not encoded.
+            add_special_tokens: None for the model's own setting.
 
         Raises:
-            BadItem: a text is too long, or cannot be tokenized.
-            TooMuch: they have more tokens in all than may wait.
+            InvalidItem: a text is too long, or cannot be tokenized.
+            RequestTooLarge: the texts have more tokens than the queue holds.
         """
         tokens = tokenize_texts(
             texts,
@@ -169,95 +146,96 @@ class Service:
             bad_rows="zero",
         )
         for index, problem in tokens.bad.items():
-            raise BadItem(index, f"{problem}".replace("max_length is", "at most this server takes"))
-        self._learn(sum(map(len, texts)), int(tokens.offsets[-1]))
+            raise InvalidItem(index, f"{problem}".replace("max_length is", "this server accepts at most"))
+        self._update_tokens_per_byte(sum(map(len, texts)), int(tokens.offsets[-1]))
         self.metrics.truncated.inc(int(tokens.truncated.sum()))
-        return self._checked(tokens)
+        return self._check_size(tokens)
 
     def _tokenization(self, truncate: bool, any_length: bool, add_special_tokens: bool | None) -> TokenizationSettings:
-        """The model's own settings, within the server's limit."""
+        """The model's own settings, limited to the server's maximum length."""
         own = self.engine.config.tokenization.override(add_special_tokens=add_special_tokens)
         if any_length:
             return own.model_copy(update={"max_length": None, "truncate": False})
-        most = self.settings.max_text_tokens
-        if own.max_length is not None and own.max_length <= most:
+        limit = self.settings.max_text_tokens
+        if own.max_length is not None and own.max_length <= limit:
             return own.override(truncate=own.truncate or truncate)
-        return own.model_copy(update={"max_length": most, "truncate": truncate})
+        return own.model_copy(update={"max_length": limit, "truncate": truncate})
 
-    def shown_tokens(self, ids: NDArray[np.int32]) -> list[dict[str, Any]]:
-        """Ids with what they stand for."""
+    def describe_tokens(self, ids: NDArray[np.int32]) -> list[dict[str, Any]]:
+        """Ids with their texts, and whether they are special."""
         special = self.tokenizer.special_ids
         return [
             {"id": number, "text": self.tokenizer.token(number) or "", "special": number in special}
             for number in ids.tolist()
         ]
 
-    def given_ids(self, rows: Sequence[Sequence[int]]) -> RaggedTokens:
-        """Ids that a caller tokenized; they are read as they are, without special tokens.
+    def check_ids(self, rows: Sequence[Sequence[int]]) -> RaggedTokens:
+        """Ids that a client tokenized; no special tokens are added.
 
         Raises:
-            BadItem: an id is not in the vocabulary, or there are too many of them.
+            InvalidItem: an id is not in the vocabulary, or a row is too long.
+            RequestTooLarge: the rows have more tokens than the queue holds.
         """
-        vocab_size, most = self.engine.config.vocab_size, self.settings.max_text_tokens
+        vocab_size, limit = self.engine.config.vocab_size, self.settings.max_text_tokens
         for index, row in enumerate(rows):
-            if len(row) > most:
-                raise BadItem(index, f"{len(row)} tokens, but at most {most} are taken")
+            if len(row) > limit:
+                raise InvalidItem(index, f"{len(row)} tokens, but at most {limit} are accepted")
             wrong = next((number for number in row if not 0 <= number < vocab_size), None)
             if wrong is not None:
-                shown = wrong if abs(wrong) < 10**12 else "a number of many digits"
-                raise BadItem(index, f"the id is {shown}, but ids run from 0 to {vocab_size - 1} here")
-        return self._checked(_ragged(rows))
+                shown = wrong if abs(wrong) < 10**12 else "too large to be shown"
+                raise InvalidItem(index, f"the id is {shown}, but ids run from 0 to {vocab_size - 1}")
+        return self._check_size(_to_ragged(rows))
 
-    async def encode(self, tokens: RaggedTokens, places: list[int], deadline: float) -> NDArray[np.float32]:
-        """Vectors of ids, float32[items, dim]; a row of none gets zeros.
+    async def encode(self, tokens: RaggedTokens, reservation: Reservation, deadline: float) -> NDArray[np.float32]:
+        """Vectors of ids, float32[items, dim]; a row without ids gets zeros.
 
         Args:
-            places: from `place`.
-            deadline: of `time.monotonic`.
+            reservation: the request's, from `reserve`.
+            deadline: on the clock of `time.monotonic`.
 
         Raises:
-            DeadlineExceeded: they were not there in time.
+            RequestTimeout: they were not computed in time.
         """
         loop = asyncio.get_running_loop()
-        answer: asyncio.Future[Job] = loop.create_future()
+        result: asyncio.Future[Job] = loop.create_future()
 
-        def done(job: Job, error: Exception | None) -> None:
-            loop.call_soon_threadsafe(_settle, answer, job, error)
+        def on_done(job: Job, error: Exception | None) -> None:
+            loop.call_soon_threadsafe(_set_result, result, job, error)
 
-        job = Job(tokens, deadline, done)
-        reserved, places[0] = places[0], 0
-        self.queue.submit(job, reserved)
+        job = Job(tokens, deadline, on_done)
+        self.queue.submit(job, reservation)
         try:
             async with asyncio.timeout(deadline - time.monotonic()):
-                return (await answer).vectors
+                return (await result).vectors
         except TimeoutError:
-            raise DeadlineExceeded(
-                f"not done within {self.settings.request_timeout:g} s; send less, or later"
+            raise RequestTimeout(
+                f"not computed within {self.settings.request_timeout:g} s; send fewer texts, or try again later"
             ) from None
         finally:
             self.queue.cancel(job)
 
     async def watch(self) -> None:
-        """Check the golden vectors for ever, through the queue, and say what came of it."""
+        """Check the golden vectors through the queue at every interval, and set the state."""
         golden = self._golden
         rows = [row[:length].tolist() for row, length in zip(golden.input_ids, golden.lengths, strict=True)]
-        tokens = _ragged(rows)  # the limits are for clients
+        tokens = _to_ragged(rows)  # not `check_ids`: the limits are for clients
         self.set_state("ready")
         while True:
             await asyncio.sleep(self.settings.self_check_interval)
             try:
-                with self.place(0) as places:
-                    self._check(await self.encode(tokens, places, time.monotonic() + _CANARY_SECONDS))
+                with self.reserve(0) as reservation:
+                    vectors = await self.encode(tokens, reservation, time.monotonic() + _SELF_CHECK_TIMEOUT)
+                self._check_golden(vectors)
             except Overloaded:
-                continue  # busy is not ill
-            except Exception as error:  # whatever the runtime raises
-                log.error("the golden vectors cannot be computed any more: %s", error)
+                continue  # a full queue is no failure
+            except Exception as error:  # any error of the runtime
+                log.error("the golden vectors are not reproduced: %s", error)
                 self.set_state("failed")
             else:
                 self.set_state("ready")
 
     def info(self) -> dict[str, Any]:
-        """What clients may want to know."""
+        """Model, limits and versions, for GET /info."""
         config = self.engine.config
         return {
             "model_id": self.name,
@@ -275,48 +253,48 @@ class Service:
             **{name: getattr(self.settings, name) for name in self.settings.model_fields if name.startswith("max_")},
         }
 
-    def _checked(self, tokens: RaggedTokens) -> RaggedTokens:
-        found, most = int(tokens.offsets[-1]), self.settings.max_queue_tokens
-        if found > most:
-            raise TooMuch(f"{found:,} tokens in all, but at most {most:,} are taken at a time; send fewer texts")
+    def _check_size(self, tokens: RaggedTokens) -> RaggedTokens:
+        count, limit = int(tokens.offsets[-1]), self.settings.max_queue_tokens
+        if count > limit:
+            raise RequestTooLarge(f"{count:,} tokens, but at most {limit:,} are accepted; send fewer texts")
         return tokens
 
     def _expected_tokens(self, size: int) -> int:
         return max(1, int(size * self._tokens_per_byte))
 
-    def _learn(self, size: int, tokens: int) -> None:
+    def _update_tokens_per_byte(self, size: int, tokens: int) -> None:
         if size:
             self._tokens_per_byte += _SMOOTHING * (tokens / size - self._tokens_per_byte)
 
-    def _warm_up(self) -> None:
-        """Run some shapes: onnxruntime plans its memory and picks its kernels at first use."""
-        for length in _WARM_UP_LENGTHS:
+    def _warmup(self) -> None:
+        """Run some shapes: onnxruntime plans its memory and selects its kernels at first use."""
+        for length in _WARMUP_LENGTHS:
             for rows in (1, 32):
                 ids = np.zeros((rows, length), np.int64)
                 self.engine.encode_batch(ids, np.full(rows, length, np.int64))
 
-    def _check(self, vectors: NDArray[np.float32]) -> None:
-        right = self._golden.vectors
-        scale = np.maximum(1.0, np.abs(right).max(axis=1, keepdims=True))
-        off = float(np.nan_to_num(np.abs(vectors - right) / scale, nan=np.inf).max())
-        if not off <= self._tolerance:
+    def _check_golden(self, vectors: NDArray[np.float32]) -> None:
+        golden = self._golden.vectors
+        scale = np.maximum(1.0, np.abs(golden).max(axis=1, keepdims=True))
+        error = float(np.nan_to_num(np.abs(vectors - golden) / scale, nan=np.inf).max())
+        if not error <= self._tolerance:
             raise ArtifactError(
-                f"{self.artifact.folder}: {self.engine.name} does not compute the golden vectors here: off by"
-                f" {off:.2g}, and {self._tolerance:.2g} is allowed; validate the artifact on this machine"
+                f"{self.artifact.folder}: {self.engine.name} does not reproduce the golden vectors here: they differ by"
+                f" {error:.2g}, and {self._tolerance:.2g} is allowed; validate the artifact on this machine"
             )
 
 
-def _ragged(rows: Sequence[Sequence[int]]) -> RaggedTokens:
+def _to_ragged(rows: Sequence[Sequence[int]]) -> RaggedTokens:
     offsets = np.cumsum([0, *map(len, rows)], dtype=np.int64)
-    no = np.zeros(len(rows), np.bool_)
+    flags = np.zeros(len(rows), np.bool_)
     values = np.fromiter((number for row in rows for number in row), np.int32, int(offsets[-1]))
-    return RaggedTokens(values, offsets, no, no)
+    return RaggedTokens(values, offsets, flags, flags)
 
 
-def _settle(answer: asyncio.Future[Job], job: Job, error: Exception | None) -> None:
-    if answer.done():  # nobody waits any more
+def _set_result(result: asyncio.Future[Job], job: Job, error: Exception | None) -> None:
+    if result.done():  # the request was cancelled
         return
     if error is None:
-        answer.set_result(job)
+        result.set_result(job)
     else:
-        answer.set_exception(error)
+        result.set_exception(error)

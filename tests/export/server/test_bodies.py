@@ -13,14 +13,14 @@ from lengthwise.export.server import open_inference as protocol
 from lengthwise.export.server.bodies import (
     EmbedBody,
     EmbeddingsBody,
-    Given,
     InferBody,
-    Refused,
+    Items,
     Tensor,
     read_body,
     read_items,
     read_texts,
 )
+from lengthwise.export.server.errors import RequestError
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=5),
@@ -28,8 +28,8 @@ JSON = st.recursive(
 )
 
 
-def refusal(function: Any, *arguments: Any) -> Refused:
-    with pytest.raises(Refused) as caught:
+def refusal(function: Any, *arguments: Any) -> RequestError:
+    with pytest.raises(RequestError) as caught:
         function(*arguments)
     return caught.value
 
@@ -37,14 +37,14 @@ def refusal(function: Any, *arguments: Any) -> Refused:
 @pytest.mark.parametrize(
     ("body", "told"),
     [
-        (b"", "not JSON"),
-        (b"{", "not JSON"),
-        (b'{"inputs": NaN}', "not JSON"),
-        (b'{"inputs": Infinity}', "not JSON"),
-        (b'{"inputs": "\xff"}', "not JSON"),
-        (b'{"inputs": "\\ud800"}', "not JSON"),
-        (b"[" * 100_000, "not JSON"),
-        (b'{"inputs": "a"} x', "not JSON"),
+        (b"", "not valid JSON"),
+        (b"{", "not valid JSON"),
+        (b'{"inputs": NaN}', "not valid JSON"),
+        (b'{"inputs": Infinity}', "not valid JSON"),
+        (b'{"inputs": "\xff"}', "not valid JSON"),
+        (b'{"inputs": "\\ud800"}', "not valid JSON"),
+        (b"[" * 100_000, "not valid JSON"),
+        (b'{"inputs": "a"} x', "not valid JSON"),
     ],
 )
 def test_what_is_not_json(body: bytes, told: str) -> None:
@@ -96,10 +96,10 @@ def test_what_is_no_list_of_texts(value: Any, status: int, param: str) -> None:
 
 
 def test_texts_and_ids() -> None:
-    assert read_items("a", "input", 9) == Given(texts=["a"])
-    assert read_items(["a", "b"], "input", 9) == Given(texts=["a", "b"])
-    assert read_items([1, 2], "input", 1) == Given(ids=[[1, 2]])
-    assert read_items([[1, 2], [3]], "input", 9) == Given(ids=[[1, 2], [3]])
+    assert read_items("a", "input", 9) == Items(texts=["a"])
+    assert read_items(["a", "b"], "input", 9) == Items(texts=["a", "b"])
+    assert read_items([1, 2], "input", 1) == Items(ids=[[1, 2]])
+    assert read_items([[1, 2], [3]], "input", 9) == Items(ids=[[1, 2], [3]])
 
 
 @pytest.mark.parametrize(
@@ -127,7 +127,7 @@ def test_anything_is_read_or_refused(value: Any) -> None:
     for read in (read_texts, read_items):
         try:
             found, status = read(value, "input", 3), 200
-        except Refused as error:
+        except RequestError as error:
             found, status = str(error), error.status
         assert status in (200, 413, 422)
         assert found
@@ -141,14 +141,14 @@ IDS = tensor("input_ids", "INT64", [2, 3], [5, 6, 0, 7, 8, 9])
 MASK = tensor("attention_mask", "INT64", [2, 3], [[1, 1, 0], [1, 1, 1]])
 
 
-def infer(*tensors: Tensor, **more: Any) -> Given:
+def infer(*tensors: Tensor, **more: Any) -> Items:
     return protocol.read_infer(InferBody(inputs=list(tensors), **more), 3)
 
 
 def test_tensors_flat_and_nested() -> None:
-    assert infer(IDS, MASK) == infer(MASK, IDS) == Given(ids=[[5, 6], [7, 8, 9]])
-    assert infer(tensor("text", "BYTES", [2], ["a", "b"])) == Given(texts=["a", "b"])
-    assert infer(tensor("text", "BYTES", [2, 1], [["a"], ["b"]])) == Given(texts=["a", "b"])
+    assert infer(IDS, MASK) == infer(MASK, IDS) == Items(ids=[[5, 6], [7, 8, 9]])
+    assert infer(tensor("text", "BYTES", [2], ["a", "b"])) == Items(texts=["a", "b"])
+    assert infer(tensor("text", "BYTES", [2, 1], [["a"], ["b"]])) == Items(texts=["a", "b"])
 
 
 @pytest.mark.parametrize(
@@ -179,7 +179,7 @@ def test_tensors_that_do_not_fit(tensors: list[Tensor]) -> None:
 
 
 def test_an_output_that_there_is_not() -> None:
-    with pytest.raises(Refused, match="no output 'token_embeddings', but sentence_embedding"):
+    with pytest.raises(RequestError, match="no output 'token_embeddings'; the only one is sentence_embedding"):
         infer(IDS, MASK, outputs=[{"name": "token_embeddings"}])
 
 

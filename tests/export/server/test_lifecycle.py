@@ -92,7 +92,7 @@ def test_golden_vectors_that_are_not_computed_here(artifact_folder: Path, start:
     wrong_golden(artifact_folder)
     server = start(folder=artifact_folder)
     said = server.told("error")
-    assert "does not compute the golden vectors here: off by 0.01" in said
+    assert "does not reproduce the golden vectors here: they differ by 0.01" in said
     assert server.process.wait(60) == 2
 
 
@@ -119,7 +119,7 @@ def test_a_service_that_falls_ill_says_so_and_recovers(artifact_folder: Path, li
 
 
 def test_a_graph_whose_vectors_depend_on_the_batch_is_not_served(artifact_folder: Path) -> None:
-    with pytest.raises(ArtifactError, match="int8_dynamic gives a text another vector in another batch"):
+    with pytest.raises(ArtifactError, match="with the graph int8_dynamic a text's vector depends on its batch"):
         Service(Artifact.open(artifact_folder), ServeSettings(variant="int8_dynamic"), Metrics())
 
 
@@ -129,8 +129,8 @@ def test_other_graphs_are_served_with_their_own_tolerance(artifact_folder: Path,
     right = OnnxEncoder.load(artifact_folder, variant=variant).encode(["the cat sat"])
 
     async def ask() -> Any:
-        with service.place(1) as places:
-            return await service.encode(service.tokenize(["the cat sat"]), places, time.monotonic() + 20)
+        with service.reserve(1) as reservation:
+            return await service.encode(service.tokenize(["the cat sat"]), reservation, time.monotonic() + 20)
 
     np.testing.assert_allclose(asyncio.run(ask()), right, atol=1e-6)
     service.close()
@@ -211,7 +211,7 @@ def test_a_deadline(start: Start) -> None:
     server = start("--request-timeout", "0.000001").ready()
     status, error = server.ask("/embed", {"inputs": "the cat"})
     assert status in (408, 504)
-    assert "in time" in error["error"]["message"] or "not done within" in error["error"]["message"]
+    assert "in time" in error["error"]["message"] or "not computed within" in error["error"]["message"]
     assert keep_asking(server, "/health/ready", 200)["ready"]
 
 
@@ -238,7 +238,7 @@ def test_a_second_signal_ends_it_at_once(start: Start) -> None:
     server.process.send_signal(signal.SIGTERM)
     server.told("ending")
     assert server.end() == 2
-    assert "ended at once, by a second signal" in "".join(server.said)
+    assert "ended at once by a second signal" in "".join(server.said)
 
 
 def test_told_to_end_while_it_loads(start: Start) -> None:

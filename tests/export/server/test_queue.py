@@ -17,8 +17,9 @@ from numpy.typing import NDArray
 from helpers.engines import LookupEngine
 from lengthwise.batching.plan import PADDED, BatchCosts
 from lengthwise.config import EncoderConfig
+from lengthwise.export.server.errors import Overloaded, ShuttingDown
 from lengthwise.export.server.metrics import Metrics
-from lengthwise.export.server.queue import LONG_TOKENS, BatchQueue, Closed, Job, Overloaded
+from lengthwise.export.server.queue import LONG_TOKENS, BatchQueue, Job
 from lengthwise.tokens.ragged import RaggedTokens
 
 SECONDS = 20.0
@@ -52,11 +53,11 @@ class Bench:
 
     def send(self, lengths: Sequence[int], value: int = 4, seconds: float = SECONDS) -> Job:
         tokens = sum(lengths)
-        self.queue.reserve(tokens)
+        reservation = self.queue.reserve(tokens)
         no = np.zeros(len(lengths), np.bool_)
         ids = np.full(tokens, value, np.int32)
         job = Job(RaggedTokens(ids, np.cumsum([0, *lengths]), no, no), time.monotonic() + seconds, self._done)
-        self.queue.submit(job, tokens)
+        self.queue.submit(job, reservation)
         return job
 
     def wait(self, *jobs: Job) -> list[Exception | None]:
@@ -116,7 +117,7 @@ def test_every_text_gets_its_own_vector(
         )
         np.testing.assert_allclose(job.vectors, right, atol=1e-6)
     assert engine.rows == sum(length > 0 for lengths in requests for length in lengths)
-    assert found.queue.held == 0
+    assert found.queue.tokens == 0
     found.queue.close()
 
 
@@ -154,13 +155,13 @@ def test_where_nothing_is_short_all_workers_take_long_texts(bench: Callable[...,
 def test_places_are_counted_and_given_back(bench: Callable[..., Bench]) -> None:
     found = bench(most=100)
     job = found.send([60])
-    with pytest.raises(Overloaded, match=r"60 tokens are waiting, and 100 may; try again in \d+ s") as caught:
+    with pytest.raises(Overloaded, match=r"60 of at most 100 tokens are queued; try again in \d+ s") as caught:
         found.send([41])
     assert caught.value.retry_after >= 1
     other = found.send([40])
     found.engine.gate.set()
     found.wait(job, other)
-    assert found.queue.held == 0
+    assert found.queue.tokens == 0
     assert found.wait(found.send([500])) == [None]  # larger than all places, and nothing else is there
 
 
@@ -176,7 +177,7 @@ def test_a_job_that_nobody_wants_is_not_computed(bench: Callable[..., Bench]) ->
     found.queue.close()
     assert [length for lengths in found.engine.lengths for length in lengths] == [2, 9]
     assert {given_up, late} & found.ends.keys() == set()
-    assert found.queue.held == 0
+    assert found.queue.tokens == 0
 
 
 def test_only_the_one_to_blame_fails(bench: Callable[..., Bench]) -> None:
@@ -187,7 +188,7 @@ def test_only_the_one_to_blame_fails(bench: Callable[..., Bench]) -> None:
     found.engine.gate.set()
     ends = found.wait(first, *jobs)
     assert [type(end) for end in ends] == [type(None), type(None), ArithmeticError, type(None)]
-    assert found.queue.alive
+    assert found.queue.is_alive
     assert found.wait(found.send([5])) == [None]
 
 
@@ -197,9 +198,9 @@ def test_closing_finishes_what_was_accepted(bench: Callable[..., Bench]) -> None
     closing = threading.Thread(target=found.queue.close)
     closing.start()
     until(lambda: found.queue._closed)
-    with pytest.raises(Closed, match="is ending"):
+    with pytest.raises(ShuttingDown, match="shutting down"):
         found.send([1])
     found.engine.gate.set()
     closing.join(SECONDS)
     assert found.wait(*jobs) == [None] * 3
-    assert not found.queue.alive
+    assert not found.queue.is_alive

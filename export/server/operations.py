@@ -1,0 +1,111 @@
+"""The table of operations, from which the routes and the OpenAPI description are made."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, Response
+
+from lengthwise.export.server import schemas
+from lengthwise.export.server.api import PAGE_HEADERS, Api
+from lengthwise.export.server.bodies import EmbedBody, EmbeddingsBody, InferBody, TokenizeBody
+from lengthwise.export.server.openapi import Operation, describe, docs_page
+from lengthwise.export.server.responses import json_response
+
+
+async def _docs(api: Api, _: Request) -> Response:
+    return HTMLResponse(docs_page(_description(api)), headers=PAGE_HEADERS)
+
+
+async def _openapi(api: Api, _: Request) -> Response:
+    return json_response(_description(api))
+
+
+def _description(api: Api) -> dict[str, Any]:
+    title = "loading" if api.service is None else api.service.name
+    return describe(OPERATIONS, title, with_key=api.settings.api_key is not None)
+
+
+_ENCODE_ERRORS = ("400", "401", "408", "413", "415", "422", "429", "500", "503", "504")
+_MODEL = "/v2/models/{name}"
+_VERSION = "/v2/models/{name}/versions/{version}"
+
+OPERATIONS = (
+    Operation("POST", "/embed", Api.embed, "Vectors of texts", EmbedBody, schemas.VECTORS, _ENCODE_ERRORS),
+    Operation(
+        "POST",
+        "/v1/embeddings",
+        Api.embeddings,
+        "Embeddings in OpenAI's format",
+        EmbeddingsBody,
+        schemas.EMBEDDINGS,
+        (*_ENCODE_ERRORS, "404"),
+    ),
+    Operation("POST", "/tokenize", Api.tokenize, "Tokens of texts", TokenizeBody, schemas.TOKENS, _ENCODE_ERRORS),
+    Operation("GET", "/v1/models", Api.models, "The served model", answer=schemas.OBJECT),
+    Operation("GET", "/info", Api.info, "Model, limits and versions", answer=schemas.OBJECT),
+    Operation(
+        "GET", "/health/live", Api.live, "Whether the process runs", answer=schemas.OBJECT, errors=(), public=True
+    ),
+    Operation(
+        "GET",
+        "/health/ready",
+        Api.ready,
+        "Whether the model is loaded and reproduces its golden vectors",
+        answer=schemas.OBJECT,
+        errors=("503",),
+        public=True,
+    ),
+    Operation("GET", "/metrics", Api.prometheus, "Metrics for Prometheus", media="text/plain"),
+    Operation("GET", "/v2", Api.server_metadata, "Open Inference Protocol: server metadata", answer=schemas.OBJECT),
+    Operation(
+        "GET",
+        "/v2/health/live",
+        Api.live,
+        "Open Inference Protocol: server live",
+        answer=schemas.OBJECT,
+        errors=(),
+        public=True,
+    ),
+    Operation(
+        "GET",
+        "/v2/health/ready",
+        Api.ready,
+        "Open Inference Protocol: server ready",
+        answer=schemas.OBJECT,
+        errors=("503",),
+        public=True,
+    ),
+    Operation(
+        "GET",
+        _MODEL,
+        Api.model_metadata,
+        "Open Inference Protocol: model metadata",
+        answer=schemas.OBJECT,
+        errors=("401", "404"),
+        aliases=(_VERSION,),
+    ),
+    Operation(
+        "GET",
+        f"{_MODEL}/ready",
+        Api.model_ready,
+        "Open Inference Protocol: model ready",
+        answer=schemas.OBJECT,
+        errors=("401", "404", "503"),
+        aliases=(f"{_VERSION}/ready",),
+    ),
+    Operation(
+        "POST",
+        f"{_MODEL}/infer",
+        Api.infer,
+        "Open Inference Protocol: inference",
+        InferBody,
+        schemas.OBJECT,
+        (*_ENCODE_ERRORS, "404"),
+        aliases=(f"{_VERSION}/infer",),
+    ),
+    Operation("GET", "/", Api.page, "The page", public=True, described=False),
+    Operation("GET", "/docs", _docs, "This description for people", public=True, described=False),
+    Operation("GET", "/openapi.json", _openapi, "This description for programs", public=True, described=False),
+)
