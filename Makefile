@@ -46,7 +46,7 @@ figures: $(STAMP)
 	$(BIN)/python docs/figures.py
 
 runtimes: $(STAMP)
-	$(BIN)/python $(PIP_INSTALL) -e '.[openvino,clients]'
+	$(BIN)/python $(PIP_INSTALL) -e '.[openvino,clients,browser]'
 	npm ci --ignore-scripts --no-audit --no-fund --prefix $(DRIVER)
 
 lint: $(STAMP)

@@ -1,89 +1,88 @@
 """onnxruntime's JavaScript builds: onnxruntime-node in a Node process, onnxruntime-web (WebAssembly) in a browser.
 
-Batches and results are exchanged as bytes (`javascript_driver/session.mjs` documents the format): with Node through
-its standard input and output, with the browser over HTTP on this machine. The browser is any Chromium, headless.
+Decisions:
+- Batches and arrays travel as bytes in one format, which `javascript_driver/session.mjs` describes: through the pipes
+  of the Node process, or as base64 through Playwright.
+- The browser is the installed Chromium or Chrome, headless. Playwright answers every request of its page, so there is
+  no HTTP server and nothing leaves the browser; model and WebAssembly go through file inputs, which is much faster.
 """
 
 from __future__ import annotations
 
+import asyncio
+import base64
 import contextlib
 import json
 import os
-import queue
-import secrets
 import shutil
 import struct
 import subprocess
-import sys
 import tempfile
 import threading
-import time
 from abc import abstractmethod
-from collections.abc import Mapping
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import Coroutine, Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lengthwise.export.runtimes.base import NotRunnable, Outputs, Runtime, check_output_names
 
+if TYPE_CHECKING:
+    from playwright.async_api import Browser, Page, Playwright, Route
+
 DRIVER = Path(__file__).with_name("javascript_driver")
+BROWSER_VARIABLE = "LENGTHWISE_BROWSER"
 _PACKAGES = DRIVER / "node_modules"
 _BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
-_BROWSER_VARIABLE = "LENGTHWISE_BROWSER"
-_BROWSER_OPTIONS = (
-    "--headless",
-    "--remote-debugging-pipe",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-)
-# A browser with a debugging pipe reads from descriptor 3 and writes to 4.
-_WITH_PIPE = (
-    "import os, sys; os.dup2(int(sys.argv[1]), 3); os.dup2(os.open(os.devnull, os.O_WRONLY), 4);"
-    " os.set_inheritable(3, True); os.set_inheritable(4, True);"
-    " os.execv(sys.argv[2], sys.argv[2:])"
-)
+_PAGE_URL = "http://onnxruntime.localhost/"
+_PAGE = '<!doctype html><input type="file" multiple><script type="module" src="web.mjs"></script>'
+_WASM = "ort-wasm-simd-threaded.wasm"  # of onnxruntime-web's ort.wasm.min.mjs
 _START_SECONDS = 120.0
-_RESPONSE_SECONDS = 300.0
+_ANSWER_SECONDS = 300.0
+_CLOSE_SECONDS = 30.0
 _TYPES: Mapping[str, str] = MappingProxyType({"float32": "<f4", "int64": "<i8", "float64": "<f8"})
+T = TypeVar("T")
+
+
+def find_browser() -> str | None:
+    """The program named by LENGTHWISE_BROWSER, else the first Chromium or Chrome on the path."""
+    return os.environ.get(BROWSER_VARIABLE) or next(filter(None, map(shutil.which, _BROWSERS)), None)
+
+
+def browser_options(program: str) -> dict[str, Any]:
+    """Arguments of Playwright's `launch` for a program."""
+    return {"executable_path": program, "headless": True, "chromium_sandbox": os.geteuid() != 0}  # root cannot have one
 
 
 class _JavaScriptRuntime(Runtime):
+    """A session in another process that takes a request's bytes and gives an answer's."""
+
     optional = True
 
     def load(self, path: Path) -> None:
-        self._start(path)
-        record, _ = _decode(self._receive(_START_SECONDS))
+        record, _ = _decode(self._start(path))
         check_output_names(record["outputs"])
         self._versions: dict[str, str] = record["versions"]
 
     def run(self, input_ids: NDArray[np.int64], attention_mask: NDArray[np.int64]) -> Outputs:
         header = struct.pack("<II", *input_ids.shape)
-        self._send(header + np.ascontiguousarray(input_ids).tobytes() + np.ascontiguousarray(attention_mask).tobytes())
-        _, (vectors, states) = _decode(self._receive(_RESPONSE_SECONDS))
+        cells = np.ascontiguousarray(input_ids).tobytes() + np.ascontiguousarray(attention_mask).tobytes()
+        _, (vectors, states) = _decode(self._answer(header + cells))
         return vectors, states
 
     def describe(self) -> dict[str, str]:
         return self._versions
 
     @abstractmethod
-    def _start(self, path: Path) -> None:
-        """Start loading a model; the first response reports the result."""
+    def _start(self, path: Path) -> bytes:
+        """Load a model; the answer describes the session, or is an error."""
 
     @abstractmethod
-    def _send(self, request: bytes) -> None:
-        """Send a batch."""
-
-    @abstractmethod
-    def _receive(self, seconds: float) -> bytes:
-        """The next response, within a timeout."""
+    def _answer(self, request: bytes) -> bytes:
+        """Run a batch."""
 
 
 class OnnxRuntimeNode(_JavaScriptRuntime):
@@ -92,8 +91,8 @@ class OnnxRuntimeNode(_JavaScriptRuntime):
     name = "onnxruntime-node"
     _process: subprocess.Popen[bytes] | None = None
 
-    def _start(self, path: Path) -> None:
-        node = _installed("onnxruntime-node", "node", shutil.which("node"))
+    def _start(self, path: Path) -> bytes:
+        node = _require("onnxruntime-node", "node", shutil.which("node"))
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115  # closed with the process
         command = [node, str(DRIVER / "node.mjs"), str(path.resolve())]
         try:
@@ -103,14 +102,16 @@ class OnnxRuntimeNode(_JavaScriptRuntime):
         except OSError as error:
             self._errors.close()
             raise NotRunnable(f"{node} cannot be started ({error})") from error
+        return self._receive(_START_SECONDS)
 
-    def _send(self, request: bytes) -> None:
+    def _answer(self, request: bytes) -> bytes:
         stdin = _pipe(self._process, "stdin")
         try:
             stdin.write(struct.pack("<I", len(request)) + request)
             stdin.flush()
         except BrokenPipeError:
             raise RuntimeError(self._exit_reason()) from None
+        return self._receive(_ANSWER_SECONDS)
 
     def _receive(self, seconds: float) -> bytes:
         timer = threading.Timer(seconds, self._process.kill)  # type: ignore[union-attr]  # started
@@ -127,10 +128,9 @@ class OnnxRuntimeNode(_JavaScriptRuntime):
         return data
 
     def _exit_reason(self) -> str:
-        """Why the process ended, from its stderr."""
         self._errors.seek(0)
-        message = self._errors.read().decode(errors="replace").strip()
-        return f"node ended: {message[-300:] or 'it was killed, or took too long'}"
+        output = self._errors.read().decode(errors="replace").strip()
+        return f"node ended: {output[-300:] or 'it was killed, or took too long'}"
 
     def close(self) -> None:
         if self._process is not None:
@@ -141,136 +141,123 @@ class OnnxRuntimeNode(_JavaScriptRuntime):
 
 
 class OnnxRuntimeWeb(_JavaScriptRuntime):
-    """onnxruntime-web's WebAssembly build, on one thread, in a headless Chromium."""
+    """onnxruntime-web's WebAssembly build, on one thread, in a headless Chromium that Playwright controls."""
 
     name = "onnxruntime-web (wasm)"
-    _browser: subprocess.Popen[bytes] | None = None
+    _session: _BrowserSession | None = None
 
-    def _start(self, path: Path) -> None:
-        named = os.environ.get(_BROWSER_VARIABLE)
-        found = named or next(filter(None, map(shutil.which, _BROWSERS)), None)
-        program = shutil.which(_installed("onnxruntime-web", "a Chromium or Chrome", found))
+    def _start(self, path: Path) -> bytes:
+        program = shutil.which(named := _require("onnxruntime-web", "a Chromium or Chrome", find_browser()))
         if program is None:
-            raise NotRunnable(f"{found} cannot be started; see {_BROWSER_VARIABLE}")
+            raise NotRunnable(f"{named} cannot be started; see {BROWSER_VARIABLE}")
         if path.with_name(path.name + ".data").exists():
-            raise NotRunnable("a graph above 2 GB, with its weights in a second file, cannot be sent to a browser")
-        self._server = _Server(path)
-        self._profile = tempfile.mkdtemp(prefix="lengthwise-browser-")
-        sandbox = ["--no-sandbox"] if os.geteuid() == 0 else []  # Chromium has no sandbox for root
-        options = [*_BROWSER_OPTIONS, *sandbox, f"--user-data-dir={self._profile}"]
-        self._browser = self._open_browser([program, *options, self._server.address])
+            raise NotRunnable("weights in a file of their own (a graph of more than 2 GB) cannot be sent to a browser")
+        self._session = _BrowserSession()
+        return self._session.call(self._session.open(program, path), _START_SECONDS)
 
-    def _open_browser(self, command: list[str]) -> subprocess.Popen[bytes]:
-        """Start a browser that exits with this process, even if killed, because its debugging pipe closes."""
-        read_end, self._pipe = os.pipe()
-        try:
-            return subprocess.Popen(
-                [sys.executable, "-I", "-S", "-c", _WITH_PIPE, str(read_end), *command],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-                pass_fds=(read_end,),
-                process_group=0,
-                env={**os.environ, "TMPDIR": self._profile},  # so its temporary files are deleted with the profile
-            )
-        finally:
-            os.close(read_end)
-
-    def _send(self, request: bytes) -> None:
-        self._server.requests.put(request)
-
-    def _receive(self, seconds: float) -> bytes:
-        deadline = time.monotonic() + seconds
-        while time.monotonic() < deadline:
-            with contextlib.suppress(queue.Empty):
-                return self._server.responses.get(timeout=1)
-            if self._browser is None or self._browser.poll() is not None:
-                raise RuntimeError("the browser ended without a response")
-        raise RuntimeError(f"the browser gave no response within {seconds:.0f} s")
+    def _answer(self, request: bytes) -> bytes:
+        if self._session is None:
+            raise RuntimeError("the browser is closed")
+        return self._session.call(self._session.evaluate("request => answer(request)", request), _ANSWER_SECONDS)
 
     def close(self) -> None:
-        if self._browser is not None:
-            os.close(self._pipe)
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(self._browser.pid, 9)
-            self._browser.wait()
-            self._browser = None
-            self._server.close()
-            shutil.rmtree(self._profile, ignore_errors=True)
+        if self._session is not None:
+            self._session.close()
+            self._session = None
 
 
-class _Server(ThreadingHTTPServer):
-    """Serves the page, onnxruntime-web, the model and the batches, and receives the results.
+class _BrowserSession:
+    """A browser with one page, controlled from an event loop in a thread of its own.
 
-    Attributes:
-        secret: prefix of every path, which keeps out other pages and programs.
+    Playwright's synchronous API would need the caller's thread to run no event loop, and could not time out.
     """
 
-    daemon_threads = True
+    _playwright: Playwright | None = None
+    _browser: Browser | None = None
+    _page: Page
 
-    def __init__(self, model: Path) -> None:
-        super().__init__(("127.0.0.1", 0), _Handler)
-        self.model = model
-        self.secret = f"/{secrets.token_urlsafe()}/"
-        self.address = f"http://127.0.0.1:{self.server_port}{self.secret}"
-        self.requests: queue.Queue[bytes | None] = queue.Queue()
-        self.responses: queue.Queue[bytes] = queue.Queue()
-        threading.Thread(target=self.serve_forever, daemon=True).start()
+    def __init__(self) -> None:
+        try:
+            from playwright import async_api
+        except ModuleNotFoundError:
+            raise NotRunnable("playwright is not installed; run make runtimes") from None
+        self._api = async_api
+        self._temporary = tempfile.mkdtemp(prefix="lw-browser-")  # short, since Chromium puts sockets into it
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="browser", daemon=True)
+        self._thread.start()
+
+    def call(self, coroutine: Coroutine[Any, Any, T], seconds: float) -> T:
+        """The result of a coroutine that runs in the thread.
+
+        Raises:
+            RuntimeError: it failed, or took longer.
+        """
+        future = asyncio.run_coroutine_threadsafe(coroutine, self._loop)
+        try:
+            return future.result(seconds)
+        except TimeoutError:
+            future.cancel()
+            raise RuntimeError(f"the browser gave no answer within {seconds:.0f} s") from None
+        except self._api.Error as error:
+            ended = self._browser is None or not self._browser.is_connected()
+            raise RuntimeError(f"the browser ended: {error.message}" if ended else error.message) from error
+
+    async def open(self, program: str, model: Path) -> bytes:
+        """Start the browser and load a model in its page; the answer describes the session."""
+        self._playwright = await self._api.async_playwright().start()
+        self._browser = await self._playwright.chromium.launch(
+            **browser_options(program), env={**os.environ, "TMPDIR": self._temporary}
+        )
+        self._page = await self._browser.new_page()
+        self._page.set_default_timeout(1_000 * _START_SECONDS)
+        await self._page.route("**/*", _serve_file)
+        await self._page.goto(_PAGE_URL)
+        await self._page.set_input_files("input", [model, _PACKAGES / "onnxruntime-web/dist" / _WASM])
+        return await self.evaluate("() => load()")
+
+    async def evaluate(self, function: str, request: bytes = b"") -> bytes:
+        """Call a function of the page with bytes; it returns bytes."""
+        answer: str = await self._page.evaluate(function, base64.b64encode(request).decode())
+        return base64.b64decode(answer)
 
     def close(self) -> None:
-        self.requests.put(None)
-        self.shutdown()
-        self.server_close()
+        """End the browser and the thread."""
+        with contextlib.suppress(RuntimeError):
+            self.call(self._close(), _CLOSE_SECONDS)
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+        shutil.rmtree(self._temporary, ignore_errors=True)
+
+    async def _close(self) -> None:
+        if self._browser is not None:
+            await self._browser.close()
+        if self._playwright is not None:
+            await self._playwright.stop()
 
 
-class _Handler(BaseHTTPRequestHandler):
-    server: _Server
-
-    def do_GET(self) -> None:  # named by the base class
-        name = self._resource()
-        library = _PACKAGES / "onnxruntime-web/dist" / Path(name or "").name
-        if name == "":
-            self._reply(b'<!doctype html><script type="module" src="web.mjs"></script>', "text/html")
-        elif name in ("web.mjs", "session.mjs"):
-            self._reply((DRIVER / name).read_bytes(), "text/javascript")
-        elif name == "model":
-            self._reply(self.server.model.read_bytes(), "application/octet-stream")
-        elif name == "request":
-            request = self.server.requests.get()
-            self._reply(request or b"", "application/octet-stream", 200 if request else 204)
-        elif name is not None and name.startswith("ort/") and library.is_file():
-            self._reply(library.read_bytes(), "application/wasm" if library.suffix == ".wasm" else "text/javascript")
-        else:
-            self.send_error(404)
-
-    def do_POST(self) -> None:
-        length = self.headers["Content-Length"]
-        if self._resource() != "answer" or length is None:
-            self.send_error(404)
-            return
-        self.server.responses.put(self.rfile.read(int(length)))
-        self._reply(b"", "text/plain")
-
-    def _resource(self) -> str | None:
-        """The path after the secret; None without the secret."""
-        return self.path.removeprefix(self.server.secret) if self.path.startswith(self.server.secret) else None
-
-    def _reply(self, body: bytes, kind: str, status: int = 200) -> None:
-        self.send_response(status)
-        self.send_header("Content-Type", kind)
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        with contextlib.suppress(ConnectionError):  # the browser has ended
-            self.wfile.write(body)
-
-    def log_message(self, *_: object) -> None:
-        return
+async def _serve_file(route: Route) -> None:
+    """Serve the page and its modules; anything else is refused."""
+    name = route.request.url.removeprefix(_PAGE_URL)
+    folder = _PACKAGES / "onnxruntime-web/dist" if name.startswith("ort/") else DRIVER
+    path = folder / Path(name).name
+    if name == "":
+        await route.fulfill(body=_PAGE, content_type="text/html")
+    elif path.suffix == ".mjs" and path.is_file():
+        await route.fulfill(path=path, content_type="text/javascript")
+    else:
+        await route.abort()
 
 
-def _installed(package: str, what: str, program: str | None) -> str:
-    """The program; raises NotRunnable if it or the package is not installed."""
+def _require(package: str, needed: str, program: str | None) -> str:
+    """The program, if it and the package are installed.
+
+    Raises:
+        NotRunnable: one of them is not.
+    """
     if program is None:
-        raise NotRunnable(f"{what} is not installed; install it, then run make runtimes")
+        raise NotRunnable(f"{needed} is not installed; install it, then run make runtimes")
     if not (_PACKAGES / package).is_dir():
         raise NotRunnable(f"{package} is not installed; run make runtimes (npm ci in export/runtimes/{DRIVER.name})")
     return program
@@ -281,22 +268,20 @@ def _pipe(process: subprocess.Popen[bytes] | None, name: str) -> IO[bytes]:
     return pipe
 
 
-def _decode(response: bytes) -> tuple[dict[str, Any], list[NDArray[Any]]]:
-    """The record and the arrays of a response.
+def _decode(answer: bytes) -> tuple[dict[str, Any], list[NDArray[Any]]]:
+    """The record and the arrays of an answer.
 
     Raises:
-        RuntimeError: the response is an error message.
+        RuntimeError: the answer is an error's message.
     """
-    (length,) = struct.unpack_from("<I", response)
-    record = json.loads(response[4 : 4 + length])
+    (length,) = struct.unpack_from("<I", answer)
+    record = json.loads(answer[4 : 4 + length])
     if "error" in record:
         raise RuntimeError(record["error"])
     offset, arrays = 4 + -(-length // 4) * 4, []
     for array in record.get("arrays", ()):
         kind = np.dtype(_TYPES.get(array["type"], "<f4"))
         count = int(np.prod(array["dims"], dtype=np.int64))
-        arrays.append(
-            np.frombuffer(response, kind, count, offset).reshape(array["dims"]).astype(kind.newbyteorder("="))
-        )
+        arrays.append(np.frombuffer(answer, kind, count, offset).reshape(array["dims"]).astype(kind.newbyteorder("=")))
         offset += count * kind.itemsize
     return record, arrays

@@ -175,8 +175,10 @@ class _DrainingServer(uvicorn.Server):
         self.is_draining = True
 
     async def stop_listening(self, listener: socket.socket) -> None:
-        """Close the listening socket after taking every connection out of its queue, which closing would reset."""
+        """Close the listening socket, and serve the connections in its queue, which closing alone would reset."""
         connections = list(_accept_pending(listener))
+        with contextlib.suppress(OSError):  # not on every system
+            listener.shutdown(socket.SHUT_RDWR)  # at once, while an event loop may close it later
         for server in self.servers:
             server.close()
         listener.close()

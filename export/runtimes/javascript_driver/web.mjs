@@ -1,27 +1,46 @@
+<<<<<<< HEAD
 // In a page that `javascript.py` serves: fetches the model, then one request after the other.
 // Every path is relative to the page's own, which holds a secret.
+=======
+// In a page that `javascript.py` opens: loads the model, then answers one request after the other. Model and WebAssembly
+// are the files of the input element.
+// Requests and answers are those of session.mjs, as base64.
+>>>>>>> 61e5edf (Playwright drives the browser of the tests and of onnxruntime-web, in place of a client of our own)
 
 import { answerRequest, describeSession, encodeAnswer } from "./session.mjs";
 
-const post = (body) => fetch("answer", { method: "POST", body });
+let ort, session;
 
-async function open() {
-  const ort = await import("./ort/ort.wasm.min.mjs");
+async function openSession() {
+  ort = await import("./ort/ort.wasm.min.mjs");
+  const [model, wasm] = await Promise.all([...document.querySelector("input").files].map((file) => file.arrayBuffer()));
+  ort.env.wasm.wasmBinary = wasm;
   ort.env.wasm.wasmPaths = new URL("ort/", document.baseURI).href;
-  ort.env.wasm.numThreads = 1; // more of them need a page that is isolated from other origins
-  const model = new Uint8Array(await (await fetch("model")).arrayBuffer());
-  return [ort, await ort.InferenceSession.create(model, { executionProviders: ["wasm"] })];
-}
-
-async function main() {
-  const [ort, session] = await open();
+  ort.env.wasm.numThreads = 1; // more threads need a page that is isolated from other origins
+  session = await ort.InferenceSession.create(new Uint8Array(model), { executionProviders: ["wasm"] });
   const browser = navigator.userAgent.match(/Chrom\w*\/[\d.]+/)?.[0] ?? navigator.userAgent;
-  await post(describeSession(session, { "onnxruntime-web": ort.env.versions.web, browser }));
-  for (;;) {
-    const response = await fetch("request");
-    if (response.status !== 200) return;
-    await post(await answerRequest(ort, session, await response.arrayBuffer()));
-  }
+  return describeSession(session, { "onnxruntime-web": ort.env.versions.web, browser });
 }
 
-main().catch((error) => post(encodeAnswer({ error: String(error?.message ?? error) })));
+async function decodeBase64(text) {
+  return (await fetch(`data:application/octet-stream;base64,${text}`)).arrayBuffer();
+}
+
+function encodeBase64(bytes) {
+  return new Promise((resolve, reject) => {
+    const reader = new FileReader();
+    reader.onload = () => resolve(reader.result.slice(reader.result.indexOf(",") + 1));
+    reader.onerror = () => reject(reader.error);
+    reader.readAsDataURL(new Blob([bytes]));
+  });
+}
+
+globalThis.load = async () => {
+  try {
+    return await encodeBase64(await openSession());
+  } catch (error) {
+    return encodeBase64(encodeAnswer({ error: String(error?.message ?? error) }));
+  }
+};
+
+globalThis.answer = async (request) => encodeBase64(await answerRequest(ort, session, await decodeBase64(request)));

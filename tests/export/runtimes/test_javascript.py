@@ -1,16 +1,19 @@
-"""The JavaScript runtimes: errors that arrive in words, and processes that end."""
+"""The JavaScript runtimes: errors arrive as messages, and processes end."""
 
 from __future__ import annotations
 
-import http.client
+import asyncio
+import contextlib
 import json
 import os
 import shutil
+import signal
 import struct
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -38,7 +41,7 @@ def load(kind: Kind, path: Path) -> OnnxRuntimeNode | OnnxRuntimeWeb:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_file_that_is_no_model_is_an_error_in_words(kind: Kind, tmp_path: Path) -> None:
+def test_file_that_is_not_a_model_is_reported(kind: Kind, tmp_path: Path) -> None:
     path = tmp_path / "model.onnx"
     path.write_bytes(b"not a model")
     with pytest.raises(RuntimeError, match=r"(?i)protobuf|model"):
@@ -46,7 +49,7 @@ def test_a_file_that_is_no_model_is_an_error_in_words(kind: Kind, tmp_path: Path
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_an_error_of_one_batch_does_not_end_the_session(kind: Kind, artifact_folder: Path) -> None:
+def test_session_survives_a_failed_batch(kind: Kind, artifact_folder: Path) -> None:
     runtime = load(kind, artifact_folder / VARIANTS[NATIVE].file)
     try:
         with pytest.raises(RuntimeError, match=r"bounds|range|index"):
@@ -57,75 +60,122 @@ def test_an_error_of_one_batch_does_not_end_the_session(kind: Kind, artifact_fol
         runtime.close()
 
 
-@pytest.mark.parametrize(("kind", "process"), [(OnnxRuntimeNode, "_process"), (OnnxRuntimeWeb, "_browser")])
-def test_a_process_that_dies_says_so(kind: Kind, process: str, artifact_folder: Path) -> None:
-    runtime = load(kind, artifact_folder / VARIANTS[NATIVE].file)
-    getattr(runtime, process).kill()
-    getattr(runtime, process).wait()
-    with pytest.raises(RuntimeError, match=r"(node|browser) ended"):
+def test_node_that_dies_is_reported(artifact_folder: Path) -> None:
+    runtime = load(OnnxRuntimeNode, artifact_folder / VARIANTS[NATIVE].file)
+    assert isinstance(runtime, OnnxRuntimeNode)
+    assert runtime._process is not None
+    runtime._process.kill()
+    runtime._process.wait()
+    with pytest.raises(RuntimeError, match="node ended"):
         runtime.run(IDS, np.ones_like(IDS))
     runtime.close()
 
 
-def test_only_the_page_that_knows_the_secret_is_answered(tmp_path: Path) -> None:
-    (tmp_path / "model.onnx").write_bytes(b"weights")
-    server = javascript._Server(tmp_path / "model.onnx")
-
-    def status(method: str, path: str, body: bytes | None = None) -> int:
-        connection = http.client.HTTPConnection("127.0.0.1", server.server_port, timeout=10)
-        connection.request(method, path, body)
-        return connection.getresponse().status
-
-    try:
-        assert status("GET", f"{server.secret}model") == 200
-        assert status("POST", f"{server.secret}answer", b"right") == 200
-        ort = f"{server.secret}ort/"
-        for path in ("/", "/model", "/wrong/model", f"{ort}..", f"{ort}../../../package.json"):
-            assert status("GET", path) == 404, path
-        assert status("POST", "/answer", b"forged") == 404
-        assert (server.responses.get(timeout=5), server.responses.empty()) == (b"right", True)
-    finally:
-        server.close()
+def processes_of(folder: Path) -> list[int]:
+    """Processes whose command line names a folder."""
+    found = []
+    for entry in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if str(folder).encode() in (entry / "cmdline").read_bytes():
+                found.append(int(entry.name))
+    return found
 
 
-def test_a_browser_leaves_nothing_behind_and_ends_with_the_process_that_started_it(
-    artifact_folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def short_folder(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """The folder of temporary files, with a path that is short enough for a browser's sockets."""
+    folder = Path(tempfile.mkdtemp(prefix="lw"))
+    monkeypatch.setenv("TMPDIR", str(folder))
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    yield folder
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def test_browser_that_dies_is_reported_and_leaves_nothing(artifact_folder: Path, short_folder: Path) -> None:
+    runtime = load(OnnxRuntimeWeb, artifact_folder / VARIANTS[NATIVE].file)
+    for process in processes_of(short_folder):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(process, signal.SIGKILL)
+    with pytest.raises(RuntimeError, match="browser ended"):
+        runtime.run(IDS, np.ones_like(IDS))
+    runtime.close()
+    assert processes_of(short_folder) == []
+    assert list(short_folder.iterdir()) == []
+
+
+def test_browser_ends_with_the_process_that_started_it(artifact_folder: Path, short_folder: Path) -> None:
     load(OnnxRuntimeWeb, artifact_folder / VARIANTS[NATIVE].file).close()
-    folder = Path(tempfile.mkdtemp(prefix="lw"))  # a short path: a browser's sockets have to have one
     code = """if True:
         import sys, time, pathlib
         from lengthwise.export.runtimes.javascript import OnnxRuntimeWeb
-        runtime = OnnxRuntimeWeb()
-        runtime.load(pathlib.Path(sys.argv[1]))
-        print(runtime._browser.pid, runtime._profile, flush=True)
+        OnnxRuntimeWeb().load(pathlib.Path(sys.argv[1]))
+        print("loaded", flush=True)
         time.sleep(600)
     """
-    monkeypatch.setenv("TMPDIR", str(folder))
     parent = subprocess.Popen(
         [sys.executable, "-c", code, str(artifact_folder / VARIANTS[NATIVE].file)], stdout=subprocess.PIPE, text=True
     )
     assert parent.stdout is not None
-    browser, profile = parent.stdout.readline().split()
-    assert [str(path) for path in folder.iterdir()] == [profile]
+    assert parent.stdout.readline() == "loaded\n"
+    assert processes_of(short_folder)
     parent.kill()
     parent.communicate()
     for _ in range(100):
-        try:
-            os.kill(int(browser), 0)
-        except ProcessLookupError:
+        if not processes_of(short_folder):
             break
         time.sleep(0.1)
-    else:
-        pytest.fail("the browser is still there")
-    shutil.rmtree(folder, ignore_errors=True)
+    assert processes_of(short_folder) == []
 
 
-def test_a_page_that_lacks_onnxruntime_says_so_at_once(
+def test_browser_that_does_not_answer_is_ended(artifact_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    runtime = load(OnnxRuntimeWeb, artifact_folder / VARIANTS[NATIVE].file)
+    assert isinstance(runtime, OnnxRuntimeWeb)
+    session = runtime._session
+    assert session is not None
+    with pytest.raises(RuntimeError, match="no answer within 0 s"):
+        session.call(session.evaluate("() => { while (true); }"), 0.3)
+    runtime.close()
+    assert not session._thread.is_alive()
+
+
+def test_page_is_served_its_own_files_alone(artifact_folder: Path) -> None:
+    runtime = load(OnnxRuntimeWeb, artifact_folder / VARIANTS[NATIVE].file)
+    assert isinstance(runtime, OnnxRuntimeWeb)
+    session = runtime._session
+    assert session is not None
+    fetch = "fetch(url).then((it) => it.status, () => 0).then((it) => btoa(it))"
+    statuses = {}
+    for url in (
+        "/",
+        "/web.mjs",
+        "/ort/ort.wasm.min.mjs",
+        "/package.json",
+        "/ort/../../package.json",
+        "http://a.example/",
+    ):
+        answer = session.call(session.evaluate(f"() => {{ const url = {json.dumps(url)}; return {fetch}; }}"), 60)
+        statuses[url] = int(answer)
+    runtime.close()
+    assert list(statuses.values()) == [200, 200, 200, 0, 0, 0]
+
+
+def test_runtime_works_beside_a_running_event_loop(artifact_folder: Path) -> None:
+    async def run() -> tuple[int, ...]:
+        runtime = load(OnnxRuntimeWeb, artifact_folder / VARIANTS[NATIVE].file)
+        vectors, _ = runtime.run(IDS, (IDS > 0).astype(np.int64))
+        runtime.close()
+        return vectors.shape
+
+    assert asyncio.run(run()) == (2, 12)
+
+
+def test_missing_module_of_the_page_is_reported(
     artifact_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     load(OnnxRuntimeWeb, artifact_folder / VARIANTS[NATIVE].file).close()
-    (tmp_path / "onnxruntime-web").mkdir()
+    dist = tmp_path / "onnxruntime-web/dist"
+    dist.mkdir(parents=True)
+    (dist / javascript._WASM).write_bytes(b"")
     monkeypatch.setattr(javascript, "_PACKAGES", tmp_path)
     runtime = OnnxRuntimeWeb()
     try:
@@ -135,7 +185,7 @@ def test_a_page_that_lacks_onnxruntime_says_so_at_once(
         runtime.close()
 
 
-def test_weights_beside_a_graph_are_not_sent_to_a_browser(artifact_folder: Path) -> None:
+def test_external_weights_are_not_sent_to_a_browser(artifact_folder: Path) -> None:
     path = artifact_folder / VARIANTS[NATIVE].file
     load(OnnxRuntimeWeb, path).close()
     path.with_name(path.name + ".data").write_bytes(b"")
@@ -143,7 +193,7 @@ def test_weights_beside_a_graph_are_not_sent_to_a_browser(artifact_folder: Path)
         OnnxRuntimeWeb().load(path)
 
 
-def test_what_is_not_installed_was_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_installation_is_not_runnable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(javascript, "_PACKAGES", tmp_path)
     monkeypatch.setattr(shutil, "which", lambda name: f"/bin/{name}")
     for kind in KINDS:
@@ -157,7 +207,7 @@ def test_what_is_not_installed_was_not_run(tmp_path: Path, monkeypatch: pytest.M
         OnnxRuntimeWeb().load(tmp_path)
 
 
-def test_a_browser_that_is_none_was_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_browser_program_is_not_runnable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "onnxruntime-web").mkdir()
     monkeypatch.setattr(javascript, "_PACKAGES", tmp_path)
     monkeypatch.setenv("LENGTHWISE_BROWSER", str(tmp_path / "none"))
@@ -165,7 +215,7 @@ def test_a_browser_that_is_none_was_not_run(tmp_path: Path, monkeypatch: pytest.
         OnnxRuntimeWeb().load(tmp_path)
 
 
-def test_answers_come_apart_as_they_were_put_together() -> None:
+def test_answers_are_decoded() -> None:
     record = json.dumps({"arrays": [{"type": "float32", "dims": [2, 1]}, {"type": "int64", "dims": [1]}]}).encode()
     padding = b"\0" * (-len(record) % 4)
     arrays = np.array([[1.5], [2.5]], "<f4").tobytes() + np.array([7], "<i8").tobytes()
@@ -177,7 +227,7 @@ def test_answers_come_apart_as_they_were_put_together() -> None:
         javascript._decode(struct.pack("<I", len(error)) + error)
 
 
-def test_the_lock_file_fits_the_packages_and_names_no_host() -> None:
+def test_lock_file_matches_the_packages_and_names_no_host() -> None:
     package, lock = (json.loads((DRIVER / name).read_text()) for name in ("package.json", "package-lock.json"))
     assert lock["packages"][""]["dependencies"] == package["dependencies"]
     assert "://" not in json.dumps([entry for entry in lock["packages"].values() if "resolved" in entry])

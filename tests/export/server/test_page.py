@@ -1,4 +1,4 @@
-"""The server's page in a real browser: what it shows, what it says of errors, and that nothing in a text runs."""
+"""The server's page in a browser: what it shows, how it reports errors, and that nothing in a text is executed."""
 
 from __future__ import annotations
 
@@ -16,8 +16,9 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from playwright.sync_api import Browser, Page
 
-from helpers.browser import Browser, Page
+from helpers.browser import Record, answer_next, open_browser, open_page, wait_until
 from helpers.paths import ROOT
 from helpers.serving import Served
 from helpers.texts import TEXTS
@@ -35,7 +36,7 @@ LINES = ["rain fell on the road", "the cat sat", "", "the cat sat on the mat", "
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An artifact whose tokenizer cuts words into bytes and puts special tokens around a text."""
+    """An artifact with a byte-level tokenizer that adds special tokens around a text."""
     training = TokenizerTraining(model="byte_bpe", vocab_size=300, bos_token="[B]", eos_token="[E]")
     tokenizer = train_tokenizer(TEXTS, training)
     config = EncoderConfig(
@@ -45,17 +46,14 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         trained=False,
         tokenizer_fingerprint=tokenizer.fingerprint,
     )
-    place = tmp_path_factory.mktemp("page") / "artifact"
-    build_artifact(seeded_encoder(config, 0), tokenizer, place)
-    return place
+    folder = tmp_path_factory.mktemp("page") / "artifact"
+    build_artifact(seeded_encoder(config, 0), tokenizer, folder)
+    return folder
 
 
 @contextlib.contextmanager
 def serving(folder: Path, api_key: str | None = None) -> Iterator[str]:
-    """The URL of a running server.
-
-    All that is known here of the server is its contract: what the page should show is asked of the server itself.
-    """
+    """The URL of a running server; the tests compare the page with what this server answers."""
     environment = {} if api_key is None else {"LENGTHWISE_API_KEY": api_key}
     served = Served(folder, "--max-items", "6", "--max-text-tokens", "90", environment=environment).ready()
     try:
@@ -72,33 +70,44 @@ def server_url(folder: Path) -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    with Browser() as running:
-        yield running
+    with open_browser() as browser:
+        yield browser
 
 
 @pytest.fixture
-def tab(browser: Browser) -> Iterator[Page]:
-    """An empty page; whatever is done with it, it asks one host alone, and its console stays empty."""
-    with browser.page() as page:
-        yield page
-        page.evaluate("new Promise(done => setTimeout(done, 50))")
-        assert page.console == []
+def tab(browser: Browser) -> Iterator[tuple[Page, Record]]:
+    """An empty page and its record; in the end it has sent requests to one host only, and its console is empty."""
+    with open_page(browser) as (page, record):
+        yield page, record
+        page.wait_for_timeout(50)
+        assert record.console == []
         assert page.evaluate("window.ran") is None
-        hosts = {urllib.parse.urlsplit(request.url).hostname for request in page.requests}
-        assert hosts <= {"127.0.0.1", None}, hosts  # none: the picture that the page itself holds
+        hosts = {urllib.parse.urlsplit(request.url).hostname for request in record.requests}
+        assert hosts <= {"127.0.0.1", None}, hosts  # None: the icon, which is a data URL
 
 
 @pytest.fixture
-def page(tab: Page, server_url: str) -> Page:
-    return opened(tab, server_url)
+def record(tab: tuple[Page, Record]) -> Record:
+    return tab[1]
 
 
-def opened(tab: Page, url: str) -> Page:
-    tab.open(f"{url}/")
-    tab.wait_until(
-        "facts.innerText && !facts.innerText.includes('Asking') || document.querySelector('.error').innerText"
+@pytest.fixture
+def empty_page(tab: tuple[Page, Record]) -> Page:
+    return tab[0]
+
+
+@pytest.fixture
+def page(empty_page: Page, server_url: str) -> Page:
+    return open_url(empty_page, server_url)
+
+
+def open_url(page: Page, url: str) -> Page:
+    """Open the server's page, and wait until it has introduced the model or shows an error."""
+    page.goto(f"{url}/")
+    wait_until(
+        page, "facts.innerText && !facts.innerText.includes('Asking') || document.querySelector('.error').innerText"
     )
-    return tab
+    return page
 
 
 def ask(url: str, path: str, **body: object) -> Any:
@@ -127,21 +136,22 @@ def compare(page: Page, first: str, second: str) -> None:
 def search(page: Page, query: str, lines: Sequence[str]) -> None:
     page.fill("#lines", "\n".join(lines))
     page.fill("#query", query)
-    page.press("Enter")
+    page.keyboard.press("Enter")
     settle(page, "search")
 
 
 def settle(page: Page, form: str) -> None:
     """Wait until a form has a result, or an error to show; both are cleared when it is sent."""
     shown = f"#{form} .error, #{form}-result, #key-form"
-    page.wait_until(
+    wait_until(
+        page,
         f"document.getElementById('{form}').ariaBusy !== 'true'"
-        f" && [...document.querySelectorAll('{shown}')].some(it => it.checkVisibility())"
+        f" && [...document.querySelectorAll('{shown}')].some(it => it.checkVisibility())",
     )
 
 
 def similarity(page: Page) -> float:
-    return float(page.text("#similarity").replace("−", "-"))
+    return float(page.inner_text("#similarity").replace("−", "-"))
 
 
 def found(page: Page) -> list[list[str]]:
@@ -161,7 +171,7 @@ def chips(page: Page, which: int) -> list[dict[str, Any]]:
     return [{"id": int(re.search(r"\d+", chip.pop("title"))[0]), **chip} for chip in found]  # type: ignore[index]
 
 
-def test_the_page_allows_its_own_script_alone_and_names_no_other_host() -> None:
+def test_content_security_policy_allows_only_the_pages_script() -> None:
     html = PAGE.read_text(encoding="utf-8")
     (script,) = re.findall(r"<script>(.*?)</script>", html, re.DOTALL)
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
@@ -170,61 +180,61 @@ def test_the_page_allows_its_own_script_alone_and_names_no_other_host() -> None:
     assert not re.search(r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|eval\(|Storage|cookie", html)
 
 
-def test_the_model_is_introduced(page: Page, server_url: str) -> None:
+def test_model_facts_are_shown(page: Page, record: Record, server_url: str) -> None:
     info = ask(server_url, "info")
-    assert page.text("#model") == info["model_id"]
-    assert f"{info['dim']} dimensions" in page.text("#facts")
-    assert page.visible("#untrained") == (not info["trained"])
-    assert page.failed == []
+    assert page.inner_text("#model") == info["model_id"]
+    assert f"{info['dim']} dimensions" in page.inner_text("#facts")
+    assert page.is_visible("#untrained") == (not info["trained"])
+    assert record.failed == []
 
 
 @pytest.mark.parametrize("trained", [True, False])
-def test_an_encoder_that_was_never_trained_is_called_so(tab: Page, server_url: str, trained: bool) -> None:
-    tab.answer_instead("/info", 200, {"model_id": "<b>x</b>", "dim": 1024, "trained": trained})
-    page = opened(tab, server_url)
-    assert page.visible("#untrained") is not trained
-    assert (page.text("#model"), page.text("#facts")) == ("<b>x</b>", "1,024 dimensions")
+def test_untrained_encoder_is_marked(empty_page: Page, server_url: str, trained: bool) -> None:
+    answer_next(empty_page, "/info", (200, {"model_id": "<b>x</b>", "dim": 1024, "trained": trained}))
+    page = open_url(empty_page, server_url)
+    assert page.is_visible("#untrained") is not trained
+    assert (page.inner_text("#model"), page.inner_text("#facts")) == ("<b>x</b>", "1,024 dimensions")
 
 
-@pytest.mark.parametrize("by", ["button", "Enter"])
-def test_the_similarity_of_two_texts_appears_when_asked_for(page: Page, server_url: str, by: str) -> None:
+@pytest.mark.parametrize("trigger", ["button", "Enter"])
+def test_comparison_shows_the_similarity(page: Page, record: Record, server_url: str, trigger: str) -> None:
     texts = ["the cat sat on the mat", "a dog sat on the mat"]
     for number, text in enumerate(texts):
         page.fill(f"#text-{number}", text)
-    assert not page.visible("#compare-result")
-    if by == "Enter":
-        page.press("Enter")
+    assert not page.is_visible("#compare-result")
+    if trigger == "Enter":
+        page.keyboard.press("Enter")
     else:
         page.click("#compare button[type=submit]")
     settle(page, "compare")
     first, second = vectors_of(server_url, texts)
     assert similarity(page) == pytest.approx(first @ second, abs=6e-5)
-    assert page.text("#said") == f"Cosine similarity: {page.text('#similarity')}"
-    assert not page.visible("#compare .was")
+    assert page.inner_text("#said") == f"Cosine similarity: {page.inner_text('#similarity')}"
+    assert not page.is_visible("#compare .was")
     page.fill("#text-0", "moon")
-    assert page.visible("#compare .was")  # the result is of other texts now
-    sent = [json.loads(request.body or "null") for request in page.requests if request.url.endswith("/embed")]
+    assert page.is_visible("#compare .was")  # the result belongs to other texts now
+    sent = [json.loads(request.post_data or "null") for request in record.requests if request.url.endswith("/embed")]
     assert [(body["inputs"], body["normalize"]) for body in sent] == [(texts, True)]
-    assert page.failed == []
+    assert record.failed == []
 
 
-def test_a_text_compared_with_itself_and_a_line_begun_by_shift_and_enter(page: Page) -> None:
+def test_shift_enter_starts_a_line_and_equal_texts_have_similarity_one(page: Page, record: Record) -> None:
     page.fill("#text-0", "rain")
-    page.press("Enter", "Shift")
+    page.keyboard.press("Shift+Enter")
     assert page.evaluate("document.getElementById('text-0').value") == "rain\n"
-    assert not any(request.method == "POST" for request in page.requests)
+    assert not any(request.method == "POST" for request in record.requests)
     compare(page, "rain fell", "rain fell")
-    assert page.text("#similarity") == "1.0000"
+    assert page.inner_text("#similarity") == "1.0000"
 
 
-def test_tokens_are_shown_and_special_ones_marked(page: Page, server_url: str) -> None:
+def test_tokens_are_shown_with_special_ones_marked(page: Page, server_url: str) -> None:
     texts = ["the cat sat", "moon"]
     compare(page, *texts)
     for which, tokens in enumerate(ask(server_url, "tokenize", inputs=texts, add_special_tokens=True)):
         assert any(token["special"] for token in tokens)
         assert chips(page, which) == tokens
         special = sum(token["special"] for token in tokens)
-        assert page.text(f"#tokens-{which} .count") == f"{len(tokens)} tokens, {special} special"
+        assert page.inner_text(f"#tokens-{which} .count") == f"{len(tokens)} tokens, {special} special"
         heard = page.evaluate(f"[...document.querySelectorAll('#tokens-{which} li')].map(it => it.textContent)")
         expected = [f"{it['text']} id {it['id']}{', special token' * it['special']}" for it in tokens]
         assert heard == expected
@@ -234,19 +244,19 @@ def test_tokens_are_shown_and_special_ones_marked(page: Page, server_url: str) -
     assert page.evaluate(width) > 10
 
 
-def test_tokens_that_cannot_be_seen_are_made_visible_and_long_lists_wait(page: Page) -> None:
+def test_invisible_tokens_are_made_visible_and_long_lists_are_folded(page: Page) -> None:
     tokens = [{"id": 5, "text": text, "special": False} for text in (" a", "\n", "", "\u200b", "\u202eb", "▁c")]
     many = [{"id": 6, "text": "x", "special": False}] * 400
-    page.answer_instead("/tokenize", 200, [tokens, many])
+    answer_next(page, "/tokenize", (200, [tokens, many]))
     compare(page, "a", "b")
     assert [chip["text"] for chip in chips(page, 0)] == ["␣a", "␊", "(empty)", "U+200B", "U+202Eb", "▁c"]
-    assert (len(chips(page, 1)), page.text("#tokens-1 .count")) == (300, "400 tokens")
+    assert (len(chips(page, 1)), page.inner_text("#tokens-1 .count")) == (300, "400 tokens")
     page.click("#tokens-1 .more")
     assert len(chips(page, 1)) == 400
-    assert not page.visible("#tokens-1 .more")
+    assert not page.is_visible("#tokens-1 .more")
 
 
-def test_the_nearest_lines_come_first(page: Page, server_url: str) -> None:
+def test_search_sorts_lines_by_similarity(page: Page, record: Record, server_url: str) -> None:
     search(page, QUERY, LINES)
     lines = [line for line in LINES if line]
     query, *vectors = vectors_of(server_url, [QUERY, *lines])
@@ -260,57 +270,59 @@ def test_the_nearest_lines_come_first(page: Page, server_url: str) -> None:
         ".map(bar => bar.firstChild.getBoundingClientRect().width / bar.getBoundingClientRect().width)"
     )
     np.testing.assert_allclose(bars, np.abs(shown) / 2, atol=0.01)
-    assert page.text("#found") == page.text("#said") == "4 lines, the nearest first."
-    assert page.failed == []
+    assert page.inner_text("#found") == page.inner_text("#said") == "4 lines, the nearest first."
+    assert record.failed == []
 
 
-def test_more_lines_than_a_request_may_hold_go_in_several(page: Page, server_url: str) -> None:
+def test_lines_beyond_the_request_limit_are_sent_in_several_requests(
+    page: Page, record: Record, server_url: str
+) -> None:
     most = ask(server_url, "info")["max_items"]
     lines = [f"line number {number}" for number in range(2 * most)]
     search(page, "line number 3", lines)
     assert len(found(page)) == min(len(lines), 100)
     assert found(page)[0] == ["line number 3", "1.0000"]
-    assert sum(request.url.endswith("/embed") for request in page.requests) == 3
-    assert page.failed == []
+    assert sum(request.url.endswith("/embed") for request in record.requests) == 3
+    assert record.failed == []
 
 
-def test_markup_in_a_text_is_shown_as_text_and_nothing_runs(page: Page, server_url: str) -> None:
+def test_markup_in_a_text_is_shown_as_text(page: Page, server_url: str) -> None:
     compare(page, HOSTILE, "cat")
     (tokens,) = ask(server_url, "tokenize", inputs=HOSTILE, add_special_tokens=True)
     assert chips(page, 0) == tokens
     search(page, "cat", [HOSTILE, "<b>moon</b>"])
     assert {text for text, _ in found(page)} == {HOSTILE, "<b>moon</b>"}
-    page.answer_instead("/embed", 400, error_body(HOSTILE))
+    answer_next(page, "/embed", (400, error_body(HOSTILE)))
     compare(page, "a", "b")
-    assert page.text("#compare-error") == f"The server could not read this request. {HOSTILE}"
+    assert page.inner_text("#compare-error") == f"The server could not read this request. {HOSTILE}"
     assert page.evaluate("document.scripts.length") == 1
     assert page.evaluate("document.querySelectorAll('img, b').length") == 0
 
 
-def test_even_markup_that_were_put_in_would_not_run(server_url: str, browser: Browser) -> None:
-    with browser.page() as page:
-        opened(page, server_url)
+def test_injected_markup_is_blocked_by_the_policy(server_url: str, browser: Browser) -> None:
+    with open_page(browser) as (page, record):
+        open_url(page, server_url)
         page.evaluate("document.body.insertAdjacentHTML('beforeend', '<img src=x onerror=\"window.ran=1\">')")
-        page.wait_until("document.images[0].complete")
-        page.evaluate("new Promise(done => setTimeout(done, 50))")
+        wait_until(page, "document.images[0].complete")
+        page.wait_for_timeout(50)
         assert page.evaluate("window.ran") is None
-        assert any("Content Security Policy" in words for words in page.console)
+        assert any("Content Security Policy" in words for words in record.console)
 
 
 @pytest.mark.parametrize("which", [0, 1])
-def test_a_text_that_the_server_cannot_take_is_named(page: Page, server_url: str, which: int) -> None:
+def test_error_of_a_text_is_shown_beside_it(page: Page, server_url: str, which: int) -> None:
     most = ask(server_url, "info")["max_text_tokens"]
     texts = ["cat", "cat"]
     texts[which] = "cat " * (most + 1)
     compare(page, *texts)
-    assert page.text(f"#text-{which}-error").startswith("The server cannot take this text. ")
+    assert page.inner_text(f"#text-{which}-error").startswith("The server cannot take this text. ")
     assert page.evaluate(f"document.getElementById('text-{which}').ariaInvalid") == "true"
-    assert not page.visible("#compare-result")
-    assert page.text(f"#text-{1 - which}-error") == page.text("#compare-error") == ""
-    assert page.visible(f"#tokens-{which}")  # so that it is seen how long it is
+    assert not page.is_visible("#compare-result")
+    assert page.inner_text(f"#text-{1 - which}-error") == page.inner_text("#compare-error") == ""
+    assert page.is_visible(f"#tokens-{which}")  # they show how long it is
     compare(page, "cat", "dog")
-    assert page.visible("#compare-result")
-    assert page.text(f"#text-{which}-error") == ""
+    assert page.is_visible("#compare-result")
+    assert page.inner_text(f"#text-{which}-error") == ""
     assert page.evaluate(f"document.getElementById('text-{which}').ariaInvalid") is None
 
 
@@ -328,68 +340,71 @@ def test_a_text_that_the_server_cannot_take_is_named(page: Page, server_url: str
         (200, {}, "not JSON", "The server’s answer cannot be read."),
     ],
 )
-def test_errors_are_said_in_words(page: Page, status: int, headers: dict[str, str], body: object, words: str) -> None:
+def test_errors_are_shown_as_messages(
+    page: Page, status: int, headers: dict[str, str], body: object, words: str
+) -> None:
     for form, act in (("compare", lambda: compare(page, "a", "b")), ("search", lambda: search(page, "a", ["b"]))):
-        page.answer_instead("/embed", status, body, **headers)
+        answer_next(page, "/embed", (status, body), **headers)
         act()
-        assert page.text(f"#{form}-error") == words
+        assert page.inner_text(f"#{form}-error") == words
         assert page.evaluate(f"document.getElementById('{form}-error').role") == "alert"
-        assert not page.visible(f"#{form}-result")
+        assert not page.is_visible(f"#{form}-result")
         act()
-        assert page.visible(f"#{form}-result")
-        assert page.text(f"#{form}-error") == ""
+        assert page.is_visible(f"#{form}-result")
+        assert page.inner_text(f"#{form}-error") == ""
 
 
-def test_an_error_names_the_line_as_it_is_counted_in_the_field(page: Page, server_url: str) -> None:
-    page.answer_instead("/embed", 422, error_body("too long", "inputs.2"))
+def test_error_of_a_line_has_its_number_in_the_field(page: Page, server_url: str) -> None:
+    answer_next(page, "/embed", (422, error_body("too long", "inputs.2")))
     search(page, "cat", ["a", "", "b"])
-    assert page.text("#lines-error") == "Line 3: The server cannot take this text. too long"
-    page.answer_instead("/embed", 422, error_body("too long", "inputs.0"))
+    assert page.inner_text("#lines-error") == "Line 3: The server cannot take this text. too long"
+    answer_next(page, "/embed", (422, error_body("too long", "inputs.0")))
     search(page, "cat", ["a"])
-    assert (page.text("#query-error"), page.text("#lines-error")) == ("The server cannot take this text. too long", "")
+    assert page.inner_text("#query-error") == "The server cannot take this text. too long"
+    assert page.inner_text("#lines-error") == ""
     most = ask(server_url, "info")["max_items"]
-    page.answer_instead("/embed", 200, [[1, 0]] * most)
-    page.answer_instead("/embed", 422, error_body("too long", "inputs.1"))  # the second of the second request
+    second_text_of_second_request = (422, error_body("too long", "inputs.1"))
+    answer_next(page, "/embed", (200, [[1, 0]] * most), second_text_of_second_request)
     search(page, "cat", ["a"] * (most + 3))
-    assert page.text("#lines-error").startswith(f"Line {most + 1}: ")
+    assert page.inner_text("#lines-error").startswith(f"Line {most + 1}: ")
     search(page, "cat", ["", " "])
-    assert page.text("#lines-error") == "There are no lines to search."
+    assert page.inner_text("#lines-error") == "There are no lines to search."
 
 
-def test_an_error_about_the_model_can_be_asked_again(tab: Page, server_url: str) -> None:
-    tab.answer_instead("/info", 503, error_body("It loads."))
-    page = opened(tab, server_url)
-    assert page.text("#info-error") == "The server is not ready. It loads."
+def test_model_facts_can_be_requested_again_after_an_error(empty_page: Page, server_url: str) -> None:
+    answer_next(empty_page, "/info", (503, error_body("It loads.")))
+    page = open_url(empty_page, server_url)
+    assert page.inner_text("#info-error") == "The server is not ready. It loads."
     page.click("#again")
-    page.wait_until("facts.innerText.includes('dimensions')")
-    assert not page.visible("#again")
-    assert page.text("#info-error") == ""
+    wait_until(page, "facts.innerText.includes('dimensions')")
+    assert not page.is_visible("#again")
+    assert page.inner_text("#info-error") == ""
 
 
-def test_a_server_that_is_gone_is_missed(tab: Page, folder: Path) -> None:
+def test_unreachable_server_is_reported(empty_page: Page, folder: Path) -> None:
     with serving(folder) as url:
-        page = opened(tab, url)
+        page = open_url(empty_page, url)
     compare(page, "a", "b")
-    assert page.text("#compare-error") == "The server cannot be reached."
+    assert page.inner_text("#compare-error") == "The server cannot be reached."
 
 
-def test_texts_of_no_tokens_have_no_similarity(tab: Page, artifact_folder: Path) -> None:
+def test_texts_without_tokens_have_no_similarity(empty_page: Page, artifact_folder: Path) -> None:
     with serving(artifact_folder) as url:
-        page = opened(tab, url)
+        page = open_url(empty_page, url)
         compare(page, "", "cat")
-        assert page.text("#similarity") == page.text("#tokens-0 .count") == "no tokens"
-        assert not page.visible("#meter")
+        assert page.inner_text("#similarity") == page.inner_text("#tokens-0 .count") == "no tokens"
+        assert not page.is_visible("#meter")
         compare(page, "dog", "cat")
-        assert page.visible("#meter")
-        page.answer_instead("/embed", 200, [[1, 0], [0, 0], [-0.6, 0.8], [0.6, 0.8]])
+        assert page.is_visible("#meter")
+        answer_next(page, "/embed", (200, [[1, 0], [0, 0], [-0.6, 0.8], [0.6, 0.8]]))
         search(page, "a", ["b", "c", "d"])
         assert found(page) == [["d", "0.6000"], ["c", "−0.6000"], ["b", "no tokens"]]
         search(page, "", ["b", "c"])
-        assert page.text("#found") == "The query has no tokens: no line is near to it."
+        assert page.inner_text("#found") == "The query has no tokens: no line is near to it."
         assert found(page) == []
 
 
-def test_only_the_last_answer_is_shown(page: Page) -> None:
+def test_only_the_answer_to_the_last_request_is_shown(page: Page, record: Record) -> None:
     page.fill("#text-1", "cat")
     page.evaluate(
         "{ const fetched = fetch; let late = 200;"  # the first answers come last
@@ -399,74 +414,77 @@ def test_only_the_last_answer_is_shown(page: Page) -> None:
         " document.getElementById('compare').requestSubmit(); late -= 100; } }"
     )
     settle(page, "compare")
-    page.evaluate("new Promise(done => setTimeout(done, 400))")
-    assert page.text("#similarity") == "1.0000"
-    assert page.failed == []  # requests that the page gave up do not count
+    page.wait_for_timeout(400)
+    assert page.inner_text("#similarity") == "1.0000"
+    assert record.failed == []  # requests that the page cancelled do not count
 
 
-def test_a_key_is_asked_for_sent_and_kept_nowhere(tab: Page, folder: Path) -> None:
+def test_api_key_is_asked_for_sent_and_not_stored(empty_page: Page, record: Record, folder: Path) -> None:
+    page = empty_page
     with serving(folder, KEY) as url:
-        page = tab
-        page.open(f"{url}/#a=moon&b=moon")
-        page.wait_until("document.activeElement.id === 'key'")
+        page.goto(f"{url}/#a=moon&b=moon")
+        wait_until(page, "document.activeElement.id === 'key'")
         for wrong, words in (
             ("", "Type the key first."),
             ("kéy", "A key has only visible ASCII characters."),
             ("wrong", "The server does not accept this key."),
         ):
             page.fill("#key", wrong)
-            page.press("Enter")
-            page.wait_until(f"document.getElementById('key-error').innerText === {json.dumps(words)}")
-        assert not page.visible("#compare-result")
-        page.requests.clear()
+            page.keyboard.press("Enter")
+            wait_until(page, f"document.getElementById('key-error').innerText === {json.dumps(words)}")
+        assert not page.is_visible("#compare-result")
+        record.requests.clear()
         page.fill("#key", KEY)
-        page.press("Enter")
-        page.wait_until("facts.innerText.includes('dimensions')")
+        page.keyboard.press("Enter")
+        wait_until(page, "facts.innerText.includes('dimensions')")
         settle(page, "compare")
-        assert page.text("#similarity") == "1.0000"  # what had to wait was done
-        assert not page.visible("#key-form")
+        assert page.inner_text("#similarity") == "1.0000"  # what waited for the key was sent
+        assert not page.is_visible("#key-form")
         sent = {
-            urllib.parse.urlsplit(request.url).path: request.headers.get("Authorization") for request in page.requests
+            urllib.parse.urlsplit(request.url).path: request.headers.get("authorization") for request in record.requests
         }
         assert sent == dict.fromkeys(["/info", "/embed", "/tokenize"], f"Bearer {KEY}")
         held = (
             "[location.href, document.cookie, JSON.stringify({...localStorage, ...sessionStorage}), key.value].join()"
         )
         assert KEY not in page.evaluate(held.replace("key.value", "document.getElementById('key').value"))
-        page.call("Page.reload")
-        page.wait_until("document.activeElement.id === 'key'")
+        page.reload()
+        wait_until(page, "document.activeElement.id === 'key'")
 
 
-def test_an_address_that_is_passed_on_shows_the_same(page: Page, browser: Browser) -> None:
+def test_shared_url_shows_the_same(page: Page, browser: Browser) -> None:
     compare(page, "the cat & <b>", "a = b # c")
     search(page, "cat", ["the cat", "100 % moon"])
-    with browser.page() as other:
-        other.open(page.evaluate("location.href"))
+    with open_page(browser) as (other, _):
+        other.goto(page.evaluate("location.href"))
         settle(other, "compare")
         settle(other, "search")
-        assert other.text("#similarity") == page.text("#similarity")
+        assert other.inner_text("#similarity") == page.inner_text("#similarity")
         assert found(other) == found(page)
         assert other.evaluate("document.getElementById('text-1').value") == "a = b # c"
     page.fill("#text-0", "cat " * 10)
     search(page, "cat", ["moon " * 30] * 100)
-    assert page.evaluate("location.hash") == ""  # too long to be passed on
+    assert page.evaluate("location.hash") == ""  # too long to be shared
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_a_phone_shows_all_of_it_in_the_colours_that_are_preferred(page: Page, scheme: str) -> None:
-    page.look(width=360, height=740, scheme=scheme)
-    compare(page, "x" * 200 + " " + HOSTILE, "cat")
-    search(page, "cat", ["y" * 200, "cat"])
-    assert page.evaluate("document.documentElement.scrollWidth") == 360
-    light = page.evaluate("getComputedStyle(document.body).backgroundColor.match(/\\d+/g).every(it => it > 200)")
-    assert light == (scheme == "light")
+def test_page_fits_a_phone_in_the_preferred_color_scheme(browser: Browser, server_url: str, scheme: str) -> None:
+    phone = {"viewport": {"width": 360, "height": 740}, "is_mobile": True, "color_scheme": scheme}
+    with open_page(browser, **phone) as (page, _):
+        open_url(page, server_url)
+        compare(page, "x" * 200 + " " + HOSTILE, "cat")
+        search(page, "cat", ["y" * 200, "cat"])
+        assert page.evaluate("document.documentElement.scrollWidth") == 360
+        light = page.evaluate("getComputedStyle(document.body).backgroundColor.match(/\\d+/g).every(it => it > 200)")
+        assert light == (scheme == "light")
 
 
-def test_what_can_be_used_has_a_name(page: Page) -> None:
+def test_every_control_has_an_accessible_name(page: Page) -> None:
     page.evaluate("document.getElementById('key-form').hidden = false")
-    page.call("Accessibility.enable")
-    nodes = page.call("Accessibility.getFullAXTree")["nodes"]
-    usable = [node for node in nodes if node.get("role", {}).get("value") in ("textbox", "button", "checkbox", "form")]
-    names = {node.get("name", {}).get("value") for node in usable}
+    nodes = page.context.new_cdp_session(page).send("Accessibility.getFullAXTree")["nodes"]
+    controls = [
+        node for node in nodes if node.get("role", {}).get("value") in ("textbox", "button", "checkbox", "form")
+    ]
+    names = {node.get("name", {}).get("value") for node in controls}
     assert names >= {"API key", "First text", "Second text", "Query", "Lines", "Compare", "Find the nearest"}
     assert "" not in names
