@@ -7,17 +7,18 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from lengthwise.api import Encoder, encode_dataset
+    from lengthwise.api import Encoder, encode_dataset, validate
     from lengthwise.errors import LengthwiseError
     from lengthwise.export import export_checkpoint as export
 
 __version__ = "0.1.0"
-__all__ = ["Encoder", "LengthwiseError", "__version__", "encode_dataset", "export"]
+__all__ = ["Encoder", "LengthwiseError", "__version__", "encode_dataset", "export", "validate"]
 
 _MODULES = {
     "Encoder": "lengthwise.api",
     "LengthwiseError": "lengthwise.errors",
     "encode_dataset": "lengthwise.api",
+    "validate": "lengthwise.api",
 }
 
 

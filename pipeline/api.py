@@ -13,7 +13,7 @@ from __future__ import annotations
 import logging
 import operator
 import uuid
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
@@ -47,6 +47,8 @@ if TYPE_CHECKING:
     from lengthwise.data.dataset import Source
     from lengthwise.encoder.model import PackedEncoder
     from lengthwise.export.artifact.folder import Artifact
+    from lengthwise.export.validation.verdict import Validation
+    from lengthwise.run.cluster import OpenEngine
     from lengthwise.run.stats import EncodeReport
     from lengthwise.store.parts import Part
 
@@ -300,7 +302,7 @@ class Encoder:
         vectors.resize((rows, self.dim), refcheck=False)
         return vectors
 
-    def _planned_chunks(self, texts: Iterable[str], tokenization: TokenizationSettings) -> Iterator[PlannedTokens]:
+    def _planned_chunks(self, texts: Iterable[str], tokenization: TokenizationSettings) -> Generator[PlannedTokens]:
         """The texts chunk by chunk, tokenized and planned in a second thread, one chunk ahead."""
         pending: Future[PlannedTokens] | None = None
         with ThreadPoolExecutor(1, thread_name_prefix="tokenize") as background:
@@ -410,10 +412,7 @@ def encode_run(
     from lengthwise.run.report import write_report
 
     source = open_dataset(config.dataset)
-    if config.encode.engine == "onnx":
-        from lengthwise.export.artifact.engine import open_onnx as open_engine
-    else:
-        from lengthwise.encoder.torch_engine import open_torch as open_engine
+    open_engine = _engine_opener(config)
     if cluster is None:
         return _encode_here(config, source, *open_engine(config, None), part, fresh)
     from lengthwise.run.cluster import encode_on_cluster
@@ -421,6 +420,43 @@ def encode_run(
     report = encode_on_cluster(config, source, open_engine, cluster, fresh=fresh)
     write_report(config.encode.output, config, report)
     return report
+
+
+def validate(
+    artifact: str | Path,
+    *,
+    runtimes: str | Iterable[str] = "default",
+    texts: Iterable[str] | None = None,
+    speed: bool = True,
+    show_progress: bool = False,
+) -> Validation:
+    """Compare runtimes with PyTorch on every graph of an artifact, and write the verdicts into it.
+
+    Args:
+        artifact: the folder.
+        runtimes: `default`, `all`, or names, see `export.runtimes.registry`.
+        texts: real texts to compare besides the generated batches.
+        speed: also measure the time of a batch.
+        show_progress: show bars.
+
+    Raises:
+        ArtifactError: there is no whole artifact, or no runtime of a name.
+        StoreError: the verdicts cannot be written.
+    """
+    from lengthwise.export.validation.run import run_validation
+
+    return run_validation(artifact, runtimes=runtimes, texts=texts, speed=speed, show_progress=show_progress)
+
+
+def _engine_opener(config: RunConfig) -> OpenEngine:
+    """What opens a run's engine: PyTorch on a checkpoint, or onnxruntime, without PyTorch, on an artifact."""
+    if config.encode.engine == "onnx":
+        from lengthwise.export.artifact.engine import open_onnx
+
+        return open_onnx
+    from lengthwise.encoder.torch_engine import open_torch
+
+    return open_torch
 
 
 def is_artifact(folder: str | Path) -> bool:

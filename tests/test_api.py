@@ -361,6 +361,18 @@ def test_encode_dataset_reports_every_mistake(encoder: Encoder, tmp_path: Path) 
         assert expected in str(caught.value)
 
 
+def test_export_and_validate(checkpoint: Path, tmp_path: Path) -> None:
+    artifact = lengthwise.export(checkpoint, tmp_path / "artifact", variants=[])
+    assert set(artifact.manifest["variants"]) == {"native"}
+    runtimes = ["onnxruntime cpu", "torchscript"]
+    validation = lengthwise.validate(tmp_path / "artifact", runtimes=runtimes, texts=TEXTS, speed=False)
+    assert validation.passed
+    assert {verdict.runtime for verdict in validation.verdicts} == set(runtimes)
+    assert "onnxruntime cpu" in (tmp_path / "artifact/validation.md").read_text()
+    with pytest.raises(LengthwiseError, match="'tflite': no such runtime; choose from pytorch"):
+        lengthwise.validate(tmp_path / "artifact", runtimes="tflite")
+
+
 def test_export_is_a_package_and_a_function(checkpoint: Path, tmp_path: Path) -> None:
     from lengthwise import export
     from lengthwise.export.artifact.folder import Artifact

@@ -32,7 +32,7 @@ def test_errors_are_imported_without_the_rest() -> None:
 
 
 def test_encoder_is_imported_without_torch_and_datasets() -> None:
-    loaded = modules_after("from lengthwise import Encoder, encode_dataset, export")
+    loaded = modules_after("from lengthwise import Encoder, encode_dataset, export, validate")
     assert "tokenizers" in loaded
     assert not loaded & {"torch", "datasets", "onnx", "onnxruntime", "matplotlib"}
 

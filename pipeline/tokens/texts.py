@@ -44,8 +44,9 @@ def _rows(texts: Any) -> Iterator[Any]:
     if isinstance(texts, Mapping | bytes | bytearray) or axes != 1 or not isinstance(texts, Iterable):
         raise TextError(f"texts is of type {type(texts).__name__}; give one text, or an iterable of texts")
     if isinstance(texts, np.ndarray | Sequence) or hasattr(texts, "to_pylist"):
-        for start in range(0, len(texts), _READ_ROWS):
-            rows = texts[start : start + _READ_ROWS]
+        sliceable: Any = texts
+        for start in range(0, len(sliceable), _READ_ROWS):
+            rows = sliceable[start : start + _READ_ROWS]
             convert = getattr(rows, "to_pylist", None) or getattr(rows, "tolist", None)
             yield from convert() if convert else rows
     else:
