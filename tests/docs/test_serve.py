@@ -246,8 +246,7 @@ def headless_browser(program: str, address: str) -> Iterator[None]:
 def test_browser_code_computes_golden_vectors(
     workdir: Path, golden: tuple[list[list[int]], NDArray[np.float32]]
 ) -> None:
-    named = os.environ.get(javascript._BROWSER_VARIABLE)
-    program = named or next(filter(None, map(shutil.which, javascript._BROWSERS)), None)
+    program = javascript.find_browser()
     if program is None or not (PACKAGES / "onnxruntime-web").is_dir():
         pytest.skip("Chromium or onnxruntime-web is not installed: run make runtimes")
     (workdir / "ort").symlink_to(PACKAGES / "onnxruntime-web" / "dist")
