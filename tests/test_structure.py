@@ -152,7 +152,7 @@ def test_imports_close_no_circle(graph: Graph) -> None:
         ("lengthwise.tokens.ragged", "from lengthwise.data import dataset", "lengthwise.data.dataset"),
         ("lengthwise.store.vectors", "def f():\n from lengthwise.run.local import x", "lengthwise.run.local"),
         ("lengthwise.run.shard", "if TYPE_CHECKING:\n from lengthwise.api import Encoder", "lengthwise.api"),
-        ("lengthwise.export.triton", "from lengthwise.export.server import routes", "lengthwise.export.server.routes"),
+        ("lengthwise.export.triton", "from lengthwise.export.server import app", "lengthwise.export.server.app"),
         ("lengthwise.errors", "import lengthwise.export", "lengthwise.export"),
     ],
 )

@@ -1,11 +1,6 @@
-<<<<<<< HEAD
-// In a page that `javascript.py` serves: fetches the model, then one request after the other.
-// Every path is relative to the page's own, which holds a secret.
-=======
 // In a page that `javascript.py` opens: loads the model, then answers one request after the other. Model and WebAssembly
 // are the files of the input element.
 // Requests and answers are those of session.mjs, as base64.
->>>>>>> 61e5edf (Playwright drives the browser of the tests and of onnxruntime-web, in place of a client of our own)
 
 import { answerRequest, describeSession, encodeAnswer } from "./session.mjs";
 
