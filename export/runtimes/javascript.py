@@ -31,7 +31,7 @@ from numpy.typing import NDArray
 from lengthwise.export.runtimes.base import NotRunnable, Outputs, Runtime, check_output_names
 
 if TYPE_CHECKING:
-    from playwright.async_api import Browser, Page, Playwright, Route
+    from playwright.async_api import BrowserContext, Page, Playwright, Route
 
 DRIVER = Path(__file__).with_name("javascript_driver")
 BROWSER_VARIABLE = "LENGTHWISE_BROWSER"
@@ -173,7 +173,7 @@ class _BrowserSession:
     """
 
     _playwright: Playwright | None = None
-    _browser: Browser | None = None
+    _context: BrowserContext | None = None
     _page: Page
 
     def __init__(self) -> None:
@@ -200,16 +200,16 @@ class _BrowserSession:
             future.cancel()
             raise RuntimeError(f"the browser gave no answer within {seconds:.0f} s") from None
         except self._api.Error as error:
-            ended = self._browser is None or not self._browser.is_connected()
-            raise RuntimeError(f"the browser ended: {error.message}" if ended else error.message) from error
+            raise RuntimeError(error.message if self._context else f"the browser ended: {error.message}") from error
 
     async def open(self, program: str, model: Path) -> bytes:
         """Start the browser and load a model in its page; the answer describes the session."""
         self._playwright = await self._api.async_playwright().start()
-        self._browser = await self._playwright.chromium.launch(
-            **browser_options(program), env={**os.environ, "TMPDIR": self._temporary}
+        self._context = await self._playwright.chromium.launch_persistent_context(
+            f"{self._temporary}/profile", **browser_options(program), env={**os.environ, "TMPDIR": self._temporary}
         )
-        self._page = await self._browser.new_page()
+        self._context.on("close", lambda _: setattr(self, "_context", None))
+        self._page = await self._context.new_page()
         self._page.set_default_timeout(1_000 * _START_SECONDS)
         await self._page.route("**/*", _serve_file)
         await self._page.goto(_PAGE_URL)
@@ -231,8 +231,8 @@ class _BrowserSession:
         shutil.rmtree(self._temporary, ignore_errors=True)
 
     async def _close(self) -> None:
-        if self._browser is not None:
-            await self._browser.close()
+        if self._context is not None:
+            await self._context.close()
         if self._playwright is not None:
             await self._playwright.stop()
 
