@@ -30,7 +30,9 @@ class ServeSettings(Settings, BaseSettings, ServeOptions):
         cls,
         settings_cls: type[BaseSettings],
         init_settings: PydanticBaseSettingsSource,
-        **_: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Only the arguments: `resolve_settings` alone reads the environment."""
         return (init_settings,)
