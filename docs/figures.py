@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lengthwise.batching.plan import PADDED, BatchPlan, plan_batches, plan_in_order, report_plan
+from lengthwise.batching.costs import PADDED
+from lengthwise.batching.plan import BatchPlan, plan_batches, plan_in_order, report_plan
 from lengthwise.cli.quickstart import fetch_corpus
 from lengthwise.config import load_config
 from lengthwise.tokens.tokenize import tokenize_texts

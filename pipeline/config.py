@@ -191,7 +191,7 @@ class ModelSettings(Settings):
 
 
 class BatchingSettings(Settings):
-    """Limits of a batch; a limit that is null is the engine's own, see `lengthwise.batching.plan`."""
+    """Limits of a batch; a limit that is null is the engine's own, see `lengthwise.batching.costs`."""
 
     max_tokens: PositiveInt | None = Field(None, description="limit of a batch's cells (rows x longest row)")
     max_rows: PositiveInt | None = Field(None, description="limit of a batch's rows")

@@ -26,7 +26,7 @@ def summary(source: Source, found: Inspection, *, truncate: bool) -> str:
     lines = [
         f"rows        {rows}; the first shard has {len(found.lengths):,}",
         f"flags       {found.empty:,} empty, {found.null:,} null or not Unicode, {found.repeated:,} repeat another row",
-        f"tokens      {found.lengths.sum():,} in it; {at} a row at p5 / p50 / p95 / most",
+        f"tokens      {found.lengths.sum():,} in it; {at} per row at p5 / p50 / p95 / most",
     ]
     if found.max_length is not None:
         verdict = "would be cut" if truncate else "would stop the run; set tokenizer.truncate to cut them"
@@ -40,15 +40,15 @@ def summary(source: Source, found: Inspection, *, truncate: bool) -> str:
     return "\n".join(lines)
 
 
-def model_tokenization(run: RunConfig) -> TokenizationSettings:
-    """How the run's model tokenizes; the defaults where only a tokenizer is there yet."""
+def model_tokenization(config: RunConfig) -> TokenizationSettings:
+    """How the run's model tokenizes; the defaults where there is only a tokenizer so far."""
     from lengthwise.config import CONFIG_FILE, TokenizationSettings, load_encoder_config
     from lengthwise.export.artifact.folder import MANIFEST_FILE, Artifact
 
-    if run.encode.engine == "onnx" and (Path(run.export.output) / MANIFEST_FILE).is_file():
-        return Artifact.open(run.export.output).load_config().tokenization
-    path = Path(run.model.path) / CONFIG_FILE
-    if run.encode.engine == "torch" and path.is_file():
+    if config.encode.engine == "onnx" and (Path(config.export.output) / MANIFEST_FILE).is_file():
+        return Artifact.open(config.export.output).load_config().tokenization
+    path = Path(config.model.path) / CONFIG_FILE
+    if config.encode.engine == "torch" and path.is_file():
         return load_encoder_config(path).tokenization
     return TokenizationSettings()
 
@@ -60,7 +60,8 @@ def model_tokenization(run: RunConfig) -> TokenizationSettings:
 )
 def main(config: Path, overrides: tuple[str, ...], picture: Path | None) -> None:
     """Tokenize the first shard of the run CONFIG (a YAML file), and show its lengths and what its batches cost."""
-    from lengthwise.batching.inspection import inspect_tokens
+    from lengthwise.batching.costs import expected_costs
+    from lengthwise.batching.inspection import batch_strategies, inspect_tokens
     from lengthwise.data.dataset import open_dataset
     from lengthwise.run.plots import dataset_figure
     from lengthwise.tokens.tokenize import tokenize_texts
@@ -76,7 +77,9 @@ def main(config: Path, overrides: tuple[str, ...], picture: Path | None) -> None
     tokenization = run.resolve_tokenization(model_tokenization(run))
     whole = tokenization.model_copy(update={"max_length": None, "truncate": False})
     tokens = tokenize_texts(texts, tokenizer, whole, bad_rows="zero")
-    found = inspect_tokens(tokens, run, tokenization.max_length)
+    costs = expected_costs(run.encode.engine, run.encode.precision, run.encode.device)
+    strategies = batch_strategies(costs, run.batching.max_tokens, run.batching.max_rows)
+    found = inspect_tokens(tokens, strategies, tokenization.max_length)
     click.echo(summary(source, found, truncate=tokenization.truncate))
     if picture is not None:
         save_figure(dataset_figure(found), picture)

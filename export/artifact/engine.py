@@ -13,7 +13,7 @@ from typing import Literal, TypeVar, get_args
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from lengthwise.batching.plan import engine_costs
+from lengthwise.batching.costs import engine_costs
 from lengthwise.config import BatchingSettings, RunConfig
 from lengthwise.encoder.engine import encode_texts, encode_tokens
 from lengthwise.encoder.oom import split_on_oom

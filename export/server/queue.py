@@ -24,7 +24,8 @@ from typing import NamedTuple, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from lengthwise.batching.plan import BatchCosts, plan_batches
+from lengthwise.batching.costs import BatchCosts
+from lengthwise.batching.plan import plan_batches
 from lengthwise.encoder.engine import Engine
 from lengthwise.export.server.errors import Overloaded, ShuttingDown
 from lengthwise.export.server.metrics import Metrics

@@ -14,7 +14,8 @@ from typing import Protocol, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from lengthwise.batching.plan import BatchCosts, BatchPlan, PlanReport, plan_batches, report_plan
+from lengthwise.batching.costs import BatchCosts
+from lengthwise.batching.plan import BatchPlan, PlanReport, plan_batches, report_plan
 from lengthwise.config import BatchingSettings, EncoderConfig, TokenizationSettings
 from lengthwise.errors import BadRowsError
 from lengthwise.tokens.ragged import RaggedTokens
@@ -103,7 +104,7 @@ def plan_tokens(tokens: RaggedTokens, engine: Engine, batching: BatchingSettings
     """
     _check_ids(tokens, engine.config.vocab_size)
     first, same_as = tokens.distinct_rows()
-    lengths, costs = tokens.lengths[first], engine.costs.within(batching)
+    lengths, costs = tokens.lengths[first], engine.costs.with_limits(batching.max_tokens, batching.max_rows)
     plan = plan_batches(lengths, costs)
     return PlannedTokens(tokens, first, same_as, plan, report_plan(lengths, plan, costs))
 

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from lengthwise.batching.plan import engine_costs
+from lengthwise.batching.costs import engine_costs
 from lengthwise.config import Precision, RunConfig
 from lengthwise.encoder.checkpoint import load_checkpoint, weights_fingerprint
 from lengthwise.encoder.cuda import DTYPES, STREAM_SLOTS, convert_encoder, make_cuda_encoder

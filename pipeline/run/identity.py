@@ -25,7 +25,7 @@ def run_identity(config: RunConfig, source: Source, tokenizer: TextTokenizer, en
         "encoder": engine.config.model_dump(mode="json", exclude={"tokenization"}),  # as resolved, above
         "weights": engine.fingerprint,
         "engine": engine.name,
-        "batching": asdict(engine.costs.within(config.batching)),
+        "batching": asdict(engine.costs.with_limits(**config.batching.model_dump())),
     }
 
 

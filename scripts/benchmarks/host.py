@@ -14,7 +14,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from lengthwise.batching.plan import engine_costs, plan_in_order, report_plan
+from lengthwise.batching.costs import engine_costs
+from lengthwise.batching.plan import plan_in_order, report_plan
 from lengthwise.cli.benchmarks.corpora import load_corpus
 from lengthwise.cli.benchmarks.harness import Result, alternate, median
 from lengthwise.cli.benchmarks.models import SHAPES

@@ -7,7 +7,7 @@ from functools import partial
 
 import numpy as np
 
-from lengthwise.batching.plan import PACKED_CUDA
+from lengthwise.batching.costs import PACKED_CUDA
 from lengthwise.cli.benchmarks.harness import median
 from lengthwise.cli.gpu.context import Check, Context, Found, Section
 from lengthwise.config import Precision

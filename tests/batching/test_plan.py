@@ -1,4 +1,4 @@
-"""Batch plans: what every plan promises, over any lengths and costs, and that none is cheaper."""
+"""Batch plans: the properties of every plan, over any lengths and costs, and that none costs less."""
 
 from __future__ import annotations
 
@@ -11,20 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from lengthwise.batching.plan import (
-    PACKED,
-    PACKED_CUDA,
-    PADDED,
-    PADDED_CUDA,
-    STEPWISE,
-    BatchCosts,
-    BatchPlan,
-    PlanReport,
-    plan_batches,
-    plan_in_order,
-    report_plan,
-)
-from lengthwise.config import BatchingSettings
+from lengthwise.batching.costs import PACKED, PACKED_CUDA, PADDED, PADDED_CUDA, STEPWISE, BatchCosts
+from lengthwise.batching.plan import BatchPlan, PlanReport, plan_batches, plan_in_order, report_plan
 
 Lengths = NDArray[np.integer]
 
@@ -54,7 +42,7 @@ def realistic(rows: int = 65_536, seed: int = 0) -> Lengths:
 
 @properties
 @given(LENGTHS, COSTS)
-def test_every_row_of_tokens_is_in_exactly_one_batch(lengths: Lengths, costs: BatchCosts) -> None:
+def test_every_row_with_tokens_is_in_exactly_one_batch(lengths: Lengths, costs: BatchCosts) -> None:
     plan = plan_batches(lengths, costs)
     assert sorted(row for batch in plan for row in batch.tolist()) == np.flatnonzero(lengths).tolist()
     assert all(len(batch) > 0 for batch in plan)
@@ -64,20 +52,20 @@ def test_every_row_of_tokens_is_in_exactly_one_batch(lengths: Lengths, costs: Ba
 
 @properties
 @given(LENGTHS, COSTS)
-def test_batches_keep_to_their_limits_and_their_order(lengths: Lengths, costs: BatchCosts) -> None:
+def test_batches_respect_limits_and_order(lengths: Lengths, costs: BatchCosts) -> None:
     plan = plan_batches(lengths, costs)
     rows = [(-int(lengths[row]), row) for row in plan.rows.tolist()]
     assert rows == sorted(rows)  # falling lengths, ties in row order
     assert all(fits(len(batch), int(lengths[batch].max()), costs) for batch in plan)
 
 
-def cheapest_by_trying(lengths: Lengths, costs: BatchCosts) -> float:
-    """The cost of the best way to put neighbouring lengths together, by trying all of them."""
+def lowest_cost_by_exhaustion(lengths: Lengths, costs: BatchCosts) -> float:
+    """The lowest cost of any grouping of neighbouring lengths, by trying all of them."""
     distinct, counts = np.unique(lengths[lengths > 0], return_counts=True)
     groups = list(zip(distinct.tolist()[::-1], counts.tolist()[::-1], strict=True))
 
     def alone(length: int, count: int) -> float:
-        batches = -(-count // costs.rows_that_fit(length))
+        batches = -(-count // costs.max_batch_rows(length))
         return length * count + batches * costs.step * length
 
     @cache
@@ -89,7 +77,7 @@ def cheapest_by_trying(lengths: Lengths, costs: BatchCosts) -> float:
             together = groups[start:stop]
             rows, tokens = sum(count for _, count in together), sum(length * count for length, count in together)
             if fits(rows, together[0][0], costs):
-                found.append(costs.of_batch(together[0][0], rows, tokens) + rest(stop))
+                found.append(costs.batch_cost(together[0][0], rows, tokens) + rest(stop))
         return min(found)
 
     return rest(0)
@@ -97,14 +85,14 @@ def cheapest_by_trying(lengths: Lengths, costs: BatchCosts) -> float:
 
 @properties
 @given(st.builds(np.array, SKEWED | SPREAD, dtype=st.just(np.int64)), COSTS)
-def test_no_plan_of_its_kind_is_cheaper(lengths: Lengths, costs: BatchCosts) -> None:
+def test_plan_has_the_lowest_cost(lengths: Lengths, costs: BatchCosts) -> None:
     report = report_plan(lengths, plan_batches(lengths, costs), costs)
-    assert report.cost == pytest.approx(cheapest_by_trying(lengths, costs))
+    assert report.cost == pytest.approx(lowest_cost_by_exhaustion(lengths, costs))
 
 
 @properties
 @given(LENGTHS, COSTS)
-def test_batches_of_one_length_are_as_even_as_can_be(lengths: Lengths, costs: BatchCosts) -> None:
+def test_batches_of_one_length_are_of_even_size(lengths: Lengths, costs: BatchCosts) -> None:
     batches = [lengths[batch].tolist() for batch in plan_batches(lengths, costs)]
     for length in set(lengths[lengths > 0].tolist()):
         own = [len(batch) for batch in batches if set(batch) == {length}]
@@ -121,20 +109,20 @@ def test_the_same_lengths_give_the_same_plan(lengths: Lengths, costs: BatchCosts
 
 
 @pytest.mark.parametrize(("rows", "largest"), [(50, 50), (200, 50), (2_000, 125), (65_536, 512)])
-def test_few_rows_are_spread_over_workers(rows: int, largest: int) -> None:
+def test_few_rows_are_cut_into_smaller_batches(rows: int, largest: int) -> None:
     sizes = np.diff(plan_batches(np.full(rows, 9), STEPWISE).starts)
     assert sizes.max() == largest
     assert sizes.max() - sizes.min() <= 1
 
 
-def test_planning_leaves_the_lengths_alone() -> None:
+def test_plan_batches_does_not_change_its_input() -> None:
     lengths = np.array([3, 0, 5, 5, 1], np.int32)
     plan_batches(lengths)
     assert lengths.tolist() == [3, 0, 5, 5, 1]
 
 
 @pytest.mark.parametrize("lengths", [[], [0], [0, 0, 0]])
-def test_nothing_to_encode(lengths: list[int]) -> None:
+def test_plan_without_tokens_is_empty(lengths: list[int]) -> None:
     planned = np.array(lengths, np.int64)
     for plan in (plan_batches(planned), plan_in_order(planned)):
         assert (len(plan), list(plan), plan.starts.tolist()) == (0, [], [0])
@@ -142,7 +130,7 @@ def test_nothing_to_encode(lengths: list[int]) -> None:
         assert report_plan(planned, plan).padding == 0.0
 
 
-def test_a_row_longer_than_a_batch_is_a_batch_by_itself() -> None:
+def test_row_beyond_max_tokens_is_a_batch_of_its_own() -> None:
     plan = plan_batches(np.array([3, 90, 2, 90]), BatchCosts(max_tokens=10, max_rows=8, step=1))
     assert [batch.tolist() for batch in plan] == [[1], [3], [0, 2]]
 
@@ -150,24 +138,24 @@ def test_a_row_longer_than_a_batch_is_a_batch_by_itself() -> None:
 @pytest.mark.parametrize(
     ("costs", "batches"),
     [
-        # a step costs more than the two cells of padding that it takes to save one
+        # one step costs more than the two cells of padding that save it
         (BatchCosts(max_tokens=100, max_rows=4, step=3, pads=True), [[2], [0, 3, 6, 7], [1, 5]]),
-        # steps are free: every length for itself
+        # steps are free: one batch per length
         (BatchCosts(max_tokens=100, max_rows=4, step=0, pads=True), [[2], [0, 3, 6], [7], [1, 5]]),
-        # lengths may differ at no cost: as few steps as can be
+        # mixed lengths cost nothing: as few steps as possible
         (BatchCosts(max_tokens=100, max_rows=4, step=3), [[2, 0, 3, 6], [7, 1, 5]]),
-        # batches of different lengths are slow: every length for itself, although a step costs something
+        # mixed lengths are slow: one batch per length, although a step has a cost
         (BatchCosts(max_tokens=100, max_rows=4, step=0.1, mixed=3), [[2], [0, 3, 6], [7], [1, 5]]),
     ],
 )
-def test_plans_follow_what_batches_cost(costs: BatchCosts, batches: list[list[int]]) -> None:
+def test_plan_follows_the_costs(costs: BatchCosts, batches: list[list[int]]) -> None:
     lengths = np.array([5, 2, 9, 5, 0, 2, 5, 4])
     assert [batch.tolist() for batch in plan_batches(lengths, costs)] == batches
 
 
 @properties
 @given(LENGTHS, COSTS, st.booleans())
-def test_report_counts_what_a_naive_count_gives(lengths: Lengths, costs: BatchCosts, in_order: bool) -> None:
+def test_report_equals_a_naive_count(lengths: Lengths, costs: BatchCosts, in_order: bool) -> None:
     plan = plan_in_order(lengths, 7) if in_order else plan_batches(lengths, costs)
     report = report_plan(lengths, plan, costs)
     batches = [[int(lengths[row]) for row in plan.rows[a:b]] for a, b in pairwise(plan.starts)]
@@ -186,7 +174,7 @@ def test_report_counts_what_a_naive_count_gives(lengths: Lengths, costs: BatchCo
     assert report.cost == pytest.approx(by_hand)
 
 
-def test_in_order_means_in_order() -> None:
+def test_plan_in_order_keeps_input_order() -> None:
     plan = plan_in_order(np.array([4, 0, 1, 9, 2]), rows=2)
     assert [batch.tolist() for batch in plan] == [[0, 2], [3, 4]]
 
@@ -201,18 +189,12 @@ def test_reports_add_up() -> None:
     assert both.padding == pytest.approx(3 / 17)
 
 
-def test_a_run_may_lower_or_raise_the_limits() -> None:
-    assert STEPWISE.within(BatchingSettings()) == STEPWISE
-    changed = PADDED.within(BatchingSettings(max_rows=7))
-    assert (changed.max_rows, changed.max_tokens, changed.pads) == (7, PADDED.max_tokens, True)
-
-
 @pytest.mark.parametrize("costs", [STEPWISE, PACKED, PADDED, PACKED_CUDA, PADDED_CUDA])
 def test_padding_is_rare_on_a_realistic_shard(costs: BatchCosts) -> None:
     lengths = realistic()
     plan = plan_batches(lengths, costs)
     report = report_plan(lengths, plan, costs)
-    assert report.padding <= (0.06 if costs is PADDED_CUDA else 0.005)  # where a step costs as much as 256 tokens
+    assert report.padding <= (0.06 if costs is PADDED_CUDA else 0.005)  # a step costs as much as 256 tokens
     in_order = report_plan(lengths, plan_in_order(lengths), PADDED)
     assert in_order.padding > 0.4
     assert report.cost < in_order.cost / 1.5
@@ -220,6 +202,6 @@ def test_padding_is_rare_on_a_realistic_shard(costs: BatchCosts) -> None:
         assert sum(len(batch) for batch in plan if len(set(lengths[batch])) == 1) >= 0.9 * report.rows
 
 
-def test_a_plan_iterates_over_its_batches() -> None:
+def test_plan_iterates_over_its_batches() -> None:
     plan = BatchPlan(np.array([4, 1, 0]), np.array([0, 1, 3]))
     assert [batch.tolist() for batch in plan] == [[4], [1, 0]]

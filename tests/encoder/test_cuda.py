@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lengthwise.batching.plan import PACKED_CUDA
+from lengthwise.batching.costs import PACKED_CUDA
 from lengthwise.cli.gpu.lstm_probes import tf32_allowed
 from lengthwise.config import EncoderConfig
 from lengthwise.encoder import cuda

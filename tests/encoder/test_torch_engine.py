@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from lengthwise.batching.plan import PACKED, STEPWISE
+from lengthwise.batching.costs import PACKED, STEPWISE
 from lengthwise.config import EncoderConfig
 from lengthwise.encoder.model import PackedEncoder, seeded_encoder
 from lengthwise.encoder.torch_engine import TorchEngine

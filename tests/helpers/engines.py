@@ -9,7 +9,7 @@ from types import MappingProxyType
 import numpy as np
 from numpy.typing import NDArray
 
-from lengthwise.batching.plan import STEPWISE
+from lengthwise.batching.costs import STEPWISE
 from lengthwise.config import EncoderConfig
 from lengthwise.export.graphs.variants import NATIVE
 from lengthwise.export.runtimes import Outputs, Runtime

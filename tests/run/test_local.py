@@ -459,7 +459,7 @@ def test_run_needs_no_torch(tmp_path: Path, texts_file: Path) -> None:
     code = f"""
         import sys
         import numpy as np
-        from lengthwise.batching.plan import STEPWISE
+        from lengthwise.batching.costs import STEPWISE
         from lengthwise.config import EncoderConfig, RunConfig, TokenizerTraining
         from lengthwise.data.dataset import open_dataset
         from lengthwise.run.local import encode_dataset, writers

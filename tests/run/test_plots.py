@@ -16,9 +16,8 @@ from matplotlib.image import imread
 from matplotlib.patches import Rectangle
 
 from helpers.figures import bars
-from helpers.inspections import run_with
-from lengthwise.batching.inspection import Inspection, Strategy, inspect_tokens
-from lengthwise.batching.plan import PACKED, PADDED, STEPWISE
+from lengthwise.batching.costs import PACKED, PADDED, STEPWISE
+from lengthwise.batching.inspection import Inspection, Strategy, batch_strategies, inspect_tokens
 from lengthwise.errors import LengthwiseError
 from lengthwise.run.plots import (
     BEYOND,
@@ -57,7 +56,7 @@ def inspected(lengths: np.ndarray[Any, np.dtype[np.int64]], max_length: int | No
     offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)])
     values = np.arange(offsets[-1], dtype=np.int32)  # no two rows are equal
     none = np.zeros(len(lengths), np.bool_)
-    return inspect_tokens(RaggedTokens(values, offsets, none, none), run_with(), max_length)
+    return inspect_tokens(RaggedTokens(values, offsets, none, none), batch_strategies(STEPWISE), max_length)
 
 
 # Lengths

@@ -6,6 +6,7 @@ import sys
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import fsspec
 import numpy as np
@@ -14,7 +15,6 @@ from matplotlib.image import imread
 
 from helpers.figures import bars
 from helpers.files import contents
-from helpers.inspections import run_with
 from lengthwise.batching.plan import PlanReport
 from lengthwise.config import RunConfig
 from lengthwise.errors import StoreError
@@ -23,7 +23,12 @@ from lengthwise.run.report import report_to_markdown, write_report
 from lengthwise.run.stats import EncodeReport, ShardStats, StageSeconds
 from lengthwise.store.records import Totals
 
-RUN = run_with()
+
+def config_with(**sections: dict[str, Any]) -> RunConfig:
+    return RunConfig.model_validate({"dataset": {"path": "in.txt"}, "model": {"path": "model"}, **sections})
+
+
+CONFIG = config_with()
 ENCODED = ShardStats(
     shards=2,
     rows=200,
@@ -51,7 +56,7 @@ def cells(text: str) -> dict[str, list[str]]:
 
 
 def test_report_has_the_figures_of_the_run() -> None:
-    text = report_to_markdown(RUN, REPORT)
+    text = report_to_markdown(CONFIG, REPORT)
     found = cells(text)
     assert "`in.txt`, split `train`, column `text`: 200 rows of 2,000 tokens were encoded in 4.0 s." in text
     assert "The folder's other 100 rows were encoded before." in text
@@ -70,25 +75,25 @@ def test_report_has_the_figures_of_the_run() -> None:
 
 def test_report_of_a_full_encode_mentions_no_older_rows() -> None:
     complete = replace(REPORT, totals=replace(REPORT.totals, rows=200))
-    assert "were encoded before" not in report_to_markdown(RUN, complete)
+    assert "were encoded before" not in report_to_markdown(CONFIG, complete)
 
 
 def test_report_has_a_precision_section_below_float32() -> None:
-    assert "Precision" not in report_to_markdown(RUN, REPORT)
+    assert "Precision" not in report_to_markdown(CONFIG, REPORT)
     lower = replace(REPORT, encoded=replace(ENCODED, max_deviation=0.00321, min_cosine=0.99987))
-    text = report_to_markdown(run_with(encode={"precision": "bf16"}), lower)
+    text = report_to_markdown(config_with(encode={"precision": "bf16"}), lower)
     assert "bf16: at most 3.2e-03 from float32 on sampled rows, cosine at least 0.999870." in text
 
 
 def test_report_without_tokens_has_no_batches_section() -> None:
     blank = ShardStats(shards=2, rows=200, lengths=np.array([200]), stages=ENCODED.stages)
-    text = report_to_markdown(RUN, replace(REPORT, encoded=blank))
+    text = report_to_markdown(CONFIG, replace(REPORT, encoded=blank))
     assert "batches" not in text
     assert cells(text)["tokens per second, reading and writing included"] == ["0"]
 
 
 def test_report_names_engine_packages_and_processor() -> None:
-    found = cells(report_to_markdown(run_with(encode={"precision": "bf16"}), REPORT))
+    found = cells(report_to_markdown(config_with(encode={"precision": "bf16"}), REPORT))
     assert found["engine"] == ["torch cpu bf16"]
     assert found["torch"] == [version("torch")]
     assert found["tokenizers"] == [version("tokenizers")]
@@ -97,7 +102,7 @@ def test_report_names_engine_packages_and_processor() -> None:
 
 
 def test_report_names_no_local_path(tmp_path: Path) -> None:
-    settings = RUN.model_dump()
+    settings = CONFIG.model_dump()
     settings["dataset"]["path"] = str(tmp_path / "some/where/facts.txt")
     config = RunConfig.model_validate(settings)
     path = write_report(tmp_path / "vectors", config, REPORT)
@@ -110,7 +115,7 @@ def test_report_names_no_local_path(tmp_path: Path) -> None:
 
 
 def test_write_report_writes_text_and_figure(tmp_path: Path) -> None:
-    assert write_report(tmp_path, RUN, REPORT) == str(tmp_path / "report.md")
+    assert write_report(tmp_path, CONFIG, REPORT) == str(tmp_path / "report.md")
     assert sorted(contents(tmp_path)) == ["report.md", "report.png"]
     assert "](report.png)" in (tmp_path / "report.md").read_text()
     assert imread(tmp_path / "report.png").shape[:2] == (500, 1400)
@@ -125,35 +130,35 @@ def test_run_figure_shows_lengths_and_stages() -> None:
 
 
 def test_write_report_keeps_an_older_report_if_nothing_was_encoded(tmp_path: Path) -> None:
-    assert write_report(tmp_path, RUN, NOTHING_ENCODED) is None
+    assert write_report(tmp_path, CONFIG, NOTHING_ENCODED) is None
     assert not contents(tmp_path)
-    write_report(tmp_path, RUN, REPORT)
+    write_report(tmp_path, CONFIG, REPORT)
     before = contents(tmp_path)
-    assert write_report(tmp_path, RUN, NOTHING_ENCODED) is None
+    assert write_report(tmp_path, CONFIG, NOTHING_ENCODED) is None
     assert contents(tmp_path) == before
 
 
 def test_write_report_skips_parts(tmp_path: Path) -> None:
-    assert write_report(tmp_path, RUN, replace(REPORT, is_complete=False)) is None
+    assert write_report(tmp_path, CONFIG, replace(REPORT, is_complete=False)) is None
     assert not contents(tmp_path)
 
 
 def test_write_report_to_a_url(tmp_path: Path) -> None:
     url = f"memory://{tmp_path.name}-report/vectors"
-    assert write_report(url, RUN, REPORT) == f"{url}/report.md"
+    assert write_report(url, CONFIG, REPORT) == f"{url}/report.md"
     assert fsspec.filesystem("memory").cat(f"/{tmp_path.name}-report/vectors/report.md").startswith(b"# Report")
 
 
 def test_write_report_reports_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "vectors").write_text("a file")
     with pytest.raises(StoreError, match=r"report\.md: cannot be written .* only the report is missing"):
-        write_report(tmp_path / "vectors", RUN, REPORT)
+        write_report(tmp_path / "vectors", CONFIG, REPORT)
 
 
 def test_write_report_without_matplotlib_removes_an_old_figure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    write_report(tmp_path, RUN, REPORT)
+    write_report(tmp_path, CONFIG, REPORT)
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    write_report(tmp_path, RUN, REPORT)
+    write_report(tmp_path, CONFIG, REPORT)
     assert sorted(contents(tmp_path)) == ["report.md"]
     assert "install lengthwise[plot]" in (tmp_path / "report.md").read_text()
     assert "report.png" not in (tmp_path / "report.md").read_text()

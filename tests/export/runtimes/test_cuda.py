@@ -12,7 +12,7 @@ import numpy as np
 import onnxruntime
 import pytest
 
-from lengthwise.batching.plan import PADDED_CUDA
+from lengthwise.batching.costs import PADDED_CUDA
 from lengthwise.encoder.checkpoint import load_encoder
 from lengthwise.encoder.stepwise import StepwiseEncoder
 from lengthwise.errors import LengthwiseError

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from helpers.engines import LookupEngine
-from lengthwise.batching.plan import PADDED, BatchCosts
+from lengthwise.batching.costs import PADDED, BatchCosts
 from lengthwise.config import EncoderConfig
 from lengthwise.export.server.errors import Overloaded, ShuttingDown
 from lengthwise.export.server.metrics import Metrics
