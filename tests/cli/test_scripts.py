@@ -114,7 +114,7 @@ def test_inspecting_shows_what_encoding_would_do(trained: Path, invoke: Invoke) 
     result = invoke("inspect_dataset", trained, *changes)
     assert result.exit_code == 0, result.stderr
     assert "too long    2 have more than tokenizer.max_length = 6, and would stop the run" in result.stdout
-    assert f"tokens      {sum(len(text.split()) for text in TEXTS)} in it; 1 / 6 / 14 / 14 a row" in result.stdout
+    assert f"tokens      {sum(len(text.split()) for text in TEXTS)} in it; 1 / 6 / 14 / 14 per row" in result.stdout
     table = table_of(result.stdout)
     rows, most = str(len(TEXTS)), 6 * len(TEXTS)
     tokens = sum(min(6, len(text.split())) for text in TEXTS)
