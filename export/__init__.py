@@ -36,9 +36,8 @@ def export_checkpoint(model: str | Path, output: str | Path, *, variants: Iterab
     """
     from lengthwise.encoder.checkpoint import load_checkpoint
     from lengthwise.export.artifact.build import build_artifact
-    from lengthwise.export.graphs.variants import VARIANTS
 
-    return build_artifact(*load_checkpoint(model), output, variants=VARIANTS if variants is None else variants)
+    return build_artifact(*load_checkpoint(model), output, variants=variants)
 
 
 class _CallablePackage(ModuleType):

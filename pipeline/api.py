@@ -10,21 +10,19 @@ Notable decisions:
 
 from __future__ import annotations
 
-import logging
 import operator
 import uuid
 from collections.abc import Generator, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, cast, get_args, overload
+from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
 from lengthwise.config import (
-    CONFIG_FILE,
     BadRows,
     BatchingSettings,
     EncoderConfig,
@@ -35,7 +33,7 @@ from lengthwise.config import (
     parse_settings,
 )
 from lengthwise.encoder.engine import Engine, PlannedTokens, encode_planned, plan_tokens
-from lengthwise.errors import CheckpointError, ConfigError, TextError
+from lengthwise.errors import ConfigError, TextError
 from lengthwise.tokens.texts import chunk_texts
 from lengthwise.tokens.tokenize import tokenize_texts
 from lengthwise.tokens.tokenizer import TextTokenizer, check_tokenizer_fits, load_tokenizer
@@ -44,16 +42,12 @@ if TYPE_CHECKING:
     import datasets
     from tokenizers import Tokenizer
 
-    from lengthwise.data.dataset import Source
     from lengthwise.encoder.model import PackedEncoder
     from lengthwise.export.artifact.folder import Artifact
     from lengthwise.export.validation.verdict import Validation
-    from lengthwise.run.cluster import OpenEngine
     from lengthwise.run.stats import EncodeReport
-    from lengthwise.store.parts import Part
 
 Device = Literal["cpu", "cuda", "auto"]
-log = logging.getLogger(__name__)
 _NORM_FLOOR = 1e-12  # as in `PackedEncoder.finish`
 
 
@@ -186,26 +180,6 @@ class Encoder:
         """The model's `config.json`: its shape, and how its texts are tokenized."""
         return self._engine.config
 
-    @overload
-    def encode(
-        self,
-        texts: str,
-        *,
-        normalize: bool | None = None,
-        show_progress: bool = False,
-        max_length: int | None = None,
-        truncate: bool | None = None,
-    ) -> NDArray[np.float32]: ...
-    @overload
-    def encode(
-        self,
-        texts: Iterable[str],
-        *,
-        normalize: bool | None = None,
-        show_progress: bool = False,
-        max_length: int | None = None,
-        truncate: bool | None = None,
-    ) -> NDArray[np.float32]: ...
     def encode(
         self,
         texts: str | Iterable[str],
@@ -254,9 +228,6 @@ class Encoder:
         """
         from lengthwise.encoder.checkpoint import save_checkpoint
 
-        folder = Path(path)
-        if folder.exists() and not (folder / CONFIG_FILE).is_file() and (not folder.is_dir() or any(folder.iterdir())):
-            raise CheckpointError(f"{folder}: not empty, and not a checkpoint; choose another folder")
         save_checkpoint(path, self._packed_encoder(), self.tokenizer)
 
     def export(self, path: str | Path, *, variants: Iterable[Variant] | None = None) -> Artifact:
@@ -270,11 +241,8 @@ class Encoder:
             StoreError: it cannot be written.
         """
         from lengthwise.export.artifact.build import build_artifact
-        from lengthwise.export.graphs.variants import VARIANTS
 
-        return build_artifact(
-            self._packed_encoder(), self.tokenizer, path, variants=VARIANTS if variants is None else variants
-        )
+        return build_artifact(self._packed_encoder(), self.tokenizer, path, variants=variants)
 
     def _packed_encoder(self) -> PackedEncoder:
         if isinstance(self._model, Path):
@@ -364,6 +332,7 @@ def encode_dataset(
         StoreError: the folder holds other vectors, or cannot be written.
     """
     from lengthwise.data.dataset import Source, open_dataset
+    from lengthwise.steps import encode_source
 
     encoder = model if isinstance(model, Encoder) else Encoder.load(model)
     named = isinstance(dataset, str | Path)
@@ -392,34 +361,7 @@ def encode_dataset(
     else:
         found = fingerprint or getattr(dataset, "_fingerprint", None) or uuid.uuid4().hex
         source = Source(dataset, found, config.dataset)
-    return _encode_here(config, source, encoder._engine, encoder.tokenizer, None, fresh, show_progress)
-
-
-def encode_run(
-    config: RunConfig, *, part: Part | None = None, cluster: str | None = None, fresh: bool = False
-) -> EncodeReport:
-    """Encode what a run has not encoded yet, here or on a Ray cluster, and write its report beside the vectors.
-
-    Args:
-        part: one part of the run's shards; the folder is then left to be finished by `run.finalize`.
-        cluster: `local`, or the address of a Ray cluster.
-        fresh: remove the vectors that are there, whichever run they are of.
-
-    Raises:
-        LengthwiseError: as `encode_dataset`.
-    """
-    from lengthwise.data.dataset import open_dataset
-    from lengthwise.run.report import write_report
-
-    source = open_dataset(config.dataset)
-    open_engine = _engine_opener(config)
-    if cluster is None:
-        return _encode_here(config, source, *open_engine(config, None), part, fresh)
-    from lengthwise.run.cluster import encode_on_cluster
-
-    report = encode_on_cluster(config, source, open_engine, cluster, fresh=fresh)
-    write_report(config.encode.output, config, report)
-    return report
+    return encode_source(config, source, encoder._engine, encoder.tokenizer, fresh=fresh, show_progress=show_progress)
 
 
 def validate(
@@ -448,39 +390,9 @@ def validate(
     return run_validation(artifact, runtimes=runtimes, texts=texts, speed=speed, show_progress=show_progress)
 
 
-def _engine_opener(config: RunConfig) -> OpenEngine:
-    """What opens a run's engine: PyTorch on a checkpoint, or onnxruntime, without PyTorch, on an artifact."""
-    if config.encode.engine == "onnx":
-        from lengthwise.export.artifact.engine import open_onnx
-
-        return open_onnx
-    from lengthwise.encoder.torch_engine import open_torch
-
-    return open_torch
-
-
 def is_artifact(folder: str | Path) -> bool:
     """Whether a folder is an artifact; a checkpoint has no manifest."""
     return (Path(folder) / "MANIFEST.json").is_file()
-
-
-def _encode_here(
-    config: RunConfig,
-    source: Source,
-    engine: Engine,
-    tokenizer: TextTokenizer,
-    part: Part | None,
-    fresh: bool,
-    show_progress: bool = True,
-) -> EncodeReport:
-    from lengthwise.run.local import encode_dataset
-    from lengthwise.run.report import write_report
-
-    if not engine.config.trained:
-        log.warning("the encoder was never trained (seed %s)", engine.config.seed)
-    report = encode_dataset(config, source, tokenizer, engine, part=part, fresh=fresh, show_progress=show_progress)
-    write_report(config.encode.output, config, report)
-    return report
 
 
 def _checked_device(device: str) -> Device:

@@ -81,7 +81,7 @@ def run_options(function: Callable[..., Any]) -> Callable[..., Any]:
         metavar="KEY.PATH=VALUE",
         help="Change one setting for this run; repeatable.",
     )(function)
-    return click.argument("config", type=click.Path(path_type=Path))(function)
+    return click.argument("path", metavar="CONFIG", type=click.Path(path_type=Path))(function)
 
 
 def as_typed(overrides: tuple[str, ...]) -> str:
@@ -89,8 +89,8 @@ def as_typed(overrides: tuple[str, ...]) -> str:
     return "".join(f" --set {shlex.quote(override)}" for override in overrides)
 
 
-def load_run(config: Path, overrides: tuple[str, ...]) -> RunConfig:
-    """Read the run that the arguments name."""
+def load_run(path: Path, overrides: tuple[str, ...]) -> RunConfig:
+    """Read the configuration that the arguments of `run_options` name."""
     from lengthwise.config import load_config
 
-    return load_config(config, overrides)
+    return load_config(path, overrides)

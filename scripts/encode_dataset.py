@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def summary(config: RunConfig, report: EncodeReport) -> str:
-    """What is in the folder, and what this run measured."""
+    """The rows of the folder, and the speed and padding of this run."""
     from lengthwise.run.report import describe_precision
     from lengthwise.store.folder import open_folder
     from lengthwise.store.layout import QUARANTINE, REPORT
@@ -24,14 +24,14 @@ def summary(config: RunConfig, report: EncodeReport) -> str:
     flags = f"{totals.empty:,} empty, {totals.null:,} null, {totals.truncated:,} truncated"
     lines = [f"vectors     {config.encode.output}/data: {totals.rows:,} rows, {totals.tokens:,} tokens ({flags})"]
     if not report.is_complete:
-        lines[0] += " in the shards that this part knows of; once all parts are done, run lengthwise finalize"
+        lines[0] += " in the shards of the parts so far; once all parts are done, run lengthwise finalize"
     if totals.bad:
         where = (
             f"set aside in {config.encode.output}/{QUARANTINE}" if config.encode.bad_rows == "quarantine" else "zeros"
         )
         lines.append(f"bad rows    {totals.bad:,} could not be encoded: {where}")
     if not encoded.shards:
-        lines.append("speed       nothing to encode: all shards were there, and their sha256 is right")
+        lines.append("speed       nothing to encode: all shards were there, and their sha256 matches")
     if encoded.tokens:
         plan = encoded.plan
         lines += [
@@ -41,7 +41,7 @@ def summary(config: RunConfig, report: EncodeReport) -> str:
             f" in dataset order it would be {encoded.unplanned.padding:.1%}",
         ]
     if encoded.repeated:
-        lines.append(f"repeats     {encoded.repeated:,} rows had the ids of another row, and its vector")
+        lines.append(f"repeats     {encoded.repeated:,} rows had the ids of another row, and share its vector")
     if precision := describe_precision(config, report):
         lines.append(f"precision   {precision}")
     folder = open_folder(config.encode.output)
@@ -57,7 +57,7 @@ def summary(config: RunConfig, report: EncodeReport) -> str:
 @click.option("--shard-index", type=int, metavar="I", help="Encode part I, from 0, of a run in several processes.")
 @click.option("--num-shards", type=int, metavar="N", help="How many parts there are; then run lengthwise finalize.")
 def main(
-    config: Path,
+    path: Path,
     overrides: tuple[str, ...],
     fresh: bool,
     cluster: str | None,
@@ -65,16 +65,16 @@ def main(
     num_shards: int | None,
 ) -> None:
     """Encode the dataset of the run CONFIG (a YAML file) into parquet shards below encode.output."""
-    from lengthwise.api import encode_run
+    from lengthwise.steps import encode_run
     from lengthwise.store.parts import Part
 
     if (shard_index is None) != (num_shards is None):
         raise click.UsageError("--shard-index and --num-shards go together: part I of N")
     if shard_index is not None and cluster is not None:
         raise click.UsageError("--cluster divides the run itself; leave --shard-index and --num-shards out")
-    run = load_run(config, overrides)
+    config = load_run(path, overrides)
     part = None if shard_index is None or num_shards is None else Part(shard_index, num_shards)
-    click.echo(summary(run, encode_run(run, part=part, cluster=cluster, fresh=fresh)))
+    click.echo(summary(config, encode_run(config, part=part, cluster=cluster, fresh=fresh)))
 
 
 if __name__ == "__main__":

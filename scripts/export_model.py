@@ -24,14 +24,14 @@ def open_artifact(folder: Path, overrides: tuple[str, ...], repository: Path | N
     return Artifact.open(folder)
 
 
-def export(config: Path, overrides: tuple[str, ...]) -> Artifact:
+def export(path: Path, overrides: tuple[str, ...]) -> Artifact:
     """Export the encoder of a run, and print the artifact's size and the next command."""
     from lengthwise.export.artifact.build import export_run
 
-    artifact = export_run(load_run(config, overrides))
+    artifact = export_run(load_run(path, overrides))
     size = sum(file["bytes"] for file in artifact.manifest["files"].values())
     click.echo(f"artifact    {artifact.folder}: {len(artifact.manifest['files'])} files, {size / 1e6:.1f} MB")
-    click.echo(f"next        lengthwise validate {artifact.folder} --texts {config}{as_typed(overrides)}")
+    click.echo(f"next        lengthwise validate {artifact.folder} --texts {path}{as_typed(overrides)}")
     return artifact
 
 
@@ -40,12 +40,12 @@ def export(config: Path, overrides: tuple[str, ...]) -> Artifact:
 @click.option(
     "--triton", "repository", metavar="DIR", type=click.Path(path_type=Path), help="Write a model for Triton."
 )
-@click.option("--triton-name", metavar="NAME", help="Its name; that of the artifact's folder if left out.")
-@click.option("--triton-device", type=click.Choice(["cpu", "cuda"]), help="Where it runs there; cpu if left out.")
-@click.option("--triton-batch", type=click.IntRange(1), help="The most texts it computes at a time; 64 if left out.")
-@click.option("--variant", help="The graph for Triton; the one that validation recommends if left out.")
+@click.option("--triton-name", metavar="NAME", help="Its name; by default that of the artifact's folder.")
+@click.option("--triton-device", type=click.Choice(["cpu", "cuda"]), help="The device that it runs on; by default cpu.")
+@click.option("--triton-batch", type=click.IntRange(1), help="Its max_batch_size; by default 64.")
+@click.option("--variant", help="The graph for Triton; by default the one that validation recommends.")
 def main(
-    config: Path,
+    path: Path,
     overrides: tuple[str, ...],
     repository: Path | None,
     triton_name: str | None,
@@ -55,14 +55,14 @@ def main(
 ) -> None:
     """Export the encoder of the run CONFIG (a YAML file) to the artifact folder export.output.
 
-    With --triton DIR, also write a model of it to DIR, a model repository of Triton Inference Server. CONFIG may be the
-    folder of an artifact then, which is left as it is: so the graph is the one that validation recommends.
+    With --triton DIR, also write a model of it to DIR, a model repository of Triton Inference Server. CONFIG may then
+    be an artifact folder, which is not changed: if it was validated, the graph is the one that validation recommends.
     """
     named = {"name": triton_name, "device": triton_device, "max_batch_size": triton_batch, "variant": variant}
     options = {key: value for key, value in named.items() if value is not None}
     if options and repository is None:
         raise click.UsageError("--triton-name, --triton-device, --triton-batch and --variant need --triton DIR")
-    artifact = open_artifact(config, overrides, repository) if config.is_dir() else export(config, overrides)
+    artifact = open_artifact(path, overrides, repository) if path.is_dir() else export(path, overrides)
     if repository is not None:
         from lengthwise.export.triton import write_triton_model
 

@@ -1,4 +1,4 @@
-"""How long a dataset's texts are, and what their batches cost, before any model runs."""
+"""Report the lengths of a dataset's texts and the cost of batching them, before any model runs."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from lengthwise.cli.common import Command, load_run, run_options
 
 if TYPE_CHECKING:
     from lengthwise.batching.inspection import Inspection
-    from lengthwise.config import RunConfig, TokenizationSettings
     from lengthwise.data.dataset import Source
 
 
@@ -40,46 +39,23 @@ def summary(source: Source, found: Inspection, *, truncate: bool) -> str:
     return "\n".join(lines)
 
 
-def model_tokenization(config: RunConfig) -> TokenizationSettings:
-    """How the run's model tokenizes; the defaults where there is only a tokenizer so far."""
-    from lengthwise.config import CONFIG_FILE, TokenizationSettings, load_encoder_config
-    from lengthwise.export.artifact.folder import MANIFEST_FILE, Artifact
-
-    if config.encode.engine == "onnx" and (Path(config.export.output) / MANIFEST_FILE).is_file():
-        return Artifact.open(config.export.output).load_config().tokenization
-    path = Path(config.model.path) / CONFIG_FILE
-    if config.encode.engine == "torch" and path.is_file():
-        return load_encoder_config(path).tokenization
-    return TokenizationSettings()
-
-
 @click.command(cls=Command)
 @run_options
 @click.option(
     "--picture", type=click.Path(path_type=Path), metavar="FILE.png", help="Draw the lengths and the batches too."
 )
-def main(config: Path, overrides: tuple[str, ...], picture: Path | None) -> None:
+def main(path: Path, overrides: tuple[str, ...], picture: Path | None) -> None:
     """Tokenize the first shard of the run CONFIG (a YAML file), and show its lengths and what its batches cost."""
-    from lengthwise.batching.costs import expected_costs
-    from lengthwise.batching.inspection import batch_strategies, inspect_tokens
     from lengthwise.data.dataset import open_dataset
     from lengthwise.run.plots import dataset_figure
-    from lengthwise.tokens.tokenize import tokenize_texts
-    from lengthwise.tokens.tokenizer import load_tokenizer
+    from lengthwise.steps import inspect_source
     from lengthwise.util.plots import check_picture_path, save_figure
 
-    run = load_run(config, overrides)
+    config = load_run(path, overrides)
     if picture is not None:
         check_picture_path(picture)
-    folder = run.export.output if run.encode.engine == "onnx" else run.model.path
-    tokenizer, source = load_tokenizer(run.tokenizer.path or folder), open_dataset(run.dataset)
-    texts = next(source.shards()).table[run.dataset.text_column]
-    tokenization = run.resolve_tokenization(model_tokenization(run))
-    whole = tokenization.model_copy(update={"max_length": None, "truncate": False})
-    tokens = tokenize_texts(texts, tokenizer, whole, bad_rows="zero")
-    costs = expected_costs(run.encode.engine, run.encode.precision, run.encode.device)
-    strategies = batch_strategies(costs, run.batching.max_tokens, run.batching.max_rows)
-    found = inspect_tokens(tokens, strategies, tokenization.max_length)
+    source = open_dataset(config.dataset)
+    found, tokenization = inspect_source(config, source)
     click.echo(summary(source, found, truncate=tokenization.truncate))
     if picture is not None:
         save_figure(dataset_figure(found), picture)

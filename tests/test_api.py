@@ -232,7 +232,7 @@ def test_long_texts_are_cut_or_refused(encoder: Encoder) -> None:
         TextError, match=r"texts\[1\] cannot be encoded: 12 tokens, but max_length is 4; pass truncate=T"
     ):
         encoder.encode([short, long], max_length=4)
-    with pytest.raises(ConfigError, match="no length to cut at"):
+    with pytest.raises(ConfigError, match="there is no length to truncate at"):
         encoder.encode(long, truncate=True)
 
 

@@ -30,6 +30,7 @@ LAYERS: tuple[frozenset[str], ...] = tuple(
         "export.artifact",
         "export.validation",
         "export.server export.triton",
+        "steps",
         "api",
         "cli",
         "__main__",

@@ -78,7 +78,7 @@ def build_artifact(
     tokenizer: TextTokenizer,
     output: str | Path,
     *,
-    variants: Iterable[str] = tuple(VARIANTS),
+    variants: Iterable[str] | None = None,
     extra_files: Mapping[str, str] = MappingProxyType({}),
 ) -> Artifact:
     """Export an encoder and its tokenizer to a folder, atomically.
@@ -89,8 +89,9 @@ def build_artifact(
         encoder: the encoder, in evaluation mode.
         tokenizer: its tokenizer.
         output: the artifact's folder.
-        variants: the graphs to write besides the native one, which is always written; see `graphs.variants`.
-            TorchScript and `.pt2` are written in a native and, with the variant of that name, a portable form.
+        variants: the graphs to write besides the native one, which is always written; all of `graphs.variants` where
+            they are left out. TorchScript and `.pt2` are written in a native and, with the variant of that name, a
+            portable form.
         extra_files: by name, the contents of further text files of the artifact.
 
     Raises:
@@ -111,7 +112,7 @@ def build_artifact(
     with replace_folder(output) as part:
         write_checkpoint(part, encoder, tokenizer)
         _write_tokenizer_settings(part, encoder, tokenizer)
-        _write_graphs(part, encoder, _metadata(encoder, weights), set(variants))
+        _write_graphs(part, encoder, _metadata(encoder, weights), set(VARIANTS if variants is None else variants))
         _write_golden(part, encoder)
         card = model_card(encoder.config, part)
         for name, content in {CARD_FILE: card, **extra_files}.items():

@@ -198,8 +198,8 @@ class OnnxEngine:
             if free is not None and needed > free:
                 raise LengthwiseError(
                     f"a text of {input_ids.shape[1]:,} tokens takes onnxruntime {needed / 1e9:.1f} GB or more, and"
-                    f" {free / 1e9:.1f} GB are free; set encode.engine to torch, which needs little memory for a long"
-                    " text, or set tokenizer.max_length and tokenizer.truncate"
+                    f" {free / 1e9:.1f} GB are free; encode with PyTorch, which needs little memory for a long text, or"
+                    " cut texts (max_length and truncate)"
                 )
         return split_on_oom(self._encode, input_ids, lengths, out_of_memory=out_of_memory, device=self._runtime.device)
 

@@ -26,7 +26,16 @@ WEIGHTS_FILE = "model.safetensors"
 
 
 def save_checkpoint(folder: str | Path, encoder: PackedEncoder, tokenizer: TextTokenizer) -> None:
-    """Write a checkpoint folder whole or not at all; an older one at the same place is replaced."""
+    """Write a checkpoint folder whole or not at all; an older checkpoint there is replaced.
+
+    Raises:
+        CheckpointError: the folder holds something else.
+        TokenizerError: the tokenizer does not fit the encoder.
+        StoreError: the folder cannot be written.
+    """
+    folder = Path(folder)
+    if folder.exists() and not (folder / CONFIG_FILE).is_file() and (not folder.is_dir() or any(folder.iterdir())):
+        raise CheckpointError(f"{folder}: not empty, and not a checkpoint; choose another folder")
     check_tokenizer_fits(tokenizer, encoder.config, "the tokenizer")
     with replace_folder(folder) as part:
         write_checkpoint(part, encoder, tokenizer)
@@ -95,7 +104,7 @@ def create_checkpoint(
     """Save a new encoder with seeded random weights for a tokenizer, recorded as never trained.
 
     Raises:
-        CheckpointError: the tokenizer lacks the pad token.
+        CheckpointError: the tokenizer lacks the pad token, or the folder holds something else.
     """
     pad_token_id = tokenizer.token_id(pad_token)
     if pad_token_id is None:

@@ -132,7 +132,7 @@ def make_cuda_encoder(
     """
     check_precision(precision, torch.cuda.get_device_name(device), torch.cuda.get_device_capability(device))
     if precision == "bf16" and not cudnn_has_bf16():
-        log.warning("PyTorch's LSTM takes bfloat16 through cuDNN from 9.13 on: encode.precision = fp16 is faster here")
+        log.warning("PyTorch's LSTM takes bfloat16 through cuDNN from 9.13 on: precision fp16 is faster here")
     on_device = convert_encoder(
         encoder if precision == "fp32" else pad_to_multiple_of_8(encoder), device, DTYPES[precision]
     )
@@ -227,8 +227,8 @@ def check_precision(precision: Precision, name: str, capability: tuple[int, int]
     """
     if precision == "bf16" and capability < _BF16_SINCE:
         raise LengthwiseError(
-            f"encode.precision is bf16, which {name} (compute capability {capability[0]}.{capability[1]}) does not"
-            " compute; set fp16 or fp32"
+            f"the precision is bf16, which {name} (compute capability {capability[0]}.{capability[1]}) does not"
+            " compute; choose fp16 or fp32"
         )
 
 

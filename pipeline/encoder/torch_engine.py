@@ -72,12 +72,12 @@ class TorchEngine:
         """
         has_gpu = torch.cuda.is_available()
         if device == "cuda" and not has_gpu:
-            raise LengthwiseError("encode.device is cuda, but PyTorch finds no GPU here; set it to cpu or auto")
+            raise LengthwiseError("the device is cuda, but PyTorch finds no GPU here; choose cpu or auto")
         on_gpu = has_gpu and device != "cpu"
         if precision == "fp16" and not on_gpu:
-            raise LengthwiseError("encode.precision is fp16, which PyTorch computes on a GPU only; set fp32 or bf16")
+            raise LengthwiseError("the precision is fp16, which PyTorch computes on a GPU only; choose fp32 or bf16")
         if precision == "bf16" and not on_gpu and not cpu_has_bf16():
-            log.warning("this CPU has no bfloat16 arithmetic: encode.precision = bf16 is slower here than fp32")
+            log.warning("this CPU has no bfloat16 arithmetic: precision bf16 is slower here than fp32")
         self.device = torch.device("cuda", torch.cuda.current_device()) if on_gpu else torch.device("cpu")
         self.name = f"torch {self.device.type}" + ("" if precision == "fp32" else f" {precision}")
         self.config = encoder.config

@@ -178,7 +178,7 @@ def test_overwriting_replaces_a_checkpoint_only(trained: Path, tmp_path: Path, i
     (tmp_path / "papers").mkdir()
     (tmp_path / "papers/thesis.txt").write_text("precious")
     message = refusal(invoke("init_model", trained, "--overwrite", "--set", f"model.path={tmp_path / 'papers'}"))
-    assert message.endswith("papers: not empty, and not a checkpoint; choose another model.path")
+    assert message.endswith("papers: not empty, and not a checkpoint; choose another folder")
     assert contents(tmp_path / "papers") == {"thesis.txt": b"precious"}
 
 
@@ -406,5 +406,5 @@ def test_a_gpu_that_is_not_there(
 ) -> None:
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     message = refusal(invoke("encode_dataset", trained, "--set", "encode.device=cuda"))
-    assert "encode.device is cuda" in message
+    assert message.startswith("the device is cuda, but PyTorch finds no GPU here")
     assert not (tmp_path / "vectors").exists()

@@ -25,7 +25,7 @@ def test_parts_and_their_end(trained: Path, tmp_path: Path, invoke: Invoke) -> N
     assert result.exit_code == 0, result.stderr
     assert result.stdout.splitlines() == [
         f"vectors     {tmp_path / 'parts'}/data: 7 rows, 47 tokens (0 empty, 0 null, 0 bad, 0 truncated)",
-        "complete    all 3 shards are there, and their sha256 is right",
+        "complete    all 3 shards are there, and their sha256 matches",
     ]
     assert whole.stdout.splitlines()[0].split(": ")[1] == "7 rows, 47 tokens (0 empty, 0 null, 0 truncated)"
     for name, data in contents(tmp_path / "parts").items():

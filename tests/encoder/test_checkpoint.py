@@ -121,7 +121,7 @@ def test_damaged_files_are_named(checkpoint: Path) -> None:
     with pytest.raises(CheckpointError, match=r"model\.safetensors: not a safetensors file"):
         load_checkpoint(checkpoint)
     (checkpoint / "config.json").write_text("{")
-    with pytest.raises(CheckpointError, match=r"config\.json: not JSON"):
+    with pytest.raises(CheckpointError, match=r"config\.json: not valid JSON"):
         load_checkpoint(checkpoint)
 
 

@@ -53,9 +53,9 @@ def test_bf16_is_near_and_has_a_reference(encoder: PackedEncoder, caplog: pytest
 
 def test_devices_and_precisions_that_are_not_there(encoder: PackedEncoder, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(LengthwiseError, match=r"encode\.device is cuda.*cpu or auto"):
+    with pytest.raises(LengthwiseError, match=r"the device is cuda.*cpu or auto"):
         TorchEngine(encoder, "cuda")
-    with pytest.raises(LengthwiseError, match=r"encode\.precision is fp16.*fp32 or bf16"):
+    with pytest.raises(LengthwiseError, match=r"the precision is fp16.*fp32 or bf16"):
         TorchEngine(encoder, "auto", "fp16")
     assert TorchEngine(encoder, "auto").device.type == "cpu"
 

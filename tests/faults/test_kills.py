@@ -126,6 +126,6 @@ def test_a_killed_part_can_be_started_again(undisturbed: Job, tmp_path: Path, to
     assert "shards are missing (numbers " in output
     job.finish("--shard-index", "1", "--num-shards", "3")
     output = job.finish(script="finalize_vectors")
-    assert f"all {job.rows // 50} shards are there, and their sha256 is right" in output
+    assert f"all {job.rows // 50} shards are there, and their sha256 matches" in output
     check_rows(job)
     assert job.files() == undisturbed.files()

@@ -1,0 +1,206 @@
+"""The steps of a run as functions of its configuration: what the commands call between parsing and printing.
+
+- A step imports what it needs when it runs: encoding with an artifact imports onnxruntime and not PyTorch.
+- Exporting, finalizing and validating are functions of their own packages: `export.artifact.build.export_run`,
+  `run.finalize.finalize_folder` and `export.validation.run.run_validation`.
+"""
+
+from __future__ import annotations
+
+import logging
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lengthwise.config import CONFIG_FILE, EncoderConfig, RunConfig, TokenizationSettings, load_encoder_config
+from lengthwise.errors import CheckpointError, ConfigError, TokenizerError
+from lengthwise.util.files import write_atomically
+
+if TYPE_CHECKING:
+    from lengthwise.batching.inspection import Inspection
+    from lengthwise.data.dataset import Source
+    from lengthwise.encoder.engine import Engine
+    from lengthwise.run.cluster import OpenEngine
+    from lengthwise.run.stats import EncodeReport
+    from lengthwise.store.parts import Part
+    from lengthwise.tokens.tokenizer import TextTokenizer
+
+SAMPLE_ROWS = 256
+log = logging.getLogger(__name__)
+
+
+def train_run_tokenizer(config: RunConfig, *, overwrite: bool = False) -> TextTokenizer:
+    """Train a tokenizer on a run's dataset and write it to `tokenizer.path`, with the configuration beside it.
+
+    Args:
+        overwrite: replace a tokenizer that is already there.
+
+    Raises:
+        ConfigError: `tokenizer.path` is not set.
+        TokenizerError: the file exists, or training fails.
+        DatasetError: the dataset cannot be read.
+        StoreError: the file cannot be written.
+    """
+    from lengthwise.data.dataset import open_dataset
+    from lengthwise.tokens.training import train_tokenizer
+
+    if config.tokenizer.path is None:
+        raise ConfigError("tokenizer.path is not set; set it to the tokenizer.json that is to be written")
+    path = Path(config.tokenizer.path)
+    if path.exists() and not overwrite:
+        raise TokenizerError(f"{path}: already there, and models may depend on it; give --overwrite to replace it")
+    texts = open_dataset(config.dataset).texts()
+    tokenizer = train_tokenizer(texts, config.tokenizer.training, show_progress=True)
+    write_atomically(path, tokenizer.to_json().encode())
+    write_atomically(path.with_suffix(".run.yaml"), config.to_yaml().encode())
+    return tokenizer
+
+
+def create_run_checkpoint(config: RunConfig, *, overwrite: bool = False) -> EncoderConfig:
+    """Write a checkpoint with seeded random weights to `model.path`, for the tokenizer at `tokenizer.path`.
+
+    Args:
+        overwrite: replace a checkpoint that is already there.
+
+    Raises:
+        ConfigError: `tokenizer.path` is not set.
+        TokenizerError: the tokenizer cannot be read.
+        CheckpointError: the folder exists, or does not hold a checkpoint; or the tokenizer has no padding token.
+        StoreError: the folder cannot be written.
+    """
+    from lengthwise.encoder.checkpoint import create_checkpoint
+    from lengthwise.tokens.tokenizer import load_tokenizer
+
+    if config.tokenizer.path is None:
+        raise ConfigError("tokenizer.path is not set; set it to the tokenizer.json that the model is for")
+    folder, training = Path(config.model.path), config.tokenizer.training
+    if folder.exists() and not overwrite:
+        raise CheckpointError(f"{folder}: already there, and may be trained; give --overwrite to replace it")
+    created = create_checkpoint(
+        folder,
+        load_tokenizer(config.tokenizer.path),
+        config.model.init,
+        config.resolve_tokenization(TokenizationSettings()),
+        pad_token=training.pad_token,
+        unk_token=training.unk_token,
+        seed=config.model.seed,
+    )
+    write_atomically(folder / "run.yaml", config.to_yaml().encode())
+    return created
+
+
+def sample_texts(config: RunConfig, rows: int = SAMPLE_ROWS) -> list[str]:
+    """The first texts of a run's dataset, for validation.
+
+    Raises:
+        DatasetError: the dataset cannot be read.
+    """
+    from lengthwise.data.dataset import open_dataset
+
+    return list(islice(open_dataset(config.dataset).texts(), rows))
+
+
+def inspect_source(config: RunConfig, source: Source) -> tuple[Inspection, TokenizationSettings]:
+    """Tokenize the first shard of a run's dataset, uncut, and plan its batches; no model is loaded.
+
+    Returns:
+        The lengths and the costs of batching them, and the tokenization that encoding would use.
+
+    Raises:
+        TokenizerError: the tokenizer cannot be read.
+        DatasetError: the dataset cannot be read.
+        ArtifactError, CheckpointError: the model's config.json cannot be read.
+        ConfigError: the run's tokenization settings do not fit the model's.
+    """
+    from lengthwise.batching.costs import expected_costs
+    from lengthwise.batching.inspection import batch_strategies, inspect_tokens
+    from lengthwise.tokens.tokenize import tokenize_texts
+    from lengthwise.tokens.tokenizer import load_tokenizer
+
+    model_folder = config.export.output if config.encode.engine == "onnx" else config.model.path
+    tokenizer = load_tokenizer(config.tokenizer.path or model_folder)
+    tokenization = _load_tokenization(config)
+    uncut = tokenization.model_copy(update={"max_length": None, "truncate": False})
+    texts = next(source.shards()).table[config.dataset.text_column]
+    tokens = tokenize_texts(texts, tokenizer, uncut, bad_rows="zero")
+    costs = expected_costs(config.encode.engine, config.encode.precision, config.encode.device)
+    strategies = batch_strategies(costs, config.batching.max_tokens, config.batching.max_rows)
+    return inspect_tokens(tokens, strategies, tokenization.max_length), tokenization
+
+
+def encode_run(
+    config: RunConfig, *, part: Part | None = None, cluster: str | None = None, fresh: bool = False
+) -> EncodeReport:
+    """Encode what a run has not encoded yet, here or on a Ray cluster, and write its report beside the vectors.
+
+    Args:
+        part: one part of the run's shards; the folder is then left to be finished by `run.finalize`.
+        cluster: `local`, or the address of a Ray cluster.
+        fresh: remove the vectors that are there, whichever run they are of.
+
+    Raises:
+        ConfigError: settings that do not fit together.
+        CheckpointError, ArtifactError, TokenizerError: there is no whole model, or its parts do not fit.
+        DatasetError, TextError: the input cannot be read, or a row cannot be encoded.
+        StoreError: the folder holds other vectors, or cannot be written.
+    """
+    from lengthwise.data.dataset import open_dataset
+    from lengthwise.run.report import write_report
+
+    source = open_dataset(config.dataset)
+    open_engine = _engine_opener(config)
+    if cluster is None:
+        return encode_source(config, source, *open_engine(config, None), part=part, fresh=fresh)
+    from lengthwise.run.cluster import encode_on_cluster
+
+    report = encode_on_cluster(config, source, open_engine, cluster, fresh=fresh)
+    write_report(config.encode.output, config, report)
+    return report
+
+
+def encode_source(
+    config: RunConfig,
+    source: Source,
+    engine: Engine,
+    tokenizer: TextTokenizer,
+    *,
+    part: Part | None = None,
+    fresh: bool = False,
+    show_progress: bool = True,
+) -> EncodeReport:
+    """Encode an open dataset with an open engine in this process, and write the report beside the vectors.
+
+    Args and errors are those of `encode_run`.
+    """
+    from lengthwise.run.local import encode_dataset
+    from lengthwise.run.report import write_report
+
+    if not engine.config.trained:
+        log.warning("the encoder was never trained (seed %s)", engine.config.seed)
+    report = encode_dataset(config, source, tokenizer, engine, part=part, fresh=fresh, show_progress=show_progress)
+    write_report(config.encode.output, config, report)
+    return report
+
+
+def _engine_opener(config: RunConfig) -> OpenEngine:
+    """The function that opens a run's engine: a checkpoint in PyTorch, or an artifact on onnxruntime."""
+    if config.encode.engine == "onnx":
+        from lengthwise.export.artifact.engine import open_onnx
+
+        return open_onnx
+    from lengthwise.encoder.torch_engine import open_torch
+
+    return open_torch
+
+
+def _load_tokenization(config: RunConfig) -> TokenizationSettings:
+    """The tokenization of a run's model with the run's overrides; without a model so far, that of the defaults."""
+    from lengthwise.export.artifact.folder import MANIFEST_FILE, Artifact
+
+    model = TokenizationSettings()
+    checkpoint, artifact = Path(config.model.path) / CONFIG_FILE, Path(config.export.output)
+    if config.encode.engine == "onnx" and (artifact / MANIFEST_FILE).is_file():
+        model = Artifact.open(artifact).load_config().tokenization
+    elif config.encode.engine == "torch" and checkpoint.is_file():
+        model = load_encoder_config(checkpoint).tokenization
+    return config.resolve_tokenization(model)
