@@ -5,7 +5,8 @@ Decisions:
 - On the first signal it is no longer ready and accepts no new work, but keeps listening for `shutdown_delay` seconds:
   load balancers and kept-alive connections learn of it from an answer with `connection: close`.
 - It stops listening once everything that was accepted is answered, or `shutdown_timeout` seconds after the signal.
-  Connections that the kernel has already accepted by then are answered too; later ones are refused.
+  Connections in the kernel's queue are accepted first and answered too; later ones are refused. A connection that
+  arrives between the last accept and `shutdown()` of the socket can still be reset.
 - A second signal ends the process at once.
 """
 
