@@ -26,7 +26,7 @@ import pytest
 from numpy.typing import NDArray
 
 from helpers.paths import ROOT
-from helpers.serving import Served
+from helpers.serving import ServerProcess
 from helpers.texts import TEXTS
 from lengthwise.config import EncoderConfig, TokenizationSettings, TokenizerTraining
 from lengthwise.encoder.checkpoint import load_checkpoint
@@ -297,9 +297,9 @@ def test_triton_request_fits_the_graph(workdir: Path) -> None:
 
 
 def test_client_code_receives_vectors(artifact_folder: Path) -> None:
-    served = Served(artifact_folder).ready()
+    server = ServerProcess(artifact_folder).wait_until_ready()
     try:
-        snippet = code("Routes", "python").replace("http://127.0.0.1:8000", served.url)
+        snippet = code("Routes", "python").replace("http://127.0.0.1:8000", server.url)
         found: dict[str, Any] = {}
         exec(snippet, found)
         right = OnnxEncoder.load(artifact_folder).encode(["a short text", "another one"])
@@ -307,11 +307,11 @@ def test_client_code_receives_vectors(artifact_folder: Path) -> None:
         if shutil.which("curl"):
             asked = re.search(r"^curl .*", PAGE, re.MULTILINE)
             assert asked is not None
-            command = asked[0].replace("http://127.0.0.1:8000", served.url)
+            command = asked[0].replace("http://127.0.0.1:8000", server.url)
             answer = subprocess.run(command, shell=True, capture_output=True, check=True).stdout
             np.testing.assert_allclose(json.loads(answer), right, atol=1e-6)
     finally:
-        served.close()
+        server.close()
 
 
 def test_every_setting_and_its_default_is_documented() -> None:

@@ -21,7 +21,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from faults.form import cases
-from helpers.serving import Served
+from helpers.serving import ServerProcess
 from helpers.texts import TEXTS
 from lengthwise.cli.benchmarks.load import Request, post, run_load
 from lengthwise.export.artifact.engine import OnnxEncoder
@@ -33,12 +33,12 @@ STATUSES: Counter[int] = Counter()
 
 
 @pytest.fixture(scope="module")
-def server(_built_artifact: Path) -> Iterator[Served]:
-    served = Served(_built_artifact, *OPTIONS).ready()
-    yield served
+def server(_built_artifact: Path) -> Iterator[ServerProcess]:
+    server = ServerProcess(_built_artifact, *OPTIONS).wait_until_ready()
+    yield server
     print(f"\nstatuses of malformed requests: {dict(STATUSES)}")  # noqa: T201
-    assert served.process.poll() is None
-    served.close()
+    assert server.process.poll() is None
+    server.close()
 
 
 @pytest.fixture(scope="module")
@@ -70,22 +70,22 @@ def requests(expected: Any, sizes: tuple[int, ...] = (1, 2, 7)) -> list[Request]
 @pytest.mark.parametrize("number", range(cases(2, 20)))
 def test_termination_under_load_loses_no_request(artifact_folder: Path, expected: Any, number: int) -> None:
     """Every request that was read gets a response: its vectors, or 503 and a closed connection."""
-    served = Served(artifact_folder, *OPTIONS, "--shutdown-delay", "0.5").ready()
+    server = ServerProcess(artifact_folder, *OPTIONS, "--shutdown-delay", "0.5").wait_until_ready()
     try:
         delay = random.Random(number).uniform(0.3, 1.2)
-        threading.Timer(delay, served.process.send_signal, [signal.SIGTERM]).start()
-        until = lambda: served.process.poll() is not None  # noqa: E731
-        load = run_load("127.0.0.1", served.port, requests(expected), connections=16, seconds=60, until=until)
-        assert served.process.wait(60) == 0
+        threading.Timer(delay, server.process.send_signal, [signal.SIGTERM]).start()
+        until = lambda: server.process.poll() is not None  # noqa: E731
+        load = run_load("127.0.0.1", server.port, requests(expected), connections=16, seconds=60, until=until)
+        assert server.process.wait(60) == 0
         assert load.statuses.keys() <= {200, 503}
         assert load.statuses[200] > 10
         assert load.lost == 0
     finally:
-        served.close()
+        server.close()
 
 
 @pytest.mark.slow
-def test_sustained_load(server: Served, expected: Any) -> None:
+def test_sustained_load(server: ServerProcess, expected: Any) -> None:
     """40 requests of mixed sizes per second: no wrong vector, and no growth of memory."""
 
     def memory() -> int:
@@ -105,7 +105,7 @@ def test_sustained_load(server: Served, expected: Any) -> None:
 # Malformed requests
 
 
-def send_raw(server: Served, data: bytes) -> int:
+def send_raw(server: ServerProcess, data: bytes) -> int:
     """The status of the response to some bytes; 0 if the connection is closed without one."""
     with socket.create_connection(("127.0.0.1", server.port), timeout=30) as connection:
         connection.sendall(data)
@@ -160,24 +160,24 @@ def almost_valid(path: str) -> st.SearchStrategy[Any]:
 @pytest.mark.parametrize("path", VALID_BODIES)
 @settings(max_examples=cases(60, 2_000), deadline=None, suppress_health_check=CHECKS)
 @given(data=st.data())
-def test_arbitrary_json_bodies(server: Served, path: str, data: st.DataObject) -> None:
+def test_arbitrary_json_bodies(server: ServerProcess, path: str, data: st.DataObject) -> None:
     body = json.dumps(data.draw(almost_valid(path))).encode()
-    status, answer = server.ask(path, body)
+    status, answer = server.request(path, body)
     STATUSES[status] += 1
     assert status in VALID_STATUSES
     assert status == 200 or "error" in answer
     if STATUSES.total() % 50 == 0:
-        assert server.ask("/embed", {"inputs": "the cat"})[0] == 200
+        assert server.request("/embed", {"inputs": "the cat"})[0] == 200
 
 
 @pytest.mark.slow
 @settings(max_examples=cases(100, 2_000), deadline=None, suppress_health_check=CHECKS)
 @given(path=st.sampled_from(list(VALID_BODIES)), body=st.binary(max_size=60), chance=st.randoms(use_true_random=False))
-def test_arbitrary_bodies(server: Served, path: str, body: bytes, chance: random.Random) -> None:
+def test_arbitrary_bodies(server: ServerProcess, path: str, body: bytes, chance: random.Random) -> None:
     whole = json.dumps(VALID_BODIES[path]).encode()
     place = chance.randrange(len(whole))
     damaged = chance.choice([body, whole[:place], whole[:place] + body + whole[place:], whole[:place] + body])
-    status = server.ask(path, damaged)[0]
+    status = server.request(path, damaged)[0]
     STATUSES[status] += 1
     assert status in VALID_STATUSES
 
@@ -197,15 +197,15 @@ MALFORMED_HEADS = [
 
 
 @pytest.mark.parametrize("number", range(len(MALFORMED_HEADS)))
-def test_malformed_heads(server: Served, number: int) -> None:
+def test_malformed_heads(server: ServerProcess, number: int) -> None:
     assert send_raw(server, MALFORMED_HEADS[number]) in {0, *VALID_STATUSES, 431}
-    assert server.ask("/health/ready")[0] == 200
+    assert server.request("/health/ready")[0] == 200
 
 
 @pytest.mark.slow
 @settings(max_examples=cases(60, 1_500), deadline=None, suppress_health_check=CHECKS)
 @given(data=st.binary(max_size=80), place=st.integers(0, 200))
-def test_arbitrary_heads(server: Served, data: bytes, place: int) -> None:
+def test_arbitrary_heads(server: ServerProcess, data: bytes, place: int) -> None:
     body = b'{"inputs": "the cat"}'
     head = (
         b"POST /embed HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\nConnection: close\r\nContent-Length: 21"
@@ -229,20 +229,20 @@ def test_arbitrary_heads(server: Served, data: bytes, place: int) -> None:
     ],
     ids=["lists", "objects", "nul", "items", "digits", "accents", "more"],
 )
-def test_hostile_bodies(server: Served, body: bytes) -> None:
+def test_hostile_bodies(server: ServerProcess, body: bytes) -> None:
     began = time.monotonic()
-    assert server.ask("/embed", body)[0] in VALID_STATUSES
+    assert server.request("/embed", body)[0] in VALID_STATUSES
     assert time.monotonic() - began < 20
-    assert server.ask("/health/ready")[0] == 200
+    assert server.request("/health/ready")[0] == 200
 
 
-def test_a_compressed_body_is_refused(server: Served) -> None:
+def test_a_compressed_body_is_refused(server: ServerProcess) -> None:
     bomb = zlib.compress(b" " * 50_000_000)
     for encoding in ("gzip", "deflate", "br", "gzip, gzip"):
-        assert server.ask("/embed", bomb, headers={"Content-Encoding": encoding})[0] == 415
+        assert server.request("/embed", bomb, headers={"Content-Encoding": encoding})[0] == 415
 
 
-def test_malformed_requests_do_not_affect_valid_ones(server: Served, expected: Any) -> None:
+def test_malformed_requests_do_not_affect_valid_ones(server: ServerProcess, expected: Any) -> None:
     """Under concurrent load."""
     bad = [
         post("/embed", json.dumps({"inputs": ["a", None]}).encode(), 0),

@@ -20,7 +20,7 @@ from schemathesis.specs.openapi.checks import (
 )
 
 from faults.form import cases
-from helpers.serving import Served
+from helpers.serving import ServerProcess
 from lengthwise.export.server.operations import OPERATIONS
 
 CHECKS = [
@@ -35,10 +35,10 @@ CHECKS = [
 
 @pytest.fixture(scope="module")
 def schema(_built_artifact: Path) -> Iterator[Any]:
-    served = Served(_built_artifact, "--model-name", "m").ready()
-    yield schemathesis.openapi.from_url(f"{served.url}/openapi.json")
-    assert served.process.poll() is None
-    served.close()
+    server = ServerProcess(_built_artifact, "--model-name", "m").wait_until_ready()
+    yield schemathesis.openapi.from_url(f"{server.url}/openapi.json")
+    assert server.process.poll() is None
+    server.close()
 
 
 VALID, INVALID = GenerationMode.POSITIVE, GenerationMode.NEGATIVE

@@ -1,4 +1,4 @@
-"""Bodies: what is read, and what is refused in which words."""
+"""Request bodies: which are read, and the errors of those that are refused."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ JSON = st.recursive(
 )
 
 
-def refusal(function: Any, *arguments: Any) -> RequestError:
+def error_of(function: Any, *arguments: Any) -> RequestError:
     with pytest.raises(RequestError) as caught:
         function(*arguments)
     return caught.value
 
 
 @pytest.mark.parametrize(
-    ("body", "told"),
+    ("body", "message"),
     [
         (b"", "not valid JSON"),
         (b"{", "not valid JSON"),
@@ -47,10 +47,10 @@ def refusal(function: Any, *arguments: Any) -> RequestError:
         (b'{"inputs": "a"} x', "not valid JSON"),
     ],
 )
-def test_what_is_not_json(body: bytes, told: str) -> None:
-    error = refusal(read_body, EmbedBody, body)
+def test_invalid_json_is_refused(body: bytes, message: str) -> None:
+    error = error_of(read_body, EmbedBody, body)
     assert (error.status, error.code) == (400, "invalid_json")
-    assert told in str(error)
+    assert message in str(error)
 
 
 @pytest.mark.parametrize(
@@ -63,17 +63,17 @@ def test_what_is_not_json(body: bytes, told: str) -> None:
         (b'{"inputs": "a", "normalize": 1}', "normalize"),
     ],
 )
-def test_json_of_another_shape(body: bytes, param: str | None) -> None:
-    error = refusal(read_body, EmbedBody, body)
+def test_json_that_does_not_match_the_model_is_refused(body: bytes, param: str | None) -> None:
+    error = error_of(read_body, EmbedBody, body)
     assert (error.status, error.param) == (422, param)
 
 
-def test_what_is_not_known_is_left_alone() -> None:
+def test_unknown_fields_are_ignored() -> None:
     body = read_body(EmbeddingsBody, b'{"input": "a", "model": "m", "user": "u", "something": {"new": 1}}')
     assert (body.input, body.encoding_format, body.dimensions) == ("a", "float", None)
 
 
-def test_a_text_is_a_list_of_one() -> None:
+def test_single_text_is_read_as_a_list() -> None:
     assert read_texts("a", "inputs", 1) == ["a"]
     assert read_texts(["a", ""], "inputs", 2) == ["a", ""]
 
@@ -90,12 +90,12 @@ def test_a_text_is_a_list_of_one() -> None:
         (["a"] * 4, 413, "inputs"),
     ],
 )
-def test_what_is_no_list_of_texts(value: Any, status: int, param: str) -> None:
-    error = refusal(read_texts, value, "inputs", 3)
+def test_value_that_is_not_texts_is_refused(value: Any, status: int, param: str) -> None:
+    error = error_of(read_texts, value, "inputs", 3)
     assert (error.status, error.param) == (status, param)
 
 
-def test_texts_and_ids() -> None:
+def test_texts_and_ids_are_distinguished() -> None:
     assert read_items("a", "input", 9) == Items(texts=["a"])
     assert read_items(["a", "b"], "input", 9) == Items(texts=["a", "b"])
     assert read_items([1, 2], "input", 1) == Items(ids=[[1, 2]])
@@ -116,21 +116,21 @@ def test_texts_and_ids() -> None:
         ([[1]] * 4, 413, "input"),
     ],
 )
-def test_what_is_neither(value: Any, status: int, param: str) -> None:
-    error = refusal(read_items, value, "input", 3)
+def test_value_that_is_neither_texts_nor_ids_is_refused(value: Any, status: int, param: str) -> None:
+    error = error_of(read_items, value, "input", 3)
     assert (error.status, error.param) == (status, param)
 
 
 @settings(max_examples=300, deadline=None)
 @given(JSON)
-def test_anything_is_read_or_refused(value: Any) -> None:
+def test_arbitrary_values_are_read_or_refused(value: Any) -> None:
     for read in (read_texts, read_items):
         try:
-            found, status = read(value, "input", 3), 200
+            result, status = read(value, "input", 3), 200
         except RequestError as error:
-            found, status = str(error), error.status
+            result, status = str(error), error.status
         assert status in (200, 413, 422)
-        assert found
+        assert result
 
 
 def tensor(name: str, datatype: str, shape: list[int], data: list[Any]) -> Tensor:
@@ -145,7 +145,7 @@ def infer(*tensors: Tensor, **more: Any) -> Items:
     return protocol.read_infer(InferBody(inputs=list(tensors), **more), 3)
 
 
-def test_tensors_flat_and_nested() -> None:
+def test_flat_and_nested_tensors_are_read() -> None:
     assert infer(IDS, MASK) == infer(MASK, IDS) == Items(ids=[[5, 6], [7, 8, 9]])
     assert infer(tensor("text", "BYTES", [2], ["a", "b"])) == Items(texts=["a", "b"])
     assert infer(tensor("text", "BYTES", [2, 1], [["a"], ["b"]])) == Items(texts=["a", "b"])
@@ -174,16 +174,16 @@ def test_tensors_flat_and_nested() -> None:
         [tensor("text", "BYTES", [4], ["a"] * 4)],
     ],
 )
-def test_tensors_that_do_not_fit(tensors: list[Tensor]) -> None:
-    assert refusal(infer, *tensors).status in (413, 422)
+def test_inconsistent_tensors_are_refused(tensors: list[Tensor]) -> None:
+    assert error_of(infer, *tensors).status in (413, 422)
 
 
-def test_an_output_that_there_is_not() -> None:
+def test_unknown_output_is_refused() -> None:
     with pytest.raises(RequestError, match="no output 'token_embeddings'; the only one is sentence_embedding"):
         infer(IDS, MASK, outputs=[{"name": "token_embeddings"}])
 
 
-def test_an_answer_of_the_protocol() -> None:
+def test_infer_answer_follows_the_protocol() -> None:
     answer = protocol.infer_answer("m", "7", np.ones((2, 3), np.float32))
     assert (answer["id"], answer["model_name"], answer["outputs"][0]["shape"]) == ("7", "m", [2, 3])
     assert "id" not in protocol.infer_answer("m", None, np.ones((1, 1), np.float32))

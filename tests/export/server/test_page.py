@@ -20,7 +20,7 @@ from playwright.sync_api import Browser, Page
 
 from helpers.browser import Record, answer_next, open_browser, open_page, wait_until
 from helpers.paths import ROOT
-from helpers.serving import Served
+from helpers.serving import ServerProcess
 from helpers.texts import TEXTS
 from lengthwise.config import EncoderConfig, TokenizerTraining
 from lengthwise.encoder.model import seeded_encoder
@@ -52,19 +52,21 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @contextlib.contextmanager
-def serving(folder: Path, api_key: str | None = None) -> Iterator[str]:
+def run_server(folder: Path, api_key: str | None = None) -> Iterator[str]:
     """The URL of a running server; the tests compare the page with what this server answers."""
     environment = {} if api_key is None else {"LENGTHWISE_API_KEY": api_key}
-    served = Served(folder, "--max-items", "6", "--max-text-tokens", "90", environment=environment).ready()
+    server = ServerProcess(
+        folder, "--max-items", "6", "--max-text-tokens", "90", environment=environment
+    ).wait_until_ready()
     try:
-        yield served.url
+        yield server.url
     finally:
-        served.close()
+        server.close()
 
 
 @pytest.fixture(scope="module")
 def server_url(folder: Path) -> Iterator[str]:
-    with serving(folder) as url:
+    with run_server(folder) as url:
         yield url
 
 
@@ -76,7 +78,7 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture
 def tab(browser: Browser) -> Iterator[tuple[Page, Record]]:
-    """An empty page and its record; in the end it has sent requests to one host only, and its console is empty."""
+    """An empty page and its record; afterwards its requests went to one host only, and its console is empty."""
     with open_page(browser) as (page, record):
         yield page, record
         page.wait_for_timeout(50)
@@ -102,24 +104,24 @@ def page(empty_page: Page, server_url: str) -> Page:
 
 
 def open_url(page: Page, url: str) -> Page:
-    """Open the server's page, and wait until it has introduced the model or shows an error."""
+    """Open the server's page, and wait until it shows the model's facts or an error."""
     page.goto(f"{url}/")
     wait_until(
-        page, "facts.innerText && !facts.innerText.includes('Asking') || document.querySelector('.error').innerText"
+        page, "facts.innerText && !facts.innerText.includes('Loading') || document.querySelector('.error').innerText"
     )
     return page
 
 
-def ask(url: str, path: str, **body: object) -> Any:
-    """What the server answers to a request that is not the page's."""
+def request_json(url: str, path: str, **body: object) -> Any:
+    """The parsed answer to a request of the test's own; POST if it has a body."""
     data = json.dumps(body).encode() if body else None
     request = urllib.request.Request(f"{url}/{path}", data, {"Content-Type": "application/json"})
     with urllib.request.urlopen(request, timeout=30) as answer:
         return json.load(answer)
 
 
-def vectors_of(url: str, texts: Sequence[str]) -> NDArray[np.float64]:
-    return np.array(ask(url, "embed", inputs=list(texts), normalize=True))
+def embed(url: str, texts: Sequence[str]) -> NDArray[np.float64]:
+    return np.array(request_json(url, "embed", inputs=list(texts), normalize=True))
 
 
 def error_body(message: str, param: str | None = None) -> dict[str, Any]:
@@ -130,18 +132,18 @@ def compare(page: Page, first: str, second: str) -> None:
     page.fill("#text-0", first)
     page.fill("#text-1", second)
     page.click("#compare button[type=submit]")
-    settle(page, "compare")
+    wait_for_result(page, "compare")
 
 
 def search(page: Page, query: str, lines: Sequence[str]) -> None:
     page.fill("#lines", "\n".join(lines))
     page.fill("#query", query)
     page.keyboard.press("Enter")
-    settle(page, "search")
+    wait_for_result(page, "search")
 
 
-def settle(page: Page, form: str) -> None:
-    """Wait until a form has a result, or an error to show; both are cleared when it is sent."""
+def wait_for_result(page: Page, form: str) -> None:
+    """Wait until a form shows a result or an error; both are cleared when it is submitted."""
     shown = f"#{form} .error, #{form}-result, #key-form"
     wait_until(
         page,
@@ -154,7 +156,7 @@ def similarity(page: Page) -> float:
     return float(page.inner_text("#similarity").replace("−", "-"))
 
 
-def found(page: Page) -> list[list[str]]:
+def search_results(page: Page) -> list[list[str]]:
     lines = "[...document.querySelectorAll('.nearest li')]"
     rows: list[list[str]] = page.evaluate(
         f"{lines}.map(li => [li.querySelector('bdi').innerText, li.querySelector('.value').innerText])"
@@ -162,13 +164,13 @@ def found(page: Page) -> list[list[str]]:
     return rows
 
 
-def chips(page: Page, which: int) -> list[dict[str, Any]]:
-    """The chips below a text, in the form of the server's tokens."""
-    seen = "({text: it.querySelector('bdi').innerText, title: it.title, special: it.classList.contains('special')})"
-    found: list[dict[str, Any]] = page.evaluate(
-        f"[...document.querySelectorAll('#tokens-{which} .chip')].map(it => {seen})"
+def chips(page: Page, index: int) -> list[dict[str, Any]]:
+    """The chips below a text, in the server's format of tokens."""
+    fields = "({text: it.querySelector('bdi').innerText, title: it.title, special: it.classList.contains('special')})"
+    tokens: list[dict[str, Any]] = page.evaluate(
+        f"[...document.querySelectorAll('#tokens-{index} .chip')].map(it => {fields})"
     )
-    return [{"id": int(re.search(r"\d+", chip.pop("title"))[0]), **chip} for chip in found]  # type: ignore[index]
+    return [{"id": int(re.search(r"\d+", chip.pop("title"))[0]), **chip} for chip in tokens]  # type: ignore[index]
 
 
 def test_content_security_policy_allows_only_the_pages_script() -> None:
@@ -181,7 +183,7 @@ def test_content_security_policy_allows_only_the_pages_script() -> None:
 
 
 def test_model_facts_are_shown(page: Page, record: Record, server_url: str) -> None:
-    info = ask(server_url, "info")
+    info = request_json(server_url, "info")
     assert page.inner_text("#model") == info["model_id"]
     assert f"{info['dim']} dimensions" in page.inner_text("#facts")
     assert page.is_visible("#untrained") == (not info["trained"])
@@ -206,13 +208,13 @@ def test_comparison_shows_the_similarity(page: Page, record: Record, server_url:
         page.keyboard.press("Enter")
     else:
         page.click("#compare button[type=submit]")
-    settle(page, "compare")
-    first, second = vectors_of(server_url, texts)
+    wait_for_result(page, "compare")
+    first, second = embed(server_url, texts)
     assert similarity(page) == pytest.approx(first @ second, abs=6e-5)
-    assert page.inner_text("#said") == f"Cosine similarity: {page.inner_text('#similarity')}"
-    assert not page.is_visible("#compare .was")
+    assert page.inner_text("#announcement") == f"Cosine similarity: {page.inner_text('#similarity')}"
+    assert not page.is_visible("#compare .outdated")
     page.fill("#text-0", "moon")
-    assert page.is_visible("#compare .was")  # the result belongs to other texts now
+    assert page.is_visible("#compare .outdated")  # the result belongs to other texts now
     sent = [json.loads(request.post_data or "null") for request in record.requests if request.url.endswith("/embed")]
     assert [(body["inputs"], body["normalize"]) for body in sent] == [(texts, True)]
     assert record.failed == []
@@ -230,14 +232,14 @@ def test_shift_enter_starts_a_line_and_equal_texts_have_similarity_one(page: Pag
 def test_tokens_are_shown_with_special_ones_marked(page: Page, server_url: str) -> None:
     texts = ["the cat sat", "moon"]
     compare(page, *texts)
-    for which, tokens in enumerate(ask(server_url, "tokenize", inputs=texts, add_special_tokens=True)):
+    for index, tokens in enumerate(request_json(server_url, "tokenize", inputs=texts, add_special_tokens=True)):
         assert any(token["special"] for token in tokens)
-        assert chips(page, which) == tokens
+        assert chips(page, index) == tokens
         special = sum(token["special"] for token in tokens)
-        assert page.inner_text(f"#tokens-{which} .count") == f"{len(tokens)} tokens, {special} special"
-        heard = page.evaluate(f"[...document.querySelectorAll('#tokens-{which} li')].map(it => it.textContent)")
+        assert page.inner_text(f"#tokens-{index} .count") == f"{len(tokens)} tokens, {special} special"
+        spoken = page.evaluate(f"[...document.querySelectorAll('#tokens-{index} li')].map(it => it.textContent)")
         expected = [f"{it['text']} id {it['id']}{', special token' * it['special']}" for it in tokens]
-        assert heard == expected
+        assert spoken == expected
     width = "document.querySelector('.id').getBoundingClientRect().width"
     assert page.evaluate(width) == 1
     page.click("#ids")
@@ -259,9 +261,9 @@ def test_invisible_tokens_are_made_visible_and_long_lists_are_folded(page: Page)
 def test_search_sorts_lines_by_similarity(page: Page, record: Record, server_url: str) -> None:
     search(page, QUERY, LINES)
     lines = [line for line in LINES if line]
-    query, *vectors = vectors_of(server_url, [QUERY, *lines])
+    query, *vectors = embed(server_url, [QUERY, *lines])
     expected = sorted(zip(lines, vectors, strict=True), key=lambda row: -float(row[1] @ query))
-    rows = found(page)
+    rows = search_results(page)
     assert [text for text, _ in rows] == [text for text, _ in expected]
     shown = [float(value.replace("−", "-")) for _, value in rows]
     np.testing.assert_allclose(shown, [vector @ query for _, vector in expected], atol=6e-5)
@@ -270,31 +272,31 @@ def test_search_sorts_lines_by_similarity(page: Page, record: Record, server_url
         ".map(bar => bar.firstChild.getBoundingClientRect().width / bar.getBoundingClientRect().width)"
     )
     np.testing.assert_allclose(bars, np.abs(shown) / 2, atol=0.01)
-    assert page.inner_text("#found") == page.inner_text("#said") == "4 lines, the nearest first."
+    assert page.inner_text("#found") == page.inner_text("#announcement") == "4 lines, the nearest first."
     assert record.failed == []
 
 
 def test_lines_beyond_the_request_limit_are_sent_in_several_requests(
     page: Page, record: Record, server_url: str
 ) -> None:
-    most = ask(server_url, "info")["max_items"]
-    lines = [f"line number {number}" for number in range(2 * most)]
+    limit = request_json(server_url, "info")["max_items"]
+    lines = [f"line number {number}" for number in range(2 * limit)]
     search(page, "line number 3", lines)
-    assert len(found(page)) == min(len(lines), 100)
-    assert found(page)[0] == ["line number 3", "1.0000"]
+    assert len(search_results(page)) == min(len(lines), 100)
+    assert search_results(page)[0] == ["line number 3", "1.0000"]
     assert sum(request.url.endswith("/embed") for request in record.requests) == 3
     assert record.failed == []
 
 
 def test_markup_in_a_text_is_shown_as_text(page: Page, server_url: str) -> None:
     compare(page, HOSTILE, "cat")
-    (tokens,) = ask(server_url, "tokenize", inputs=HOSTILE, add_special_tokens=True)
+    (tokens,) = request_json(server_url, "tokenize", inputs=HOSTILE, add_special_tokens=True)
     assert chips(page, 0) == tokens
     search(page, "cat", [HOSTILE, "<b>moon</b>"])
-    assert {text for text, _ in found(page)} == {HOSTILE, "<b>moon</b>"}
+    assert {text for text, _ in search_results(page)} == {HOSTILE, "<b>moon</b>"}
     answer_next(page, "/embed", (400, error_body(HOSTILE)))
     compare(page, "a", "b")
-    assert page.inner_text("#compare-error") == f"The server could not read this request. {HOSTILE}"
+    assert page.inner_text("#compare-error") == f"The server cannot read this request. {HOSTILE}"
     assert page.evaluate("document.scripts.length") == 1
     assert page.evaluate("document.querySelectorAll('img, b').length") == 0
 
@@ -309,29 +311,29 @@ def test_injected_markup_is_blocked_by_the_policy(server_url: str, browser: Brow
         assert any("Content Security Policy" in words for words in record.console)
 
 
-@pytest.mark.parametrize("which", [0, 1])
-def test_error_of_a_text_is_shown_beside_it(page: Page, server_url: str, which: int) -> None:
-    most = ask(server_url, "info")["max_text_tokens"]
+@pytest.mark.parametrize("index", [0, 1])
+def test_error_of_a_text_is_shown_beside_it(page: Page, server_url: str, index: int) -> None:
+    limit = request_json(server_url, "info")["max_text_tokens"]
     texts = ["cat", "cat"]
-    texts[which] = "cat " * (most + 1)
+    texts[index] = "cat " * (limit + 1)
     compare(page, *texts)
-    assert page.inner_text(f"#text-{which}-error").startswith("The server cannot take this text. ")
-    assert page.evaluate(f"document.getElementById('text-{which}').ariaInvalid") == "true"
+    assert page.inner_text(f"#text-{index}-error").startswith("The server does not accept this text. ")
+    assert page.evaluate(f"document.getElementById('text-{index}').ariaInvalid") == "true"
     assert not page.is_visible("#compare-result")
-    assert page.inner_text(f"#text-{1 - which}-error") == page.inner_text("#compare-error") == ""
-    assert page.is_visible(f"#tokens-{which}")  # they show how long it is
+    assert page.inner_text(f"#text-{1 - index}-error") == page.inner_text("#compare-error") == ""
+    assert page.is_visible(f"#tokens-{index}")  # its tokens show its length
     compare(page, "cat", "dog")
     assert page.is_visible("#compare-result")
-    assert page.inner_text(f"#text-{which}-error") == ""
-    assert page.evaluate(f"document.getElementById('text-{which}').ariaInvalid") is None
+    assert page.inner_text(f"#text-{index}-error") == ""
+    assert page.evaluate(f"document.getElementById('text-{index}').ariaInvalid") is None
 
 
 @pytest.mark.parametrize(
     ("status", "headers", "body", "words"),
     [
-        (400, {}, error_body("no."), "The server could not read this request. no."),
-        (413, {}, error_body("300 MB."), "This is more than the server takes at once. 300 MB."),
-        (422, {}, error_body("no."), "The server cannot take this text. no."),
+        (400, {}, error_body("no."), "The server cannot read this request. no."),
+        (413, {}, error_body("300 MB."), "The request is too large. 300 MB."),
+        (422, {}, error_body("no."), "The server does not accept this text. no."),
         (429, {"Retry_After": "1"}, error_body("10 wait."), "The server is busy. 10 wait. Try again in 1 second."),
         (429, {"Retry_After": "7"}, error_body(""), "The server is busy. Try again in 7 seconds."),
         (503, {"Retry_After": "soon"}, error_body("It loads."), "The server is not ready. It loads."),
@@ -354,19 +356,19 @@ def test_errors_are_shown_as_messages(
         assert page.inner_text(f"#{form}-error") == ""
 
 
-def test_error_of_a_line_has_its_number_in_the_field(page: Page, server_url: str) -> None:
+def test_error_of_a_line_is_shown_with_its_line_number(page: Page, server_url: str) -> None:
     answer_next(page, "/embed", (422, error_body("too long", "inputs.2")))
     search(page, "cat", ["a", "", "b"])
-    assert page.inner_text("#lines-error") == "Line 3: The server cannot take this text. too long"
+    assert page.inner_text("#lines-error") == "Line 3: The server does not accept this text. too long"
     answer_next(page, "/embed", (422, error_body("too long", "inputs.0")))
     search(page, "cat", ["a"])
-    assert page.inner_text("#query-error") == "The server cannot take this text. too long"
+    assert page.inner_text("#query-error") == "The server does not accept this text. too long"
     assert page.inner_text("#lines-error") == ""
-    most = ask(server_url, "info")["max_items"]
+    limit = request_json(server_url, "info")["max_items"]
     second_text_of_second_request = (422, error_body("too long", "inputs.1"))
-    answer_next(page, "/embed", (200, [[1, 0]] * most), second_text_of_second_request)
-    search(page, "cat", ["a"] * (most + 3))
-    assert page.inner_text("#lines-error").startswith(f"Line {most + 1}: ")
+    answer_next(page, "/embed", (200, [[1, 0]] * limit), second_text_of_second_request)
+    search(page, "cat", ["a"] * (limit + 3))
+    assert page.inner_text("#lines-error").startswith(f"Line {limit + 1}: ")
     search(page, "cat", ["", " "])
     assert page.inner_text("#lines-error") == "There are no lines to search."
 
@@ -375,21 +377,21 @@ def test_model_facts_can_be_requested_again_after_an_error(empty_page: Page, ser
     answer_next(empty_page, "/info", (503, error_body("It loads.")))
     page = open_url(empty_page, server_url)
     assert page.inner_text("#info-error") == "The server is not ready. It loads."
-    page.click("#again")
+    page.click("#retry")
     wait_until(page, "facts.innerText.includes('dimensions')")
-    assert not page.is_visible("#again")
+    assert not page.is_visible("#retry")
     assert page.inner_text("#info-error") == ""
 
 
 def test_unreachable_server_is_reported(empty_page: Page, folder: Path) -> None:
-    with serving(folder) as url:
+    with run_server(folder) as url:
         page = open_url(empty_page, url)
     compare(page, "a", "b")
     assert page.inner_text("#compare-error") == "The server cannot be reached."
 
 
 def test_texts_without_tokens_have_no_similarity(empty_page: Page, artifact_folder: Path) -> None:
-    with serving(artifact_folder) as url:
+    with run_server(artifact_folder) as url:
         page = open_url(empty_page, url)
         compare(page, "", "cat")
         assert page.inner_text("#similarity") == page.inner_text("#tokens-0 .count") == "no tokens"
@@ -398,10 +400,10 @@ def test_texts_without_tokens_have_no_similarity(empty_page: Page, artifact_fold
         assert page.is_visible("#meter")
         answer_next(page, "/embed", (200, [[1, 0], [0, 0], [-0.6, 0.8], [0.6, 0.8]]))
         search(page, "a", ["b", "c", "d"])
-        assert found(page) == [["d", "0.6000"], ["c", "−0.6000"], ["b", "no tokens"]]
+        assert search_results(page) == [["d", "0.6000"], ["c", "−0.6000"], ["b", "no tokens"]]
         search(page, "", ["b", "c"])
-        assert page.inner_text("#found") == "The query has no tokens: no line is near to it."
-        assert found(page) == []
+        assert page.inner_text("#found") == "The query has no tokens, so it has no nearest lines."
+        assert search_results(page) == []
 
 
 def test_only_the_answer_to_the_last_request_is_shown(page: Page, record: Record) -> None:
@@ -413,7 +415,7 @@ def test_only_the_answer_to_the_last_request_is_shown(page: Page, record: Record
         " document.getElementById('text-0').value = text;"
         " document.getElementById('compare').requestSubmit(); late -= 100; } }"
     )
-    settle(page, "compare")
+    wait_for_result(page, "compare")
     page.wait_for_timeout(400)
     assert page.inner_text("#similarity") == "1.0000"
     assert record.failed == []  # requests that the page cancelled do not count
@@ -421,11 +423,11 @@ def test_only_the_answer_to_the_last_request_is_shown(page: Page, record: Record
 
 def test_api_key_is_asked_for_sent_and_not_stored(empty_page: Page, record: Record, folder: Path) -> None:
     page = empty_page
-    with serving(folder, KEY) as url:
+    with run_server(folder, KEY) as url:
         page.goto(f"{url}/#a=moon&b=moon")
         wait_until(page, "document.activeElement.id === 'key'")
         for wrong, words in (
-            ("", "Type the key first."),
+            ("", "Enter the key first."),
             ("kéy", "A key has only visible ASCII characters."),
             ("wrong", "The server does not accept this key."),
         ):
@@ -437,17 +439,17 @@ def test_api_key_is_asked_for_sent_and_not_stored(empty_page: Page, record: Reco
         page.fill("#key", KEY)
         page.keyboard.press("Enter")
         wait_until(page, "facts.innerText.includes('dimensions')")
-        settle(page, "compare")
-        assert page.inner_text("#similarity") == "1.0000"  # what waited for the key was sent
+        wait_for_result(page, "compare")
+        assert page.inner_text("#similarity") == "1.0000"  # the requests that waited for the key were sent
         assert not page.is_visible("#key-form")
         sent = {
             urllib.parse.urlsplit(request.url).path: request.headers.get("authorization") for request in record.requests
         }
         assert sent == dict.fromkeys(["/info", "/embed", "/tokenize"], f"Bearer {KEY}")
-        held = (
+        stored = (
             "[location.href, document.cookie, JSON.stringify({...localStorage, ...sessionStorage}), key.value].join()"
         )
-        assert KEY not in page.evaluate(held.replace("key.value", "document.getElementById('key').value"))
+        assert KEY not in page.evaluate(stored.replace("key.value", "document.getElementById('key').value"))
         page.reload()
         wait_until(page, "document.activeElement.id === 'key'")
 
@@ -457,10 +459,10 @@ def test_shared_url_shows_the_same(page: Page, browser: Browser) -> None:
     search(page, "cat", ["the cat", "100 % moon"])
     with open_page(browser) as (other, _):
         other.goto(page.evaluate("location.href"))
-        settle(other, "compare")
-        settle(other, "search")
+        wait_for_result(other, "compare")
+        wait_for_result(other, "search")
         assert other.inner_text("#similarity") == page.inner_text("#similarity")
-        assert found(other) == found(page)
+        assert search_results(other) == search_results(page)
         assert other.evaluate("document.getElementById('text-1').value") == "a = b # c"
     page.fill("#text-0", "cat " * 10)
     search(page, "cat", ["moon " * 30] * 100)

@@ -1,4 +1,4 @@
-"""The routes of a real server process: vectors are those of batch encoding, and every mistake is told by its name."""
+"""The routes of a server process: vectors equal batch encoding, and every mistake is reported with its cause."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ import openai
 import pytest
 from numpy.typing import NDArray
 
-from helpers.serving import Served
+from helpers.serving import ServerProcess
 from helpers.texts import TEXTS
 from lengthwise.export.artifact.engine import OnnxEncoder
 from lengthwise.export.server.operations import OPERATIONS
@@ -26,10 +26,10 @@ LIMITS = ("--max-text-tokens", "64", "--max-batch-tokens", "256", "--max-items",
 
 
 @pytest.fixture(scope="module")
-def server(_built_artifact: Path) -> Iterator[Served]:
-    served = Served(_built_artifact, "--model-name", "lines", *LIMITS).ready()
-    yield served
-    served.close()
+def server(_built_artifact: Path) -> Iterator[ServerProcess]:
+    server = ServerProcess(_built_artifact, "--model-name", "lines", *LIMITS).wait_until_ready()
+    yield server
+    server.close()
 
 
 @pytest.fixture(scope="module")
@@ -37,22 +37,22 @@ def encoder(_built_artifact: Path) -> OnnxEncoder:
     return OnnxEncoder.load(_built_artifact)
 
 
-def assert_equal(found: Any, right: NDArray[np.float32]) -> None:
-    np.testing.assert_allclose(np.array(found, np.float32), right, rtol=0, atol=1e-6)
+def assert_equal(found: Any, expected: NDArray[np.float32]) -> None:
+    np.testing.assert_allclose(np.array(found, np.float32), expected, rtol=0, atol=1e-6)
 
 
-def embed(server: Served, inputs: Any, **more: Any) -> tuple[int, Any]:
-    return server.ask("/embed", {"inputs": inputs, **more})
+def embed(server: ServerProcess, inputs: Any, **more: Any) -> tuple[int, Any]:
+    return server.request("/embed", {"inputs": inputs, **more})
 
 
-def embeddings(server: Served, value: Any, **more: Any) -> tuple[int, Any]:
-    return server.ask("/v1/embeddings", {"input": value, "model": "lines", **more})
+def embeddings(server: ServerProcess, value: Any, **more: Any) -> tuple[int, Any]:
+    return server.request("/v1/embeddings", {"input": value, "model": "lines", **more})
 
 
 # Vectors
 
 
-def test_vectors_are_those_of_batch_encoding(server: Served, encoder: OnnxEncoder) -> None:
+def test_vectors_equal_batch_encoding(server: ServerProcess, encoder: OnnxEncoder) -> None:
     texts = [*TEXTS, "", " ", "unheard of", "moon " * 64, "a\0b", "😀"]
     status, found = embed(server, texts)
     assert status == 200
@@ -60,19 +60,19 @@ def test_vectors_are_those_of_batch_encoding(server: Served, encoder: OnnxEncode
     assert_equal(embed(server, TEXTS[0])[1], encoder.encode(TEXTS[:1]))
 
 
-def test_vectors_do_not_depend_on_who_else_asks(server: Served, encoder: OnnxEncoder) -> None:
+def test_vectors_do_not_depend_on_concurrent_requests(server: ServerProcess, encoder: OnnxEncoder) -> None:
     texts = [" ".join(TEXTS[number % 7].split()[: number % 5 + 1]) for number in range(60)]
-    right = encoder.encode(texts)
+    expected = encoder.encode(texts)
     wrong: list[Any] = []
 
-    def ask(number: int) -> None:
+    def send_requests(number: int) -> None:
         for turn in range(6):
             start = (number * 7 + turn * 11) % 50
             status, found = embed(server, texts[start : start + number + 1])
-            if status != 200 or np.abs(np.array(found) - right[start : start + number + 1]).max() > 1e-6:
+            if status != 200 or np.abs(np.array(found) - expected[start : start + number + 1]).max() > 1e-6:
                 wrong.append((number, turn, status))
 
-    threads = [threading.Thread(target=ask, args=(number,)) for number in range(9)]
+    threads = [threading.Thread(target=send_requests, args=(number,)) for number in range(9)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -80,7 +80,7 @@ def test_vectors_do_not_depend_on_who_else_asks(server: Served, encoder: OnnxEnc
     assert not wrong
 
 
-def test_normalized_and_cut(server: Served, encoder: OnnxEncoder) -> None:
+def test_normalize_and_truncate(server: ServerProcess, encoder: OnnxEncoder) -> None:
     status, found = embed(server, ["cats and dogs", ""], normalize=True)
     assert status == 200
     assert np.linalg.norm(found, axis=1) == pytest.approx([1, 0], abs=1e-6)
@@ -93,92 +93,92 @@ def test_normalized_and_cut(server: Served, encoder: OnnxEncoder) -> None:
     assert server.metric("lengthwise_truncated_texts_total") == before + 1
 
 
-def test_openais_own_client(server: Served, encoder: OnnxEncoder) -> None:
+def test_openai_client_works(server: ServerProcess, encoder: OnnxEncoder) -> None:
     client = openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0)
-    right = encoder.encode(list(TEXTS))
+    expected = encoder.encode(list(TEXTS))
     answer = client.embeddings.create(model="lines", input=list(TEXTS))
-    assert_equal([each.embedding for each in answer.data], right)
+    assert_equal([each.embedding for each in answer.data], expected)
     assert [each.index for each in answer.data] == list(range(len(TEXTS)))
     tokens = sum(len(text.split()) for text in TEXTS)
     assert (answer.usage.prompt_tokens, answer.usage.total_tokens, answer.model) == (tokens, tokens, "lines")
     as_floats = client.embeddings.create(model="lines", input=TEXTS[0], encoding_format="float")
-    assert_equal(as_floats.data[0].embedding, right[0])
-    ids = [server.ask("/tokenize", {"inputs": text})[1][0] for text in TEXTS[:2]]
+    assert_equal(as_floats.data[0].embedding, expected[0])
+    ids = [server.request("/tokenize", {"inputs": text})[1][0] for text in TEXTS[:2]]
     rows = [[token["id"] for token in row] for row in ids]
-    assert_equal([each.embedding for each in client.embeddings.create(model="lines", input=rows).data], right[:2])
-    assert_equal(client.embeddings.create(model="lines", input=rows[1]).data[0].embedding, right[1])
+    assert_equal([each.embedding for each in client.embeddings.create(model="lines", input=rows).data], expected[:2])
+    assert_equal(client.embeddings.create(model="lines", input=rows[1]).data[0].embedding, expected[1])
     assert [model.id for model in client.models.list()] == ["lines"]
-    assert_equal(client.embeddings.create(model="lines", input="moon", dimensions=12).data[0].embedding, right[4])
+    assert_equal(client.embeddings.create(model="lines", input="moon", dimensions=12).data[0].embedding, expected[4])
     with pytest.raises(openai.BadRequestError, match="dimensions is 5, but the vectors of this model are 12 wide"):
         client.embeddings.create(model="lines", input="moon", dimensions=5)
     with pytest.raises(openai.NotFoundError, match="there is no model 'gpt' here, but 'lines'"):
         client.embeddings.create(model="gpt", input="moon")
 
 
-def test_base64_is_float32(server: Served, encoder: OnnxEncoder) -> None:
+def test_base64_is_float32(server: ServerProcess, encoder: OnnxEncoder) -> None:
     _, found = embeddings(server, "rain fell", encoding_format="base64")
     vector = np.frombuffer(base64.b64decode(found["data"][0]["embedding"]), "<f4")
     assert_equal(vector, encoder.encode(["rain fell"])[0])
 
 
-def test_the_open_inference_protocol(server: Served, encoder: OnnxEncoder) -> None:
-    assert server.ask("/v2/health/ready")[0] == server.ask("/v2/health/live")[0] == 200
-    assert server.ask("/v2/models/lines/ready") == (200, {"name": "lines", "ready": True})
-    _, model = server.ask("/v2/models/lines")
+def test_open_inference_protocol(server: ServerProcess, encoder: OnnxEncoder) -> None:
+    assert server.request("/v2/health/ready")[0] == server.request("/v2/health/live")[0] == 200
+    assert server.request("/v2/models/lines/ready") == (200, {"name": "lines", "ready": True})
+    _, model = server.request("/v2/models/lines")
     assert {each["name"] for each in model["inputs"]} == {"text", "input_ids", "attention_mask"}
     assert model["outputs"] == [{"name": "sentence_embedding", "datatype": "FP32", "shape": [-1, 12]}]
     texts = {"name": "text", "datatype": "BYTES", "shape": [2], "data": list(TEXTS[:2])}
     for version in ("", "/versions/1"):
-        status, found = server.ask(f"/v2/models/lines{version}/infer", {"id": "7", "inputs": [texts]})
+        status, found = server.request(f"/v2/models/lines{version}/infer", {"id": "7", "inputs": [texts]})
         assert (status, found["id"], found["model_name"]) == (200, "7", "lines")
         output = found["outputs"][0]
         assert_equal(np.reshape(output["data"], output["shape"]), encoder.encode(list(TEXTS[:2])))
     ids = {"name": "input_ids", "datatype": "INT64", "shape": [2, 3], "data": [[5, 6, 7], [8, 9, 9]]}
     mask = {"name": "attention_mask", "datatype": "INT64", "shape": [2, 3], "data": [1, 1, 1, 1, 0, 0]}
-    _, found = server.ask("/v2/models/lines/infer", {"inputs": [ids, mask]})
-    right = encoder.encode_ids([[5, 6, 7], [8, 0, 0]], [3, 1])
-    assert_equal(np.reshape(found["outputs"][0]["data"], (2, 12)), right)
-    status, error = server.ask("/v2/models/none/infer", {"inputs": [texts]})
+    _, found = server.request("/v2/models/lines/infer", {"inputs": [ids, mask]})
+    expected = encoder.encode_ids([[5, 6, 7], [8, 0, 0]], [3, 1])
+    assert_equal(np.reshape(found["outputs"][0]["data"], (2, 12)), expected)
+    status, error = server.request("/v2/models/none/infer", {"inputs": [texts]})
     assert (status, error) == (404, {"error": "there is no model 'none' here, but 'lines'"})
-    assert server.ask("/v2/models/lines/versions/2")[0] == 404
-    assert server.ask("/v2")[1]["name"] == "lengthwise"
+    assert server.request("/v2/models/lines/versions/2")[0] == 404
+    assert server.request("/v2")[1]["name"] == "lengthwise"
 
 
-def test_tokens(server: Served) -> None:
-    status, found = server.ask("/tokenize", {"inputs": ["the cat", "", "zebra"]})
+def test_tokenize_returns_ids_texts_and_flags(server: ServerProcess) -> None:
+    status, found = server.request("/tokenize", {"inputs": ["the cat", "", "zebra"]})
     assert status == 200
     assert [[token["text"] for token in row] for row in found] == [["the", "cat"], [], ["[UNK]"]]
     assert [token["special"] for row in found for token in row] == [False, False, True]
-    assert len(server.ask("/tokenize", {"inputs": "moon " * 65})[1][0]) == 65  # longer than may be encoded
+    assert len(server.request("/tokenize", {"inputs": "moon " * 65})[1][0]) == 65  # longer than the limit for encoding
 
 
-# What tells how things are
+# Model and state
 
 
-def test_what_the_server_says_of_itself(server: Served) -> None:
-    _, info = server.ask("/info")
+def test_info_health_and_printed_settings(server: ServerProcess) -> None:
+    _, info = server.request("/info")
     assert (info["model_id"], info["dim"], info["max_text_tokens"], info["variant"]) == ("lines", 12, 64, "native")
     assert info["trained"] is False
-    assert server.ask("/health/live") == (200, {"live": True})
-    assert server.ask("/health/ready") == (200, {"ready": True, "state": "ready"})
-    said = "".join(server.said)
-    assert "max_items            40" in said
-    assert "host                 127.0.0.1" in said
+    assert server.request("/health/live") == (200, {"live": True})
+    assert server.request("/health/ready") == (200, {"ready": True, "state": "ready"})
+    output = "".join(server.output)
+    assert "max_items            40" in output
+    assert "host                 127.0.0.1" in output
 
 
-def test_metrics(server: Served) -> None:
-    def figures() -> list[float]:
+def test_metrics_count_requests_and_batches(server: ServerProcess) -> None:
+    def read_metrics() -> list[float]:
         return [
             server.metric(f"lengthwise_{name}")
             for name in ("requests_total", "batch_tokens_sum", "batch_rows_sum", "batch_padding_ratio_count")
         ]
 
-    before = figures()
+    before = read_metrics()
     embed(server, ["the cat", "the dog"])
-    found = np.subtract(figures(), before)
+    found = np.subtract(read_metrics(), before)
     assert found[0] >= 1
     assert found[1:3].tolist() == [4, 2]
-    text = server.exchange("/metrics")[1].decode()
+    text = server.request_raw("/metrics")[1].decode()
     assert 'lengthwise_requests_total{route="/embed",status="200"}' in text
     for stage in ("tokenize", "queue", "infer", "total"):
         assert f'lengthwise_seconds_count{{stage="{stage}"}}' in text
@@ -186,21 +186,21 @@ def test_metrics(server: Served) -> None:
     assert "lengthwise_ready 1.0" in text
 
 
-def test_the_description_names_every_route(server: Served) -> None:
-    _, document = server.ask("/openapi.json")
+def test_openapi_and_docs_describe_every_route(server: ServerProcess) -> None:
+    _, document = server.request("/openapi.json")
     assert {(path, method) for path, methods in document["paths"].items() for method in methods} == {
         (operation.path, operation.method.lower()) for operation in OPERATIONS if operation.described
     }
-    page = server.exchange("/docs")[1].decode()
+    page = server.request_raw("/docs")[1].decode()
     assert all(operation.path in page for operation in OPERATIONS if operation.described)
-    assert "//" not in page.replace("<!doctype html>", "")  # it asks for nothing from elsewhere
+    assert "//" not in page.replace("<!doctype html>", "")  # it loads nothing from other hosts
 
 
 # Mistakes
 
 
 @pytest.mark.parametrize(
-    ("body", "headers", "status", "told"),
+    ("body", "headers", "status", "message"),
     [
         (b"{", {}, 400, "not valid JSON"),
         (b'{"inputs": NaN}', {}, 400, "not valid JSON"),
@@ -215,34 +215,36 @@ def test_the_description_names_every_route(server: Served) -> None:
         (b'{"inputs": "a"}', {"Content-Encoding": "gzip"}, 415, "the body is encoded"),
     ],
 )
-def test_bad_requests(server: Served, body: bytes, headers: dict[str, str], status: int, told: str) -> None:
-    found, error = server.ask("/embed", body, headers=headers)
+def test_bad_request_is_refused(
+    server: ServerProcess, body: bytes, headers: dict[str, str], status: int, message: str
+) -> None:
+    found, error = server.request("/embed", body, headers=headers)
     assert found == status
-    assert told in error["error"]["message"]
+    assert message in error["error"]["message"]
     assert error["error"].keys() == {"message", "type", "param", "code"}
 
 
 @pytest.mark.parametrize("wrong", [10**30, -1, 99, 2**31])
-def test_an_id_that_there_is_not(server: Served, wrong: int) -> None:
+def test_unknown_id_is_refused(server: ServerProcess, wrong: int) -> None:
     status, error = embeddings(server, [[1, 2], [3, wrong]])
     assert (status, error["error"]["param"]) == (422, "input.1")
     assert "ids run from 0 to" in error["error"]["message"]
 
 
-def test_too_many_ids(server: Served) -> None:
+def test_too_many_ids_are_refused(server: ServerProcess) -> None:
     assert embeddings(server, [1] * 64)[0] == 200
     status, error = embeddings(server, [1] * 65)
     assert (status, error["error"]["param"]) == (422, "input.0")
 
 
-def test_routes_and_methods_that_there_are_not(server: Served) -> None:
-    assert server.ask("/nowhere")[0] == 404
-    status, _, headers = server.exchange("/embed")
+def test_unknown_routes_and_methods_are_refused(server: ServerProcess) -> None:
+    assert server.request("/nowhere")[0] == 404
+    status, _, headers = server.request_raw("/embed")
     assert (status, headers["allow"]) == (405, "POST")
-    assert server.ask("/health/live", {"a": 1})[0] == 405
+    assert server.request("/health/live", {"a": 1})[0] == 405
 
 
-def test_a_body_in_pieces_without_a_length(server: Served, encoder: OnnxEncoder) -> None:
+def test_chunked_body_is_read(server: ServerProcess, encoder: OnnxEncoder) -> None:
     connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=30)
     body = json.dumps({"inputs": "rain fell"}).encode()
     connection.request(
@@ -256,14 +258,14 @@ def test_a_body_in_pieces_without_a_length(server: Served, encoder: OnnxEncoder)
     connection.close()
 
 
-def test_a_client_that_hangs_up_leaves_nothing_behind(server: Served) -> None:
+def test_disconnected_client_frees_its_capacity(server: ServerProcess) -> None:
     head = b"POST /embed HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\nContent-Length: 24\r\n\r\n"
     for data in (head[:40], head, head + b'{"inputs":', head + b'{"inputs": "the cat sat"}'):
         for _ in range(5):
             with socket.create_connection(("127.0.0.1", server.port)) as connection:
                 connection.sendall(data)
     assert embed(server, "moon")[0] == 200
-    end = time.monotonic() + 20
+    deadline = time.monotonic() + 20
     while server.metric("lengthwise_queued_tokens"):
-        assert time.monotonic() < end
+        assert time.monotonic() < deadline
         time.sleep(0.05)

@@ -1,4 +1,4 @@
-"""A server's settings: their sources, the precedence of these, and the mistakes that are refused."""
+"""A server's settings: their sources, the precedence of the sources, and the mistakes that are refused."""
 
 from __future__ import annotations
 
@@ -22,9 +22,7 @@ def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(name)
 
 
-def test_flags_override_variables_and_these_the_file_and_this_the_defaults(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_precedence_is_flags_variables_file_defaults(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "serve.yaml").write_text("max_items: 3\nport: 3\nhost: file\nrequest_timeout: 3\n")
     for name, value in {"MAX_ITEMS": "2", "PORT": "2", "HOST": "0x10"}.items():
         monkeypatch.setenv(PREFIX + name, value)
@@ -40,7 +38,7 @@ def test_api_key_of_digits_stays_a_string(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 @pytest.mark.parametrize("value", ["null", "none", "~", "false"])
-def test_api_key_is_never_turned_off_by_a_word(value: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_api_key_that_looks_like_null_is_a_key(value: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(f"{PREFIX}API_KEY", value)
     assert resolve_settings({}).api_key == value
 
@@ -63,7 +61,9 @@ def test_api_key_is_redacted() -> None:
         ("VARIANT", "int4", "variant = 'int4'"),
     ],
 )
-def test_wrong_variable_is_named(variable: str, value: str, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_mistake_in_a_variable_is_reported(
+    variable: str, value: str, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv(PREFIX + variable, value)
     with pytest.raises(ConfigError, match=message):
         resolve_settings({})
@@ -90,13 +90,13 @@ def test_text_longer_than_a_batch_is_refused() -> None:
         ("max_items: true", "max_items = True"),
     ],
 )
-def test_wrong_file_is_named(tmp_path: Path, text: str, message: str) -> None:
+def test_mistake_in_a_file_is_reported(tmp_path: Path, text: str, message: str) -> None:
     (tmp_path / "serve.yaml").write_text(text)
     with pytest.raises(ConfigError, match=f"(?s)serve.yaml.*{message}"):
         resolve_settings({}, tmp_path / "serve.yaml")
 
 
-def test_missing_file_is_named_and_empty_file_means_defaults(tmp_path: Path) -> None:
+def test_missing_file_is_reported_and_empty_file_gives_defaults(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"none\.yaml: the configuration cannot be read"):
         resolve_settings({}, tmp_path / "none.yaml")
     (tmp_path / "serve.yaml").write_text("# nothing set\n")
@@ -142,7 +142,7 @@ def test_every_setting_has_a_flag_of_its_type() -> None:
     assert flags["host"] == flags["variant"] == "text"
 
 
-def test_graphs_are_those_of_a_run() -> None:
+def test_graphs_equal_the_variants_of_a_run() -> None:
     assert Graph == Variant
 
 
