@@ -69,3 +69,7 @@ class RunError(LengthwiseError):
 
 class ArtifactError(LengthwiseError):
     """An artifact folder is incomplete or changed, or an export cannot be made."""
+
+
+class BatchError(LengthwiseError):
+    """Rows cannot be batched, or a sampler's saved state does not fit them."""
