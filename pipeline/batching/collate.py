@@ -85,31 +85,24 @@ def collate(
         BatchError: a sequence is empty (in a packed batch), an id is outside the vocabulary, or rows do not fit each
             other; the message names the row.
     """
-    columns = _columns(samples, sequence)
-    absent = [name for name in (sequence, *per_token) if name not in columns]
-    if absent:
-        raise BatchError(f"the samples have no column {absent[0]!r}; they have {', '.join(columns)}")
-    values, lengths = _ragged(columns.pop(sequence), sequence)
-    if values.ndim == 1:
-        values = _checked_ids(values, lengths, sequence, vocab_size)
-    tokens = {sequence: values}
-    for name in per_token:
-        tokens[name], own = _ragged(columns.pop(name), name)
-        wrong = np.flatnonzero(own != lengths)
-        if len(wrong):
-            row = int(wrong[0])
-            raise BatchError(
-                f"row {row} of the batch has {lengths[row]} tokens, but {own[row]} values of {name!r};"
-                " a column of per_token has one per token"
-            )
-    if packed:
-        batch = Batch(_packed(tokens, lengths))
-    else:
-        fills = {name: pad_id if name == sequence else label_pad_id for name in tokens}
-        batch = Batch(_padded(tokens, lengths, fills))
-    batch["lengths"] = torch.from_numpy(lengths)
-    for name, column in columns.items():
-        batch[name] = _row_column(column, name)
+    try:
+        columns = _columns(samples, sequence)
+        tokens, lengths = _token_columns(columns, sequence, per_token, vocab_size)
+        if packed:
+            batch = Batch(_packed(tokens, lengths))
+        else:
+            fills = {name: pad_id if name == sequence else label_pad_id for name in tokens}
+            batch = Batch(_padded(tokens, lengths, fills))
+        batch["lengths"] = torch.from_numpy(lengths)
+        for name, column in columns.items():
+            if name not in tokens:
+                batch[name] = _row_column(column, name)
+    except _RowError as error:
+        number = getattr(samples[error.row], "number", None)
+        name = f"row {error.row} of the batch" if number is None else f"row {number}"
+        raise BatchError(f"{name}{error.reason}") from None
+    if hasattr(samples[0], "number"):
+        batch.rows = np.array([sample.number for sample in samples], np.int64)
     return batch
 
 
@@ -137,6 +130,14 @@ def unpack(sequences: PackedSequence | Tensor, lengths: Tensor | None = None) ->
     return [rows[index] for index in sequences.unsorted_indices.tolist()]
 
 
+class _RowError(Exception):
+    """What is wrong with a row of the batch, which is named where the samples are at hand."""
+
+    def __init__(self, row: int, reason: str) -> None:
+        super().__init__(row, reason)
+        self.row, self.reason = row, reason
+
+
 def _columns(samples: Sequence[Any], sequence: str) -> dict[str, list[Any]]:
     if not len(samples):
         raise BatchError("the batch has no samples")
@@ -144,15 +145,37 @@ def _columns(samples: Sequence[Any], sequence: str) -> dict[str, list[Any]]:
     if isinstance(first, Mapping):
         for row, sample in enumerate(samples):
             if sample.keys() != first.keys():
-                raise BatchError(
-                    f"row {row} of the batch has the columns {', '.join(sample)}, but row 0 has {', '.join(first)}"
-                )
+                raise _RowError(row, f" has the columns {', '.join(sample)}, but others have {', '.join(first)}")
         return {name: [sample[name] for sample in samples] for name in first}
     if isinstance(first, tuple):
         if any(len(sample) != 2 for sample in samples):
             raise BatchError(f"a sample is a tuple of {len(first)}; pass pairs (sequence, label), or dicts of columns")
         return {sequence: [sample[0] for sample in samples], "labels": [sample[1] for sample in samples]}
     return {sequence: list(samples)}
+
+
+def _token_columns(
+    columns: Mapping[str, list[Any]], sequence: str, per_token: Collection[str], vocab_size: int | None
+) -> tuple[dict[str, NDArray[Any]], NDArray[np.int64]]:
+    """The values of the columns that have one per token, and the lengths of the rows."""
+    tokens: dict[str, NDArray[Any]] = {}
+    lengths = np.empty(0, np.int64)
+    for name in (sequence, *per_token):
+        if name not in columns:
+            raise BatchError(f"the samples have no column {name!r}; they have {', '.join(columns)}")
+        tokens[name], own = _ragged(columns[name], name)
+        if name == sequence:
+            lengths = own
+        wrong = np.flatnonzero(own != lengths)
+        if len(wrong):
+            row = int(wrong[0])
+            raise _RowError(
+                row,
+                f" has {lengths[row]} tokens, but {own[row]} values of {name!r}; a column of per_token has one per token",
+            )
+    if tokens[sequence].ndim == 1:
+        _check_ids(tokens[sequence], lengths, sequence, vocab_size)
+    return tokens, lengths
 
 
 def _ragged(rows: list[Any], name: str) -> tuple[NDArray[Any], NDArray[np.int64]]:
@@ -168,12 +191,9 @@ def _ragged(rows: list[Any], name: str) -> tuple[NDArray[Any], NDArray[np.int64]
     shape = next((array.shape[1:] for array in arrays if len(np.atleast_1d(array))), ())
     for row, array in enumerate(arrays):
         if array.ndim == 0:
-            raise BatchError(f"row {row} of the batch: {name!r} is {rows[row]!r}, not a sequence")
+            raise _RowError(row, f": {name!r} is {rows[row]!r:.60}, not a sequence")
         if len(array) and array.shape[1:] != shape:
-            raise BatchError(
-                f"row {row} of the batch: {name!r} has shape {list(array.shape)}, but other rows have"
-                f" {['length', *shape]}"
-            )
+            raise _RowError(row, f": {name!r} has shape {list(array.shape)}, but other rows have {['length', *shape]}")
     lengths = np.array([len(array) for array in arrays], np.int64)
     filled = [array for array in arrays if len(array)]
     return _narrow(np.concatenate(filled) if filled else np.empty(0, np.int64), name), lengths
@@ -190,9 +210,7 @@ def _narrow(values: NDArray[Any], name: str) -> NDArray[Any]:
     raise BatchError(f"{name!r} holds what is no number (its type is {values.dtype})")
 
 
-def _checked_ids(
-    values: NDArray[Any], lengths: NDArray[np.int64], name: str, vocab_size: int | None
-) -> NDArray[np.int64]:
+def _check_ids(values: NDArray[Any], lengths: NDArray[np.int64], name: str, vocab_size: int | None) -> None:
     if values.dtype.kind != "i":
         raise BatchError(f"{name!r} holds {values.dtype} where ids are integers; feature vectors are [time, features]")
     wrong = np.flatnonzero((values < 0) | (values >= vocab_size) if vocab_size is not None else values < 0)
@@ -201,16 +219,16 @@ def _checked_ids(
         row = int(np.searchsorted(ends, wrong[0], side="right"))
         token = int(wrong[0] - (ends[row] - lengths[row]))
         limit = "" if vocab_size is None else f", but the vocabulary has {vocab_size}: ids are 0 to {vocab_size - 1}"
-        raise BatchError(f"row {row} of the batch, token {token}: the id is {values[wrong[0]]}{limit}")
-    return values
+        raise _RowError(row, f", token {token}: the id is {values[wrong[0]]}{limit}")
 
 
 def _packed(tokens: Mapping[str, NDArray[Any]], lengths: NDArray[np.int64]) -> dict[str, PackedSequence]:
     empty = np.flatnonzero(lengths == 0)
     if len(empty):
-        raise BatchError(
-            f"row {empty[0]} of the batch is empty, which a PackedSequence cannot hold;"
-            " leave such rows out, as LengthBatchSampler does, or pass packed=False"
+        raise _RowError(
+            int(empty[0]),
+            " has no tokens, and a PackedSequence holds no such row; leave it out, as LengthBatchSampler does,"
+            " or pass packed=False",
         )
     order = np.argsort(-lengths, kind="stable")
     starts = (np.cumsum(lengths) - lengths)[order]
@@ -245,9 +263,10 @@ def _row_column(column: list[Any], name: str) -> Tensor | list[Any]:
     arrays = [np.asarray(value) for value in column]
     for row, array in enumerate(arrays):
         if array.shape != arrays[0].shape:
-            raise BatchError(
-                f"row {row} of the batch: {name!r} has shape {list(array.shape)}, but row 0 has"
-                f" {list(arrays[0].shape)}; if it has one value per token, name it in per_token"
+            raise _RowError(
+                row,
+                f": {name!r} has shape {list(array.shape)}, but others have {list(arrays[0].shape)};"
+                " if it has one value per token, name it in per_token",
             )
     stacked = np.stack(arrays)
     return torch.from_numpy(_narrow(stacked, name)) if stacked.dtype.kind in "iufb" else column

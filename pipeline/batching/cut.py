@@ -22,7 +22,7 @@ def cheapest_cut(longest: NDArray[np.int64], counts: NDArray[np.int64], costs: B
         int64[batches], rows per batch, for rows in the order of the groups.
     """
     groups = len(longest)
-    limits = np.minimum(costs.max_rows, np.maximum(1, costs.max_tokens // longest)) if groups else counts
+    limits = rows_that_fit(longest, costs)
     rows = np.concatenate([np.zeros(1, np.int64), np.cumsum(counts)])
     tokens = np.concatenate([np.zeros(1, np.int64), np.cumsum(counts * longest)])
     cheapest = np.zeros(groups + 1)  # of the rows from each group down
@@ -41,6 +41,11 @@ def cheapest_cut(longest: NDArray[np.int64], counts: NDArray[np.int64], costs: B
         if together[best] < cheapest[start]:
             cheapest[start], stops[start] = together[best], start + 2 + best
     return _sizes(rows, stops, batches)
+
+
+def rows_that_fit(longest: NDArray[np.int64], costs: BatchCosts) -> NDArray[np.int64]:
+    """`BatchCosts.rows_that_fit` of each length."""
+    return np.clip(costs.max_tokens // longest, 1, costs.max_rows)
 
 
 def batch_costs(

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from lengthwise.batching.cut import cheapest_cut
+from lengthwise.batching.cut import cheapest_cut, rows_that_fit
 from lengthwise.batching.plan import BatchCosts
 
 Rows = NDArray[np.int64]
@@ -81,30 +81,42 @@ def plan_epoch(
         drop_last: full batches only. Rows that fill none of their own length fill some with their neighbours, and the
             last of these are dropped.
     """
-    rows = np.flatnonzero(lengths)
-    if rng is not None:
-        rng.shuffle(rows)
-    keys = lengths[rows].astype(np.int64)
+    rows = _shuffled(lengths, rng)
+    keys = None
     if noise and rng is not None:
-        keys = np.maximum(1, np.rint(keys * (1 + noise * rng.uniform(-1, 1, len(keys))))).astype(np.int64)
+        disturbed = lengths[rows] * (1 + noise * rng.uniform(-1, 1, len(rows)))
+        keys = np.maximum(1, np.rint(disturbed)).astype(np.int64)
     rows, longest, counts = _grouped(lengths, rows, keys)
-    dropped = repeated = 0
     if drop_last:
         steps = _full_steps(lengths, rows, longest, counts, costs, ranks)
-        dropped = len(rows) - len(steps.rows)
-    else:
-        steps, repeated = _all_steps(lengths, rows, longest, counts, costs, ranks, mixed=noise > 0)
-    steps = _in_order(lengths, steps, rng)
-    starts = np.concatenate([np.zeros(1, np.int64), np.cumsum(steps.sizes.ravel())])
-    return EpochPlan(steps.rows, starts, repeated, dropped)
+        return _finished(lengths, steps, rng, dropped=len(rows) - len(steps.rows))
+    steps, repeated = _all_steps(lengths, rows, longest, counts, costs, ranks, mixed=noise > 0)
+    return _finished(lengths, steps, rng, repeated=repeated)
+
+
+def plan_full_batches(
+    lengths: NDArray[np.integer], costs: BatchCosts, rng: np.random.Generator | None, *, ranks: int = 1
+) -> EpochPlan:
+    """The full batches that rows of one length make; the other rows are in none.
+
+    The arguments are those of `plan_epoch`.
+    """
+    rows, longest, counts = _grouped(lengths, _shuffled(lengths, rng), None)
+    sizes, in_full = _full_groups(longest, counts, costs, ranks)
+    return _finished(lengths, _dealt(lengths, rows[in_full], sizes, ranks), rng)
 
 
 def _grouped(
-    lengths: NDArray[np.integer], rows: Rows, keys: NDArray[np.int64]
+    lengths: NDArray[np.integer], rows: Rows, keys: NDArray[np.int64] | None
 ) -> tuple[Rows, NDArray[np.int64], NDArray[np.int64]]:
-    """Rows in descending order of their keys; and of each group of equal keys, its longest row and its size."""
+    """Rows in descending order of their keys; and of each group of equal keys, its longest row and its size.
+
+    The keys are the lengths where none are given.
+    """
     if not len(rows):
         return rows, np.empty(0, np.int64), np.empty(0, np.int64)
+    if keys is None:
+        keys = lengths[rows].astype(np.int64)
     descending = keys.max() - keys
     if descending.max() < 2**16:
         descending = descending.astype(np.uint16)  # which NumPy sorts in linear time
@@ -134,8 +146,7 @@ def _all_steps(
     per_rank = counts // ranks
     shared = per_rank > 0
     sizes = cheapest_cut(longest[shared], per_rank[shared], costs)
-    position = np.arange(len(rows)) - np.repeat(np.cumsum(counts) - counts, counts)
-    is_shared = position < np.repeat(per_rank * ranks, counts)
+    is_shared = _first_of_groups(counts, per_rank * ranks)
     regular = _dealt(lengths, rows[is_shared], sizes, ranks)
     remaining = rows[~is_shared]
     if not len(remaining):
@@ -244,10 +255,7 @@ def _full_steps(
     ranks: int,
 ) -> _Steps:
     """Steps of full batches: those of one group, then those that remaining rows of neighbouring groups fill."""
-    limits = np.minimum(costs.max_rows, np.maximum(1, costs.max_tokens // longest)) if len(longest) else counts
-    full = counts // (limits * ranks)
-    position = np.arange(len(rows)) - np.repeat(np.cumsum(counts) - counts, counts)
-    in_full = position < np.repeat(full * limits * ranks, counts)
+    full_sizes, in_full = _full_groups(longest, counts, costs, ranks)
     remaining, remaining_longest = rows[~in_full], np.repeat(longest, counts)[~in_full]
     sizes, start = [], 0
     while start < len(remaining):
@@ -256,9 +264,24 @@ def _full_steps(
             break
         sizes.append(size)
         start += size * ranks
-    return _dealt(lengths, rows[in_full], np.repeat(limits, full), ranks) + _dealt(
+    return _dealt(lengths, rows[in_full], full_sizes, ranks) + _dealt(
         lengths, remaining[:start], np.array(sizes, np.int64), ranks
     )
+
+
+def _full_groups(
+    longest: NDArray[np.int64], counts: NDArray[np.int64], costs: BatchCosts, ranks: int
+) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+    """The size of each full step's batches that groups can fill by themselves, and which rows are in them."""
+    limits = rows_that_fit(longest, costs)
+    full = counts // (limits * ranks)
+    return np.repeat(limits, full), _first_of_groups(counts, full * limits * ranks)
+
+
+def _first_of_groups(counts: NDArray[np.int64], first: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Of rows in groups, which are among the first so many of their group."""
+    position = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
+    return position < np.repeat(first, counts)
 
 
 def _in_order(lengths: NDArray[np.integer], steps: _Steps, rng: np.random.Generator | None) -> _Steps:
@@ -276,3 +299,24 @@ def _in_order(lengths: NDArray[np.integer], steps: _Steps, rng: np.random.Genera
     new_starts = np.cumsum(new_sizes) - new_sizes
     source = np.arange(len(steps.rows)) + np.repeat(starts[order] - new_starts, new_sizes)
     return _Steps(steps.rows[source], steps.sizes[order])
+
+
+def _shuffled(lengths: NDArray[np.integer], rng: np.random.Generator | None) -> Rows:
+    """The rows of at least one token."""
+    rows = np.flatnonzero(lengths)
+    if rng is not None:
+        rng.shuffle(rows)
+    return rows
+
+
+def _finished(
+    lengths: NDArray[np.integer],
+    steps: _Steps,
+    rng: np.random.Generator | None,
+    *,
+    repeated: int = 0,
+    dropped: int = 0,
+) -> EpochPlan:
+    steps = _in_order(lengths, steps, rng)
+    starts = np.concatenate([np.zeros(1, np.int64), np.cumsum(steps.sizes.ravel())])
+    return EpochPlan(steps.rows, starts, repeated, dropped)

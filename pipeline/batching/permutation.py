@@ -32,8 +32,12 @@ class Permutation:
         return self.size
 
     def part(self, start: int, stop: int) -> NDArray[np.int64]:
-        """int64[stop - start], the numbers at these places of the order."""
-        numbers = self._once(np.arange(start, min(stop, self.size), dtype=np.uint64))
+        """int64[stop - start], the numbers at consecutive places of the order."""
+        return self.at(np.arange(start, min(stop, self.size)))
+
+    def at(self, places: NDArray[np.int64]) -> NDArray[np.int64]:
+        """int64[places], the numbers at these places of the order."""
+        numbers = self._once(places.astype(np.uint64))
         while (beyond := np.flatnonzero(numbers >= self.size)).size:
             numbers[beyond] = self._once(numbers[beyond])
         return numbers.astype(np.int64)

@@ -82,11 +82,12 @@ class LengthBatchSampler:
         noise: float = 0.0,
         costs: BatchCosts = TRAINING,
     ) -> None:
-        _check_settings(max_tokens, batch_size, shuffle, seed, num_replicas, rank, noise)
+        check_replicas(seed, num_replicas, rank)
+        _check_noise(noise, shuffle)
         self.lengths = check_lengths(lengths)
         self.shuffle, self.seed, self.drop_last, self.noise = shuffle, seed, drop_last, float(noise)
         self.num_replicas, self.rank = num_replicas, 0 if num_replicas == 1 else rank
-        self.costs = replace(costs, max_tokens=max_tokens or _UNLIMITED, max_rows=batch_size or _UNLIMITED)
+        self.costs = batch_limits(costs, max_tokens, batch_size)
         self._windows = max(1, -(-len(self.lengths) // WINDOW_ROWS))
         self._epoch = 0
         self._start = (0, 0)  # window, and batch of this rank within it
@@ -304,24 +305,35 @@ def _whole_numbers(array: NDArray[Any]) -> NDArray[np.int64]:
     return array.astype(np.int64)
 
 
-def _check_settings(
-    max_tokens: int | None,
-    batch_size: int | None,
-    shuffle: bool,
-    seed: int,
-    num_replicas: int,
-    rank: int | None,
-    noise: float,
-) -> None:
+def batch_limits(costs: BatchCosts, max_tokens: int | None, batch_size: int | None) -> BatchCosts:
+    """The costs with these limits and no others.
+
+    Raises:
+        BatchError: no limit is given, or one that is not positive.
+    """
     if max_tokens is None and batch_size is None:
         raise BatchError("neither max_tokens nor batch_size is given; pass one of them, e.g. max_tokens=4096")
-    for name, value in (("max_tokens", max_tokens), ("batch_size", batch_size), ("num_replicas", num_replicas)):
+    for name, value in (("max_tokens", max_tokens), ("batch_size", batch_size)):
         if value is not None and value < 1:
             raise BatchError(f"{name} is {value}; pass 1 or more")
+    return replace(costs, max_tokens=max_tokens or _UNLIMITED, max_rows=batch_size or _UNLIMITED)
+
+
+def check_replicas(seed: int, num_replicas: int, rank: int | None) -> None:
+    """Refuse a seed or a rank that cannot be.
+
+    Raises:
+        BatchError: with the value and the range.
+    """
+    if num_replicas < 1:
+        raise BatchError(f"num_replicas is {num_replicas}; pass 1 or more")
     if seed < 0:
         raise BatchError(f"seed is {seed}; pass 0 or more")
     if rank is not None and not 0 <= rank < num_replicas:
         raise BatchError(f"rank is {rank}, but num_replicas is {num_replicas}; ranks are 0 to {num_replicas - 1}")
+
+
+def _check_noise(noise: float, shuffle: bool) -> None:
     if not 0 <= noise < 1:
         raise BatchError(f"noise is {noise}; pass a share of the length, from 0 up to but not including 1")
     if noise and not shuffle:
