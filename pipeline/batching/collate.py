@@ -169,10 +169,8 @@ def _token_columns(
         wrong = np.flatnonzero(own != lengths)
         if len(wrong):
             row = int(wrong[0])
-            raise _RowError(
-                row,
-                f" has {lengths[row]} tokens, but {own[row]} values of {name!r}; a column of per_token has one per token",
-            )
+            reason = f" has {lengths[row]} tokens, but {own[row]} values of {name!r}"
+            raise _RowError(row, f"{reason}; a column of per_token has one per token")
     if tokens[sequence].ndim == 1:
         _check_ids(tokens[sequence], lengths, sequence, vocab_size)
     return tokens, lengths

@@ -1,12 +1,12 @@
 """`iter_batches`: batches of like lengths from a dataset whose lengths nobody knows beforehand.
 
-Rows are read into a bounded buffer and tokenized on the way; whenever it is full, the batches that it can fill with rows
-of one length leave it.
+Rows are read into a bounded buffer and tokenized on the way; whenever it is full, the batches that it can fill with
+rows of one length leave it.
 
 Decisions:
-- Worker processes divide the rows, ranks divide the batches: every rank reads all rows of its workers and makes the
-  same plan, and takes its own batch of each step. So all ranks get the same number of batches without a message; what it
-  costs is that each rank tokenizes everything. Tokenize a dataset beforehand where that is too much.
+- Worker processes divide the rows, ranks divide the batches: every rank reads all rows, makes the same plan, and takes
+  its own batch of each step. So all ranks get the same number of batches without a message; what it costs is that each
+  rank tokenizes everything. Tokenize the dataset beforehand where that is too much.
 - A saved position is row numbers, not rows: continuing reads again what was in the buffer, and nothing else of a
   dataset with random access. A stream is read again from its beginning, but tokenized only from the buffer on.
 """
@@ -224,7 +224,7 @@ class BatchStream(IterableDataset[Any]):
         return False
 
     def _plan(self, lengths: Sequence[int], seed: tuple[int, ...], *, everything: bool) -> EpochPlan:
-        """Batches of what is in the buffer: of all, or of the rows that fill batches of their length if these are many."""
+        """Batches of the rows in the buffer: of those that fill batches of their length if these are many, or of all."""
         array, ranks = np.array(lengths, np.int64), self._settings.num_replicas
         if not everything:
             plan = plan_full_batches(array, self._settings.costs, self._rng(seed), ranks=ranks)
