@@ -111,7 +111,7 @@ class LengthBatchSampler:
             self._epoch, self._start, self._latest = epoch, (0, 0), None
 
     def __len__(self) -> int:
-        """Batches of this rank in the whole epoch."""
+        """Batches of this rank in the whole of the epoch that the next iteration belongs to."""
         return sum(self._window_batches(self._epoch, window) for window in range(self._windows))
 
     def __iter__(self) -> Iterator[list[int]]:

@@ -224,7 +224,7 @@ class BatchStream(IterableDataset[Any]):
         return False
 
     def _plan(self, lengths: Sequence[int], seed: tuple[int, ...], *, everything: bool) -> EpochPlan:
-        """Batches of the rows in the buffer: of those that fill batches of their length if these are many, or of all."""
+        """Batches of the rows that fill batches of their own length, if these are many, or of the whole buffer."""
         array, ranks = np.array(lengths, np.int64), self._settings.num_replicas
         if not everything:
             plan = plan_full_batches(array, self._settings.costs, self._rng(seed), ranks=ranks)
