@@ -61,10 +61,11 @@ def test_every_row_is_in_one_batch_per_epoch(kind: str, shuffle: bool) -> None:
     stream = iter_batches(KINDS[kind](ROWS), max_tokens=60, buffer_rows=100, epochs=3, shuffle=shuffle)
     seen: Counter[int] = Counter()
     orders = set()
+    iterator = iter(stream)
     for epoch in range(3):
         order: list[int] = []
         while len(order) < np.count_nonzero(LENGTHS):
-            batch = next(iterator) if epoch or order else next(iterator := iter(stream))
+            batch = next(iterator)
             assert stream.epoch == epoch
             order += batch.rows.tolist()
             assert batch["label"].tolist() == batch.rows.tolist()
