@@ -80,6 +80,21 @@ def kernel(folder: Path, shape: str, corpora: tuple[str, ...], rows: int, runs: 
 
 
 @main.command()
+@_options("shape", "runs")
+@click.option("--corpus", "corpora", multiple=True, default=("glosses", "fortunes"), show_default=True)
+@click.option(
+    "--tokens", type=click.IntRange(1), default=20_000, show_default=True, help="Tokens of each side in each run."
+)
+@click.option("--seeds", type=click.IntRange(0), default=5, show_default=True, help="Of what is learned; 0: left out.")
+@click.pass_obj
+def batches(folder: Path, shape: str, corpora: tuple[str, ...], tokens: int, runs: int, seeds: int) -> None:
+    """Training on batches of equal lengths, against random ones and other samplers; and what is learned from them."""
+    from lengthwise.cli.benchmarks.batches import measure
+
+    measure(shape, corpora, tokens, runs, seeds).save(folder / f"batches-{shape}.json")
+
+
+@main.command()
 @_options("shape")
 @click.option("--runs", type=click.IntRange(1), default=30, show_default=True, help="Measured runs of each graph.")
 @click.pass_obj

@@ -88,7 +88,7 @@ class LengthBatchSampler:
         self.shuffle, self.seed, self.drop_last, self.noise = shuffle, seed, drop_last, float(noise)
         self.num_replicas, self.rank = num_replicas, 0 if num_replicas == 1 else rank
         self.costs = batch_limits(costs, max_tokens, batch_size)
-        self._windows = max(1, -(-len(self.lengths) // WINDOW_ROWS))
+        self.num_windows = max(1, -(-len(self.lengths) // WINDOW_ROWS))
         self._epoch = 0
         self._start = (0, 0)  # window, and batch of this rank within it
         self._latest: _EpochIterator | None = None
@@ -112,7 +112,7 @@ class LengthBatchSampler:
 
     def __len__(self) -> int:
         """Batches of this rank in the whole of the epoch that the next iteration belongs to."""
-        return sum(self._window_batches(self._epoch, window) for window in range(self._windows))
+        return sum(self._window_batches(self._epoch, window) for window in range(self.num_windows))
 
     def __iter__(self) -> Iterator[list[int]]:
         self._latest = _EpochIterator(self, self._epoch, self._start)
@@ -120,8 +120,8 @@ class LengthBatchSampler:
 
     def report(self) -> EpochReport:
         """What this epoch's batches are like, over all ranks; `print` shows it."""
-        plans = (self.window_plan(self._epoch, window) for window in range(self._windows))
-        following = self.window_plan(self._epoch + 1, 0) if self.shuffle and self._windows == 1 else None
+        plans = (self.window_plan(self._epoch, window) for window in range(self.num_windows))
+        following = self.window_plan(self._epoch + 1, 0) if self.shuffle and self.num_windows == 1 else None
         return report_epoch(self.lengths, plans, following, self.costs, self.num_replicas)
 
     def state_dict(self) -> dict[str, Any]:
@@ -151,10 +151,10 @@ class LengthBatchSampler:
             BatchError: the epoch has fewer.
         """
         window, left = 0, batches
-        while window < self._windows and left > self._window_batches(self._epoch, window):
+        while window < self.num_windows and left > self._window_batches(self._epoch, window):
             left -= self._window_batches(self._epoch, window)
             window += 1
-        if batches < 0 or window == self._windows:
+        if batches < 0 or window == self.num_windows:
             raise BatchError(f"cannot skip {batches} batches: epoch {self._epoch} has {len(self)}")
         self._start, self._latest = (window, left), None
 
@@ -187,7 +187,7 @@ class LengthBatchSampler:
 
     def _make_plan(self, epoch: int, window: int) -> EpochPlan:
         rng = np.random.default_rng((self.seed, epoch, window)) if self.shuffle else None
-        if self._windows == 1:
+        if self.num_windows == 1:
             rows, lengths = None, self.lengths
         else:
             rows = self._window_rows(epoch, window)
@@ -258,7 +258,7 @@ class _EpochIterator(Iterator[list[int]]):
     def __next__(self) -> list[int]:
         window, batch = self.position
         while batch >= self._sampler._window_batches(self.epoch, window):
-            if window + 1 == self._sampler._windows:
+            if window + 1 == self._sampler.num_windows:
                 self._sampler._finish(self.epoch)
                 raise StopIteration
             window, batch = window + 1, 0

@@ -30,7 +30,7 @@ def load_corpus(name: str, rows: int | None = None) -> tuple[list[str], TextToke
         DatasetError: the corpus is not installed.
     """
     if name == "glosses":
-        texts = _glosses()
+        texts = load_labelled_glosses()[0]
     elif name == "fortunes":
         texts = _fortunes()
     else:
@@ -48,13 +48,19 @@ def write_rows(path: Path, texts: Sequence[str], rows: int) -> None:
             writer.write_table(pa.table({"text": [f"{number} {text}" for text in some]}))
 
 
-def _glosses() -> list[str]:
-    texts = []
-    for part in ("noun", "verb", "adj", "adv"):
-        for line in _read(WORDNET / f"data.{part}", "wordnet-base").splitlines():
-            if not line.startswith("  "):  # the licence
-                texts.append(line.partition(" | ")[2].strip())
-    return texts
+def load_labelled_glosses() -> tuple[list[str], list[int]]:
+    """WordNet's glosses, and the lexicographer file (0 to 44) of each: noun.animal, verb.motion and so on.
+
+    Raises:
+        DatasetError: WordNet is not installed.
+    """
+    lines = _gloss_lines()
+    return [line.partition(" | ")[2].strip() for line in lines], [int(line.split(" ", 2)[1]) for line in lines]
+
+
+def _gloss_lines() -> list[str]:
+    files = [_read(WORDNET / f"data.{part}", "wordnet-base") for part in ("noun", "verb", "adj", "adv")]
+    return [line for text in files for line in text.splitlines() if not line.startswith("  ")]  # which the licence does
 
 
 def _fortunes() -> list[str]:
