@@ -137,7 +137,7 @@ def _measure_training(result: Result, shape: Shape, corpus: str, tokens: int, ru
         "padding",
         "tokens in equal lengths",
         "tokens/s",
-        "times as fast: LengthBatchSampler",
+        "LengthBatchSampler / this",
     ]
     result.table(
         f"{shape} in training, forward and backward, {corpus} ({len(lengths):,} rows, {int(lengths.sum()):,} tokens),"

@@ -34,10 +34,8 @@ class Task:
 def compare_learning(result: Result, seeds: int) -> None:
     """A table of test losses by epoch, mean and standard deviation over seeds."""
     task = load_task()
-    ways: dict[str, float | None] = {
-        "random": None,
-        **{f"LengthBatchSampler, noise {noise}": noise for noise in NOISES},
-    }
+    ways: dict[str, float | None] = {"random": None}
+    ways |= {f"LengthBatchSampler, noise {noise}": noise for noise in NOISES}
     runs = [(name, noise, seed) for seed in range(seeds) for name, noise in ways.items()]
     curves: dict[str, list[list[float]]] = {name: [] for name in ways}
     accuracies: dict[str, list[float]] = {name: [] for name in ways}
@@ -50,8 +48,8 @@ def compare_learning(result: Result, seeds: int) -> None:
         for name in ways
     ]
     result.table(
-        f"Test loss after each epoch, and accuracy in the end: {CLASSES} lexicographer files from {TRAINING_ROWS:,} glosses,"
-        f" E64 H64 bidirectional, {MAX_TOKENS:,} tokens per batch, Adam; mean and standard deviation of {seeds} seeds",
+        f"Test loss after each epoch, and accuracy in the end: {CLASSES} lexicographer files from {TRAINING_ROWS:,}"
+        f" glosses, E64 H64 bidirectional, {MAX_TOKENS:,} tokens per batch; mean and deviation of {seeds} seeds",
         ["batches", *(f"epoch {epoch}" for epoch in range(1, EPOCHS + 1)), "accuracy"],
         rows,
     )

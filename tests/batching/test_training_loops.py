@@ -1,4 +1,4 @@
-"""LengthBatchSampler and collate where people train: a plain loop, accelerate, Lightning, Trainer, sentence-transformers.
+"""LengthBatchSampler and collate in a plain loop, accelerate, Lightning, the Trainer and sentence-transformers.
 
 Each trains a small LSTM for two epochs; every row is seen once per epoch, and the loss falls.
 """
