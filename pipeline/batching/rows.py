@@ -11,7 +11,7 @@ import numpy as np
 from lengthwise.batching.permutation import Permutation
 from lengthwise.config import TokenizationSettings
 from lengthwise.errors import BatchError, TextError
-from lengthwise.tokens.ragged import tokenize_texts
+from lengthwise.tokens.tokenize import tokenize_texts
 from lengthwise.tokens.tokenizer import TextTokenizer
 
 _CHUNK = 1_000  # rows of a stream that are read together

@@ -19,10 +19,11 @@ from lengthwise.batching.collate import collate
 from lengthwise.batching.sampler import LengthBatchSampler
 from lengthwise.batching.stream import BUFFER_ROWS, iter_batches
 from lengthwise.cli.benchmarks.corpora import load_corpus
-from lengthwise.cli.benchmarks.harness import Result, in_turn, median, ratios
+from lengthwise.cli.benchmarks.harness import Result, alternate, median, ratios
 from lengthwise.cli.benchmarks.learning import compare_learning
 from lengthwise.cli.benchmarks.models import SHAPES, Shape
-from lengthwise.tokens.ragged import RaggedTokens, tokenize_texts
+from lengthwise.tokens.ragged import RaggedTokens
+from lengthwise.tokens.tokenize import tokenize_texts
 
 MAX_TOKENS = 4_096
 CLASSES = 45
@@ -123,7 +124,7 @@ def _measure_training(result: Result, shape: Shape, corpus: str, tokens: int, ru
         except ModuleNotFoundError as error:
             missing.append([name, f"not run: {error.name} is not installed", "", "", "", ""])
     calls = {name: partial(side.run, tokens) for name, side in sides.items()}
-    seconds = in_turn(calls, runs, f"training on {corpus}")
+    seconds = alternate(calls, runs, f"training on {corpus}")
     per_token = {name: [s / n for s, n in zip(seconds[name], sides[name].trained[1:], strict=True)] for name in sides}
     rows = []
     for name, side in sides.items():

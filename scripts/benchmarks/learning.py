@@ -15,8 +15,9 @@ from lengthwise.batching.sampler import LengthBatchSampler
 from lengthwise.cli.benchmarks.corpora import load_labelled_glosses
 from lengthwise.cli.benchmarks.harness import Result
 from lengthwise.config import TokenizerTraining
-from lengthwise.tokens.ragged import RaggedTokens, tokenize_texts
-from lengthwise.tokens.tokenizer import train_tokenizer
+from lengthwise.tokens.ragged import RaggedTokens
+from lengthwise.tokens.tokenize import tokenize_texts
+from lengthwise.tokens.training import train_tokenizer
 
 TRAINING_ROWS, TEST_ROWS, EPOCHS, MAX_TOKENS, CLASSES = 16_000, 4_000, 4, 1_024, 45
 NOISES = (0.0, 0.1, 0.3)
