@@ -1,4 +1,4 @@
-"""Draw the README's figure: a batch in dataset order beside planned batches. Run by `make figures`.
+"""Draw the README's figure, a batch in dataset order beside planned batches, and packing.png. Run by `make figures`.
 
 The texts are those of the quickstart, and its tokenizer is trained again (seconds). No model runs: what a batch
 computes follows from the lengths of its rows.
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).parents[1]
 FIGURE = ROOT / "docs" / "batches.png"
+PACKING_FIGURE = ROOT / "docs" / "packing.png"
 ROWS_PER_BATCH = 64  # in dataset order
 SHOWN_BATCHES = 6  # of those planned batches that fit on the axis, evenly spread
 GAP = 12  # rows between two batches
@@ -123,5 +124,41 @@ def write_title(axes: Axes, name: str, lengths: NDArray[np.int64], plan: BatchPl
     axes.text(0, 1.03, remark, transform=axes.transAxes, fontsize=TEXT, color=FAINT)
 
 
+def packing_figure(rows: list[list[int]], equal: list[list[int]]) -> Figure:
+    """A batch padded, the same batch packed, and a batch of rows of one length; each cell holds an id."""
+    longest = max(map(len, rows))
+    tokens = sum(map(len, rows))
+    by_length = sorted(rows, key=len, reverse=True)
+    figure = new_figure(16, 4.2)
+    padded, packed, same = figure.subplots(1, 3)
+    draw_cells(padded, [[*row, *[None] * (longest - len(row))] for row in rows])
+    draw_cells(packed, by_length)
+    draw_cells(same, equal)
+    steps = [sum(len(row) > step for row in rows) for step in range(longest)]
+    titles = (
+        (padded, f"Padded: {len(rows) * longest} cells for {tokens} tokens", "every cell is computed"),
+        (packed, f"Packed: {tokens} cells", f"step by step: {', '.join(map(str, steps))} rows"),
+        (same, f"Equal lengths: {sum(map(len, equal))} cells", "one rectangle, one call"),
+    )
+    for axes, title, remark in titles:
+        axes.set_title(title, fontsize=TITLE, color=INK, loc="left", pad=34)
+        axes.text(0, 1.05, remark, transform=axes.transAxes, fontsize=TEXT, color=FAINT)
+    return figure
+
+
+def draw_cells(axes: Axes, rows: list[list[int | None]] | list[list[int]]) -> None:
+    """A row of cells per row of the batch; padding (None) in its colour."""
+    for top, row in enumerate(rows):
+        for step, value in enumerate(row):
+            colour = ORANGE if value is None else BLUE
+            axes.barh(top, 1, 1, left=step, align="edge", color=colour, edgecolor="white", linewidth=3)
+            text = "pad" if value is None else str(value)
+            axes.text(step + 0.5, top + 0.5, text, ha="center", va="center", color="white", fontsize=TEXT)
+    axes.set_xlim(0, 4)
+    axes.set_ylim(3, 0)
+    axes.axis("off")
+
+
 if __name__ == "__main__":
+    save_figure(packing_figure([[5, 3], [7, 1, 4, 2], [6]], [[5, 3, 9], [7, 1, 4], [6, 8, 2]]), PACKING_FIGURE)
     save_figure(batching_figure(quickstart_lengths()), FIGURE)

@@ -8,16 +8,34 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from lengthwise.api import Encoder, encode_dataset, validate
+    from lengthwise.batching.collate import collate, unpack
+    from lengthwise.batching.sampler import LengthBatchSampler
+    from lengthwise.batching.stream import iter_batches
     from lengthwise.errors import LengthwiseError
     from lengthwise.export import export_checkpoint as export
 
 __version__ = "0.1.0"
-__all__ = ["Encoder", "LengthwiseError", "__version__", "encode_dataset", "export", "validate"]
+__all__ = [
+    "Encoder",
+    "LengthBatchSampler",
+    "LengthwiseError",
+    "__version__",
+    "collate",
+    "encode_dataset",
+    "export",
+    "iter_batches",
+    "unpack",
+    "validate",
+]
 
 _MODULES = {
     "Encoder": "lengthwise.api",
+    "LengthBatchSampler": "lengthwise.batching.sampler",
     "LengthwiseError": "lengthwise.errors",
+    "collate": "lengthwise.batching.collate",
     "encode_dataset": "lengthwise.api",
+    "iter_batches": "lengthwise.batching.stream",
+    "unpack": "lengthwise.batching.collate",
     "validate": "lengthwise.api",
 }
 
