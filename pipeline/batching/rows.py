@@ -74,15 +74,16 @@ class Rows:
         """Reads the rows of one worker.
 
         Args:
-            epoch: goes to the `set_epoch` of a stream.
-            order: the seed of a random order; None for the dataset's own, which a stream always has.
+            epoch: goes to the `set_epoch` of a stream, which may then give its rows in another order; their numbers
+                are those of this order.
+            order: the seed of a random order, of a dataset with random access; None for the dataset's own order.
             worker: its number.
             workers: how many divide the rows.
         """
         if self.count is not None:
             permutation = None if order is None else Permutation(self.count, order)
             return _RandomAccess(self._dataset, self.count, permutation, worker, workers)
-        if hasattr(self._dataset, "set_epoch"):
+        if order is not None and hasattr(self._dataset, "set_epoch"):
             self._dataset.set_epoch(epoch)
         return _Stream(self._dataset, worker, workers)
 

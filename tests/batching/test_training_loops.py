@@ -217,6 +217,7 @@ def test_sentence_transformers(tmp_path: Path) -> None:
     )
     pytest.importorskip("accelerate", reason="accelerate is not installed")
     from datasets import Dataset
+    from sentence_transformers.sentence_transformer.losses import MultipleNegativesRankingLoss
     from sentence_transformers.sentence_transformer.modules import LSTM, Pooling, WordEmbeddings
     from tokenizers import Tokenizer, models, pre_tokenizers
 
@@ -249,7 +250,7 @@ def test_sentence_transformers(tmp_path: Path) -> None:
         disable_tqdm=True,
     )
     data = Dataset.from_dict({"anchor": texts, "positive": texts})
-    loss = sentence_transformers.losses.MultipleNegativesRankingLoss(model)
+    loss = MultipleNegativesRankingLoss(model)
     sentence_transformers.SentenceTransformerTrainer(model, arguments, data, loss=loss).train()
     recorder = Recorder()
     recorder.batches = batches
