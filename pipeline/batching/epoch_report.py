@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -110,7 +110,7 @@ def report_epoch(
         costs: as they were planned with.
         ranks: as they were planned for.
     """
-    sums: Counter[str] = Counter()
+    sums: defaultdict[str, float] = defaultdict(float)
     imbalance, companions = 1.0, None
     for plan in plans:
         found = lengths[plan.rows].astype(np.int64)

@@ -192,8 +192,7 @@ class LengthBatchSampler:
         else:
             rows = self._window_rows(epoch, window)
             lengths = np.asarray(self.lengths[rows])
-        options = {"ranks": self.num_replicas, "noise": self.noise, "drop_last": self.drop_last}
-        plan = plan_epoch(lengths, self.costs, rng, **options)
+        plan = plan_epoch(lengths, self.costs, rng, ranks=self.num_replicas, noise=self.noise, drop_last=self.drop_last)
         return plan if rows is None else replace(plan, rows=rows[plan.rows])
 
     def _window_rows(self, epoch: int, window: int) -> NDArray[np.int64]:
@@ -243,7 +242,7 @@ class LengthBatchSampler:
     def _checksums(self) -> list[int]:
         if not hasattr(self, "_checksums_cache"):
             parts = (self.lengths[start:stop] for start, stop in _checksum_ranges(len(self.lengths)))
-            self._checksums_cache = [zlib.crc32(np.ascontiguousarray(part, np.int64)) for part in parts]
+            self._checksums_cache = [zlib.crc32(part.astype(np.int64).tobytes()) for part in parts]
         return self._checksums_cache
 
 

@@ -91,8 +91,8 @@ def train(task: Task, noise: float | None, seed: int) -> tuple[list[float], floa
             loss.backward()
             optimizer.step()
             optimizer.zero_grad()
-        loss, accuracy = test(model, task)
-        losses.append(loss)
+        test_loss, accuracy = test(model, task)
+        losses.append(test_loss)
     return losses, accuracy
 
 
