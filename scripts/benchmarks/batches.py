@@ -26,6 +26,7 @@ from lengthwise.tokens.ragged import RaggedTokens
 from lengthwise.tokens.tokenize import tokenize_texts
 
 MAX_TOKENS = 4_096
+PLANNED_ROWS = (1_000_000, 100_000_000)
 CLASSES = 45
 GROUPED, LHOTSE = "transformers' LengthGroupedSampler", "lhotse's DynamicBucketingSampler"
 RANDOM, PLANNED, STREAMED = "random batches", "LengthBatchSampler", "iter_batches"
@@ -46,7 +47,7 @@ def measure(shape_name: str, corpora: tuple[str, ...], tokens: int, runs: int, s
     result = Result("batches")
     for corpus in corpora:
         _measure_training(result, SHAPES[shape_name], corpus, tokens, runs)
-    _measure_planning(result, (1_000_000, 100_000_000))
+    _measure_planning(result, PLANNED_ROWS)
     if seeds:
         compare_learning(result, seeds)
     return result

@@ -19,8 +19,8 @@ from lengthwise.tokens.ragged import RaggedTokens
 from lengthwise.tokens.tokenize import tokenize_texts
 from lengthwise.tokens.training import train_tokenizer
 
-TRAINING_ROWS, TEST_ROWS, EPOCHS, MAX_TOKENS, CLASSES = 16_000, 4_000, 4, 1_024, 45
-NOISES = (0.0, 0.1, 0.3)
+TRAINING_ROWS, TEST_ROWS, EPOCHS, MAX_TOKENS, CLASSES = 12_000, 4_000, 3, 1_024, 45
+NOISES = (0.0, 0.1)
 
 
 @dataclass(frozen=True)

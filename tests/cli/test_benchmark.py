@@ -119,6 +119,45 @@ def test_ray_writes_the_same_as_one_process(invoke: Callable[..., Result], tmp_p
     assert 256 * 4 * 0.8 < int(sizes["a row"][0].replace(",", "")) < 256 * 4 * 1.5
 
 
+@pytest.mark.heavy
+def test_batches_compares_ways_to_batch(
+    invoke: Callable[..., Result], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = importlib.import_module("lengthwise.cli.benchmarks.batches")
+    monkeypatch.setattr(module, "PLANNED_ROWS", (1_000, 2_000))
+    invoke("batches", "--shape", "small", "--tokens", "100", "--runs", "1", "--seeds", "0")
+    ways = table(tmp_path, "batches-small.json")
+    assert len(ways) == 5
+    measured = {name: cells for name, cells in ways.items() if not cells[0].startswith("not run")}
+    assert {"random batches", "LengthBatchSampler", "iter_batches"} <= measured.keys()
+    for _, padding, equal, rate, ratio in measured.values():
+        assert 0 <= float(padding.rstrip("%")) < 100
+        assert 0 <= float(equal.rstrip("%")) <= 100
+        assert int(rate.replace(",", "")) > 0
+        assert re.fullmatch(r"\d+\.\d\d \(.*\)", ratio)
+    planning = json.loads((tmp_path / "batches-small.json").read_bytes())["tables"][1]["rows"]
+    assert [row[:2] for row in planning] == [["1,000", 1], ["1,000", 8], ["2,000", 1], ["2,000", 8]]
+
+
+def test_learning_trains_on_labelled_glosses(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    corpora = importlib.import_module("lengthwise.cli.benchmarks.corpora")
+    learning = importlib.import_module("lengthwise.cli.benchmarks.learning")
+    for file, number in (("noun", "05"), ("verb", "31"), ("adj", "00"), ("adv", "02")):
+        lines = [f"0000{row:04d} {number} n 01 word 0 000 | {TEXTS[row % 7]} {row}  " for row in range(20)]
+        (tmp_path / f"data.{file}").write_text("\n".join(["  1 This licence", *lines]) + "\n")
+    monkeypatch.setattr(corpora, "WORDNET", tmp_path)
+    texts, labels = corpora.load_labelled_glosses()
+    assert (texts[0], labels[::20]) == (f"{TEXTS[0]} 0", [5, 31, 0, 2])
+    monkeypatch.setattr(learning, "TRAINING_ROWS", 60)
+    monkeypatch.setattr(learning, "TEST_ROWS", 20)
+    task = learning.load_task()
+    for noise in (None, 0.0, 0.1):
+        losses, accuracy = learning.train(task, noise, seed=0)
+        assert len(losses) == learning.EPOCHS
+        assert all(0 < loss < 10 for loss in losses)
+        assert 0 <= accuracy <= 1
+
+
 def test_ratios_are_round_by_round(monkeypatch: pytest.MonkeyPatch) -> None:
     harness = importlib.import_module("lengthwise.cli.benchmarks.harness")
     assert harness.ratios([1.0, 2.0, 4.0], [2.0, 6.0, 4.0]) == "2.00 (1.00 to 3.00)"

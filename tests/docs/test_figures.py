@@ -38,6 +38,15 @@ def test_batching_figure_shows_padding_of_both_plans(figures: ModuleType, tmp_pa
     assert (tmp_path / "batches.png").stat().st_size > 1_000
 
 
+def test_packing_figure_counts_its_cells(figures: ModuleType) -> None:
+    figure = figures.packing_figure([[5, 3], [7, 1, 4, 2], [6]], [[5, 3], [7, 1], [6, 8]])
+    titles = [axes.get_title(loc="left") for axes in figure.axes]
+    assert titles == ["Padded: 12 cells for 7 tokens", "Packed: 7 cells", "Equal lengths: 6 cells"]
+    assert [len(axes.patches) for axes in figure.axes] == [12, 7, 6]
+    assert figure.axes[1].texts[-1].get_text() == "step by step: 3, 2, 1, 1 rows"
+    assert figures.PACKING_FIGURE.is_file()
+
+
 @pytest.mark.slow
 def test_committed_figure_belongs_to_the_quickstart_corpus(figures: ModuleType) -> None:
     pytest.importorskip("randfacts")
