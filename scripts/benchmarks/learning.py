@@ -19,7 +19,7 @@ from lengthwise.tokens.ragged import RaggedTokens
 from lengthwise.tokens.tokenize import tokenize_texts
 from lengthwise.tokens.training import train_tokenizer
 
-TRAINING_ROWS, TEST_ROWS, EPOCHS, MAX_TOKENS, CLASSES = 12_000, 4_000, 3, 1_024, 45
+TRAINING_ROWS, TEST_ROWS, EPOCHS, MAX_TOKENS, CLASSES = 10_000, 4_000, 3, 2_048, 45
 NOISES = (0.0, 0.1)
 
 
@@ -76,7 +76,7 @@ def train(task: Task, noise: float | None, seed: int) -> tuple[list[float], floa
     lengths = task.tokens.lengths[:TRAINING_ROWS]
     torch.manual_seed(seed)
     model = Classifier(task.vocab_size)
-    optimizer = torch.optim.Adam(model.parameters(), 2e-3)
+    optimizer = torch.optim.Adam(model.parameters(), 4e-3)
     sampler = LengthBatchSampler(lengths, max_tokens=MAX_TOKENS, noise=noise or 0.0, seed=seed)
     generator = np.random.default_rng(seed)
     losses, accuracy = [], 0.0
