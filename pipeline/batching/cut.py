@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from lengthwise.batching.plan import BatchCosts
+from lengthwise.batching.costs import BatchCosts
 
 
 def cheapest_cut(longest: NDArray[np.int64], counts: NDArray[np.int64], costs: BatchCosts) -> NDArray[np.int64]:
@@ -22,7 +22,7 @@ def cheapest_cut(longest: NDArray[np.int64], counts: NDArray[np.int64], costs: B
         int64[batches], rows per batch, for rows in the order of the groups.
     """
     groups = len(longest)
-    limits = rows_that_fit(longest, costs)
+    limits = max_batch_rows(longest, costs)
     rows = np.concatenate([np.zeros(1, np.int64), np.cumsum(counts)])
     tokens = np.concatenate([np.zeros(1, np.int64), np.cumsum(counts * longest)])
     cheapest = np.zeros(groups + 1)  # of the rows from each group down
@@ -43,15 +43,15 @@ def cheapest_cut(longest: NDArray[np.int64], counts: NDArray[np.int64], costs: B
     return _sizes(rows, stops, batches)
 
 
-def rows_that_fit(longest: NDArray[np.int64], costs: BatchCosts) -> NDArray[np.int64]:
-    """`BatchCosts.rows_that_fit` of each length."""
+def max_batch_rows(longest: NDArray[np.int64], costs: BatchCosts) -> NDArray[np.int64]:
+    """`BatchCosts.max_batch_rows` of each length."""
     return np.clip(costs.max_tokens // longest, 1, costs.max_rows)
 
 
 def batch_costs(
     longest: NDArray[np.int64] | np.int64, rows: NDArray[np.int64], tokens: NDArray[np.int64], costs: BatchCosts
 ) -> NDArray[np.float64]:
-    """`BatchCosts.of_batch` of several batches with the same longest row."""
+    """`BatchCosts.batch_cost` of several batches with the same longest row."""
     work = longest * rows if costs.pads else tokens
     return (work + costs.step * longest) * np.where(tokens == longest * rows, 1.0, costs.mixed)
 

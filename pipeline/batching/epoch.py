@@ -16,8 +16,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from lengthwise.batching.cut import cheapest_cut, rows_that_fit
-from lengthwise.batching.plan import BatchCosts
+from lengthwise.batching.costs import BatchCosts
+from lengthwise.batching.cut import cheapest_cut, max_batch_rows
 
 Rows = NDArray[np.int64]
 
@@ -235,9 +235,9 @@ def _deal_step(lengths: list[int], start: int, costs: BatchCosts, ranks: int) ->
         batches[rank].append(row)
         tokens[rank] += lengths[row]
         longest, size = lengths[batches[rank][0]], len(batches[rank])
-        new = costs.of_batch(longest, size, tokens[rank])
+        new = costs.batch_cost(longest, size, tokens[rank])
         largest, total = max(largest, new), total + new - cost
-        if size < costs.rows_that_fit(longest):
+        if size < costs.max_batch_rows(longest):
             heapq.heappush(open_batches, (new, rank))
         done, left = row + 1 - start, len(lengths) - row - 1
         balance = largest * ranks / total
@@ -259,7 +259,7 @@ def _full_steps(
     remaining, remaining_longest = rows[~in_full], np.repeat(longest, counts)[~in_full]
     sizes, start = [], 0
     while start < len(remaining):
-        size = costs.rows_that_fit(int(remaining_longest[start]))
+        size = costs.max_batch_rows(int(remaining_longest[start]))
         if start + size * ranks > len(remaining):
             break
         sizes.append(size)
@@ -273,7 +273,7 @@ def _full_groups(
     longest: NDArray[np.int64], counts: NDArray[np.int64], costs: BatchCosts, ranks: int
 ) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
     """The size of each full step's batches that groups can fill by themselves, and which rows are in them."""
-    limits = rows_that_fit(longest, costs)
+    limits = max_batch_rows(longest, costs)
     full = counts // (limits * ranks)
     return np.repeat(limits, full), _first_of_groups(counts, full * limits * ranks)
 

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from lengthwise.batching.costs import BatchCosts
 from lengthwise.batching.cut import batch_costs
 from lengthwise.batching.epoch import EpochPlan
-from lengthwise.batching.plan import BatchCosts
 
 _ROWS_NAMED = 5
 

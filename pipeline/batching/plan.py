@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lengthwise.batching.costs import STEPWISE, BatchCosts
+from lengthwise.batching.cut import cheapest_cut
 
 _MIN_BATCHES, _MIN_ROWS = 16, 64  # a shard gives at least so many batches, as long as each has so many rows
 
@@ -84,8 +85,8 @@ def plan_batches(lengths: NDArray[np.integer], costs: BatchCosts = STEPWISE) -> 
     order = order[lengths[order] > 0]
     costs = replace(costs, max_rows=min(costs.max_rows, max(_MIN_ROWS, -(-len(order) // _MIN_BATCHES))))
     distinct, counts = np.unique(lengths[order], return_counts=True)
-    sizes = _cheapest_cut(distinct[::-1].tolist(), counts[::-1].tolist(), costs)
-    return BatchPlan(order, np.concatenate([np.zeros(1, np.int64), np.cumsum(sizes, dtype=np.int64)]))
+    sizes = cheapest_cut(distinct[::-1], counts[::-1], costs)
+    return BatchPlan(order, np.concatenate([np.zeros(1, np.int64), np.cumsum(sizes)]))
 
 
 def plan_in_order(lengths: NDArray[np.integer], rows: int = 64) -> BatchPlan:
@@ -107,32 +108,3 @@ def report_plan(lengths: NDArray[np.integer], plan: BatchPlan, costs: BatchCosts
         cells=sum(longest * rows for longest, rows, _ in shapes) if costs.pads else tokens,
         cost=sum(costs.batch_cost(*shape) for shape in shapes),
     )
-
-
-def _cheapest_cut(distinct: list[int], counts: list[int], costs: BatchCosts) -> list[int]:
-    """Batch sizes for rows of these lengths, longest first, by dynamic programming from the shortest up."""
-    cheapest = [0.0] * (len(distinct) + 1)  # cost of the rows from each length down
-    stops = [0] * len(distinct)  # where the batch that starts at each length ends
-    for start in reversed(range(len(distinct))):
-        longest, max_rows = distinct[start], costs.max_batch_rows(distinct[start])
-        batches = -(-counts[start] // max_rows)
-        best = longest * (counts[start] + batches * costs.step) + cheapest[start + 1]
-        stops[start] = start + 1
-        rows, tokens = counts[start], counts[start] * longest
-        for stop in range(start + 1, len(distinct)):
-            rows += counts[stop]
-            tokens += counts[stop] * distinct[stop]
-            if rows > max_rows:
-                break
-            cost = costs.batch_cost(longest, rows, tokens) + cheapest[stop + 1]
-            if cost < best:
-                best, stops[start] = cost, stop + 1
-        cheapest[start] = best
-    sizes: list[int] = []
-    start = 0
-    while start < len(distinct):
-        rows = sum(counts[start : stops[start]])
-        batches = -(-rows // costs.max_batch_rows(distinct[start]))
-        sizes += [rows // batches + (batch < rows % batches) for batch in range(batches)]
-        start = stops[start]
-    return sizes

@@ -20,10 +20,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from lengthwise.batching.costs import BatchCosts
 from lengthwise.batching.epoch import EpochPlan, plan_epoch
 from lengthwise.batching.epoch_report import EpochReport, report_epoch
 from lengthwise.batching.permutation import Permutation
-from lengthwise.batching.plan import BatchCosts
 from lengthwise.errors import BatchError
 
 # `nn.LSTM` in training on a CPU (`lengthwise benchmark batches`): what a step and different lengths cost there.
@@ -55,7 +55,7 @@ class LengthBatchSampler:
             length was uniform in n * (1 - noise) to n * (1 + noise). 0 gives batches of equal lengths; more gives rows
             other companions, and padding.
         costs: what batches cost where they are run. The default is `nn.LSTM` on a CPU, which is fastest where all
-            lengths of a batch are equal; for a GPU take `lengthwise.batching.plan.PACKED_CUDA`.
+            lengths of a batch are equal; for a GPU take `lengthwise.batching.costs.PACKED_CUDA`.
 
     Raises:
         BatchError: a length is missing, negative or no integer; or the settings contradict each other.

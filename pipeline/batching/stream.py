@@ -21,8 +21,8 @@ import numpy as np
 from torch.utils.data import IterableDataset, get_worker_info
 
 from lengthwise.batching.collate import collate
+from lengthwise.batching.costs import BatchCosts
 from lengthwise.batching.epoch import EpochPlan, plan_epoch, plan_full_batches
-from lengthwise.batching.plan import BatchCosts
 from lengthwise.batching.rows import Reader, Row, Rows
 from lengthwise.batching.sampler import TRAINING, batch_limits, check_replicas
 from lengthwise.config import TokenizationSettings

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from torch.utils.data import DataLoader
 
 from lengthwise.batching import sampler as sampler_module
-from lengthwise.batching.plan import PACKED_CUDA, PADDED, BatchCosts
+from lengthwise.batching.costs import PACKED_CUDA, PADDED, BatchCosts
 from lengthwise.batching.sampler import TRAINING, LengthBatchSampler
 from lengthwise.errors import BatchError
 
@@ -161,12 +161,12 @@ def test_drop_last_drops_less_than_a_step_and_keeps_full_batches_only(
     assert len(rows) == len(set(rows))
     dropped = [lengths[row] for row in set(range(len(lengths))) - set(rows) if lengths[row]]
     if dropped:
-        assert len(dropped) < ranks * sampler.costs.rows_that_fit(min(dropped))
+        assert len(dropped) < ranks * sampler.costs.max_batch_rows(min(dropped))
     if not options["noise"]:
         for start in range(0, len(batches), ranks):
             step = batches[start : start + ranks]
             longest = max(lengths[row] for batch in step for row in batch)
-            assert {len(batch) for batch in step} == {sampler.costs.rows_that_fit(longest)}
+            assert {len(batch) for batch in step} == {sampler.costs.max_batch_rows(longest)}
 
 
 @properties
