@@ -81,8 +81,8 @@ def encode_in_the_server(artifact: Path, texts: list[str]) -> Vectors:
 
     async def encode() -> Vectors:
         tokens = service.tokenize(texts)
-        with service.place(0) as places:
-            return await service.encode(tokens, places, time.monotonic() + 60)
+        with service.reserve(0) as reservation:
+            return await service.encode(tokens, reservation, time.monotonic() + 60)
 
     try:
         return asyncio.run(encode())
