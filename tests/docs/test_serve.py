@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
-import queue
 import re
 import shutil
 import signal
 import subprocess
 import sys
-import tempfile
-import threading
-from collections.abc import Callable, Iterator
-from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+import urllib.parse
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +19,9 @@ import onnx
 import onnxruntime
 import pytest
 from numpy.typing import NDArray
+from playwright.sync_api import Route
 
+from helpers.browser import open_browser, open_page, wait_until
 from helpers.paths import ROOT
 from helpers.serving import ServerProcess
 from helpers.texts import TEXTS
@@ -193,76 +190,34 @@ def test_node_code_computes_golden_vectors(workdir: Path, golden: tuple[list[lis
     assert shown[0] != shown[1]
 
 
-class _FolderHandler(SimpleHTTPRequestHandler):
-    """Serves a folder, and receives the result that the page posts."""
-
-    extensions_map = SimpleHTTPRequestHandler.extensions_map | {".mjs": "text/javascript", ".wasm": "application/wasm"}
-
-    def __init__(self, answers: queue.Queue[str], *arguments: Any, **options: Any) -> None:
-        self.answers = answers
-        super().__init__(*arguments, **options)
-
-    def do_POST(self) -> None:
-        self.answers.put(self.rfile.read(int(self.headers["Content-Length"])).decode())
-        self.send_response(204)
-        self.end_headers()
-
-    def log_message(self, *_: object) -> None:
-        return
-
-
-POST_RESULT = """<body></body>
-<script>
-  const post = (text) => fetch("answer", { method: "POST", body: text });
-  addEventListener("error", (event) => post(`error: ${event.message}`));
-  addEventListener("unhandledrejection", (event) => post(`error: ${event.reason}`));
-  const postWhenWritten = () => document.body.querySelector("script") || post(document.body.textContent);
-  new MutationObserver(postWhenWritten).observe(document.body, { childList: true });
-</script>
-"""
-
-
-@contextlib.contextmanager
-def headless_browser(program: str, address: str) -> Iterator[None]:
-    """A headless browser that shows the page at an address."""
-    with tempfile.TemporaryDirectory(prefix="lw", ignore_cleanup_errors=True) as profile:
-        sandbox = ["--no-sandbox"] if os.geteuid() == 0 else []
-        options = ["--headless", "--disable-gpu", "--no-first-run", *sandbox, f"--user-data-dir={profile}"]
-        with open(os.devnull, "wb") as devnull:
-            browser = subprocess.Popen(
-                [program, *options, address],
-                stdout=devnull,
-                stderr=devnull,
-                process_group=0,
-                env={**os.environ, "TMPDIR": profile},
-            )
-            try:
-                yield
-            finally:
-                os.killpg(browser.pid, signal.SIGKILL)
-                browser.wait()
+SHOW_ERRORS = """for (const kind of ["error", "unhandledrejection"]) {
+  addEventListener(kind, (event) => { document.body.textContent = `error: ${event.message ?? event.reason}`; });
+}"""
 
 
 def test_browser_code_computes_golden_vectors(
     workdir: Path, golden: tuple[list[list[int]], NDArray[np.float32]]
 ) -> None:
-    program = javascript.find_browser()
-    if program is None or not (PACKAGES / "onnxruntime-web").is_dir():
-        pytest.skip("Chromium or onnxruntime-web is not installed: run make runtimes")
+    if not (PACKAGES / "onnxruntime-web").is_dir():
+        pytest.skip("onnxruntime-web is not installed: run make runtimes")
     (workdir / "ort").symlink_to(PACKAGES / "onnxruntime-web" / "dist")
-    page = code("Node and the browser", "html")
-    doctype, rest = page.split("\n", 1)
-    write_program(workdir, golden[0], "index.html", f"{doctype}\n{POST_RESULT}{rest}")
-    answers: queue.Queue[str] = queue.Queue()
-    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(_FolderHandler, answers, directory=str(workdir)))
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    try:
-        with headless_browser(program, f"http://127.0.0.1:{server.server_port}/index.html"):
-            answer = answers.get(timeout=120)
-    finally:
-        server.shutdown()
-        server.server_close()
+    write_program(workdir, golden[0], "index.html", code("Node and the browser", "html"))
+
+    def serve_file(route: Route) -> None:
+        path = workdir / urllib.parse.urlsplit(route.request.url).path.lstrip("/")
+        if path.is_file():
+            route.fulfill(path=path)
+        else:
+            route.fulfill(status=404)
+
+    with open_browser() as browser, open_page(browser) as (page, record):
+        page.add_init_script(SHOW_ERRORS)
+        page.route("**/*", serve_file)
+        page.goto("http://127.0.0.1/index.html")
+        wait_until(page, "document.body.textContent !== ''", 120)
+        answer = page.evaluate("document.body.textContent")
     assert not answer.startswith("error"), answer
+    assert record.failed == record.console == []
     assert_golden(json.loads(answer), golden)
 
 
@@ -302,14 +257,14 @@ def test_client_code_receives_vectors(artifact_folder: Path) -> None:
         snippet = code("Routes", "python").replace("http://127.0.0.1:8000", server.url)
         found: dict[str, Any] = {}
         exec(snippet, found)
-        right = OnnxEncoder.load(artifact_folder).encode(["a short text", "another one"])
-        np.testing.assert_allclose(found["vectors"], right, atol=1e-6)
+        expected = OnnxEncoder.load(artifact_folder).encode(["a short text", "another one"])
+        np.testing.assert_allclose(found["vectors"], expected, atol=1e-6)
         if shutil.which("curl"):
-            asked = re.search(r"^curl .*", PAGE, re.MULTILINE)
-            assert asked is not None
-            command = asked[0].replace("http://127.0.0.1:8000", server.url)
+            match = re.search(r"^curl .*", PAGE, re.MULTILINE)
+            assert match is not None
+            command = match[0].replace("http://127.0.0.1:8000", server.url)
             answer = subprocess.run(command, shell=True, capture_output=True, check=True).stdout
-            np.testing.assert_allclose(json.loads(answer), right, atol=1e-6)
+            np.testing.assert_allclose(json.loads(answer), expected, atol=1e-6)
     finally:
         server.close()
 

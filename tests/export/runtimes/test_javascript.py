@@ -1,4 +1,4 @@
-"""The JavaScript runtimes: errors arrive as messages, and processes end."""
+"""The JavaScript runtimes: errors are reported with their message, and processes end."""
 
 from __future__ import annotations
 
@@ -23,34 +23,34 @@ from lengthwise.export.graphs.variants import NATIVE, VARIANTS
 from lengthwise.export.runtimes import NotRunnable, javascript
 from lengthwise.export.runtimes.javascript import DRIVER, OnnxRuntimeNode, OnnxRuntimeWeb
 
-KINDS = [OnnxRuntimeNode, OnnxRuntimeWeb]
+RUNTIMES = [OnnxRuntimeNode, OnnxRuntimeWeb]
 IDS = np.array([[2, 3, 4], [5, 6, 0]], np.int64)
-Kind = type[OnnxRuntimeNode] | type[OnnxRuntimeWeb]
+RuntimeType = type[OnnxRuntimeNode] | type[OnnxRuntimeWeb]
 
 
-def load(kind: Kind, path: Path) -> OnnxRuntimeNode | OnnxRuntimeWeb:
-    runtime = kind()
+def load(runtime_type: RuntimeType, path: Path) -> OnnxRuntimeNode | OnnxRuntimeWeb:
+    runtime = runtime_type()
     try:
         runtime.load(path)
-    except NotRunnable as reason:
-        pytest.skip(f"{kind.name} was not run: {reason}")
+    except NotRunnable as error:
+        pytest.skip(f"{runtime_type.name} was not run: {error}")
     except BaseException:
         runtime.close()
         raise
     return runtime
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_file_that_is_not_a_model_is_reported(kind: Kind, tmp_path: Path) -> None:
+@pytest.mark.parametrize("runtime_type", RUNTIMES)
+def test_file_that_is_not_a_model_is_reported(runtime_type: RuntimeType, tmp_path: Path) -> None:
     path = tmp_path / "model.onnx"
     path.write_bytes(b"not a model")
     with pytest.raises(RuntimeError, match=r"(?i)protobuf|model"):
-        load(kind, path)
+        load(runtime_type, path)
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_session_survives_a_failed_batch(kind: Kind, artifact_folder: Path) -> None:
-    runtime = load(kind, artifact_folder / VARIANTS[NATIVE].file)
+@pytest.mark.parametrize("runtime_type", RUNTIMES)
+def test_session_survives_a_failed_batch(runtime_type: RuntimeType, artifact_folder: Path) -> None:
+    runtime = load(runtime_type, artifact_folder / VARIANTS[NATIVE].file)
     try:
         with pytest.raises(RuntimeError, match=r"bounds|range|index"):
             runtime.run(np.full((1, 2), 10**6), np.ones((1, 2), np.int64))
@@ -60,7 +60,7 @@ def test_session_survives_a_failed_batch(kind: Kind, artifact_folder: Path) -> N
         runtime.close()
 
 
-def test_node_that_dies_is_reported(artifact_folder: Path) -> None:
+def test_killed_node_process_is_reported(artifact_folder: Path) -> None:
     runtime = load(OnnxRuntimeNode, artifact_folder / VARIANTS[NATIVE].file)
     assert isinstance(runtime, OnnxRuntimeNode)
     assert runtime._process is not None
@@ -71,19 +71,19 @@ def test_node_that_dies_is_reported(artifact_folder: Path) -> None:
     runtime.close()
 
 
-def processes_of(folder: Path) -> list[int]:
+def find_processes(folder: Path) -> list[int]:
     """Processes whose command line names a folder."""
-    found = []
+    processes = []
     for entry in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
             if str(folder).encode() in (entry / "cmdline").read_bytes():
-                found.append(int(entry.name))
-    return found
+                processes.append(int(entry.name))
+    return processes
 
 
 @pytest.fixture
 def short_folder(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """The folder of temporary files, with a path that is short enough for a browser's sockets."""
+    """A folder for temporary files whose path is short enough for a browser's sockets."""
     folder = Path(tempfile.mkdtemp(prefix="lw"))
     monkeypatch.setenv("TMPDIR", str(folder))
     monkeypatch.setattr(tempfile, "tempdir", None)
@@ -91,15 +91,15 @@ def short_folder(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     shutil.rmtree(folder, ignore_errors=True)
 
 
-def test_browser_that_dies_is_reported_and_leaves_nothing(artifact_folder: Path, short_folder: Path) -> None:
+def test_killed_browser_is_reported_and_cleaned_up(artifact_folder: Path, short_folder: Path) -> None:
     runtime = load(OnnxRuntimeWeb, artifact_folder / VARIANTS[NATIVE].file)
-    for process in processes_of(short_folder):
+    for process in find_processes(short_folder):
         with contextlib.suppress(ProcessLookupError):
             os.kill(process, signal.SIGKILL)
     with pytest.raises(RuntimeError, match="browser ended"):
         runtime.run(IDS, np.ones_like(IDS))
     runtime.close()
-    assert processes_of(short_folder) == []
+    assert find_processes(short_folder) == []
     assert list(short_folder.iterdir()) == []
 
 
@@ -117,17 +117,17 @@ def test_browser_ends_with_the_process_that_started_it(artifact_folder: Path, sh
     )
     assert parent.stdout is not None
     assert parent.stdout.readline() == "loaded\n"
-    assert processes_of(short_folder)
+    assert find_processes(short_folder)
     parent.kill()
     parent.communicate()
     for _ in range(100):
-        if not processes_of(short_folder):
+        if not find_processes(short_folder):
             break
         time.sleep(0.1)
-    assert processes_of(short_folder) == []
+    assert find_processes(short_folder) == []
 
 
-def test_browser_that_does_not_answer_is_ended(artifact_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_browser_that_does_not_answer_is_closed(artifact_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     runtime = load(OnnxRuntimeWeb, artifact_folder / VARIANTS[NATIVE].file)
     assert isinstance(runtime, OnnxRuntimeWeb)
     session = runtime._session
@@ -138,7 +138,7 @@ def test_browser_that_does_not_answer_is_ended(artifact_folder: Path, monkeypatc
     assert not session._thread.is_alive()
 
 
-def test_page_is_served_its_own_files_alone(artifact_folder: Path) -> None:
+def test_page_loads_only_its_own_files(artifact_folder: Path) -> None:
     runtime = load(OnnxRuntimeWeb, artifact_folder / VARIANTS[NATIVE].file)
     assert isinstance(runtime, OnnxRuntimeWeb)
     session = runtime._session
@@ -196,9 +196,9 @@ def test_external_weights_are_not_sent_to_a_browser(artifact_folder: Path) -> No
 def test_missing_installation_is_not_runnable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(javascript, "_PACKAGES", tmp_path)
     monkeypatch.setattr(shutil, "which", lambda name: f"/bin/{name}")
-    for kind in KINDS:
+    for runtime_type in RUNTIMES:
         with pytest.raises(NotRunnable, match="is not installed; run make runtimes"):
-            kind().load(tmp_path)
+            runtime_type().load(tmp_path)
     monkeypatch.setattr(shutil, "which", lambda name: None)
     monkeypatch.delenv("LENGTHWISE_BROWSER", raising=False)
     with pytest.raises(NotRunnable, match="node is not installed"):
@@ -219,8 +219,8 @@ def test_answers_are_decoded() -> None:
     record = json.dumps({"arrays": [{"type": "float32", "dims": [2, 1]}, {"type": "int64", "dims": [1]}]}).encode()
     padding = b"\0" * (-len(record) % 4)
     arrays = np.array([[1.5], [2.5]], "<f4").tobytes() + np.array([7], "<i8").tobytes()
-    found, (first, second) = javascript._decode(struct.pack("<I", len(record)) + record + padding + arrays)
-    assert len(found["arrays"]) == 2
+    decoded, (first, second) = javascript._decode(struct.pack("<I", len(record)) + record + padding + arrays)
+    assert len(decoded["arrays"]) == 2
     assert (first.tolist(), second.tolist(), first.dtype, second.dtype) == ([[1.5], [2.5]], [7], np.float32, np.int64)
     error = json.dumps({"error": "no"}).encode()
     with pytest.raises(RuntimeError, match=r"^no$"):
