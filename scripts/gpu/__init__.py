@@ -1,6 +1,5 @@
-"""What `scripts/gpu_check.py` checks on a GPU, one file a kind of check, and how the results are kept.
+"""The checks of `scripts/gpu_check.py`, one module per section, and the record of their results.
 
-A check is a row: what is measured, what is asked for, and a function that finds out. Where there is no GPU none of
-them runs, and each row reads "not run on a GPU"; a rehearsal runs them on this machine's processor to see that they
-work, and its results are nobody's proof.
+A check is one row: a name, a target, and a function that measures. Without a GPU no check runs, and each row reads "not
+run on a GPU". A rehearsal runs the checks on the CPU to see that they work; its results prove nothing.
 """

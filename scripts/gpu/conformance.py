@@ -1,4 +1,4 @@
-"""Does the GPU compute what PyTorch computes on the CPU, a row at a time? The whole grid, and what is longest."""
+"""Compares the GPU with PyTorch on the CPU, one row at a time: all grid cases, the largest batch, the longest text."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 
 from lengthwise.batching.plan import plan_batches
 from lengthwise.cli.benchmarks.models import SHAPES
-from lengthwise.cli.gpu.context import Check, Context, Found, NotRun, Section
+from lengthwise.cli.gpu.context import Check, Context, NotRun, Outcome, Section
 from lengthwise.config import EncoderConfig, Precision
 from lengthwise.encoder.engine import encode_tokens
 from lengthwise.encoder.model import seeded_encoder
@@ -29,10 +29,10 @@ from lengthwise.export.validation.validate import validate_artifact
 from lengthwise.export.validation.verdict import Verdict
 from lengthwise.tokens.tokenize import tokenize_texts
 
-TOLERANCE, COSINE = 1e-5, 0.999
-EXACT, NEAR = "at most 1e-5", "cosine at least 0.999"
-TEXTS = 256
-LONGEST = 2**18  # tokens, at which looking for the longest text ends; the processor reads them in some 20 seconds
+TOLERANCE, MIN_COSINE = 1e-5, 0.999
+WITHIN_TOLERANCE, WITHIN_COSINE = "at most 1e-5", "cosine at least 0.999"
+TEXT_ROWS = 256
+MAX_TOKENS = 2**18  # of the longest text that is tried; the CPU takes about 20 seconds for it
 ENCODERS: Mapping[str, Mapping[str, Any]] = {
     "1 layer, bidirectional, mean": {"bidirectional": True, "pooling": "mean"},
     "2 layers, bidirectional, last": {"num_layers": 2, "bidirectional": True, "pooling": "last"},
@@ -56,11 +56,11 @@ def _encoders(context: Context) -> list[EncoderConfig]:
 
 
 def _verdicts(context: Context) -> list[Verdict]:
-    """Validation of each encoder's artifact on the GPU."""
+    """Validate each encoder's artifact on the GPU."""
     kinds: Sequence[type[Runtime]] = (
         (PyTorchStepwise, OnnxRuntimeCpu) if context.rehearsal else (PyTorchCuda, OnnxRuntimeCuda)
     )
-    texts = tokenize_texts(context.texts[:TEXTS], context.tokenizer)
+    texts = tokenize_texts(context.texts[:TEXT_ROWS], context.tokenizer)
     found: list[Verdict] = []
     for number, config in enumerate(_encoders(context)):
         folder = context.scratch / f"artifact-{number}"
@@ -69,11 +69,11 @@ def _verdicts(context: Context) -> list[Verdict]:
     return found
 
 
-def _validated(runtime: str, variant: str, context: Context) -> Found:
-    """The worst of what validation found of a runtime and a graph, over all encoders."""
+def _validated(runtime: str, variant: str, context: Context) -> Outcome:
+    """The largest deviations of a runtime and a graph, over all encoders."""
     verdicts = [
         verdict
-        for verdict in context.once(_verdicts)
+        for verdict in context.cached(_verdicts)
         if verdict.variant == variant and verdict.runtime.startswith(runtime)
     ]
     absent = [verdict.reason for verdict in verdicts if verdict.status == "not run"]
@@ -86,13 +86,13 @@ def _validated(runtime: str, variant: str, context: Context) -> Found:
     cosine = float(np.min([each.cosine if each.cosine is not None else -1.0 for each in compared]))
     exact = VARIANTS[variant].exact
     text = f"off by {difference:.1e}; cosine at least {cosine:.6f}; a row in another batch off by {of_batch:.1e}"
-    ok = difference <= TOLERANCE if exact else cosine >= COSINE
+    ok = difference <= TOLERANCE if exact else cosine >= MIN_COSINE
     failed = any(verdict.status in ("failed", "refused") and not verdict.known for verdict in verdicts)
-    return Found("; ".join([text, *reasons]), ok=ok and not failed)
+    return Outcome("; ".join([text, *reasons]), ok=ok and not failed)
 
 
-def _below_float32(precision: Precision, context: Context) -> Found:
-    """PyTorch's half precision on every case of the grid."""
+def _reduced_precision(precision: Precision, context: Context) -> Outcome:
+    """PyTorch in bf16 or fp16 on every case of the grid."""
     context.require(precision)
     differences, of_rows = [], []
     for number, config in enumerate(_encoders(context)):
@@ -105,20 +105,22 @@ def _below_float32(precision: Precision, context: Context) -> Found:
                 found, right = engine.encode_batch(*batch), exact(*batch)
                 differences.append(scaled_difference(found, right).max())
                 of_rows.append(cosines(found, right).min())
-    largest, smallest = np.max(differences), np.min(of_rows)  # of what is not a number, nothing else
-    return Found(f"off by {largest:.1e}; cosine at least {smallest:.6f}", ok=bool(smallest >= COSINE))
+    largest, smallest = np.max(differences), np.min(of_rows)  # NaN propagates
+    return Outcome(f"off by {largest:.1e}; cosine at least {smallest:.6f}", ok=bool(smallest >= MIN_COSINE))
 
 
-def _longest(context: Context, encode: Callable[[np.ndarray, np.ndarray], np.ndarray], exact: StepwiseEncoder) -> Found:
-    """One text of twice as many tokens as before until one is refused or `LONGEST` is reached; the last is compared."""
-    most = 2**12 if context.rehearsal else LONGEST
+def _longest(
+    context: Context, encode: Callable[[np.ndarray, np.ndarray], np.ndarray], exact: StepwiseEncoder
+) -> Outcome:
+    """Double a text until it is refused or has `MAX_TOKENS`; the last that was encoded is compared."""
+    most = 2**12 if context.rehearsal else MAX_TOKENS
     rng = np.random.default_rng(0)
     tokens, fitting, refused = 2**10, None, ""
     while tokens <= most:
         ids = rng.integers(exact.config.vocab_size, size=(1, tokens))
         try:
             vectors = encode(ids, np.array([tokens]))
-        except LengthwiseError as error:  # any other error is none that a user is told
+        except LengthwiseError as error:  # any other error is a failure of the check
             refused = (
                 f"; {2 * len(fitting[0][0]) if fitting else tokens:,} are refused: {' '.join(str(error).split())[:120]}"
             )
@@ -128,56 +130,58 @@ def _longest(context: Context, encode: Callable[[np.ndarray, np.ndarray], np.nda
         raise RuntimeError(f"not even {tokens:,} tokens{refused}")
     ids, vectors = fitting
     difference = float(scaled_difference(vectors, exact(ids, np.array([ids.shape[1]]))).max())
-    return Found(f"{ids.shape[1]:,} tokens: off by {difference:.1e}{refused}", ok=difference <= TOLERANCE)
+    return Outcome(f"{ids.shape[1]:,} tokens: off by {difference:.1e}{refused}", ok=difference <= TOLERANCE)
 
 
-def _longest_in_pytorch(context: Context) -> Found:
+def _longest_in_pytorch(context: Context) -> Outcome:
     encoder = SHAPES["small"].encoder(context.tokenizer.vocab_size)
     return _longest(context, TorchEngine(encoder, context.device).encode_batch, StepwiseEncoder(encoder))
 
 
-def _longest_in_onnxruntime(context: Context) -> Found:
+def _longest_in_onnxruntime(context: Context) -> Outcome:
     encoder = SHAPES["small"].encoder(context.tokenizer.vocab_size)
     artifact = build_artifact(encoder, context.tokenizer, context.scratch / "longest", variants=())
     return _longest(context, OnnxEngine(artifact, context.device).encode_batch, StepwiseEncoder(encoder))
 
 
-def _largest_batch(context: Context) -> Found:
-    """The largest batch of the plan for real texts, on the encoder that rates are measured with."""
+def _largest_batch(context: Context) -> Outcome:
+    """The largest batch of the plan for the corpus, on the encoder whose rates are measured."""
     engine, exact = context.engine("fp32"), StepwiseEncoder(context.encoder)
     plan = list(plan_batches(context.tokens.lengths, engine.costs))
     batch = context.tokens.pad_rows(max(plan, key=len), 0)
     difference = float(scaled_difference(engine.encode_batch(*batch), exact(*batch)).max())
-    return Found(
+    return Outcome(
         f"{len(batch[1]):,} rows of {batch[0].shape[1]} tokens: off by {difference:.1e}", ok=difference <= TOLERANCE
     )
 
 
-def _twice(context: Context) -> Found:
-    """Whether a second run gives the same bits: cuDNN does not promise it where several streams are at work."""
+def _repeatability(context: Context) -> Outcome:
+    """Whether a second run gives the same bits, which cuDNN does not promise on several streams."""
     engine = context.engine(context.precisions[-1])
     first, second = (encode_tokens(context.tokens, engine)[0] for _ in range(2))
     difference = float(np.abs(first - second).max())
-    return Found(f"off by {difference:.1e}" if difference else "the same to the last bit")
+    return Outcome(f"off by {difference:.1e}" if difference else "identical bits")
 
 
 SECTION = Section(
     "conformance",
-    "Against PyTorch on the CPU, a row at a time",
+    "Against PyTorch on the CPU, one row at a time",
     (
         Check(
-            f"PyTorch, fp32, the whole grid on {len(ENCODERS)} encoders",
-            EXACT,
+            f"PyTorch, fp32, all grid cases on {len(ENCODERS)} encoders",
+            WITHIN_TOLERANCE,
             partial(_validated, "pytorch", NATIVE),
         ),
-        Check("PyTorch, bf16, the same", NEAR, partial(_below_float32, "bf16")),
-        Check("PyTorch, fp16, the same", NEAR, partial(_below_float32, "fp16")),
-        Check("PyTorch, fp32, the largest batch of a plan", EXACT, _largest_batch),
-        Check("PyTorch, fp32, the longest text that fits", EXACT, _longest_in_pytorch),
-        Check("PyTorch, the same ids twice, batches side by side", "", _twice),
-        Check("onnxruntime, native graph, the whole grid", EXACT, partial(_validated, "onnxruntime", NATIVE)),
-        Check("onnxruntime, portable graph, the same", EXACT, partial(_validated, "onnxruntime", PORTABLE)),
-        Check("onnxruntime, fp16 graph, the same", NEAR, partial(_validated, "onnxruntime", FP16)),
-        Check("onnxruntime, native graph, the longest text that fits", EXACT, _longest_in_onnxruntime),
+        Check("PyTorch, bf16, the same", WITHIN_COSINE, partial(_reduced_precision, "bf16")),
+        Check("PyTorch, fp16, the same", WITHIN_COSINE, partial(_reduced_precision, "fp16")),
+        Check("PyTorch, fp32, largest batch of a plan", WITHIN_TOLERANCE, _largest_batch),
+        Check("PyTorch, fp32, longest text that fits", WITHIN_TOLERANCE, _longest_in_pytorch),
+        Check("PyTorch, the same ids twice, concurrent batches", "", _repeatability),
+        Check(
+            "onnxruntime, native graph, all grid cases", WITHIN_TOLERANCE, partial(_validated, "onnxruntime", NATIVE)
+        ),
+        Check("onnxruntime, portable graph, the same", WITHIN_TOLERANCE, partial(_validated, "onnxruntime", PORTABLE)),
+        Check("onnxruntime, fp16 graph, the same", WITHIN_COSINE, partial(_validated, "onnxruntime", FP16)),
+        Check("onnxruntime, native graph, longest text that fits", WITHIN_TOLERANCE, _longest_in_onnxruntime),
     ),
 )

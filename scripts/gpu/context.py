@@ -1,4 +1,4 @@
-"""What checks share, made when the first of them asks: the device, texts, encoders, artifacts."""
+"""What checks share, each created on first use: the device, texts, encoders, artifacts."""
 
 from __future__ import annotations
 
@@ -21,34 +21,34 @@ T = TypeVar("T")
 
 
 class NotRun(Exception):
-    """A check cannot run here, and why."""
+    """A check cannot run here; the message gives the reason."""
 
 
 @dataclass(frozen=True)
-class Found:
-    """What a check found: in words, and whether it is what was asked for (None where nothing was asked)."""
+class Outcome:
+    """The outcome of a check: its text, and whether the target was reached (None without a target)."""
 
     text: str
     ok: bool | None = None
 
     @property
     def status(self) -> Status:
-        """As it is kept."""
+        """The status of the row."""
         return "measured" if self.ok is None else "passed" if self.ok else "missed"
 
 
 @dataclass(frozen=True)
 class Check:
-    """One row of a section: what is measured, what is asked for, and how it is found out."""
+    """One row of a section: the name of the quantity, its target, and the function that measures it."""
 
-    what: str
-    asked: str
-    find: Callable[[Context], Found]
+    name: str
+    target: str
+    measure: Callable[[Context], Outcome]
 
 
 @dataclass(frozen=True)
 class Section:
-    """Checks that are shown together."""
+    """Checks that form one table."""
 
     name: str
     title: str
@@ -59,17 +59,19 @@ class Context:
     """One invocation of the checks.
 
     Attributes:
-        device: where they run; cpu in a rehearsal.
-        corpus: of texts, as `benchmarks.corpora` knows it.
-        rows: texts of it that are encoded; `many` are encoded end to end.
-        runs: of each side of a ratio.
+        device: cuda, or cpu in a rehearsal.
+        corpus: the name of the texts, see `benchmarks.corpora`.
+        rows: number of texts that are encoded from ids; None for all.
+        many: number of texts that are encoded from file to file.
+        runs: measured runs of each side of a ratio.
+        shape: of the encoder, see `benchmarks.models`.
     """
 
     def __init__(
         self, device: Literal["cuda", "cpu"], corpus: str, rows: int | None, many: int, runs: int, shape: str = "large"
     ) -> None:
         self.device, self.corpus, self.rows, self.many, self.runs, self.shape = device, corpus, rows, many, runs, shape
-        self._known: dict[object, Any] = {}
+        self._cache: dict[object, Any] = {}
         self._scratch = tempfile.TemporaryDirectory(prefix="gpu-check-")
 
     def __enter__(self) -> Context:
@@ -82,30 +84,30 @@ class Context:
 
     @property
     def scratch(self) -> Path:
-        """A folder that is removed in the end."""
+        """A temporary folder, removed at exit."""
         return Path(self._scratch.name)
 
     @property
     def rehearsal(self) -> bool:
-        """Whether this only shows that the checks work."""
+        """Whether the checks run on the CPU, only to see that they work."""
         return self.device == "cpu"
 
     @property
     def precisions(self) -> tuple[Precision, ...]:
-        """What PyTorch computes in on the device."""
+        """The precisions that are checked on the device."""
         return ("fp32", "bf16") if self.rehearsal else ("fp32", "bf16", "fp16")
 
-    def once(self, find: Callable[[Context], T]) -> T:
-        """What `find` says of this context, which is asked once; what it raised is not asked for again either."""
-        if find not in self._known:
+    def cached(self, measure: Callable[[Context], T]) -> T:
+        """The value of `measure` for this context, computed once; an error is also kept and raised again."""
+        if measure not in self._cache:
             try:
-                self._known[find] = find(self)
-            except Exception as error:  # kept as it is, for each check that asks
-                self._known[find] = error
-        known = self._known[find]
-        if isinstance(known, Exception):
-            raise known
-        return known
+                self._cache[measure] = measure(self)
+            except Exception as error:  # raised again for each check that needs the value
+                self._cache[measure] = error
+        value = self._cache[measure]
+        if isinstance(value, Exception):
+            raise value
+        return value
 
     @cached_property
     def _texts_and_tokenizer(self) -> tuple[list[str], TextTokenizer]:
@@ -115,17 +117,17 @@ class Context:
 
     @property
     def texts(self) -> list[str]:
-        """Real texts."""
+        """The texts of the corpus."""
         return self._texts_and_tokenizer[0]
 
     @property
     def tokenizer(self) -> TextTokenizer:
-        """Trained on them."""
+        """A tokenizer trained on the texts."""
         return self._texts_and_tokenizer[1]
 
     @cached_property
     def tokens(self) -> RaggedTokens:
-        """Their ids, each row of ids once: repeated ones are not computed again, which would flatter a rate."""
+        """The ids of the texts, without repeated rows: those are computed once, which would raise the rate."""
         from lengthwise.tokens.tokenize import tokenize_texts
 
         tokens = tokenize_texts(self.texts, self.tokenizer)
@@ -134,28 +136,28 @@ class Context:
 
     @cached_property
     def encoder(self) -> PackedEncoder:
-        """E300 H512 bidirectional, mean-pooled, unless another shape was asked for."""
+        """The encoder whose rates are measured; by default E300 H512 bidirectional, mean-pooled."""
         from lengthwise.cli.benchmarks.models import SHAPES
 
         return SHAPES[self.shape].encoder(self.tokenizer.vocab_size)
 
     def require(self, precision: Precision) -> None:
-        """Leave a check that is of a precision which the device lacks.
+        """Require a precision.
 
         Raises:
-            NotRun: it does.
+            NotRun: the device lacks it.
         """
         if precision not in self.precisions:
             raise NotRun(f"PyTorch does not compute in {precision} on a CPU")
 
     def engine(self, precision: Precision) -> Any:
-        """That encoder on the device."""
+        """The encoder on the device."""
         from lengthwise.encoder.torch_engine import TorchEngine
 
         return TorchEngine(self.encoder, self.device, precision)
 
     def synchronize(self) -> None:
-        """Wait until the device has done what it was told."""
+        """Wait until all kernels have finished."""
         if not self.rehearsal:
             import torch
 

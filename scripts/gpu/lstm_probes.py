@@ -1,4 +1,4 @@
-"""Known silent failures of LSTMs on a GPU, probed on the device."""
+"""Probes for known silent failures of LSTMs on a GPU."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from functools import partial
 import numpy as np
 import torch
 
-from lengthwise.cli.gpu.context import Check, Context, Found, NotRun, Section
+from lengthwise.cli.gpu.context import Check, Context, NotRun, Outcome, Section
 from lengthwise.encoder.cuda import arithmetic, convert_encoder, make_cuda_encoder, tf32_backends
 from lengthwise.encoder.stepwise import StepwiseEncoder
 from lengthwise.export.runtimes import NotRunnable
@@ -32,17 +32,17 @@ TOLERANCE = 1e-5
 _TF32 = {"use_tf32": "1"}
 _ABSENT = NotRunnable.__name__  # in the reason of a probe whose provider is not available
 _ROWS, _TOKENS = 256, 32
-NEVER_WRONG = "right, or a refusal"
+CORRECT_OR_REFUSED = "correct, or refused"
 
 
-def _probe(probe: LstmProbe, context: Context, *, elsewhere: bool = False) -> Found:
+def _probe(probe: LstmProbe, context: Context, *, elsewhere: bool = False) -> Outcome:
     """A probe on the device. `elsewhere`: whether correct values pass that were placed, and reported, on the CPU."""
-    result = _require_run(run_probe(probe, _provider(context)))
+    result = _require_ran(run_probe(probe, _provider(context)))
     ok = result.status == "correct" or (elsewhere and result.status == "correct elsewhere")
-    return Found(_describe(result), ok=ok)
+    return Outcome(_describe(result), ok=ok)
 
 
-def _require_run(result: ProbeResult) -> ProbeResult:
+def _require_ran(result: ProbeResult) -> ProbeResult:
     """The result of a probe that ran.
 
     Raises:
@@ -56,26 +56,26 @@ def _require_run(result: ProbeResult) -> ProbeResult:
     raise RuntimeError(result.reason)
 
 
-def _tf32_of_onnxruntime(context: Context) -> Found:
+def _tf32_of_onnxruntime(context: Context) -> Outcome:
     off, on = (
-        _require_run(run_probe(LstmProbe(), _provider(context), options)) for options in ({"use_tf32": "0"}, _TF32)
+        _require_ran(run_probe(LstmProbe(), _provider(context), options)) for options in ({"use_tf32": "0"}, _TF32)
     )
-    return Found(
+    return Outcome(
         f"off by {off.difference:.1e} without TF32, by {on.difference:.1e} with it", ok=off.status == "correct"
     )
 
 
-def _without_cudnn_in_onnxruntime(context: Context) -> Found:
-    """In a process of its own, which has loaded CUDA, but not cuDNN. The probe has to run with cuDNN first."""
-    _require_run(run_probe_isolated(LstmProbe(), _provider(context)))
+def _without_cudnn_in_onnxruntime(context: Context) -> Outcome:
+    """Run the probe with cuDNN, then in a process that has loaded CUDA without cuDNN."""
+    _require_ran(run_probe_isolated(LstmProbe(), _provider(context)))
     result = run_probe_isolated(LstmProbe(), _provider(context), cudnn=False)
     found = {
-        True: "cuDNN was found all the same",
+        True: "cuDNN was found nevertheless",
         False: "cuDNN was not loaded",
         None: "whether cuDNN was loaded is unknown",
     }
     text = f"{found[result.cudnn]}: {_describe(result) if result.ran else f'refused ({result.reason})'}"
-    return Found(text, ok=result.status in ("correct", "correct elsewhere", "not run"))
+    return Outcome(text, ok=result.status in ("correct", "correct elsewhere", "not run"))
 
 
 def _describe(result: ProbeResult) -> str:
@@ -95,19 +95,19 @@ def _batch(context: Context) -> tuple[np.ndarray, np.ndarray]:
 
 @contextmanager
 def tf32_allowed() -> Iterator[None]:
-    """Enable TF32, as a program may do that uses PyTorch for other work too."""
-    places = tf32_backends()
-    before = [place.fp32_precision for place in places]
+    """Enable TF32, as a program may that also uses PyTorch for other work."""
+    backends = tf32_backends()
+    before = [backend.fp32_precision for backend in backends]
     try:
-        for place in places:
-            place.fp32_precision = "tf32"
+        for backend in backends:
+            backend.fp32_precision = "tf32"
         yield
     finally:
-        for place, precision in zip(places, before, strict=True):
-            place.fp32_precision = precision
+        for backend, precision in zip(backends, before, strict=True):
+            backend.fp32_precision = precision
 
 
-def _tf32_of_pytorch(context: Context) -> Found:
+def _tf32_of_pytorch(context: Context) -> Outcome:
     """The dense path with TF32 enabled by the program, and as the engine runs it regardless."""
     batch = _batch(context)
     right = StepwiseEncoder(context.encoder)(*batch)
@@ -118,42 +118,42 @@ def _tf32_of_pytorch(context: Context) -> Found:
         with arithmetic(torch.float32):
             off = encoder.forward_equal(ids).cpu().numpy()
     without, with_it = (float(scaled_difference(found, right).max()) for found in (off, on))
-    return Found(f"off by {without:.1e} without TF32, by {with_it:.1e} with it", ok=without <= TOLERANCE)
+    return Outcome(f"off by {without:.1e} without TF32, by {with_it:.1e} with it", ok=without <= TOLERANCE)
 
 
-def _without_cudnn_in_pytorch(context: Context) -> Found:
+def _without_cudnn_in_pytorch(context: Context) -> Outcome:
     if context.rehearsal:
         raise NotRun("there is no cuDNN on a CPU")
     batch = _batch(context)
     with torch.backends.cudnn.flags(enabled=False):
         found = make_cuda_encoder(context.encoder, torch.device("cuda"), "fp32", 1, _ROWS * _TOKENS)(*batch)
     difference = float(scaled_difference(found, StepwiseEncoder(context.encoder)(*batch)).max())
-    return Found(f"off by {difference:.1e}", ok=difference <= TOLERANCE)
+    return Outcome(f"off by {difference:.1e}", ok=difference <= TOLERANCE)
 
 
 def _placements() -> list[Check]:
-    """LSTM at each opset: CUDA has kernels up to opset 21."""
+    """LSTM at each opset; onnxruntime has CUDA kernels up to opset 21."""
     checks = []
     for opset in OPSETS:
         for dtype in DTYPES:
             known = opset < 22
-            find: Callable[[Context], Found] = partial(_probe, LstmProbe(opset, dtype), elsewhere=not known)
-            asked = "on CUDA, and right" if known else "right, wherever it is put"
-            checks.append(Check(f"onnxruntime, LSTM at opset {opset}, {dtype}", asked, find))
+            measure: Callable[[Context], Outcome] = partial(_probe, LstmProbe(opset, dtype), elsewhere=not known)
+            target = "correct, on CUDA" if known else "correct, on any device"
+            checks.append(Check(f"onnxruntime, LSTM at opset {opset}, {dtype}", target, measure))
     return checks
 
 
 def _limits(dtype: Dtype) -> list[Check]:
-    """The reverse direction, and rows of no tokens."""
+    """Mixed lengths, the reverse direction, and rows without tokens."""
     reverse, both = LstmProbe(dtype=dtype, direction="reverse"), LstmProbe(dtype=dtype)
     probes = {
         "mixed lengths, reverse direction": reverse,
         "mixed lengths, both directions": both,
-        "rows of no tokens, reverse direction": replace(reverse, lengths=WITH_ZEROS),
-        "rows of no tokens, both directions": replace(both, lengths=WITH_ZEROS),
+        "rows without tokens, reverse direction": replace(reverse, lengths=WITH_ZEROS),
+        "rows without tokens, both directions": replace(both, lengths=WITH_ZEROS),
     }
     return [
-        Check(f"onnxruntime, {name}, {dtype}", "on CUDA, and right", partial(_probe, probe))
+        Check(f"onnxruntime, {name}, {dtype}", "correct, on CUDA", partial(_probe, probe))
         for name, probe in probes.items()
     ]
 
@@ -165,9 +165,9 @@ SECTION = Section(
         *_placements(),
         *_limits("float32"),
         *_limits("float16"),
-        Check("onnxruntime, TF32 off and on", "at most 1e-5 with it off", _tf32_of_onnxruntime),
-        Check("onnxruntime without cuDNN", NEVER_WRONG, _without_cudnn_in_onnxruntime),
-        Check("PyTorch, TF32 off and on", "at most 1e-5 with it off", _tf32_of_pytorch),
+        Check("onnxruntime, TF32 off and on", "at most 1e-5 when off", _tf32_of_onnxruntime),
+        Check("onnxruntime without cuDNN", CORRECT_OR_REFUSED, _without_cudnn_in_onnxruntime),
+        Check("PyTorch, TF32 off and on", "at most 1e-5 when off", _tf32_of_pytorch),
         Check("PyTorch without cuDNN", "at most 1e-5", _without_cudnn_in_pytorch),
     ),
 )

@@ -1,7 +1,7 @@
-"""Results of a GPU check: rows by section, kept as JSON, and shown as a part of a Markdown page.
+"""The results of a GPU check: rows by section, saved as JSON and shown as a part of a Markdown page.
 
-A section keeps the results of the last GPU that it ran on. A later check without a GPU, or of other sections, leaves
-them as they are.
+A section keeps the results of the last GPU that it ran on: a later check without a GPU, or of other sections, does not
+change them.
 """
 
 from __future__ import annotations
@@ -23,30 +23,30 @@ BEGIN, END = "<!-- gpu: begin -->", "<!-- gpu: end -->"
 
 @dataclass(frozen=True)
 class Row:
-    """What one check found.
+    """The result of one check.
 
     Attributes:
-        what: was measured.
-        asked: for; empty where the figure is for the reader's information.
-        found: in words and figures; `NOT_RUN` where it was not run.
-        status: missed where it worked, but less than was asked for was found; failed where it did not work.
+        name: the quantity that is measured.
+        target: the value required; empty where the figure is for information only.
+        result: words and figures; `NOT_RUN` where it was not run.
+        status: missed if it ran and did not reach the target; failed if it raised an error.
     """
 
-    what: str
-    asked: str
-    found: str = NOT_RUN
+    name: str
+    target: str
+    result: str = NOT_RUN
     status: Status = "not run"
 
 
 @dataclass(frozen=True)
-class Ran:
+class RunInfo:
     """Where and when a section ran.
 
     Attributes:
-        device: the GPU's name; in a rehearsal, what was used in its place.
+        device: the GPU's name; in a rehearsal, a note that there was none.
         versions: by package.
         date: ISO 8601.
-        command: that printed it.
+        command: the command line.
     """
 
     device: str
@@ -57,12 +57,12 @@ class Ran:
 
 @dataclass(frozen=True)
 class SectionRecord:
-    """The rows of a section, and where they were measured; `ran` is None where they were not."""
+    """The rows of a section, and where they were measured; `run_info` is None if they never were."""
 
     name: str
     title: str
     rows: tuple[Row, ...]
-    ran: Ran | None = None
+    run_info: RunInfo | None = None
 
     @property
     def passed(self) -> bool:
@@ -74,30 +74,32 @@ class SectionRecord:
 Record = tuple[SectionRecord, ...]
 
 
-def carried_over(before: Record, now: Record) -> Record:
-    """The sections of `now`, none of which has run, with what is known of them from before.
+def merge_records(before: Record, now: Record) -> Record:
+    """The sections of `now`, none of which has run, with their results in `before`.
 
-    A check that was added since reads "not run on a GPU" until it is; one that is no more is left out.
+    A check that was added since then reads "not run on a GPU"; one that was removed is left out.
     """
     known = {section.name: section for section in before}
     sections = []
     for section in now:
         earlier = known.get(section.name, section)
-        rows = {row.what: row for row in earlier.rows} if earlier.ran else {}
-        sections.append(replace(section, rows=tuple(rows.get(row.what, row) for row in section.rows), ran=earlier.ran))
+        rows = {row.name: row for row in earlier.rows} if earlier.run_info else {}
+        sections.append(
+            replace(section, rows=tuple(rows.get(row.name, row) for row in section.rows), run_info=earlier.run_info)
+        )
     return tuple(sections)
 
 
-def with_section(record: Record, section: SectionRecord) -> Record:
-    """The record with this section in the place of the one of its name."""
+def replace_section(record: Record, section: SectionRecord) -> Record:
+    """The record with this section instead of the one of the same name."""
     return tuple(section if section.name == other.name else other for other in record)
 
 
 def load_record(path: Path) -> Record:
-    """Read what `save_record` wrote; nothing where there is no file.
+    """Read what `save_record` wrote; an empty record if there is no file.
 
     Raises:
-        LengthwiseError: it is no such file.
+        LengthwiseError: the file is not a record.
     """
     try:
         sections = json.loads(path.read_bytes())["sections"]
@@ -106,7 +108,7 @@ def load_record(path: Path) -> Record:
         return ()
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise LengthwiseError(
-            f"{path}: is not the result of a GPU check ({error!r}); name another file, or remove it"
+            f"{path}: is not the record of a GPU check ({error!r}); name another file, or remove it"
         ) from error
 
 
@@ -116,56 +118,56 @@ def save_record(path: Path, record: Record) -> None:
     write_atomically(path, content.encode() + b"\n")
 
 
-def as_markdown(record: Record) -> str:
-    """The tables of a record, with where and when each was measured."""
+def record_to_markdown(record: Record) -> str:
+    """A record as one table per section, with where and when it was measured."""
     parts = []
     for section in record:
         parts.append(f"### {section.title}")
-        parts.append(_where(section.ran))
-        rows = [(row.what, row.asked, row.found, _verdict(row)) for row in section.rows]
-        parts.append(markdown_table(("what", "asked for", "found", "verdict"), rows))
+        parts.append(_describe_run(section.run_info))
+        rows = [(row.name, row.target, row.result, _verdict(row)) for row in section.rows]
+        parts.append(markdown_table(("check", "target", "result", "verdict"), rows))
     return "\n\n".join(parts)
 
 
-def into_page(path: Path, record: Record) -> None:
-    """Put a record's tables between the markers of a Markdown page; the page is made where there is none.
+def update_page(path: Path, record: Record) -> None:
+    """Write a record's tables between the markers of a Markdown page; a missing page is created.
 
     Raises:
-        LengthwiseError: the page has no such markers, or not one pair.
+        LengthwiseError: the page does not have exactly one pair of markers.
     """
-    part = f"{BEGIN}\n\n{as_markdown(record)}\n\n{END}"
+    part = f"{BEGIN}\n\n{record_to_markdown(record)}\n\n{END}"
     if not path.exists():
         write_atomically(path, f"# On a GPU\n\n{part}\n".encode())
         return
     before, _, rest = (page := path.read_text(encoding="utf-8")).partition(BEGIN)
     _, _, after = rest.partition(END)
     if page.count(BEGIN) != 1 or page.count(END) != 1 or END not in rest:
-        raise LengthwiseError(f"{path}: has no place for the results; write {BEGIN} and {END} where they are to stand")
+        raise LengthwiseError(f"{path}: has no place for the results; write {BEGIN} and {END} where they belong")
     write_atomically(path, f"{before}{part}{after}".encode())
 
 
-def part_of_page(path: Path) -> str:
-    """What stands between the markers of a page, without the blank lines around it."""
+def read_page_part(path: Path) -> str:
+    """The text between the markers of a page, without the blank lines around it."""
     return path.read_text(encoding="utf-8").partition(BEGIN)[2].partition(END)[0].strip()
 
 
-def counts(rows: Sequence[Row]) -> str:
-    """How many rows of each status, in words."""
+def count_statuses(rows: Sequence[Row]) -> str:
+    """The number of rows per status, in words."""
     order: tuple[Status, ...] = ("passed", "measured", "missed", "failed", "rehearsed", "not run")
-    found = [(status, sum(row.status == status for row in rows)) for status in order]
-    return ", ".join(f"{count} {status}" for status, count in found if count)
+    totals = [(status, sum(row.status == status for row in rows)) for status in order]
+    return ", ".join(f"{count} {status}" for status, count in totals if count)
 
 
 def _section(saved: dict[str, Any]) -> SectionRecord:
-    ran = None if saved["ran"] is None else Ran(**saved["ran"])
-    return SectionRecord(saved["name"], saved["title"], tuple(Row(**row) for row in saved["rows"]), ran)
+    run_info = None if saved["run_info"] is None else RunInfo(**saved["run_info"])
+    return SectionRecord(saved["name"], saved["title"], tuple(Row(**row) for row in saved["rows"]), run_info)
 
 
-def _where(ran: Ran | None) -> str:
-    if ran is None:
-        return "**Not run on a GPU**: none was at hand."
-    versions = ", ".join(f"{name} {number}" for name, number in ran.versions.items())
-    return f"`{ran.command}` on {ran.device}, {ran.date}: {versions}."
+def _describe_run(run_info: RunInfo | None) -> str:
+    if run_info is None:
+        return "**Not run on a GPU**: none was available."
+    versions = ", ".join(f"{name} {number}" for name, number in run_info.versions.items())
+    return f"`{run_info.command}` on {run_info.device}, {run_info.date}: {versions}."
 
 
 def _verdict(row: Row) -> str:

@@ -1,4 +1,4 @@
-"""The sections of a GPU check, and how they are run: one check after the other, whatever one of them raises."""
+"""The sections of a GPU check, and how they run: every check is tried, also after one has failed."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import click
 
 from lengthwise.cli.benchmarks.harness import command
 from lengthwise.cli.gpu.context import Check, Context, NotRun, Section
-from lengthwise.cli.gpu.record import NOT_RUN, Ran, Record, Row, SectionRecord, counts
+from lengthwise.cli.gpu.record import NOT_RUN, Record, Row, RunInfo, SectionRecord, count_statuses
 from lengthwise.util.system import PACKAGES, package_versions
 
 MODULES = {  # by the section's name
@@ -25,62 +25,62 @@ MODULES = {  # by the section's name
     "rates": "rates",
     "steps": "steps",
 }
-_REASON = 300  # letters of a failure that are kept
-_LINES = 30  # of its traceback that are printed
+_MAX_REASON = 300  # characters of an error in the table
+_MAX_LINES = 30  # of its traceback on the terminal
 
 
-def all_sections() -> list[Section]:
+def load_sections() -> list[Section]:
     """Every section, in the order of the page."""
     return [import_module(f"lengthwise.cli.gpu.{module}").SECTION for module in MODULES.values()]
 
 
-def nothing() -> Record:
-    """The record of a check that could run nothing."""
-    return tuple(map(_unrun, all_sections()))
+def empty_record() -> Record:
+    """A record in which no check has run."""
+    return tuple(map(_empty_section, load_sections()))
 
 
 def run_sections(context: Context, names: tuple[str, ...]) -> Iterator[SectionRecord]:
-    """The sections of these names, each as soon as it has run."""
-    for section in all_sections():
+    """Run the sections of these names, and yield the record of each."""
+    for section in load_sections():
         if section.name in names:
-            yield _run(context, section)
+            yield _run_section(context, section)
 
 
-def _unrun(section: Section) -> SectionRecord:
-    rows = tuple(Row(check.what, check.asked) for check in section.checks)
+def _empty_section(section: Section) -> SectionRecord:
+    rows = tuple(Row(check.name, check.target) for check in section.checks)
     return SectionRecord(section.name, section.title, rows)
 
 
-def _run(context: Context, section: Section) -> SectionRecord:
+def _run_section(context: Context, section: Section) -> SectionRecord:
     click.echo(f"\n{section.title}")
     began = time.perf_counter()
     rows = []
     for check in section.checks:
-        row = _found(context, check)
-        click.echo(f"  {row.status:9} {row.what}: {row.found}")
+        row = _run_check(context, check)
+        click.echo(f"  {row.status:9} {row.name}: {row.result}")
         rows.append(row)
-    click.echo(f"  {counts(rows)} in {time.perf_counter() - began:.0f} s")
-    return replace(_unrun(section), rows=tuple(rows), ran=_where(context))
+    click.echo(f"  {count_statuses(rows)} in {time.perf_counter() - began:.0f} s")
+    return replace(_empty_section(section), rows=tuple(rows), run_info=_run_info(context))
 
 
-def _found(context: Context, check: Check) -> Row:
-    """A check's row. A failure in one is no reason not to try the others."""
+def _run_check(context: Context, check: Check) -> Row:
+    """Run one check; an error becomes its result."""
     try:
-        found = check.find(context)
-    except NotRun as absent:
-        return Row(check.what, check.asked, f"{NOT_RUN}: {absent}", "not run")
-    except Exception as error:  # whatever the libraries raise
+        outcome = check.measure(context)
+    except NotRun as reason:
+        return Row(check.name, check.target, f"{NOT_RUN}: {reason}", "not run")
+    except Exception as error:  # of any library
         if os.environ.get("LENGTHWISE_TRACEBACK"):
             raise
-        click.echo("".join(traceback.format_exc().splitlines(keepends=True)[-_LINES:]))
-        reason = " ".join(f"{type(error).__name__}: {error}".split())[:_REASON]
-        return Row(check.what, check.asked, reason, "failed")
-    return Row(check.what, check.asked, found.text, "rehearsed" if context.rehearsal else found.status)
+        click.echo("".join(traceback.format_exc().splitlines(keepends=True)[-_MAX_LINES:]))
+        message = " ".join(f"{type(error).__name__}: {error}".split())[:_MAX_REASON]
+        return Row(check.name, check.target, message, "failed")
+    return Row(check.name, check.target, outcome.text, "rehearsed" if context.rehearsal else outcome.status)
 
 
-def _where(context: Context) -> Ran:
+def _run_info(context: Context) -> RunInfo:
     import torch
 
     device = "a rehearsal on a CPU, no GPU" if context.rehearsal else torch.cuda.get_device_name(0)
-    found = package_versions((*PACKAGES, "sentence-transformers"))
-    return Ran(device, found, datetime.date.today().isoformat(), command())
+    versions = package_versions((*PACKAGES, "sentence-transformers"))
+    return RunInfo(device, versions, datetime.date.today().isoformat(), command())

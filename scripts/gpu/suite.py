@@ -9,33 +9,33 @@ from pathlib import Path
 
 import click
 
-from lengthwise.cli.gpu.context import Check, Context, Found, NotRun, Section
+from lengthwise.cli.gpu.context import Check, Context, NotRun, Outcome, Section
 
 ROOT = Path(__file__).parents[2]
-_SHOWN = 5
-_SECONDS = 540
-_LETTERS = 6_000  # of what pytest said last, which are shown where something failed
+_MAX_NAMES = 5  # of failed tests in the table
+_TIMEOUT = 540
+_MAX_OUTPUT = 6_000  # characters of pytest's last output, shown if a test failed
 
 
-def _tests(context: Context) -> Found:
+def _tests(context: Context) -> Outcome:
     report = context.scratch / "tests.xml"
     command = [sys.executable, "-m", "pytest", "-q", "-m", "gpu", "--tb=short", f"--junitxml={report}"]
-    done = subprocess.run(
-        [*command, "-p", "no:cacheprovider"], cwd=ROOT, capture_output=True, text=True, check=False, timeout=_SECONDS
+    completed = subprocess.run(
+        [*command, "-p", "no:cacheprovider"], cwd=ROOT, capture_output=True, text=True, check=False, timeout=_TIMEOUT
     )
     if not report.exists():
-        raise RuntimeError(f"pytest did not run: {(done.stdout + done.stderr)[-500:]}")
-    found = outcome_of_tests(report)
-    if not found.ok:
-        click.echo(done.stdout[-_LETTERS:])
-    return found
+        raise RuntimeError(f"pytest did not run: {(completed.stdout + completed.stderr)[-500:]}")
+    outcome = read_junit_report(report)
+    if not outcome.ok:
+        click.echo(completed.stdout[-_MAX_OUTPUT:])
+    return outcome
 
 
-def outcome_of_tests(report: Path) -> Found:
-    """What a JUnit report says of the tests that ran.
+def read_junit_report(report: Path) -> Outcome:
+    """The outcome of the tests in a JUnit report.
 
     Raises:
-        NotRun: every one was skipped.
+        NotRun: all of them were skipped.
     """
     cases = list(ElementTree.parse(report).getroot().iter("testcase"))
     failed = [
@@ -45,13 +45,14 @@ def outcome_of_tests(report: Path) -> Found:
     reasons = sorted({skip.get("message", "").removeprefix("Skipped: ") for skip in skips})
     passed = len(cases) - len(failed) - len(skips)
     if not passed and not failed:
-        raise NotRun(f"{len(skips)} skipped: {'; '.join(reasons)}" if cases else "there is no such test")
+        raise NotRun(f"{len(skips)} skipped: {'; '.join(reasons)}" if cases else "no test was selected")
     text = f"{passed} passed"
     if failed:
-        text += f", {len(failed)} failed: {', '.join(failed[:_SHOWN])}{' and more' if len(failed) > _SHOWN else ''}"
+        text += f", {len(failed)} failed: {', '.join(failed[:_MAX_NAMES])}"
+        text += " and more" if len(failed) > _MAX_NAMES else ""
     if skips:
         text += f", {len(skips)} skipped: {'; '.join(reasons)}"
-    return Found(text, ok=not failed and not skips)
+    return Outcome(text, ok=not failed and not skips)
 
 
 SECTION = Section(

@@ -21,37 +21,37 @@ from helpers.paths import ROOT
 from helpers.texts import TEXTS
 from lengthwise.cli import gpu_check
 from lengthwise.cli.gpu import conformance, lstm_probes, rates
-from lengthwise.cli.gpu.context import Check, Context, Found, NotRun, Section
-from lengthwise.cli.gpu.rates import covered
+from lengthwise.cli.gpu.context import Check, Context, NotRun, Outcome, Section
+from lengthwise.cli.gpu.rates import covered_time
 from lengthwise.cli.gpu.record import (
     BEGIN,
     END,
     NOT_RUN,
-    Ran,
     Row,
+    RunInfo,
     SectionRecord,
-    as_markdown,
-    carried_over,
-    counts,
-    into_page,
+    count_statuses,
     load_record,
-    part_of_page,
+    merge_records,
+    read_page_part,
+    record_to_markdown,
+    replace_section,
     save_record,
-    with_section,
+    update_page,
 )
-from lengthwise.cli.gpu.sections import MODULES, all_sections, nothing, run_sections
-from lengthwise.cli.gpu.suite import outcome_of_tests
+from lengthwise.cli.gpu.sections import MODULES, empty_record, load_sections, run_sections
+from lengthwise.cli.gpu.suite import read_junit_report
 from lengthwise.config import EncoderConfig
 from lengthwise.encoder.model import seeded_encoder
 from lengthwise.encoder.stepwise import StepwiseEncoder
 from lengthwise.errors import LengthwiseError
 from lengthwise.export.validation.lstm_probe import LstmProbe, ProbeResult
 
-RAN = Ran("NVIDIA H200", {"torch": "2.11.0"}, "2026-01-01", "python scripts/gpu_check.py")
+RUN_INFO = RunInfo("NVIDIA H200", {"torch": "2.11.0"}, "2026-01-01", "python scripts/gpu_check.py")
 
 
-def section(name: str, *rows: Row, ran: Ran | None = None) -> SectionRecord:
-    return SectionRecord(name, name.title(), rows, ran)
+def section(name: str, *rows: Row, run_info: RunInfo | None = None) -> SectionRecord:
+    return SectionRecord(name, name.title(), rows, run_info)
 
 
 @pytest.fixture
@@ -71,21 +71,23 @@ def no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
 # ---------------------------------------------------------------------------------------------------------- the record
 
 
-def test_a_section_keeps_the_results_of_the_last_gpu_that_it_ran_on() -> None:
+def test_merge_records_keeps_the_results_of_the_last_gpu() -> None:
     unrun = Row("rate", "10")
-    before = (section("rates", Row("rate", "10", "12", "passed"), ran=RAN), section("probes", unrun))
-    record = carried_over(before, (section("rates", unrun), section("probes", unrun)))
+    before = (section("rates", Row("rate", "10", "12", "passed"), run_info=RUN_INFO), section("probes", unrun))
+    record = merge_records(before, (section("rates", unrun), section("probes", unrun)))
     assert record == before
-    again = section("rates", Row("rate", "10", "9", "missed"), ran=dataclasses.replace(RAN, date="2026-02-02"))
-    assert with_section(record, again) == (again, before[1])
-    assert carried_over((), before[1:]) == before[1:]
+    again = section(
+        "rates", Row("rate", "10", "9", "missed"), run_info=dataclasses.replace(RUN_INFO, date="2026-02-02")
+    )
+    assert replace_section(record, again) == (again, before[1])
+    assert merge_records((), before[1:]) == before[1:]
 
 
-def test_a_check_that_was_added_since_reads_not_run() -> None:
-    before = (section("rates", Row("rate", "10", "12", "passed"), Row("gone", "", "1", "measured"), ran=RAN),)
-    (found,) = carried_over(before, (section("rates", Row("new", "5"), Row("rate", "10")),))
+def test_merge_records_marks_an_added_check_as_not_run() -> None:
+    before = (section("rates", Row("rate", "10", "12", "passed"), Row("gone", "", "1", "measured"), run_info=RUN_INFO),)
+    (found,) = merge_records(before, (section("rates", Row("new", "5"), Row("rate", "10")),))
     assert found.rows == (Row("new", "5"), Row("rate", "10", "12", "passed"))
-    assert found.ran == RAN
+    assert found.run_info == RUN_INFO
     assert not found.passed
 
 
@@ -101,55 +103,58 @@ def test_a_check_that_was_added_since_reads_not_run() -> None:
         (["rehearsed", "failed"], False),
     ],
 )
-def test_a_section_passes_where_all_of_it_ran_and_none_fell_short(statuses: list[Any], passed: bool) -> None:
+def test_a_section_passes_only_if_every_check_ran_and_reached_its_target(statuses: list[Any], passed: bool) -> None:
     assert section("rates", *(Row(status, "", "", status) for status in statuses)).passed == passed
 
 
-def test_a_record_is_read_as_it_was_written(tmp_path: Path) -> None:
-    record = (section("rates", Row("rate", "10", "µ | 12", "passed"), ran=RAN), section("probes", Row("probe", "none")))
+def test_a_saved_record_is_loaded_unchanged(tmp_path: Path) -> None:
+    record = (
+        section("rates", Row("rate", "10", "µ | 12", "passed"), run_info=RUN_INFO),
+        section("probes", Row("probe", "none")),
+    )
     save_record(tmp_path / "gpu.json", record)
     assert load_record(tmp_path / "gpu.json") == record
     assert load_record(tmp_path / "none.json") == ()
 
 
 @pytest.mark.parametrize("content", [b"{", b"[]", b'{"sections": [{"name": "rates"}]}', b'{"sections": 3}', b"\xff"])
-def test_another_file_is_refused_by_name(tmp_path: Path, content: bytes) -> None:
+def test_loading_another_file_names_it(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "gpu.json").write_bytes(content)
-    with pytest.raises(LengthwiseError, match=r"gpu\.json: is not the result of a GPU check .*; name another file"):
+    with pytest.raises(LengthwiseError, match=r"gpu\.json: is not the record of a GPU check .*; name another file"):
         load_record(tmp_path / "gpu.json")
 
 
-def test_what_fell_short_is_seen_in_the_table() -> None:
+def test_missed_and_failed_checks_are_bold_in_the_table() -> None:
     statuses: list[Any] = ["passed", "missed", "failed", "measured", "not run"]
     rows = [Row(status, "a", "b | c\nd", status) for status in statuses]
-    lines = as_markdown((section("rates", *rows, ran=RAN),)).splitlines()
+    lines = record_to_markdown((section("rates", *rows, run_info=RUN_INFO),)).splitlines()
     assert lines[0] == "### Rates"
     assert lines[2] == "`python scripts/gpu_check.py` on NVIDIA H200, 2026-01-01: torch 2.11.0."
     assert [line.split(" | ")[-1].rstrip(" |") for line in lines[6:]] == ["passed", "**missed**", "**failed**", "", ""]
     assert "b \\| c d" in lines[6]
-    assert counts(rows) == "1 passed, 1 measured, 1 missed, 1 failed, 1 not run"
-    assert "**Not run on a GPU**" in as_markdown((section("rates", Row("rate", "10")),))
+    assert count_statuses(rows) == "1 passed, 1 measured, 1 missed, 1 failed, 1 not run"
+    assert "**Not run on a GPU**" in record_to_markdown((section("rates", Row("rate", "10")),))
 
 
-def test_the_tables_go_between_the_markers_of_a_page(tmp_path: Path) -> None:
+def test_update_page_replaces_the_text_between_its_markers(tmp_path: Path) -> None:
     page, record = tmp_path / "page.md", (section("rates", Row("rate", "10")),)
     page.write_text(f"# Before\n\n{BEGIN}\nold\n{END}\n\nafter\n")
-    into_page(page, record)
-    once = page.read_text()
-    assert once.startswith("# Before\n")
-    assert once.endswith("\nafter\n")
-    assert "old" not in once
-    assert part_of_page(page) == as_markdown(record)
-    into_page(page, record)
-    assert page.read_text() == once
+    update_page(page, record)
+    cached = page.read_text()
+    assert cached.startswith("# Before\n")
+    assert cached.endswith("\nafter\n")
+    assert "old" not in cached
+    assert read_page_part(page) == record_to_markdown(record)
+    update_page(page, record)
+    assert page.read_text() == cached
 
 
 @pytest.mark.parametrize("text", ["# Nothing\n", f"{BEGIN}\n", f"{END}\n{BEGIN}\n", f"{BEGIN}{END}\n{BEGIN}{END}\n"])
-def test_a_page_without_a_place_is_left_alone(tmp_path: Path, text: str) -> None:
+def test_update_page_refuses_a_page_without_one_pair_of_markers(tmp_path: Path, text: str) -> None:
     page = tmp_path / "page.md"
     page.write_text(text)
     with pytest.raises(LengthwiseError, match=r"page\.md: has no place for the results; write <!-- gpu: begin -->"):
-        into_page(page, nothing())
+        update_page(page, empty_record())
     assert page.read_text() == text
 
 
@@ -157,24 +162,26 @@ def test_a_page_without_a_place_is_left_alone(tmp_path: Path, text: str) -> None
 
 
 @pytest.mark.usefixtures("no_gpu")
-def test_without_a_gpu_nothing_passes(invoke: Callable[..., Result], tmp_path: Path) -> None:
+def test_without_a_gpu_every_check_reads_not_run(invoke: Callable[..., Result], tmp_path: Path) -> None:
     result = invoke()
     assert result.exit_code == 1
-    assert "no NVIDIA GPU here" in result.output
+    assert "PyTorch finds no NVIDIA GPU here" in result.output
     record = load_record(tmp_path / "gpu.json")
     assert [one.name for one in record] == list(gpu_check.SECTIONS) == list(MODULES)
     rows = [row for one in record for row in one.rows]
     assert len(rows) > 25
-    assert {(row.found, row.status) for row in rows} == {(NOT_RUN, "not run")}
-    assert all(one.ran is None and not one.passed for one in record)
-    assert part_of_page(tmp_path / "page.md") == as_markdown(record)
+    assert {(row.result, row.status) for row in rows} == {(NOT_RUN, "not run")}
+    assert all(one.run_info is None and not one.passed for one in record)
+    assert read_page_part(tmp_path / "page.md") == record_to_markdown(record)
 
 
 @pytest.mark.usefixtures("no_gpu")
-def test_without_a_gpu_what_another_machine_found_stays(invoke: Callable[..., Result], tmp_path: Path) -> None:
-    first = nothing()
+def test_without_a_gpu_earlier_results_are_kept(invoke: Callable[..., Result], tmp_path: Path) -> None:
+    first = empty_record()
     found = dataclasses.replace(
-        first[0], rows=tuple(dataclasses.replace(row, found="9", status="passed") for row in first[0].rows), ran=RAN
+        first[0],
+        rows=tuple(dataclasses.replace(row, result="9", status="passed") for row in first[0].rows),
+        run_info=RUN_INFO,
     )
     save_record(tmp_path / "gpu.json", (found, *first[1:]))
     before = (tmp_path / "gpu.json").read_bytes()
@@ -182,54 +189,52 @@ def test_without_a_gpu_what_another_machine_found_stays(invoke: Callable[..., Re
     assert (tmp_path / "gpu.json").read_bytes() == before
 
 
-def test_a_rehearsal_does_not_touch_the_projects_own_results() -> None:
+def test_a_rehearsal_refuses_the_files_of_the_project() -> None:
     for option, path in (("--results", gpu_check.RESULTS), ("--page", gpu_check.PAGE)):
         other = {"--results": "--page", "--page": "--results"}[option]
         result = CliRunner().invoke(gpu_check.main, ["--rehearse", other, "elsewhere", option, str(path)])
         assert result.exit_code == 2
-        assert "its results are no proof" in result.output
+        assert "the results of a rehearsal prove nothing" in result.output
 
 
-def test_the_projects_page_shows_what_its_record_holds() -> None:
+def test_the_page_of_the_project_equals_its_record() -> None:
     record = load_record(ROOT / "docs" / "gpu.json")
-    assert part_of_page(ROOT / "docs" / "benchmarks.md") == as_markdown(record)
-    described = [(one.name, one.title, [(row.what, row.asked) for row in one.rows]) for one in record]
-    assert described == [(one.name, one.title, [(row.what, row.asked) for row in one.rows]) for one in nothing()]
+    assert read_page_part(ROOT / "docs" / "benchmarks.md") == record_to_markdown(record)
+    described = [(one.name, one.title, [(row.name, row.target) for row in one.rows]) for one in record]
+    assert described == [(one.name, one.title, [(row.name, row.target) for row in one.rows]) for one in empty_record()]
     for one in record:
-        assert one.ran is None or "NVIDIA" in one.ran.device
-        assert (one.ran is not None) or {row.status for row in one.rows} == {"not run"}
+        assert one.run_info is None or "NVIDIA" in one.run_info.device
+        assert (one.run_info is not None) or {row.status for row in one.rows} == {"not run"}
 
 
-def test_no_two_checks_of_a_section_have_one_name() -> None:
-    for one in all_sections():
-        assert len({check.what for check in one.checks}) == len(one.checks)
+def test_names_of_checks_are_unique_in_a_section() -> None:
+    for one in load_sections():
+        assert len({check.name for check in one.checks}) == len(one.checks)
 
 
 # ------------------------------------------------------------------------------------------------ how checks are run
 
 
-def test_a_check_that_fails_keeps_no_other_from_running(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    def fail(context: Context) -> Found:
+def test_checks_run_after_one_has_failed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def fail(context: Context) -> Outcome:
         raise ZeroDivisionError("once")
 
-    def skip(context: Context) -> Found:
+    def skip(context: Context) -> Outcome:
         raise NotRun("no such library")
 
     checks = (
         Check("fails", "x", fail),
         Check("skips", "x", skip),
-        Check("passes", "x", lambda context: Found("good", ok=True)),
-        Check("misses", "x", lambda context: Found("worse", ok=False)),
-        Check("measures", "", lambda context: Found("7")),
+        Check("passes", "x", lambda context: Outcome("good", ok=True)),
+        Check("misses", "x", lambda context: Outcome("worse", ok=False)),
+        Check("measures", "", lambda context: Outcome("7")),
     )
-    monkeypatch.setattr("lengthwise.cli.gpu.sections.all_sections", lambda: [Section("rates", "Rates", checks)])
-    monkeypatch.setattr("lengthwise.cli.gpu.sections._where", lambda context: RAN)
+    monkeypatch.setattr("lengthwise.cli.gpu.sections.load_sections", lambda: [Section("rates", "Rates", checks)])
+    monkeypatch.setattr("lengthwise.cli.gpu.sections._run_info", lambda context: RUN_INFO)
     with Context("cuda", "glosses", None, 1, 1) as context:
         (found,) = run_sections(context, ("rates",))
         assert list(run_sections(context, ())) == []
-    assert [(row.status, row.found) for row in found.rows] == [
+    assert [(row.status, row.result) for row in found.rows] == [
         ("failed", "ZeroDivisionError: once"),
         ("not run", f"{NOT_RUN}: no such library"),
         ("passed", "good"),
@@ -237,36 +242,36 @@ def test_a_check_that_fails_keeps_no_other_from_running(
         ("measured", "7"),
     ]
     assert not found.passed
-    assert found.ran == RAN
+    assert found.run_info == RUN_INFO
     assert "1 passed, 1 measured, 1 missed, 1 failed, 1 not run in" in capsys.readouterr().out
 
 
-def test_what_several_checks_need_is_found_once() -> None:
-    asked = []
+def test_shared_values_are_computed_once() -> None:
+    target = []
 
     def work(context: Context) -> int:
-        asked.append(1)
+        target.append(1)
         return 7
 
     def fail(context: Context) -> int:
-        asked.append(2)
+        target.append(2)
         raise ZeroDivisionError
 
     with Context("cpu", "glosses", None, 1, 1) as context:
-        assert [context.once(work), context.once(work)] == [7, 7]
+        assert [context.cached(work), context.cached(work)] == [7, 7]
         for _ in range(2):
             with pytest.raises(ZeroDivisionError):
-                context.once(fail)
+                context.cached(fail)
         scratch = context.scratch
         assert scratch.is_dir()
-    assert asked == [1, 2]
+    assert target == [1, 2]
     assert not scratch.exists()
 
 
 @given(st.lists(st.tuples(st.integers(0, 60), st.integers(0, 9)), max_size=12))
-def test_time_that_is_covered_twice_counts_once(spans: list[tuple[int, int]]) -> None:
+def test_covered_time_counts_overlaps_once(spans: list[tuple[int, int]]) -> None:
     inside = {second for start, length in spans for second in range(start, start + length)}
-    assert covered([(float(start), float(start + length)) for start, length in spans]) == len(inside)
+    assert covered_time([(float(start), float(start + length)) for start, length in spans]) == len(inside)
 
 
 def junit(tmp_path: Path, cases: str) -> Path:
@@ -275,18 +280,18 @@ def junit(tmp_path: Path, cases: str) -> Path:
     return path
 
 
-def test_what_pytest_reports_is_counted(tmp_path: Path) -> None:
+def test_read_junit_report_counts_outcomes(tmp_path: Path) -> None:
     good, skipped = '<testcase name="a"/>', '<testcase name="s"><skipped message="no cuDNN"/></testcase>'
     bad = '<testcase name="b"><failure message="off"/></testcase><testcase name="c"><error message="x"/></testcase>'
-    assert outcome_of_tests(junit(tmp_path, good + skipped)) == Found("1 passed, 1 skipped: no cuDNN", ok=False)
-    assert outcome_of_tests(junit(tmp_path, good)) == Found("1 passed", ok=True)
-    assert outcome_of_tests(junit(tmp_path, good + bad)) == Found("1 passed, 2 failed: b, c", ok=False)
-    for cases, reason in ((skipped, "1 skipped: no cuDNN"), ("", "there is no such test")):
+    assert read_junit_report(junit(tmp_path, good + skipped)) == Outcome("1 passed, 1 skipped: no cuDNN", ok=False)
+    assert read_junit_report(junit(tmp_path, good)) == Outcome("1 passed", ok=True)
+    assert read_junit_report(junit(tmp_path, good + bad)) == Outcome("1 passed, 2 failed: b, c", ok=False)
+    for cases, reason in ((skipped, "1 skipped: no cuDNN"), ("", "no test was selected")):
         with pytest.raises(NotRun, match=reason):
-            outcome_of_tests(junit(tmp_path, cases))
+            read_junit_report(junit(tmp_path, cases))
 
 
-def test_values_that_are_no_numbers_do_not_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nan_misses_the_target(monkeypatch: pytest.MonkeyPatch) -> None:
     config = EncoderConfig(vocab_size=9, embedding_dim=3, hidden_size=4)
 
     class Broken:
@@ -299,11 +304,11 @@ def test_values_that_are_no_numbers_do_not_pass(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(conformance, "TorchEngine", Broken)
     monkeypatch.setattr(conformance, "_encoders", lambda context: [config])
     with Context("cuda", "glosses", None, 1, 1) as context:
-        found = conformance._below_float32("fp16", context)
+        found = conformance._reduced_precision("fp16", context)
     assert (found.text, found.status) == ("off by nan; cosine at least nan", "missed")
 
 
-def test_the_longest_text_is_the_last_before_a_refusal_but_not_before_another_error() -> None:
+def test_longest_text_ends_at_a_refusal_and_raises_other_errors() -> None:
     exact = StepwiseEncoder(seeded_encoder(EncoderConfig(vocab_size=9, embedding_dim=3, hidden_size=4), 0))
 
     def limited(error: Exception) -> Callable[..., Any]:
@@ -316,12 +321,12 @@ def test_the_longest_text_is_the_last_before_a_refusal_but_not_before_another_er
 
     with Context("cpu", "glosses", None, 1, 1) as context:
         found = conformance._longest(context, limited(LengthwiseError("it is too long")), exact)
-        assert found == Found("2,048 tokens: off by 0.0e+00; 4,096 are refused: it is too long", ok=True)
+        assert found == Outcome("2,048 tokens: off by 0.0e+00; 4,096 are refused: it is too long", ok=True)
         with pytest.raises(RuntimeError, match="illegal memory access"):
             conformance._longest(context, limited(RuntimeError("CUDA error: illegal memory access")), exact)
 
 
-def test_a_probe_that_does_not_run_is_no_refusal(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_probe_that_does_not_run_does_not_count_as_a_refusal(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(probe: LstmProbe, provider: str, *, cudnn: bool = True) -> ProbeResult:
         return ProbeResult(probe, provider, reason=reason)
 
@@ -335,18 +340,21 @@ def test_a_probe_that_does_not_run_is_no_refusal(monkeypatch: pytest.MonkeyPatch
                 lstm_probes._probe(LstmProbe(), context)
 
 
-def test_of_batch_sizes_those_that_do_not_run_are_left_out() -> None:
+def test_best_batch_size_skips_sizes_that_do_not_run() -> None:
     def fail() -> None:
         raise RuntimeError("cuDNN error: CUDNN_STATUS_NOT_SUPPORTED")
 
     with Context("cpu", "glosses", None, 1, 1) as context:
-        assert rates._best(context, {1: lambda: time.sleep(0.01), 2: lambda: None, 4: fail, 8: lambda: None}) == 2
+        assert (
+            rates._best_batch_size(context, {1: lambda: time.sleep(0.01), 2: lambda: None, 4: fail, 8: lambda: None})
+            == 2
+        )
         with pytest.raises(RuntimeError, match="NOT_SUPPORTED"):
-            rates._best(context, {4: fail, 8: lambda: None})
+            rates._best_batch_size(context, {4: fail, 8: lambda: None})
 
 
 @pytest.mark.slow
-def test_the_checks_work_on_this_machines_processor(invoke: Callable[..., Result], tmp_path: Path) -> None:
+def test_a_rehearsal_runs_every_check_on_the_cpu(invoke: Callable[..., Result], tmp_path: Path) -> None:
     (tmp_path / "texts.txt").write_text("\n".join(f"{text} {number}" for number in range(10) for text in TEXTS) + "\n")
     run = {"dataset": {"path": str(tmp_path / "texts.txt")}, "model": {"path": "none"}}
     (tmp_path / "run.yaml").write_text(yaml.safe_dump(run))
@@ -357,11 +365,11 @@ def test_the_checks_work_on_this_machines_processor(invoke: Callable[..., Result
     record = {one.name: one for one in load_record(tmp_path / "gpu.json")}
     for name in MODULES:
         if name == "tests":
-            assert record[name].ran is None
+            assert record[name].run_info is None
             continue
         statuses = {row.status for row in record[name].rows}
         assert "rehearsed" in statuses
         assert statuses <= {"rehearsed", "not run"}, result.output  # nothing failed, and nothing is called passed
-        assert record[name].ran is not None
-        assert "no GPU" in record[name].ran.device
+        assert record[name].run_info is not None
+        assert "no GPU" in record[name].run_info.device
     assert json.loads((tmp_path / "gpu.json").read_bytes())["sections"]
