@@ -1,5 +1,4 @@
-"""The check that a GPU's owner runs: what it keeps and shows, that nothing passes without a GPU, and, rehearsed on this
-machine's processor, that the checks themselves work."""
+"""`gpu_check`: its record and page, that no check passes without a GPU, and a rehearsal of the checks on the CPU."""
 
 from __future__ import annotations
 
@@ -247,14 +246,14 @@ def test_checks_run_after_one_has_failed(monkeypatch: pytest.MonkeyPatch, capsys
 
 
 def test_shared_values_are_computed_once() -> None:
-    target = []
+    calls = []
 
     def work(context: Context) -> int:
-        target.append(1)
+        calls.append(1)
         return 7
 
     def fail(context: Context) -> int:
-        target.append(2)
+        calls.append(2)
         raise ZeroDivisionError
 
     with Context("cpu", "glosses", None, 1, 1) as context:
@@ -264,7 +263,7 @@ def test_shared_values_are_computed_once() -> None:
                 context.cached(fail)
         scratch = context.scratch
         assert scratch.is_dir()
-    assert target == [1, 2]
+    assert calls == [1, 2]
     assert not scratch.exists()
 
 
@@ -369,7 +368,7 @@ def test_a_rehearsal_runs_every_check_on_the_cpu(invoke: Callable[..., Result], 
             continue
         statuses = {row.status for row in record[name].rows}
         assert "rehearsed" in statuses
-        assert statuses <= {"rehearsed", "not run"}, result.output  # nothing failed, and nothing is called passed
+        assert statuses <= {"rehearsed", "not run"}, result.output  # none failed, and none is reported as passed
         assert record[name].run_info is not None
         assert "no GPU" in record[name].run_info.device
     assert json.loads((tmp_path / "gpu.json").read_bytes())["sections"]
