@@ -1,4 +1,4 @@
-"""The console command `lengthwise`."""
+"""The console command `lengthwise`: help, completion, and how mistakes are reported."""
 
 from __future__ import annotations
 
@@ -37,10 +37,10 @@ def test_every_script_is_a_command() -> None:
 
 
 def test_help_lists_every_command_with_its_summary() -> None:
-    words = run_console("-h", COLUMNS="200").stdout
+    output = run_console("-h", COLUMNS="200").stdout
     for name, (_, summary) in COMMANDS.items():
-        assert name in words
-        assert summary in " ".join(words.split())
+        assert name in output
+        assert summary in " ".join(output.split())
 
 
 def test_a_misspelt_command_is_answered_with_the_nearest_one() -> None:
@@ -59,7 +59,7 @@ def test_a_mistake_is_reported_without_a_traceback(tmp_path: Path) -> None:
     assert done.stderr.startswith(f"error: {tmp_path / 'none.yaml'}: the configuration cannot be read")
 
 
-def test_commands_and_options_are_completed() -> None:
+def test_completion_offers_commands_and_options() -> None:
     def complete(words: str) -> list[str]:
         last = str(len(words.split()) - 1)
         variables = {"_LENGTHWISE_COMPLETE": "bash_complete", "COMP_WORDS": words, "COMP_CWORD": last}

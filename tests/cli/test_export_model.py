@@ -1,4 +1,4 @@
-"""export_model.py on an artifact, and for Triton."""
+"""export_model.py on a run and on an artifact, with models for Triton."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from helpers.cli import Invoke, refusal
 from helpers.files import contents
 
 
-def test_an_export_goes_to_triton_at_once_or_once_it_was_validated(
+def test_export_writes_a_triton_model_before_and_after_validation(
     trained: Path, tmp_path: Path, invoke: Invoke
 ) -> None:
     folder, models = tmp_path / "an artifact", tmp_path / "models"
@@ -31,7 +31,7 @@ def test_an_export_goes_to_triton_at_once_or_once_it_was_validated(
     assert "has no graph 'int4'" in refusal(invoke("export_model", folder, "--triton", models, "--variant", "int4"))
 
 
-def test_a_folder_is_no_run_to_export(artifact_folder: Path, trained: Path, invoke: Invoke) -> None:
+def test_export_refuses_a_folder_without_triton(artifact_folder: Path, trained: Path, invoke: Invoke) -> None:
     def usage(*arguments: Any) -> str:
         result = invoke("export_model", *arguments)
         assert (result.exit_code, result.stdout) == (2, "")

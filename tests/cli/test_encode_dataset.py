@@ -1,0 +1,142 @@
+"""encode_dataset.py and finalize_vectors.py: repeated runs, empty and bad rows, parts, and starting over."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from helpers.cli import Invoke, refusal
+from helpers.files import contents
+
+
+def test_a_second_run_reports_nothing_to_encode(trained: Path, tmp_path: Path, invoke: Invoke) -> None:
+    first = invoke("encode_dataset", trained)
+    before = contents(tmp_path / "vectors")
+    second = invoke("encode_dataset", trained)
+    assert (first.exit_code, second.exit_code) == (0, 0)
+    assert second.stdout.splitlines()[0] == first.stdout.splitlines()[0]
+    assert "nothing to encode: all shards were there" in second.stdout
+    assert "nothing to encode" not in first.stdout
+    assert second.stdout.splitlines()[-1] == first.stdout.splitlines()[-1]  # the report
+    assert contents(tmp_path / "vectors") == before
+
+
+def test_whitespace_texts_count_as_empty(trained: Path, tmp_path: Path, invoke: Invoke) -> None:
+    (tmp_path / "blank.txt").write_text(" \n\t\n\n")
+    result = invoke("encode_dataset", trained, "--set", f"dataset.path={tmp_path / 'blank.txt'}")
+    assert result.exit_code == 0, result.stderr
+    assert "3 rows, 0 tokens (3 empty, 0 null, 0 truncated)" in result.stdout
+    assert "all shards were there" not in result.stdout
+    result = invoke("inspect_dataset", trained, "--set", f"dataset.path={tmp_path / 'blank.txt'}")
+    assert result.exit_code == 0, result.stderr
+    assert "3 empty" in result.stdout
+
+
+NOT_TEXTS: dict[str, tuple[bytes, str]] = {
+    "null": (b'{"text": "moon"}\n{"text": null}\n{"text": "rain"}\n', "(row 1: null)"),
+    "bytes": (b'{"text": "moon"}\n{"text": "\xff"}\n{"text": "rain"}\n', "(row 1: not Unicode"),
+}
+
+
+@pytest.mark.parametrize("case", NOT_TEXTS)
+def test_null_rows_stop_a_run_or_become_zeros(trained: Path, tmp_path: Path, invoke: Invoke, case: str) -> None:
+    data, expected = NOT_TEXTS[case]
+    (tmp_path / "in.jsonl").write_bytes(data)
+    path = ("--set", f"dataset.path={tmp_path / 'in.jsonl'}")
+    message = refusal(invoke("encode_dataset", trained, *path))
+    assert expected in message
+    assert "or set encode.bad_rows to quarantine" in message
+    assert not [name for name in contents(tmp_path / "vectors") if name.startswith("data") or name.endswith(".part")]
+    result = invoke("encode_dataset", trained, *path, "--set", "encode.bad_rows=zero")
+    assert result.exit_code == 0, result.stderr
+    assert "3 rows, 2 tokens (0 empty, 1 null, 0 truncated)" in result.stdout
+    found = pq.read_table(tmp_path / "vectors/data")["embedding"].to_pylist()
+    assert [any(vector) for vector in found] == [True, False, True]
+    assert "1 null or not Unicode" in invoke("inspect_dataset", trained, *path).stdout
+    again = invoke("train_tokenizer", trained, *path, "--overwrite")
+    assert again.exit_code == 0, again.stderr
+
+
+def test_texts_with_nul_bytes_are_encoded(trained: Path, tmp_path: Path, invoke: Invoke) -> None:
+    (tmp_path / "in.jsonl").write_text(json.dumps({"text": "moon\0rain"}) + "\n" + json.dumps({"text": "\0"}) + "\n")
+    result = invoke("encode_dataset", trained, "--set", f"dataset.path={tmp_path / 'in.jsonl'}")
+    assert result.exit_code == 0, result.stderr
+    assert "2 rows, " in result.stdout
+
+
+def test_parts_are_finalized_to_the_folder_of_one_process(trained: Path, tmp_path: Path, invoke: Invoke) -> None:
+    whole = invoke("encode_dataset", trained)
+    expected = contents(tmp_path / "vectors")
+    changed = ("--set", f"encode.output={tmp_path / 'parts'}")
+    for part in ("0", "1"):
+        result = invoke("encode_dataset", trained, *changed, "--shard-index", part, "--num-shards", "2")
+        assert result.exit_code == 0, result.stderr
+        assert "once all parts are done, run lengthwise finalize" in result.stdout
+        assert "report " not in result.stdout
+    result = invoke("finalize_vectors", trained, *changed)
+    assert result.exit_code == 0, result.stderr
+    assert result.stdout.splitlines() == [
+        f"vectors     {tmp_path / 'parts'}/data: 7 rows, 47 tokens (0 empty, 0 null, 0 bad, 0 truncated)",
+        "complete    all 3 shards are there, and their sha256 matches",
+    ]
+    assert whole.stdout.splitlines()[0].split(": ")[1] == "7 rows, 47 tokens (0 empty, 0 null, 0 truncated)"
+    for name, data in contents(tmp_path / "parts").items():
+        assert name == "run.yaml" or data == expected[name]
+    result = invoke("finalize_vectors", trained, *changed, "--no-checksums")
+    assert "complete    all 3 shards are there\n" in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--shard-index", "0"), "--shard-index and --num-shards go together"),
+        (("--num-shards", "2"), "--shard-index and --num-shards go together"),
+        (("--shard-index", "0", "--num-shards", "2", "--cluster", "local"), "--cluster divides the run itself"),
+    ],
+)
+def test_conflicting_options_are_refused(trained: Path, invoke: Invoke, options: tuple[str, ...], message: str) -> None:
+    result = invoke("encode_dataset", trained, *options)
+    assert result.exit_code == 2
+    assert message in result.stderr
+
+
+def test_a_part_out_of_range_is_refused(trained: Path, invoke: Invoke) -> None:
+    message = refusal(invoke("encode_dataset", trained, "--shard-index", "2", "--num-shards", "2"))
+    assert "part 2 of 2: parts are numbered from 0 to 1" in message
+
+
+def test_fresh_replaces_the_vectors_and_keeps_other_files(trained: Path, tmp_path: Path, invoke: Invoke) -> None:
+    invoke("encode_dataset", trained)
+    changed = ("--set", "encode.vector_dtype=float16")
+    assert "or start over with --fresh" in refusal(invoke("encode_dataset", trained, *changed))
+    (tmp_path / "vectors/mine.txt").write_text("mine")
+    result = invoke("encode_dataset", trained, *changed, "--fresh")
+    assert result.exit_code == 0, result.stderr
+    assert str(pq.read_schema(tmp_path / "vectors/data/shard-000000.parquet").field("embedding").type).count(
+        "halffloat"
+    )
+    assert (tmp_path / "vectors/mine.txt").read_text() == "mine"
+
+
+def test_bad_rows_are_reported_and_quarantined(trained: Path, tmp_path: Path, invoke: Invoke) -> None:
+    (tmp_path / "in.jsonl").write_text('{"text": "moon"}\n{"text": null}\n{"text": "rain"}\n')
+    path = ("--set", f"dataset.path={tmp_path / 'in.jsonl'}", "--set", "encode.bad_rows=quarantine")
+    result = invoke("encode_dataset", trained, *path)
+    assert result.exit_code == 0, result.stderr
+    assert f"bad rows    1 could not be encoded: set aside in {tmp_path / 'vectors'}/quarantine" in result.stdout
+    assert json.loads((tmp_path / "vectors/quarantine/shard-000000.jsonl").read_text())["row"] == 1
+
+
+def test_finalize_refuses_a_missing_folder(trained: Path, invoke: Invoke) -> None:
+    assert "not a folder of vectors; encode first" in refusal(invoke("finalize_vectors", trained))
+
+
+def test_an_error_is_raised_with_its_traceback_on_request(
+    trained: Path, invoke: Invoke, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LENGTHWISE_TRACEBACK", "1")
+    result = invoke("finalize_vectors", trained)
+    assert type(result.exception).__name__ == "StoreError"
