@@ -1,5 +1,4 @@
-"""What `lengthwise benchmark` measures, one file per benchmark.
+"""The benchmarks of `lengthwise benchmark`, one module each.
 
-Both sides of every ratio run alternately in one process, several times; medians are compared. Nothing here judges a
-figure.
+Both sides of every ratio run alternately in one process, several times; medians are compared. No figure has a target.
 """

@@ -17,7 +17,7 @@ from lengthwise.util.system import cpu_count
 
 
 def measure(shape_name: str, corpus: str, rows: int, shard_rows: int, runs: int) -> Result:
-    """Whole runs, start-up included, each into its own folder; their shards have to be equal."""
+    """Measure whole runs, start-up included, each into its own folder; their shards must be equal."""
     texts, tokenizer = load_corpus(corpus)
     result = Result("cluster")
     with tempfile.TemporaryDirectory() as name:
@@ -37,23 +37,23 @@ def measure(shape_name: str, corpus: str, rows: int, shard_rows: int, runs: int)
             raise LengthwiseError("the shards that Ray wrote are not those of one process")
         alone = seconds["one process"]
         result.table(
-            f"{rows:,} rows in shards of {shard_rows:,}, {SHAPES[shape_name]}, starting up included",
-            ["what", "rows/s", "times as fast as one process"],
+            f"{rows:,} rows in shards of {shard_rows:,}, {SHAPES[shape_name]}, start-up included",
+            ["side", "rows/s", "times as fast as one process"],
             [[side, f"{rows / median(took):,.0f}", ratios(took, alone)] for side, took in seconds.items()],
         )
         shards = json.loads((scratch / "one" / MANIFEST).read_text())["shards"]
         written = sum((scratch / "one" / shard["file"]).stat().st_size for shard in shards)
         result.table(
-            "What is written",
-            ["what", "bytes"],
+            "Bytes written",
+            ["part", "bytes"],
             [
-                ["a row", f"{written / rows:,.0f}"],
-                ["a shard", f"{written / len(shards):,.0f}"],
+                ["per row", f"{written / rows:,.0f}"],
+                ["per shard", f"{written / len(shards):,.0f}"],
                 [
-                    "a shard's record in shards.jsonl",
+                    "per shard in shards.jsonl",
                     f"{(scratch / 'one' / RECORDS).stat().st_size / len(shards):,.0f}",
                 ],
-                ["a shard in manifest.json", f"{(scratch / 'one' / MANIFEST).stat().st_size / len(shards):,.0f}"],
+                ["per shard in manifest.json", f"{(scratch / 'one' / MANIFEST).stat().st_size / len(shards):,.0f}"],
             ],
         )
     return result

@@ -1,4 +1,4 @@
-"""Whole encodings, texts to vectors, against sentence-transformers and a plain loop; and where the time goes."""
+"""Encoding texts to vectors, against sentence-transformers and a plain loop; and the share of each stage."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ NO_BF16 = "not run: this CPU has no bfloat16 arithmetic"
 
 
 def measure(shape_name: str, corpus: str, rows: int, runs: int) -> Result:
-    """Rates, ratios and differences of whole encodings, and the share of each stage."""
+    """Measure rates, ratios and differences of the vectors, and the share of each stage."""
     shape = SHAPES[shape_name]
     texts, tokenizer = load_corpus(corpus, rows)
     encoder = shape.encoder(tokenizer.vocab_size)
@@ -71,8 +71,8 @@ def measure(shape_name: str, corpus: str, rows: int, runs: int) -> Result:
         result = Result("encode")
         baseline = f"sentence-transformers, batch {best}"
         result.table(
-            f"{shape}, {len(texts):,} texts of `{corpus}`, {tokens:,} tokens, {runs} runs in turn",
-            ["what", "tokens/s", "times as fast as sentence-transformers", "largest difference", "smallest cosine"],
+            f"{shape}, {len(texts):,} texts of `{corpus}`, {tokens:,} tokens, {runs} alternating runs",
+            ["side", "tokens/s", "times as fast as sentence-transformers", "largest difference", "smallest cosine"],
             [
                 [
                     name,
@@ -101,7 +101,7 @@ def _smallest_cosine(found: NDArray[np.float32], expected: NDArray[np.float32]) 
 
 
 class _TimedEngine(TorchEngine):
-    """Sums the processor time of its batches; `idle` returns zeros without running the LSTM."""
+    """Sums the CPU time of its batches; `idle` returns zeros without running the LSTM."""
 
     def __init__(self, encoder: PackedEncoder, *, idle: bool = False) -> None:
         super().__init__(encoder)
@@ -121,21 +121,21 @@ class _TimedEngine(TorchEngine):
 def _stage_shares(
     result: Result, texts: Sequence[str], tokenizer: TextTokenizer, encoder: PackedEncoder, scratch: Path, runs: int
 ) -> None:
-    """Processor time of a whole run, parquet to parquet, and of one without the work of tokenizer and LSTM."""
+    """Measure the CPU time of a run from parquet to parquet, and of one without tokenizer and LSTM."""
     pq.write_table(pa.table({"text": list(texts)}), scratch / "texts.parquet")
     tokens = tokenize_texts(texts, tokenizer)
 
     def seconds(engine: _TimedEngine) -> float:
-        run = RunConfig.model_validate(
+        config = RunConfig.model_validate(
             {
                 "dataset": {"path": str(scratch / "texts.parquet"), "shard_rows": len(texts)},
                 "model": {"path": "none"},
                 "encode": {"output": tempfile.mkdtemp(dir=scratch)},
             }
         )
-        source = open_dataset(run.dataset)
+        source = open_dataset(config.dataset)
         began = time.process_time()
-        encode_dataset(run, source, tokenizer, engine, show_progress=False)
+        encode_dataset(config, source, tokenizer, engine, show_progress=False)
         return time.process_time() - began
 
     measured = []
@@ -148,7 +148,7 @@ def _stage_shares(
     whole, lstm, rest = (median([row[column] for row in measured]) for column in range(3))
     stages = {"LSTM and pooling": lstm, "tokenizer": whole - lstm - rest, "everything else": rest}
     result.table(
-        "Processor time of `encode_dataset`, parquet to parquet",
+        "CPU time of `encode_dataset`, parquet to parquet",
         ["stage", "seconds", "share"],
         [[name, f"{stage:.2f}", f"{stage / whole:.1%}"] for name, stage in stages.items()],
     )

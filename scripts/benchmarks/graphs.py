@@ -1,4 +1,4 @@
-"""What a batch takes on each ONNX graph, against the native one: onnxruntime on the CPU, one thread a session."""
+"""Time per batch of each ONNX graph, against the native one: onnxruntime on the CPU, one thread per session."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ VOCAB_SIZE = 8_000
 
 
 def measure(shape_name: str, runs: int) -> Result:
-    """Milliseconds of batches of real sizes, and how far the vectors are from the native graph's."""
+    """Measure milliseconds per batch, and the difference of the vectors from the native graph's."""
     shape = SHAPES[shape_name]
     native = trace_to_onnx(shape.encoder(VOCAB_SIZE), {})
     graphs = {NATIVE: native, **{name: rewrite(native) for name, rewrite in REWRITES.items()}}
@@ -34,7 +34,7 @@ def measure(shape_name: str, runs: int) -> Result:
         sides = {name: partial(session.vectors, input_ids, mask) for name, session in sessions.items()}
         seconds = alternate(sides, runs, case.name)
         result.table(
-            f"{shape}, a batch of {case.name} tokens, {runs} runs in turn, one thread",
+            f"{shape}, a batch of {case.name} tokens, {runs} alternating runs, one thread",
             ["graph", "ms", "times as fast as native", "largest difference of a vector"],
             [
                 [
@@ -51,6 +51,6 @@ def measure(shape_name: str, runs: int) -> Result:
 
 def _session(graph: onnx.ModelProto, path: Path) -> OnnxRuntimeCpu:
     onnx.save(graph, path)
-    runtime = OnnxRuntimeCpu(threads=1)  # idle threads of the other sessions would spin on the processor
+    runtime = OnnxRuntimeCpu(threads=1)  # idle threads of the other sessions would spin on the CPU
     runtime.load(path)
     return runtime

@@ -19,7 +19,7 @@ from lengthwise.util.system import PACKAGES, cpu_count, cpu_model, package_versi
 
 
 def alternate(sides: Mapping[str, Callable[[], Any]], runs: int, label: str) -> dict[str, list[float]]:
-    """Seconds of each side in each round, A B C A B C ..., after one warm-up round."""
+    """Seconds of each side in each round, A B C A B C ..., after one round of warmup."""
     seconds: dict[str, list[float]] = {name: [] for name in sides}
     rounds = [(number, name) for number in range(runs + 1) for name in sides]
     for number, name in tqdm(rounds, desc=label, unit=" runs", leave=False):
@@ -74,5 +74,7 @@ def environment() -> dict[str, Any]:
 
 
 def command() -> str:
-    """The command line that is running."""
-    return "python scripts/" + " ".join([Path(sys.argv[0]).name, *sys.argv[1:]])
+    """The command line that is running: a script of a clone, or the console command."""
+    name = Path(sys.argv[0]).name
+    is_script = name.endswith(".py") and name != "__main__.py"  # of `python -m lengthwise`
+    return " ".join([f"python scripts/{name}" if is_script else "lengthwise", *sys.argv[1:]])

@@ -1,4 +1,4 @@
-"""The cost of everything but the engine, which bounds the rate of any device."""
+"""The cost of everything except the engine, which limits the rate of any device."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from lengthwise.tokens.tokenize import tokenize_texts
 from lengthwise.tokens.tokenizer import TextTokenizer
 from lengthwise.util.threads import parallel_map
 
-WORKERS = 3  # batches at a time, as on a GPU
+WORKERS = 3  # concurrent batches, as on a GPU
 SHARDS = 4  # of a whole run
 T = TypeVar("T")
 R = TypeVar("R")
@@ -39,7 +39,7 @@ Sides = Mapping[str, Callable[[], object]]
 
 
 class IdleEngine:
-    """An engine that returns random vectors at once; like real ones, they hardly compress."""
+    """An engine that returns random vectors without computing; like real vectors, they hardly compress."""
 
     name, reference, fingerprint = "idle", None, "benchmark"
     costs = engine_costs("torch", "fp32", on_gpu=True)
@@ -54,12 +54,12 @@ class IdleEngine:
         return self._ready[: len(lengths)]
 
     def run_all(self, function: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
-        """In threads, as on a GPU."""
+        """Apply the function in threads, as on a GPU."""
         return parallel_map(function, items, WORKERS)
 
 
 def measure(shape_name: str, corpus: str, rows: int, runs: int) -> Result:
-    """The rates of `encode_tokens` and of whole runs on ready ids, and what each step takes by itself."""
+    """Measure `encode_tokens` and whole runs on precomputed ids, and each step by itself."""
     shape = SHAPES[shape_name]
     texts, tokenizer = load_corpus(corpus, rows)
     tokens = tokenize_texts(pa.array(texts), tokenizer)
@@ -67,9 +67,7 @@ def measure(shape_name: str, corpus: str, rows: int, runs: int) -> Result:
     with tempfile.TemporaryDirectory() as scratch:
         whole: Sides = {
             "`encode_tokens`": partial(encode_tokens, tokens, engine),
-            "of it, what a run does in the engine's thread": partial(
-                encode_planned, plan_tokens(tokens, engine), engine
-            ),
+            "`encode_planned` alone": partial(encode_planned, plan_tokens(tokens, engine), engine),
             f"`encode_dataset`, {SHARDS} shards": partial(_run(Path(scratch), texts, tokenizer, engine), tokens),
         }
         steps = _steps(Path(scratch), tokens, engine)
@@ -77,16 +75,16 @@ def measure(shape_name: str, corpus: str, rows: int, runs: int) -> Result:
     result = Result("host")
     ids = len(tokens.values)
     result.table(
-        f"{shape}, an engine that answers at once, shards of {len(texts):,} texts of `{corpus}`, {ids:,} tokens,"
-        f" {runs} runs in turn",
-        ["what", "tokens/s"],
+        f"{shape}, an engine that does not compute, shards of {len(texts):,} texts of `{corpus}`, {ids:,} tokens,"
+        f" {runs} alternating runs",
+        ["function", "tokens/s"],
         [
             [name, f"{count * ids / median(seconds[name]):,.0f}"]
             for name, count in zip(whole, (1, 1, SHARDS), strict=True)
         ],
     )
     result.table(
-        "A step of one shard by itself, on one thread (gathering and scattering are shared by an engine's workers)",
+        "Each step of one shard by itself, on one thread (workers of an engine share gathering and scattering)",
         ["step", "ms", "tokens/s"],
         [[name, f"{1000 * median(seconds[name]):.1f}", f"{ids / median(seconds[name]):,.0f}"] for name in steps],
     )
@@ -96,7 +94,7 @@ def measure(shape_name: str, corpus: str, rows: int, runs: int) -> Result:
 def _run(
     scratch: Path, texts: Sequence[str], tokenizer: TextTokenizer, engine: IdleEngine
 ) -> Callable[[RaggedTokens], object]:
-    """A whole run, parquet to parquet, in which a shard's ids are there at once."""
+    """A run from parquet to parquet on precomputed ids."""
     with pq.ParquetWriter(scratch / "texts.parquet", pa.schema([("text", pa.string())])) as writer:
         for _ in range(SHARDS):
             writer.write_table(pa.table({"text": texts}))
@@ -105,19 +103,19 @@ def _run(
         "model": {"path": "none"},
         "encode": {"output": str(scratch / "vectors")},
     }
-    run = RunConfig.model_validate(settings)
-    source = open_dataset(run.dataset)
+    config = RunConfig.model_validate(settings)
+    source = open_dataset(config.dataset)
 
     def encode(tokens: RaggedTokens) -> None:
         ready: dict[str, Any] = {"tokenize_texts": lambda *_, **__: tokens, "CHUNK_BYTES": 2**62}
         with mock.patch.multiple("lengthwise.run.shard", **ready):
-            encode_dataset(run, source, tokenizer, engine, fresh=True, show_progress=False)
+            encode_dataset(config, source, tokenizer, engine, fresh=True, show_progress=False)
 
     return encode
 
 
 def _steps(scratch: Path, tokens: RaggedTokens, engine: IdleEngine) -> Sides:
-    """The steps of a shard, in order."""
+    """The steps of encoding a shard, in order."""
     planned = plan_tokens(tokens, engine)
     batches = [planned.first[batch] for batch in planned.plan]
     vectors, lengths = encode_tokens(tokens, engine)[0], tokens.lengths
@@ -136,8 +134,8 @@ def _steps(scratch: Path, tokens: RaggedTokens, engine: IdleEngine) -> Sides:
 
     return {
         "find the distinct rows": tokens.distinct_rows,
-        "plan, that included": partial(plan_tokens, tokens, engine),
-        "report on the dataset's order": lambda: report_plan(lengths, plan_in_order(lengths), engine.costs.padded()),
+        "plan, distinct rows included": partial(plan_tokens, tokens, engine),
+        "report on dataset order": lambda: report_plan(lengths, plan_in_order(lengths), engine.costs.padded()),
         "gather batches": lambda: [tokens.pad_rows(rows, 0) for rows in batches],
         "scatter vectors": scatter,
         "check vectors": lambda: cast_vectors(vectors, "float32"),

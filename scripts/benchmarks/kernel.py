@@ -1,4 +1,4 @@
-"""The LSTM alone, against PyTorch's fused kernel at equal lengths; and the cost of a time step."""
+"""The LSTM alone, against PyTorch's fused kernel at equal lengths; and the time per LSTM step."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ from lengthwise.tokens.tokenizer import TextTokenizer
 from lengthwise.util.compat import cpu_has_bf16
 
 LIMIT_ROWS = (32, 64, 128, 256, 512)
-LIMIT_TOKENS = 50_000  # of the sides that are only measured for their rate
+LIMIT_TOKENS = 50_000  # per run of the dense and the packed LSTM
 STEP_ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
 STEP_TIMES, STEP_REPEATS = 12, 9
 
 
 def measure(shape_name: str, corpora: tuple[str, ...], rows: int, runs: int) -> Result:
-    """Rates on real lengths, then the cost of a step by its rows."""
+    """Measure rates on real lengths, then the time per step by the rows of a batch."""
     shape = SHAPES[shape_name]
     precisions: list[Precision] = ["fp32", "bf16"] if cpu_has_bf16() else ["fp32"]
     result = Result("kernel")
@@ -46,9 +46,9 @@ def measure(shape_name: str, corpora: tuple[str, ...], rows: int, runs: int) -> 
         encoder = shape.encoder(tokenizer.vocab_size)
         tokens = tokenize_texts(texts, tokenizer)
         for precision in precisions:
-            table.append([corpus, precision, *_against_the_limit(encoder, tokens, precision, runs)])
+            table.append([corpus, precision, *_compare_with_limit(encoder, tokens, precision, runs)])
     result.table(
-        f"{shape}, ids to vectors. The limit is one dense nn.LSTM on rows of one length, at its best batch size",
+        f"{shape}, ids to vectors. The limit is one dense nn.LSTM on rows of equal length, at its best batch size",
         [
             "corpus",
             "precision",
@@ -66,7 +66,7 @@ def measure(shape_name: str, corpora: tuple[str, ...], rows: int, runs: int) -> 
     return result
 
 
-def _against_the_limit(encoder: PackedEncoder, tokens: RaggedTokens, precision: Precision, runs: int) -> list[str]:
+def _compare_with_limit(encoder: PackedEncoder, tokens: RaggedTokens, precision: Precision, runs: int) -> list[str]:
     """The table's cells for one corpus: rates, their ratios, padding."""
     engine, lstm = TorchEngine(encoder, precision=precision), copy.deepcopy(encoder.lstm)
     lstm.to(torch.float32 if precision == "fp32" else torch.bfloat16)
@@ -122,7 +122,7 @@ def _packed(lstm: torch.nn.LSTM, batches: list[PackedSequence]) -> None:
 
 
 def _steps(result: Result, encoder: PackedEncoder, tokenizer: TextTokenizer) -> None:
-    """Microseconds of a step by the rows in it, on one thread, and the line through them."""
+    """Measure microseconds per step by the rows of a batch, on one thread, and fit a line."""
     with tempfile.TemporaryDirectory() as scratch:
         onnx = OnnxEngine(build_artifact(encoder, tokenizer, Path(scratch) / "artifact", variants=()))
     engines: dict[str, Engine] = {"step-wise": TorchEngine(encoder), "onnxruntime": onnx}
@@ -130,20 +130,20 @@ def _steps(result: Result, encoder: PackedEncoder, tokenizer: TextTokenizer) -> 
     torch.set_num_threads(1)
     table = []
     for name, engine in engines.items():
-        times = {rows: _seconds_a_step(engine, rows) for rows in STEP_ROWS}
+        times = {rows: _seconds_per_step(engine, rows) for rows in STEP_ROWS}
         per_row, fixed = np.polyfit(list(times), list(times.values()), 1, w=1 / np.array(list(times.values())))
         table.append(
             [name, *(f"{1e6 * seconds:.0f}" for seconds in times.values()), f"{fixed / per_row:.1f}", engine.costs.step]
         )
     torch.set_num_threads(threads)
     result.table(
-        "A step's time in µs by the rows in it, one thread; and the rows that its fixed part is worth",
+        "Time per step in µs by the rows of a batch, one thread; and its fixed part in rows",
         ["engine", *(f"{rows} rows" for rows in STEP_ROWS), "fixed / row", "`BatchCosts.step`"],
         table,
     )
 
 
-def _seconds_a_step(engine: Engine, rows: int) -> float:
+def _seconds_per_step(engine: Engine, rows: int) -> float:
     ids = np.random.default_rng(0).integers(engine.config.vocab_size, size=(rows, STEP_TIMES))
     lengths = np.full(rows, STEP_TIMES, np.int64)
     seconds = []

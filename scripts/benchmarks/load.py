@@ -1,6 +1,6 @@
 """A load generator for HTTP servers: many connections from one process, closed loop or at a fixed rate.
 
-General HTTP clients take longer for a request than the server does, so this one speaks the protocol itself.
+General HTTP clients take longer per request than the server, so the protocol is implemented here.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class Load:
         seconds: latency of each answered request, by its kind.
         texts: number of texts in requests answered with 200.
         lost: requests whose connection was closed without a response.
-        took: seconds in all.
+        took: total seconds.
     """
 
     statuses: dict[int, int] = field(default_factory=dict)
@@ -61,7 +61,7 @@ def post(path: str, body: bytes, texts: int, kind: str = "", check: Callable[[by
     return Request(head.encode() + _HEAD_END + body, texts, kind, check)
 
 
-class WrongAnswer(Exception):
+class WrongResponse(Exception):
     """A response with status 200 and a wrong body."""
 
 
@@ -71,7 +71,7 @@ class Connection(asyncio.Protocol):
     def __init__(self) -> None:
         self._received = bytearray()
         self._whole = -1
-        self._answer: asyncio.Future[tuple[int, bytes]] | None = None
+        self._response: asyncio.Future[tuple[int, bytes]] | None = None
         self._transport: asyncio.Transport | None = None
         self.closed = True
 
@@ -82,8 +82,8 @@ class Connection(asyncio.Protocol):
     def connection_lost(self, error: Exception | None) -> None:
         """Fail the request in flight."""
         self.closed = True
-        if self._answer is not None and not self._answer.done():
-            self._answer.set_exception(ConnectionResetError("closed without an answer"))
+        if self._response is not None and not self._response.done():
+            self._response.set_exception(ConnectionResetError("closed without a response"))
 
     def data_received(self, data: bytes) -> None:
         """Collect a response; resolve the request once it is complete."""
@@ -99,21 +99,21 @@ class Connection(asyncio.Protocol):
             self._whole = end + len(_HEAD_END) + length
             self._body = end + len(_HEAD_END)
             self._closes = b"connection: close" in head
-        if len(self._received) >= self._whole and self._answer is not None and not self._answer.done():
+        if len(self._received) >= self._whole and self._response is not None and not self._response.done():
             status, body = int(self._received[9:12]), bytes(self._received[self._body : self._whole])
             self._received.clear()
             self._whole = -1
             if self._closes:
                 self.closed = True
-            self._answer.set_result((status, body))
+            self._response.set_result((status, body))
 
-    async def ask(self, data: bytes) -> tuple[int, bytes]:
+    async def send(self, data: bytes) -> tuple[int, bytes]:
         """Send a request and wait for its status and body."""
-        self._answer = asyncio.get_running_loop().create_future()
+        self._response = asyncio.get_running_loop().create_future()
         if self._transport is None or self.closed:
             raise ConnectionResetError("not connected")
         self._transport.write(data)
-        return await self._answer
+        return await self._response
 
     def close(self) -> None:
         """Close the connection."""
@@ -121,7 +121,7 @@ class Connection(asyncio.Protocol):
             self._transport.close()
 
 
-async def press(
+async def send_requests(
     host: str,
     port: int,
     requests: Sequence[Request],
@@ -131,7 +131,7 @@ async def press(
     rate: float | None = None,
     until: Callable[[], bool] = lambda: False,
 ) -> Load:
-    """Send the given requests in order, over and over.
+    """Send the given requests in order, repeatedly.
 
     Args:
         connections: number of concurrent connections.
@@ -140,29 +140,29 @@ async def press(
     """
     load, loop = Load(), asyncio.get_running_loop()
     began = time.perf_counter()
-    turn = _turns(requests)
-    paces = _paces(began, rate)
+    cycle = _cycle(requests)
+    due_times = _due_times(began, rate)
 
     async def work() -> None:
         connection: Connection | None = None
         while time.perf_counter() < began + seconds and not until():
-            due = next(paces)
+            due = next(due_times)
             if due > began + seconds:
                 break
             if due > time.perf_counter():
                 await asyncio.sleep(due - time.perf_counter())
-            request = next(turn)
+            request = next(cycle)
             try:
                 if connection is None or connection.closed:
                     _, connection = await loop.create_connection(Connection, host, port)
-            except OSError:  # nobody listens: nothing was sent
+            except OSError:  # no server is listening: nothing was sent
                 if until():
                     break
                 await asyncio.sleep(0.01)
                 continue
             sent = time.perf_counter()
             try:
-                status, body = await connection.ask(request.data)
+                status, body = await connection.send(request.data)
             except ConnectionError:
                 load.lost += 1
                 continue
@@ -171,7 +171,7 @@ async def press(
                 load.texts += request.texts
                 load.seconds.setdefault(request.kind, []).append(time.perf_counter() - max(sent, due))
                 if request.check is not None and not request.check(body):
-                    raise WrongAnswer(request.kind)
+                    raise WrongResponse(request.kind)
             else:
                 load.seconds.setdefault(str(status), []).append(time.perf_counter() - sent)
         if connection is not None:
@@ -184,31 +184,31 @@ async def press(
 
 
 def run_load(host: str, port: int, requests: Sequence[Request], **options: object) -> Load:
-    """`press` in an event loop of its own."""
+    """`send_requests` in an event loop of its own."""
     try:
         import uvloop
     except ImportError:
-        return asyncio.run(press(host, port, requests, **options))  # type: ignore[arg-type]
+        return asyncio.run(send_requests(host, port, requests, **options))  # type: ignore[arg-type]
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(press(host, port, requests, **options))  # type: ignore[arg-type]
+        return runner.run(send_requests(host, port, requests, **options))  # type: ignore[arg-type]
 
 
-def _turns(requests: Sequence[Request]) -> Iterator[Request]:
+def _cycle(requests: Sequence[Request]) -> Iterator[Request]:
     while True:
         yield from requests
 
 
-def _paces(began: float, rate: float | None) -> Iterator[float]:
+def _due_times(began: float, rate: float | None) -> Iterator[float]:
     number = 0
     while True:
         yield began if rate is None else began + number / rate
         number += 1
 
 
-def wait_until_ready(ask: Callable[[], bool], seconds: float = 60.0) -> float:
-    """Seconds until `ask` returns true."""
+def wait_until_ready(check: Callable[[], bool], seconds: float = 60.0) -> float:
+    """Seconds until `check` returns true."""
     began = time.perf_counter()
-    while not ask():
+    while not check():
         if time.perf_counter() - began > seconds:
             raise TimeoutError(f"not ready within {seconds:g} s")
         time.sleep(0.01)

@@ -1,4 +1,4 @@
-"""Peak memory of whole runs on an input and on one several times as long."""
+"""Peak memory of a run, and of a run on several times the rows."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from lengthwise.encoder.checkpoint import save_checkpoint
 
 
 def measure(shape_name: str, corpus: str, rows: int, times: int, shard_rows: int) -> Result:
-    """Peak memory on `rows` and on `times * rows` rows, memory-mapped and streamed, one process per run."""
+    """Measure peak memory on `rows` and on `times * rows` rows, memory-mapped and streamed, one process per run."""
     texts, tokenizer = load_corpus(corpus)
     result = Result("memory")
     table = []

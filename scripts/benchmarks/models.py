@@ -18,7 +18,7 @@ from lengthwise.tokens.tokenizer import TextTokenizer
 
 @dataclass(frozen=True)
 class Shape:
-    """An encoder's size."""
+    """The sizes of an encoder."""
 
     embedding_dim: int
     hidden_size: int
@@ -36,7 +36,7 @@ SHAPES = {"large": Shape(300, 512, True), "small": Shape(128, 256, False)}
 
 
 def sentence_transformer(encoder: PackedEncoder, tokenizer: TextTokenizer) -> Any:
-    """The same model made of sentence-transformers' modules WordEmbeddings, LSTM and Pooling."""
+    """The same model as a SentenceTransformer of WordEmbeddings, LSTM and Pooling."""
     try:
         from sentence_transformers import SentenceTransformer
         from sentence_transformers.sentence_transformer.modules import LSTM, Pooling, WordEmbeddings
@@ -55,7 +55,7 @@ def sentence_transformer(encoder: PackedEncoder, tokenizer: TextTokenizer) -> An
 
 
 def plain_loop(encoder: PackedEncoder, tokenizer: TextTokenizer, texts: Sequence[str]) -> NDArray[np.float32]:
-    """The obvious loop: `datasets.map` in batches of 64 in dataset order, padded, packed, pooled."""
+    """The usual loop: `datasets.map` in batches of 64 in dataset order, padded, packed, pooled."""
     import datasets
 
     def encode(batch: dict[str, list[str]]) -> dict[str, Any]:

@@ -15,10 +15,10 @@ from lengthwise.errors import LengthwiseError
 
 
 def encode(scratch: Path, output: str, *options: str, **sections: dict[str, Any]) -> tuple[float, int]:
-    """`encode_dataset.py` with the checkpoint at `scratch/model`: seconds and peak resident bytes.
+    """Run `encode_dataset.py` with the checkpoint at `scratch/model`; returns seconds and peak resident bytes.
 
     Args:
-        output: its folder of vectors below `scratch`.
+        output: the folder of vectors below `scratch`.
         options: of the script.
         sections: settings of the run.
     """

@@ -30,8 +30,10 @@ from lengthwise.export.artifact.engine import OnnxEncoder
 from lengthwise.util.system import cpu_count
 
 SCRIPTS = Path(__file__).parents[1]
-CONNECTIONS, MANY = 64, 16  # texts of a larger request
-SHORT_TOKENS, LONGER = 32, 100
+CONNECTIONS = 64
+LARGE_REQUEST = 16  # texts
+SHORT_TOKENS = 32  # at most, of a short text
+LONG_FACTOR = 100  # tokens of a long text, relative to the mean of the short ones
 PACED_CONNECTIONS = 256
 
 
@@ -49,14 +51,14 @@ class Server:
             command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd=SCRIPTS.parent, start_new_session=True
         )
         try:
-            wait_until_ready(self._answers)
+            wait_until_ready(self._is_ready)
         except BaseException:
             self.close()
             raise
         self.ready_after = time.perf_counter() - began
 
-    def press(self, requests: Sequence[Request], **options: Any) -> Load:
-        """Send requests to it, see `load.press`."""
+    def send(self, requests: Sequence[Request], **options: Any) -> Load:
+        """Send requests to it, see `load.send_requests`."""
         return run_load("127.0.0.1", self.port, requests, **options)
 
     def memory(self) -> int:
@@ -69,23 +71,25 @@ class Server:
         os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
 
-    def _answers(self) -> bool:
+    def _is_ready(self) -> bool:
         if self.process.poll() is not None:
-            raise LengthwiseError(f"a server ended with {self.process.returncode}; run it by hand to see why")
+            raise LengthwiseError(
+                f"the server exited with status {self.process.returncode}; run it by hand to see the error"
+            )
         body = json.dumps({"inputs": ["ready"]}).encode()
         request = urllib.request.Request(
             f"http://127.0.0.1:{self.port}/embed", body, {"Content-Type": "application/json"}
         )
         try:
-            with urllib.request.urlopen(request, timeout=10) as answer:
-                return bool(answer.status == 200)
+            with urllib.request.urlopen(request, timeout=10) as response:
+                return bool(response.status == 200)
         except OSError:
             return False
 
 
 @contextmanager
 def serving(kind: str, artifact: Path) -> Iterator[Server]:
-    """Run `ours`, or a baseline by its name, on a free port."""
+    """Run `ours` or a baseline of this name on a free port."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -101,7 +105,7 @@ def serving(kind: str, artifact: Path) -> Iterator[Server]:
 def measure(
     shape_name: str, corpus: str, seconds: float, overload_seconds: float, soak_seconds: float, runs: int
 ) -> Result:
-    """Every table, on an artifact of this shape."""
+    """Measure everything on an artifact of this shape."""
     texts, tokenizer = load_corpus(corpus)
     result = Result("serve")
     with tempfile.TemporaryDirectory() as name:
@@ -114,10 +118,10 @@ def measure(
         one_by_one, capacity = _throughput(result, title, artifact, encoder, short, seconds, runs)
         with serving("ours", artifact) as server:
             result.table(
-                "An idle server",
-                ["what", "measured"],
+                "Idle server",
+                ["quantity", "value"],
                 [
-                    ["until it answers", f"{server.ready_after:.1f} s"],
+                    ["start-up", f"{server.ready_after:.1f} s"],
                     ["memory", f"{server.memory() / 1e6:.0f} MB"],
                 ],
             )
@@ -139,7 +143,11 @@ def _embed(texts: Sequence[str], size: int, kind: str = "") -> list[Request]:
 def _throughput(
     result: Result, title: str, artifact: Path, encoder: OnnxEncoder, short: list[str], seconds: float, runs: int
 ) -> tuple[float, float]:
-    """Texts a second of everything, in turn; returns ours, of one text a request and of many."""
+    """Measure texts per second of each server and of batch encoding in alternation.
+
+    Returns:
+        Texts per second of our server, with one text per request and with `LARGE_REQUEST`.
+    """
     rates: dict[str, list[float]] = {}
 
     def note(name: str, rate: float) -> None:
@@ -148,27 +156,27 @@ def _throughput(
     offline = f"batch encoding, {cpu_count()} threads"
     encoder.encode(short)
     for _ in range(runs):
-        began, turns = time.perf_counter(), 0
+        began, rounds = time.perf_counter(), 0
         while time.perf_counter() - began < seconds:
             encoder.encode(short)
-            turns += 1
-        note(offline, turns * len(short) / (time.perf_counter() - began))
+            rounds += 1
+        note(offline, rounds * len(short) / (time.perf_counter() - began))
         for kind in ("ours", "fastapi", "litserve"):
             with serving(kind, artifact) as server:
-                for size in (1, MANY):
+                for size in (1, LARGE_REQUEST):
                     requests = _embed(short, size)
-                    server.press(requests, connections=CONNECTIONS, seconds=2)
-                    load = server.press(requests, connections=CONNECTIONS, seconds=seconds)
+                    server.send(requests, connections=CONNECTIONS, seconds=2)
+                    load = server.send(requests, connections=CONNECTIONS, seconds=seconds)
                     if load.statuses.keys() != {200} or load.lost:
-                        click.echo(f"note: {kind} answered {load.statuses}, and {load.lost} not at all", err=True)
-                    note(f"{kind}, {size} texts a request", load.texts / load.took)
+                        click.echo(f"note: {kind} responded {load.statuses}, and to {load.lost} not at all", err=True)
+                    note(f"{kind}, {size} texts per request", load.texts / load.took)
     rows = []
     for name, found in rates.items():
         speedup = "" if name.startswith(("ours", "batch")) else _times(rates[f"ours{name[name.index(',') :]}"], found)
         rows.append([name, f"{median(found):,.0f}", f"{median(found) / median(rates[offline]):.2f}", speedup])
-    columns = ["what", "texts/s", "of batch encoding", "ours is so many times as fast"]
+    columns = ["side", "texts/s", "of batch encoding", "speedup of ours"]
     result.table(f"{title}, {CONNECTIONS} connections", columns, rows)
-    return median(rates["ours, 1 texts a request"]), median(rates[f"ours, {MANY} texts a request"])
+    return median(rates["ours, 1 texts per request"]), median(rates[f"ours, {LARGE_REQUEST} texts per request"])
 
 
 def _times(ours: Sequence[float], theirs: Sequence[float]) -> str:
@@ -176,32 +184,32 @@ def _times(ours: Sequence[float], theirs: Sequence[float]) -> str:
 
 
 def _latency(result: Result, server: Server, encoder: OnnxEncoder, short: list[str], seconds: float) -> None:
-    """One text at a time, against the same work without a server."""
+    """Measure one text at a time, against the same work without a server."""
     some = short[:500]
 
-    def bare(text: str) -> None:
+    def encode_directly(text: str) -> None:
         ids = np.array([encoder.tokenizer.encode_batch([text])[0].ids], np.int64)
         encoder.engine.encode_batch(ids, np.array([ids.shape[1]]))
 
-    bares = _timed(bare, [text for text in some if encoder.tokenizer.encode_batch([text])[0].ids])
-    load = server.press(_embed(some, 1), connections=1, seconds=seconds)
+    direct = _timed(encode_directly, [text for text in some if encoder.tokenizer.encode_batch([text])[0].ids])
+    load = server.send(_embed(some, 1), connections=1, seconds=seconds)
     rows = [
-        ["tokenizer and onnxruntime alone", f"{1e3 * median(bares):.2f}", f"{1e3 * _percentile(bares, 0.99):.2f}"],
+        ["tokenizer and onnxruntime alone", f"{1e3 * median(direct):.2f}", f"{1e3 * _percentile(direct, 0.99):.2f}"],
         ["the server", f"{1e3 * load.percentile(0.5):.2f}", f"{1e3 * load.percentile(0.99):.2f}"],
-        ["the difference", f"{1e3 * (load.percentile(0.5) - median(bares)):.2f}", ""],
+        ["the difference", f"{1e3 * (load.percentile(0.5) - median(direct)):.2f}", ""],
     ]
-    result.table("One text at a time, ms", ["what", "p50", "p99"], rows)
+    result.table("One text at a time, ms", ["side", "p50", "p99"], rows)
 
 
 def _mixed(
     result: Result, server: Server, encoder: OnnxEncoder, short: list[str], capacity: float, seconds: float
 ) -> None:
-    """Short texts at a fixed rate, without and with one in a hundred that is a hundred times as long."""
+    """Measure short texts at a fixed rate, without and with 1 long text in 100."""
     long = " ".join(short)
     ids = encoder.tokenizer.encode_batch([long])[0].ids
     tokens = sum(len(each.ids) for each in encoder.tokenizer.encode_batch(short)) / len(short)
-    wanted = int(LONGER * tokens)
-    long = long[: int(len(long) * wanted / len(ids))]
+    long_tokens = int(LONG_FACTOR * tokens)
+    long = long[: int(len(long) * long_tokens / len(ids))]
     alone = _embed(short, 1, "short")
     mixed = [
         request
@@ -211,65 +219,67 @@ def _mixed(
     rows = []
     for part in (0.3, 0.6):
         rate = part * capacity
-        without = server.press(alone, connections=PACED_CONNECTIONS, seconds=3 * seconds, rate=rate)
-        loaded = server.press(mixed, connections=PACED_CONNECTIONS, seconds=3 * seconds, rate=rate)
+        without = server.send(alone, connections=PACED_CONNECTIONS, seconds=3 * seconds, rate=rate)
+        loaded = server.send(mixed, connections=PACED_CONNECTIONS, seconds=3 * seconds, rate=rate)
         before, after = (load.percentile(0.99, "short") for load in (without, loaded))
         rows.append(
             [f"{rate:,.0f} texts/s ({part:.0%} of capacity)"]
             + [f"{1e3 * value:.1f}" for value in (before, after, loaded.percentile(0.5, "long"))]
             + [f"{after / before:.2f}"]
         )
-    columns = ["pace", "p99 of short ones, ms", "the same among long ones", "p50 of long ones", "times"]
-    result.table(f"One text in 100 has {wanted:,} tokens, {LONGER} times the others'", columns, rows)
+    columns = ["rate", "p99 of short texts, ms", "the same among long texts", "p50 of long texts", "ratio"]
+    result.table(
+        f"One text in 100 has {long_tokens:,} tokens, {LONG_FACTOR} times the mean of the others", columns, rows
+    )
 
 
 def _overload(result: Result, server: Server, short: list[str], capacity: float, seconds: float) -> None:
-    """Requests at three times the capacity."""
-    requests = _embed(short, MANY)
-    server.press(requests, connections=CONNECTIONS, seconds=3)
+    """Send requests at three times the capacity."""
+    requests = _embed(short, LARGE_REQUEST)
+    server.send(requests, connections=CONNECTIONS, seconds=3)
     before = server.memory()
-    load = server.press(requests, connections=1_024, seconds=seconds, rate=3 * capacity / MANY)
+    load = server.send(requests, connections=1_024, seconds=seconds, rate=3 * capacity / LARGE_REQUEST)
     after = server.memory()
     refused = load.percentile(0.5, "429"), load.percentile(0.99, "429")
     rows: list[list[Any]] = [
-        ["sent for", f"{seconds:g} s, {3 * capacity:,.0f} texts/s"],
-        ["answers", ", ".join(f"{count:,} x {status}" for status, count in sorted(load.statuses.items()))],
-        ["without an answer", load.lost],
-        ["good texts, of capacity", f"{load.texts / load.took / capacity:.2f}"],
-        ["429 after, p50 and p99", " and ".join(f"{1e3 * each:.1f} ms" for each in refused)],
+        ["load", f"{seconds:g} s, {3 * capacity:,.0f} texts/s"],
+        ["responses", ", ".join(f"{count:,} x {status}" for status, count in sorted(load.statuses.items()))],
+        ["without a response", load.lost],
+        ["goodput, of capacity", f"{load.texts / load.took / capacity:.2f}"],
+        ["latency of a 429, p50 and p99", " and ".join(f"{1e3 * each:.1f} ms" for each in refused)],
         ["memory before and after", f"{before / 1e6:.0f} and {after / 1e6:.0f} MB"],
     ]
-    result.table("Overload, three times the capacity", ["what", "measured"], rows)
+    result.table("Overload, three times the capacity", ["quantity", "value"], rows)
 
 
 def _soak(result: Result, server: Server, encoder: OnnxEncoder, texts: list[str], seconds: float) -> None:
-    """Requests of random sizes, each answer compared with batch encoding."""
-    chance = np.random.default_rng(0)
+    """Send requests of random sizes, and compare each response with batch encoding."""
+    rng = np.random.default_rng(0)
     some = texts[:4_000]
     vectors = encoder.encode(some)
     requests = []
     for _ in range(3_000):
-        size = min(len(some) - 1, int(chance.choice([1, 1, 2, 5, 20, 80])))
-        start = int(chance.integers(0, len(some) - size))
+        size = min(len(some) - 1, int(rng.choice([1, 1, 2, 5, 20, 80])))
+        start = int(rng.integers(0, len(some) - size))
         body = {"input": some[start : start + size], "model": "m", "encoding_format": "base64"}
         requests.append(
             post("/v1/embeddings", json.dumps(body).encode(), size, check=_compare_with(vectors[start : start + size]))
         )
-    server.press(requests, connections=16, seconds=max(20.0, seconds / 20))
+    server.send(requests, connections=16, seconds=max(20.0, seconds / 20))
     before = server.memory()
-    load = server.press(requests, connections=16, seconds=seconds)
+    load = server.send(requests, connections=16, seconds=seconds)
     rows = [
-        ["for", f"{seconds:g} s"],
-        ["answers", ", ".join(f"{count:,} x {status}" for status, count in sorted(load.statuses.items()))],
-        ["wrong vectors", "0 (each was compared, to 1e-6)"],
+        ["duration", f"{seconds:g} s"],
+        ["responses", ", ".join(f"{count:,} x {status}" for status, count in sorted(load.statuses.items()))],
+        ["wrong vectors", "0 (each response was compared, to 1e-6)"],
         ["memory", f"{before / 1e6:.0f} MB, then {server.memory() / 1e6:.0f} MB ({server.memory() / before - 1:+.1%})"],
     ]
-    result.table("A soak", ["what", "measured"], rows)
+    result.table("Soak", ["quantity", "value"], rows)
 
 
 def _compare_with(expected: Any) -> Callable[[bytes], bool]:
-    def check(answer: bytes) -> bool:
-        data = json.loads(answer)["data"]
+    def check(body: bytes) -> bool:
+        data = json.loads(body)["data"]
         found = np.stack([np.frombuffer(base64.b64decode(each["embedding"]), "<f4") for each in data])
         return bool(np.abs(found - expected).max() <= 1e-6)
 

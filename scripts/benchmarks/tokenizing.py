@@ -14,27 +14,27 @@ from lengthwise.tokens.tokenizer import TextTokenizer
 
 
 def measure(corpus: str, rows: int, runs: int) -> Result:
-    """Rates of `tokenize_texts`, which makes two arrays, and of the library, which makes Encoding objects."""
+    """Measure `tokenize_texts`, which returns two arrays, and the library, which returns Encoding objects."""
     texts, tokenizer = load_corpus(corpus, rows)
     column = pa.array(texts)
     tokens = len(tokenize_texts(column, tokenizer).values)
     sides: dict[str, Callable[[], object]] = {
         "tokenize_texts": partial(tokenize_texts, column, tokenizer),
-        f"encode_batch_fast, {CHUNK_TEXTS} texts a call": partial(encode_only, texts, tokenizer),
+        f"encode_batch_fast, {CHUNK_TEXTS} texts per call": partial(encode_only, texts, tokenizer),
         "encode_batch_fast, all texts in one call": partial(encode_only, texts, tokenizer, len(texts)),
     }
     seconds = alternate(sides, runs, "tokenize")
     best = min(list(sides)[1:], key=lambda name: median(seconds[name]))
     result = Result("tokenize")
     result.table(
-        f"{len(texts):,} texts of `{corpus}`, {tokens:,} tokens, {runs} runs in turn",
-        ["what", "tokens/s", "rate against the library's best"],
+        f"{len(texts):,} texts of `{corpus}`, {tokens:,} tokens, {runs} alternating runs",
+        ["side", "tokens/s", "ratio to the library's best"],
         [[name, f"{tokens / median(seconds[name]):,.0f}", ratios(seconds[name], seconds[best])] for name in sides],
     )
     return result
 
 
 def encode_only(texts: Sequence[str], tokenizer: TextTokenizer, chunk: int = CHUNK_TEXTS) -> None:
-    """The library alone, `chunk` texts per call."""
+    """Tokenize with the library alone, `chunk` texts per call."""
     for start in range(0, len(texts), chunk):
         tokenizer.encode_batch(texts[start : start + chunk])

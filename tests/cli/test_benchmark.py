@@ -1,4 +1,4 @@
-"""The benchmarks on a user's own texts: what they print and keep, and that both sides really are the same model."""
+"""The benchmarks on texts of a run: the tables that they print and save, and that both sides are the same model."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from lengthwise.export.graphs.variants import VARIANTS
 
 @pytest.fixture
 def invoke(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., Result]:
-    """Runs a benchmark on 70 texts of the user's own, with its results in tmp_path."""
+    """Runs a benchmark on 70 texts, with its results in tmp_path."""
     texts = [f"{text} {number}" for number in range(10) for text in TEXTS]
     (tmp_path / "texts.txt").write_text("\n".join(texts) + "\n")
     (tmp_path / "run.yaml").write_text(
@@ -30,6 +30,7 @@ def invoke(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., Res
         main = importlib.import_module("lengthwise.cli.benchmark").main
         corpus = [] if name == "graphs" else ["--corpus", str(tmp_path / "run.yaml")]
         given = ["--folder", str(tmp_path), name, *corpus, *arguments]
+        monkeypatch.setattr("sys.argv", ["scripts/benchmark.py", *given])
         result = CliRunner().invoke(main, given)
         assert result.exit_code == 0, (result.output, result.exception)
         return result
@@ -66,7 +67,7 @@ def test_encode_compares_equal_models(invoke: Callable[..., Result], tmp_path: P
 
 
 @pytest.mark.heavy
-def test_kernel_gives_rates_and_the_cost_of_a_step(invoke: Callable[..., Result], tmp_path: Path) -> None:
+def test_kernel_reports_rates_and_time_per_step(invoke: Callable[..., Result], tmp_path: Path) -> None:
     invoke("kernel", "--shape", "small", "--runs", "1")
     rows = json.loads((tmp_path / "kernel-small.json").read_bytes())["tables"][0]["rows"]
     ((_, *cells),) = [row for row in rows if row[1] == "fp32"]  # there is one in bf16 too, where the processor has it
@@ -77,7 +78,7 @@ def test_kernel_gives_rates_and_the_cost_of_a_step(invoke: Callable[..., Result]
     assert int(steps["step-wise"][9]) > int(steps["step-wise"][0]) > 0  # 512 rows and one
 
 
-def test_graphs_are_compared_with_the_native_one(invoke: Callable[..., Result], tmp_path: Path) -> None:
+def test_graphs_are_compared_with_the_native_graph(invoke: Callable[..., Result], tmp_path: Path) -> None:
     invoke("graphs", "--shape", "small", "--runs", "1")
     for number in (0, 1):
         rows = table(tmp_path, "graphs-small.json", number)
@@ -86,24 +87,24 @@ def test_graphs_are_compared_with_the_native_one(invoke: Callable[..., Result], 
         assert float(rows["portable"][2]) <= 1e-6 < float(rows["int8"][2]) < 0.1
 
 
-def test_tokenize_gives_a_ratio(invoke: Callable[..., Result], tmp_path: Path) -> None:
+def test_tokenize_reports_ratios(invoke: Callable[..., Result], tmp_path: Path) -> None:
     invoke("tokenize", "--runs", "1")
     rows = table(tmp_path, "tokenize.json")
     assert len(rows) == 3
     assert all(re.fullmatch(r"\d+\.\d\d \(.*\)", ratio) for _, ratio in rows.values())
 
 
-def test_host_gives_the_rate_of_all_but_the_engine(invoke: Callable[..., Result], tmp_path: Path) -> None:
+def test_host_reports_functions_and_steps(invoke: Callable[..., Result], tmp_path: Path) -> None:
     invoke("host", "--shape", "small", "--runs", "1")
     rates = table(tmp_path, "host-small.json")
-    assert {"`encode_tokens`", "`encode_dataset`, 4 shards"} < set(rates)
+    assert {"`encode_tokens`", "`encode_planned` alone", "`encode_dataset`, 4 shards"} < set(rates)
     steps = table(tmp_path, "host-small.json", 1)
     assert {"find the distinct rows", "gather batches", "check vectors", "write"} < set(steps)
     assert all(int(rate.replace(",", "")) > 0 for *_, rate in [*rates.values(), *steps.values()])
 
 
 @pytest.mark.heavy
-def test_memory_runs_whole_processes(invoke: Callable[..., Result], tmp_path: Path) -> None:
+def test_memory_reports_peaks_of_processes(invoke: Callable[..., Result], tmp_path: Path) -> None:
     invoke("memory", "--shape", "small", "--rows", "70", "--times", "10", "--shard-rows", "70")
     rows = table(tmp_path, "memory-small.json")
     assert set(rows) == {"memory-mapped", "streamed"}
@@ -111,12 +112,12 @@ def test_memory_runs_whole_processes(invoke: Callable[..., Result], tmp_path: Pa
 
 
 @pytest.mark.heavy
-def test_ray_writes_the_same_as_one_process(invoke: Callable[..., Result], tmp_path: Path) -> None:
+def test_cluster_compares_ray_with_one_process(invoke: Callable[..., Result], tmp_path: Path) -> None:
     pytest.importorskip("ray", reason="Ray is not installed: pip install lengthwise[ray]")
     invoke("cluster", "--shape", "small", "--rows", "200", "--shard-rows", "70", "--runs", "1")
     assert [name.split(",")[0] for name in table(tmp_path, "cluster-small.json")] == ["one process", "Ray"]
     sizes = table(tmp_path, "cluster-small.json", 1)
-    assert 256 * 4 * 0.8 < int(sizes["a row"][0].replace(",", "")) < 256 * 4 * 1.5
+    assert 256 * 4 * 0.8 < int(sizes["per row"][0].replace(",", "")) < 256 * 4 * 1.5
 
 
 @pytest.mark.heavy
@@ -158,7 +159,7 @@ def test_learning_trains_on_labelled_glosses(monkeypatch: pytest.MonkeyPatch, tm
         assert 0 <= accuracy <= 1
 
 
-def test_ratios_are_round_by_round(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ratios_compare_rounds_pairwise(monkeypatch: pytest.MonkeyPatch) -> None:
     harness = importlib.import_module("lengthwise.cli.benchmarks.harness")
     assert harness.ratios([1.0, 2.0, 4.0], [2.0, 6.0, 4.0]) == "2.00 (1.00 to 3.00)"
     order: list[str] = []
@@ -167,7 +168,21 @@ def test_ratios_are_round_by_round(monkeypatch: pytest.MonkeyPatch) -> None:
     assert {name: len(found) for name, found in seconds.items()} == {"a": 2, "b": 2}
 
 
-def test_a_corpus_that_is_not_there(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("script", "expected"),
+    [
+        ("scripts/benchmark.py", "python scripts/benchmark.py encode"),
+        ("/usr/bin/lengthwise", "lengthwise encode"),
+        ("site-packages/lengthwise/__main__.py", "lengthwise encode"),
+    ],
+)
+def test_command_is_the_one_that_was_typed(monkeypatch: pytest.MonkeyPatch, script: str, expected: str) -> None:
+    harness = importlib.import_module("lengthwise.cli.benchmarks.harness")
+    monkeypatch.setattr("sys.argv", [script, "encode"])
+    assert harness.command() == expected
+
+
+def test_a_missing_corpus_names_its_package(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     corpora = importlib.import_module("lengthwise.cli.benchmarks.corpora")
     monkeypatch.setattr(corpora, "WORDNET", tmp_path)
     monkeypatch.setattr(corpora, "FORTUNES", tmp_path)
@@ -179,10 +194,10 @@ def test_a_corpus_that_is_not_there(monkeypatch: pytest.MonkeyPatch, tmp_path: P
 
 
 @pytest.mark.heavy
-def test_the_server_against_others(invoke: Callable[..., Result], tmp_path: Path) -> None:
+def test_serve_compares_servers(invoke: Callable[..., Result], tmp_path: Path) -> None:
     invoke("serve", "--shape", "small", "--seconds", "0.5", "--overload", "1", "--soak", "1", "--runs", "1")
     rates = table(tmp_path, "serve-small.json")
     assert {name.partition(",")[0] for name in rates} == {"batch encoding", "ours", "fastapi", "litserve"}
     assert all(int(rate.replace(",", "")) > 0 for rate, *_ in rates.values())
-    assert table(tmp_path, "serve-small.json", 4)["without an answer"] == [0]
-    assert table(tmp_path, "serve-small.json", 5)["answers"][0].endswith(" x 200")
+    assert table(tmp_path, "serve-small.json", 4)["without a response"] == [0]
+    assert table(tmp_path, "serve-small.json", 5)["responses"][0].endswith(" x 200")
