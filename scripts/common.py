@@ -1,4 +1,4 @@
-"""What the scripts share: arguments that name a run, logging, and the reporting of a user's mistakes."""
+"""Shared by the scripts: the arguments that name a run, logging, and how errors are reported."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ TRACEBACK = "LENGTHWISE_TRACEBACK"  # environment variable: if set, errors are r
 
 
 class _ErrorReporting:
-    """A click command that reports a user's mistake, or an interruption, in one paragraph without a traceback.
+    """A click command that reports a user's mistake or an interruption in one paragraph, without a traceback.
 
     Exits with 2 on a LengthwiseError, and with 128 + the signal's number on SIGINT and SIGTERM, within seconds.
 
     Attributes:
-        exits_on_signals: whether signals end the command at once; a server shuts down by itself.
+        exits_on_signals: whether a signal ends the command at once; a server handles signals itself.
     """
 
     exits_on_signals = True
@@ -48,13 +48,13 @@ class _ErrorReporting:
         except Interrupted as interrupted:
             click.echo(f"\n{_interrupted_message(interrupted)}", err=True)
             sys.stdout.flush()
-            os._exit(interrupted.exit_code)  # resources are released; Python's own shutdown would take seconds
+            os._exit(interrupted.exit_code)  # skips the interpreter's shutdown, which would take seconds
 
 
 def _interrupted_message(interrupted: Interrupted) -> str:
     return (
-        f"error: ended by {interrupted}; what is there is whole, shards that were committed are safe, and the same"
-        " command goes on from there"
+        f"error: ended by {interrupted}; no file is left incomplete, committed shards are safe, and the same command"
+        " continues from there"
     )
 
 

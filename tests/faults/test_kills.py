@@ -102,7 +102,7 @@ def test_a_terminated_run_ends_in_time_and_resumes(
     assert process.returncode == 128 + signum
     assert took <= 5
     assert output.count("error:") == 1
-    assert f"error: ended by {signum.name}; what is there is whole" in output
+    assert f"error: ended by {signum.name}; no file is left incomplete" in output
     assert "Traceback" not in output
     assert not [name for name in job.files() if name.endswith(".part") or name.startswith(".lock")]
     job.finish()
