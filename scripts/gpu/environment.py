@@ -21,7 +21,7 @@ def _gpu(context: Context) -> Outcome:
     if context.rehearsal:
         return Outcome(f"none: a rehearsal on {cpu_model()}")
     properties = torch.cuda.get_device_properties(0)
-    memory = f"{properties.total_memory / 2**30:.0f} GiB, {properties.multi_cpu_count} multiprocessors"
+    memory = f"{properties.total_memory / 2**30:.0f} GiB, {properties.multi_processor_count} multiprocessors"
     return Outcome(f"{properties.name}, {memory}, compute capability {properties.major}.{properties.minor}")
 
 
