@@ -1,4 +1,4 @@
-"""What several test files share: a small tokenizer, small encoders, and a machine without a network."""
+"""Fixtures of several test files: a small tokenizer, small encoders, and no network."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
-os.environ.setdefault("OMP_NUM_THREADS", "1")  # the models are tiny, and idle threads that spin slow a busy machine
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # the models are tiny, and spinning idle threads slow a busy machine
 
 import pytest
 
@@ -23,13 +23,13 @@ from lengthwise.tokens.training import train_tokenizer
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What takes longest begins first, so that nothing else is left to wait for in the end."""
+    """Start the longest tests first, so that no worker waits for them at the end."""
     items.sort(key=lambda item: item.get_closest_marker("longest") is None)
 
 
 @pytest.fixture(autouse=True)
 def _no_network(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing in the suite may reach beyond this machine."""
+    """Refuse connections to other machines."""
 
     def refuse(self: socket.socket, address: Any) -> None:
         if self.family in (socket.AF_INET, socket.AF_INET6) and address[0] not in ("127.0.0.1", "::1", "localhost"):
@@ -42,7 +42,7 @@ def _no_network(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """`datasets` keeps its copies in a folder of the suite's own, here and in the processes that tests start."""
+    """Give `datasets` a cache folder of the suite, here and in the processes that tests start."""
     import datasets
 
     folder = tmp_path_factory.mktemp("huggingface")
@@ -77,7 +77,7 @@ def engine(encoder_config: Callable[..., EncoderConfig]) -> LookupEngine:
 
 @pytest.fixture
 def texts_file(tmp_path: Path) -> Path:
-    """TEXTS, one a line."""
+    """TEXTS, one per line."""
     path = tmp_path / "texts.txt"
     path.write_text("\n".join(TEXTS) + "\n", encoding="utf-8")
     return path

@@ -21,7 +21,7 @@ from lengthwise.errors import ArtifactError, LengthwiseError, TextError
 from lengthwise.export.artifact.folder import VALIDATION_JSON, Artifact
 from lengthwise.export.graphs.variants import NATIVE, VARIANTS
 from lengthwise.export.runtimes.base import NotRunnable
-from lengthwise.export.runtimes.onnxruntime import OnnxRuntimeCpu, OnnxRuntimeCuda, out_of_memory
+from lengthwise.export.runtimes.onnxruntime import OnnxRuntimeCpu, OnnxRuntimeCuda, is_oom
 from lengthwise.tokens.ragged import RaggedTokens
 from lengthwise.tokens.tokenizer import TextTokenizer, load_model_tokenizer, load_tokenizer
 from lengthwise.util.system import cpu_count, free_memory
@@ -201,7 +201,7 @@ class OnnxEngine:
                     f" {free / 1e9:.1f} GB are free; encode with PyTorch, which needs little memory for a long text, or"
                     " cut texts (max_length and truncate)"
                 )
-        return split_on_oom(self._encode, input_ids, lengths, out_of_memory=out_of_memory, device=self._runtime.device)
+        return split_on_oom(self._encode, input_ids, lengths, is_oom=is_oom, device=self._runtime.device)
 
     def run_all(self, function: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
         """Apply `function` to each item, in order, on the engine's workers."""

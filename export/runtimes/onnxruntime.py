@@ -226,7 +226,7 @@ def run_bound(
     return fetched
 
 
-def out_of_memory(error: Exception) -> bool:
+def is_oom(error: Exception) -> bool:
     """Whether an error of onnxruntime says that a batch does not fit; it has no exception type for that."""
     return isinstance(error, MemoryError) or any(words in str(error) for words in _OUT_OF_MEMORY)
 

@@ -93,12 +93,12 @@ class StreamedEncoder:
 
     def _encode_part(self, input_ids: NDArray[np.int64], lengths: NDArray[np.int64]) -> NDArray[np.float32]:
         if (lengths == input_ids.shape[1]).all():
-            return self._run_in_slot(self._encoder.forward_equal, input_ids)
+            return self._run_in_slot(self._encoder.forward_equal_lengths, input_ids)
         return encode_longest_first(self._encode_sorted, input_ids, lengths)
 
     def _encode_sorted(self, input_ids: NDArray[np.int64], lengths: NDArray[np.int64]) -> NDArray[np.float32]:
         on_host = torch.from_numpy(lengths)
-        return self._run_in_slot(lambda ids: self._encoder(ids, on_host, in_order=True), input_ids)
+        return self._run_in_slot(lambda ids: self._encoder(ids, on_host, is_sorted=True), input_ids)
 
     def _with_arithmetic(self, compute: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
         """Kernels are chosen at launch, so nothing is held while the GPU computes."""

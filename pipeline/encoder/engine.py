@@ -1,7 +1,7 @@
-"""Encodes texts through an engine: tokenize, plan batches, run them, put the vectors in the rows' order.
+"""Encodes texts through an engine: tokenize, plan batches, run them, return the vectors in the rows' order.
 
-`Engine` is the protocol of what turns a right-padded batch of ids into vectors. Nothing here knows which one it is, so
-PyTorch and an exported model get the same batches and give the same order.
+`Engine` is the protocol of an object that maps a right-padded batch of ids to vectors. PyTorch and an exported model
+get the same batches through it.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ from lengthwise.tokens.tokenizer import TextTokenizer
 
 T = TypeVar("T")
 R = TypeVar("R")
-Progress = Callable[[int, int], object]  # called with how many rows were done, and their tokens
+Progress = Callable[[int, int], object]  # called with the numbers of rows and tokens that were encoded
 
 
 class Engine(Protocol):
-    """Turns batches of ids into vectors.
+    """Maps batches of ids to vectors.
 
     Attributes:
         name: device, precision or graph; part of a run's identity.
-        config: the encoder's.
-        costs: what batches cost this engine; plans minimise them.
+        config: of the encoder.
+        costs: of its batches; plans minimise them.
         reference: the same encoder in float32 where this engine has a lower precision, else None.
         fingerprint: sha256 (hex) of the encoder's weights; part of a run's identity.
     """
@@ -65,7 +65,7 @@ class PlannedTokens:
         first: int64[distinct], the first row of each sequence of ids.
         same_as: int64[rows], index into `first` of the row that each row equals.
         plan: batches of indices into `first`.
-        report: what the batches cost.
+        report: size and cost of the plan.
     """
 
     tokens: RaggedTokens
@@ -81,13 +81,13 @@ def encode_tokens(
     batching: BatchingSettings = BatchingSettings(),
     progress: Progress | None = None,
 ) -> tuple[NDArray[np.float32], PlanReport]:
-    """Vectors of rows of ids, in their order. Rows of the same ids are computed once.
+    """Vectors of rows of ids, in input order; rows of the same ids are computed once.
 
     Args:
         progress: called after each batch.
 
     Returns:
-        float32[rows, dim], zeros for rows of no tokens, and what the batches cost.
+        float32[rows, dim], zeros for rows without tokens, and the report of the plan.
 
     Raises:
         BadRowsError: an id has no row in the embedding table.
@@ -97,7 +97,7 @@ def encode_tokens(
 
 
 def plan_tokens(tokens: RaggedTokens, engine: Engine, batching: BatchingSettings = BatchingSettings()) -> PlannedTokens:
-    """The first half of `encode_tokens`, which needs no engine and can run ahead in another thread.
+    """The first half of `encode_tokens`, which can run in another thread while the engine works.
 
     Raises:
         BadRowsError: an id has no row in the embedding table.
@@ -136,10 +136,10 @@ def encode_texts(
     batching: BatchingSettings = BatchingSettings(),
     tokenization: TokenizationSettings | None = None,
 ) -> NDArray[np.float32]:
-    """Vectors of texts in memory: float32[texts, dim], in their order; zeros for a text of no tokens.
+    """Vectors of texts in memory: float32[texts, dim], in input order; zeros for a text without tokens.
 
     Args:
-        tokenization: other settings than the model's own, `engine.config.tokenization`.
+        tokenization: settings to use in place of the model's, `engine.config.tokenization`.
 
     Raises:
         BadRowsError: a text is not Unicode, too long, or refused by the tokenizer.

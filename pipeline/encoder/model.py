@@ -1,13 +1,11 @@
 """`PackedEncoder`: Embedding, packed LSTM, pooling, and optionally a projection and normalisation.
 
-Notable decisions:
-- Ids are packed before they are embedded, so neither the embedding nor the LSTM does any work on padding. What
-  remains of it is the zeros that unpacking puts beyond a row's end, which pooling reads in a batch of mixed
-  lengths.
-- The pooling head takes token states, the last state and the lengths, whoever made them: the exported graphs
-  run the same head behind their own LSTM (see `graphs.trace`), so there is one definition of a vector.
-- `lengths` is an input of its own, not a mask: nothing has to be inferred from the padding's content.
-- Pooling and what follows compute in float32 also where embedding and LSTM were converted to a shorter type.
+- Ids are packed before they are embedded, so neither the embedding nor the LSTM computes padding. In a batch of mixed
+  lengths, pooling reads the zeros that unpacking puts beyond a row's end.
+- The pooling head takes token states, the last state and the lengths. The exported graphs run the same head behind
+  their own LSTM (`graphs.trace`), so there is one definition of a vector.
+- `lengths` is an input of its own, not a mask: the contents of the padding are never read.
+- Pooling, projection and normalisation compute in float32 also where embedding and LSTM have a shorter type.
 """
 
 from __future__ import annotations
@@ -22,7 +20,7 @@ NORM_FLOOR = 1e-12
 
 
 class PackedEncoder(nn.Module):
-    """Texts as ids in, one vector a text out, through a packed LSTM.
+    """Maps ids of texts to one vector per text, through a packed LSTM.
 
     Weights are named as PyTorch names them: `embedding.weight`, `lstm.weight_ih_l0`, ..., `projection.weight`.
     """
@@ -40,30 +38,31 @@ class PackedEncoder(nn.Module):
         )
         self.projection = nn.Linear(config.state_dim, config.projection_dim) if config.projection_dim else None
 
-    def forward(self, input_ids: Tensor, lengths: Tensor, in_order: bool = False) -> Tensor:
+    def forward(self, input_ids: Tensor, lengths: Tensor, is_sorted: bool = False) -> Tensor:
         """Vectors of a batch.
 
         Args:
-            input_ids: int64[batch, sequence], right-padded; what stands in the padding has no effect.
+            input_ids: int64[batch, sequence], right-padded; the contents of the padding have no effect.
             lengths: int64[batch], each from 1 to sequence, in any order, on any device.
-            in_order: whether rows go from the longest to the shortest. With lengths on the CPU, no GPU is then waited
-                for on the way.
+            is_sorted: whether rows are sorted from the longest to the shortest. With lengths on the CPU, nothing then
+                synchronises with the GPU.
 
         Returns:
             float[batch, dim], in the order of the input.
         """
         if self.config.pooling == "last":
-            _, last = self.run_lstm(self.pack(input_ids, lengths, in_order))
+            _, last = self.run_lstm(self.pack(input_ids, lengths, is_sorted))
             return self.finish(_at_least_float32(last))
-        states, last = self.token_states(input_ids, lengths, in_order)
+        states, last = self.token_states(input_ids, lengths, is_sorted)
         lengths = lengths.to(input_ids.device, non_blocking=True)
         mask = torch.arange(input_ids.shape[1], device=input_ids.device) < lengths[:, None]
         return self.finish(self.pool(_at_least_float32(states), last, lengths, mask))
 
-    def forward_equal(self, input_ids: Tensor) -> Tensor:
-        """The same for rows that all fill the batch, int64[batch, sequence]: nothing to pack, so dense kernels run.
+    def forward_equal_lengths(self, input_ids: Tensor) -> Tensor:
+        """Vectors of rows of equal length, int64[batch, sequence]: float[batch, dim], without packing.
 
-        No mask and no states in float32 are made on the way: beside a fast LSTM, both would be felt.
+        Dense kernels run, and neither a mask nor a float32 copy of the states is made: beside a fast LSTM, both take
+        noticeable time.
         """
         states, (hidden, _) = self.lstm(self.embedding(input_ids))
         if self.config.pooling == "last":
@@ -76,38 +75,38 @@ class PackedEncoder(nn.Module):
                 pooled = pooled / input_ids.shape[1]
         return self.finish(_at_least_float32(pooled))
 
-    def pack(self, input_ids: Tensor, lengths: Tensor, in_order: bool = False) -> PackedSequence:
-        """The real ids alone, packed: `data` is int64[tokens]."""
-        return pack_padded_sequence(input_ids, lengths.cpu(), batch_first=True, enforce_sorted=in_order)
+    def pack(self, input_ids: Tensor, lengths: Tensor, is_sorted: bool = False) -> PackedSequence:
+        """Pack the real ids: `data` is int64[tokens]."""
+        return pack_padded_sequence(input_ids, lengths.cpu(), batch_first=True, enforce_sorted=is_sorted)
 
     def run_lstm(self, ids: PackedSequence) -> tuple[PackedSequence, Tensor]:
         """Embed packed ids and run the LSTM.
 
         Returns:
-            Packed states of the last layer, and its last states float[batch, directions * hidden]: the forward
-            direction's at a row's last token, then the reverse direction's at its first.
+            Packed states of the last layer, and its final states float[batch, directions * hidden]: that of the forward
+            direction at a row's last token, then that of the reverse direction at its first.
         """
         embedded = PackedSequence(self.embedding(ids.data), ids.batch_sizes, ids.sorted_indices, ids.unsorted_indices)
         states, (hidden, _) = self.lstm(embedded)
         return states, self._last(hidden)
 
     def _last(self, hidden: Tensor) -> Tensor:
-        """The last layer's part of float[layers * directions, batch, hidden]: float[batch, directions * hidden]."""
+        """From float[layers * directions, batch, hidden] the last layer's part, float[batch, directions * hidden]."""
         return hidden[-self.config.directions :].transpose(0, 1).flatten(1)
 
-    def token_states(self, input_ids: Tensor, lengths: Tensor, in_order: bool = False) -> tuple[Tensor, Tensor]:
-        """States of every token, and the last states.
+    def token_states(self, input_ids: Tensor, lengths: Tensor, is_sorted: bool = False) -> tuple[Tensor, Tensor]:
+        """States of every token, and the final states.
 
         Returns:
             float[batch, sequence, directions * hidden], exactly zero beyond a row's length, and
             float[batch, directions * hidden], both in the order of the input.
         """
-        packed, last = self.run_lstm(self.pack(input_ids, lengths, in_order))
+        packed, last = self.run_lstm(self.pack(input_ids, lengths, is_sorted))
         states, _ = pad_packed_sequence(packed, batch_first=True, total_length=input_ids.shape[1])
         return states, last
 
     def pool(self, states: Tensor, last: Tensor, lengths: Tensor, mask: Tensor) -> Tensor:
-        """One state a row.
+        """Reduce the states of each row to one.
 
         Args:
             states: float[batch, sequence, state_dim], zero where `mask` is false.
@@ -137,9 +136,9 @@ class PackedEncoder(nn.Module):
 
 
 def seeded_encoder(config: EncoderConfig, seed: int) -> PackedEncoder:
-    """An encoder that was never trained, with weights that depend on the seed alone.
+    """An untrained encoder whose weights depend only on the seed.
 
-    Embeddings are drawn from N(0, 1); LSTM and projection uniformly from +-1/sqrt(fan-in), PyTorch's own choice.
+    Embeddings are drawn from N(0, 1); LSTM and projection uniformly from +-1/sqrt(fan-in), as PyTorch initialises them.
     """
     encoder = PackedEncoder(config)
     generator = torch.Generator().manual_seed(seed)

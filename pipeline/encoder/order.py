@@ -1,4 +1,4 @@
-"""Gives an encoder its rows from the longest to the shortest, which is the order of a packed batch."""
+"""Sorts a batch from its longest row to its shortest, the order of a packed batch."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ Encode = Callable[[NDArray[np.int64], NDArray[np.int64]], NDArray[np.float32]]
 def encode_longest_first(
     encode: Encode, input_ids: NDArray[np.int64], lengths: NDArray[np.int64]
 ) -> NDArray[np.float32]:
-    """The vectors of a batch in any order, by an `encode` that requires falling lengths.
+    """Encode a batch in any order with an `encode` that requires descending lengths.
 
-    A batch of `plan_batches` is in that order already: it is passed on as it is, without a copy. Any other batch is
-    sorted, rows of one length in their own order, and its vectors are put back.
+    A batch of `plan_batches` is in that order already and is passed on without a copy. Any other batch is sorted
+    (stably), and its vectors are returned in input order.
 
     Args:
-        encode: int64[batch, sequence], right-padded, and int64[batch], falling, to float32[batch, dim].
+        encode: int64[batch, sequence], right-padded, and int64[batch], descending, to float32[batch, dim].
 
     Returns:
         float32[batch, dim], in the order of the input.

@@ -1,26 +1,20 @@
-"""The encoder on a CPU, one matrix product a time step: faster than PyTorch's LSTM, and no padding at any length.
+"""`StepwiseEncoder`: the encoder in float32 on a CPU, one matrix product per time step, without padding at any length.
 
-A batch is packed: sorted from its longest row down, so that at each step the rows that are still being read are the
-first ones. A step is then one product over exactly those rows, and a batch of mixed lengths costs what its tokens cost
-(`torch.nn.LSTM` is fast on a CPU only where all lengths are equal).
-
-Notable decisions:
-- What a token adds to the gates of the first layer depends on the token alone, so embedding and input weights are
-  multiplied once, into a table of a row a token. At an embedding of 300 and 512 hidden units that is a third of the
-  arithmetic, and what makes this faster than the fused kernel it replaces. Where the table would be too large, it is
-  made anew for the tokens of each batch.
-- tanh(x) is computed as 2 sigmoid(2x) - 1, since PyTorch's vectorised sigmoid takes a quarter of the time of its tanh.
-  The factor inside is part of the weights. It costs relative precision near zero: a step errs by up to 1.2e-7 absolute.
-  Where that would be made larger (a short vector is normalised or projected, or small states are summed over time),
-  rows are read once more in float64, which takes three times as long, so that the promised 1e-6 holds there too.
-- Sums over time are in float64, but for a few steps. In float32, a text that repeats one token adds the same number at
-  each step and rounds it the same way each time: a thousand tokens moved a mean by 5e-6.
-- A step's states are pooled and forgotten, so a text of millions of tokens needs no more than its ids. Only stacked
-  layers keep their states, 4 bytes a token and unit, since a layer that reads backwards begins with the last of them.
-- Every product runs on one thread, and batches run side by side (`TorchEngine`): no thread ever waits for another
-  within a step, and a vector does not depend on how many there are.
-- Sharing the states of common prefixes between texts was tried: it saves 6 % of the products on dictionary glosses and
-  costs as much in bookkeeping.
+- A batch is packed: rows are sorted from longest to shortest, so that the rows still active at a step are the first
+  ones. A step is one product over exactly those rows, and a batch of mixed lengths costs what its tokens cost.
+- Embedding and input weights are multiplied once, into a table with a row per token: what a token adds to the gates
+  of the first layer depends on the token alone. Where the table would exceed `TABLE_BYTES`, it is computed for the
+  tokens of each batch.
+- tanh(x) is computed as 2 sigmoid(2x) - 1, since PyTorch's vectorised sigmoid takes a quarter of the time of its tanh;
+  the factor 2 is part of the weights. The error per step is at most 1.2e-7, absolute. Where that is amplified later
+  (a short vector is normalised or projected, or small states are summed), rows are computed again in float64, so that
+  the promised 1e-6 holds there too.
+- Sums over time are in float64 beyond a few steps: a text that repeats one token rounds a float32 sum the same way
+  at each step.
+- States are pooled as they are computed, so the memory of a long text is that of its ids. Stacked layers keep theirs,
+  4 bytes per token and unit, because a layer that reads backwards starts with the last of them.
+- Products run on one thread and batches in parallel (`TorchEngine`), so a vector does not depend on the number of
+  threads.
 """
 
 from __future__ import annotations
@@ -40,21 +34,21 @@ from lengthwise.encoder.model import PackedEncoder
 from lengthwise.encoder.order import encode_longest_first
 
 TABLE_BYTES = 512 * 2**20
-FEW_STEPS = 8  # are summed in float32
-SHORT = 0.5  # a vector below this length, before it is projected or normalised, is computed again
-STEP_ERROR, TOLERANCE = 1.2e-7, 1e-6  # so is a sum whose steps together may err by more than is promised
+FLOAT32_STEPS = 8  # number of steps that are summed in float32
+SHORT_NORM = 0.5  # a vector with a smaller norm, before projection or normalisation, is computed again in float64
+STEP_ERROR, TOLERANCE = 1.2e-7, 1e-6  # so is a sum of states whose error may exceed the tolerance
 
-_STEPS_LISTED = 4_096  # at a time, of what would be a Python object a token
+_STEPS_PER_SLICE = 4_096  # converted to Python integers at a time
 
-Steps = NDArray[np.int64]  # how many rows are read at each time step, never more than at the one before
-Fill = Callable[[int, int, Tensor], object]  # writes what rows start to stop of the packed input add to the gates
-Visit = Callable[[int, Tensor], object]  # is given each step's start in the packed input and its states [rows, hidden]
+Steps = NDArray[np.int64]  # number of rows at each time step, never more than at the step before
+Fill = Callable[[int, int, Tensor], object]  # writes the gate inputs of packed tokens start to stop
+Visit = Callable[[int, Tensor], object]  # called with a step's start in the packed input and its states [rows, hidden]
 
 
 class StepwiseEncoder:
-    """The vectors of a `PackedEncoder`, in float32 on the CPU.
+    """Computes the vectors of a `PackedEncoder` in float32 on the CPU.
 
-    It works on a copy of the weights: what is changed in the encoder afterwards has no effect.
+    It works on a copy of the weights: later changes to the encoder have no effect.
     """
 
     def __init__(self, encoder: PackedEncoder) -> None:
@@ -65,17 +59,17 @@ class StepwiseEncoder:
         with torch.inference_mode():
             self._layers, self._exact_layers = (
                 [
-                    [_Direction.of(encoder.lstm, f"_l{layer}{suffix}", dtype) for suffix in suffixes]
+                    [_Direction.from_lstm(encoder.lstm, f"_l{layer}{suffix}", dtype) for suffix in suffixes]
                     for layer in range(config.num_layers)
                 ]
                 for dtype in (torch.float32, torch.float64)
             )
             self._tables: list[Tensor] | None = None
             if 4 * config.vocab_size * 4 * config.state_dim <= TABLE_BYTES:
-                self._tables = [direction.of_inputs(encoder.embedding.weight) for direction in self._layers[0]]
+                self._tables = [direction.input_gates(encoder.embedding.weight) for direction in self._layers[0]]
 
     def __call__(self, input_ids: NDArray[np.int64], lengths: NDArray[np.int64]) -> NDArray[np.float32]:
-        """Vectors of a batch in any order; one that is sorted from its longest row down is not sorted again.
+        """Vectors of a batch in any order; a batch that is sorted from longest to shortest is not sorted again.
 
         Args:
             input_ids: int64[batch, sequence], right-padded.
@@ -90,27 +84,27 @@ class StepwiseEncoder:
         with torch.inference_mode():
             pooled = self._pool(input_ids, lengths)
             vectors = self._packed.finish(pooled)
-            again = self._sensitive_rows(pooled, torch.from_numpy(lengths))
-            if len(again):
-                exact = self._pool(input_ids[again], lengths[again], exact=True)
-                vectors[again] = self._packed.finish(exact.float())
+            sensitive = self._sensitive_rows(pooled, torch.from_numpy(lengths))
+            if len(sensitive):
+                exact = self._pool(input_ids[sensitive], lengths[sensitive], exact=True)
+                vectors[sensitive] = self._packed.finish(exact.float())
         return vectors.numpy()
 
     def _sensitive_rows(self, pooled: Tensor, lengths: Tensor) -> NDArray[np.int64]:
-        """The rows whose error grows beyond that of their states on the way to a vector."""
+        """The rows whose error in the vector would exceed that of their states."""
         is_sum = self.config.pooling == "sum"
-        times = lengths if is_sum else torch.ones_like(lengths)  # how often a step's error is in what is pooled
+        times = lengths if is_sum else torch.ones_like(lengths)  # number of step errors in a pooled state
         short = torch.zeros(len(pooled), dtype=torch.bool)
         if is_sum and not self.config.normalize:
             short |= STEP_ERROR * times > TOLERANCE * pooled.abs().amax(dim=1).clamp(min=1)
         if self.config.normalize or self._packed.projection is not None:
-            short |= pooled.norm(dim=1) < SHORT * times
+            short |= pooled.norm(dim=1) < SHORT_NORM * times
         if (self.config.normalize or is_sum) and self._packed.projection is not None:
-            short |= self._packed.projection(pooled).norm(dim=1) < SHORT * times
+            short |= self._packed.projection(pooled).norm(dim=1) < SHORT_NORM * times
         return np.flatnonzero(short.numpy())
 
     def _pool(self, input_ids: NDArray[np.int64], lengths: NDArray[np.int64], exact: bool = False) -> Tensor:
-        """float32[batch, state_dim], or float64 if exact, of rows in falling order of length."""
+        """float32[batch, state_dim], or float64 if exact, of rows sorted from longest to shortest."""
         layers = self._exact_layers if exact else self._layers
         times = np.arange(lengths[0])
         steps = len(lengths) - np.searchsorted(lengths[::-1], times, side="right")
@@ -120,42 +114,42 @@ class StepwiseEncoder:
             states = torch.empty(len(ids), self.config.state_dim, dtype=torch.float32)
             parts = states.split(self.config.hidden_size, dim=1)
             for direction, fill, part in zip(below, fills, parts, strict=True):
-                direction.run(fill, steps, partial(_write, part))
-            fills = [partial(direction.fill, states) for direction in above]
+                direction.run(fill, steps, partial(_store_states, part))
+            fills = [partial(direction.fill_gates, states) for direction in above]
         last = zip(layers[-1], fills, strict=True)
-        return torch.cat([self._pooled(direction, fill, steps, lengths) for direction, fill in last], dim=1)
+        return torch.cat([self._pool_direction(direction, fill, steps, lengths) for direction, fill in last], dim=1)
 
     def _fills(self, ids: Tensor, layer: list[_Direction], tables: list[Tensor] | None) -> list[Fill]:
-        """What packed ids, int64[tokens], add to the gates of the first layer, a direction."""
+        """The gate inputs of packed ids, int64[tokens], in the first layer, per direction."""
         if tables is None:
             distinct, ids = ids.unique(return_inverse=True)
             embedded = self._packed.embedding(distinct)
-            tables = [direction.of_inputs(embedded) for direction in layer]
+            tables = [direction.input_gates(embedded) for direction in layer]
         return [partial(_fill_from_table, table, ids) for table in tables]
 
-    def _pooled(self, direction: _Direction, fill: Fill, steps: Steps, lengths: NDArray[np.int64]) -> Tensor:
-        """One state a row, [batch, hidden], in the direction's type."""
+    def _pool_direction(self, direction: _Direction, fill: Fill, steps: Steps, lengths: NDArray[np.int64]) -> Tensor:
+        """One state per row, [batch, hidden], in the dtype of the direction's weights."""
         shape, dtype = (len(lengths), self.config.hidden_size), direction.bias.dtype
         if self.config.pooling == "last":
             return direction.run(fill, steps, lambda start, states: None)
         if self.config.pooling == "max":
             pooled = torch.full(shape, -torch.inf, dtype=dtype)
-            direction.run(fill, steps, lambda start, states: _maximum(pooled[: len(states)], states))
+            direction.run(fill, steps, lambda start, states: _update_maximum(pooled[: len(states)], states))
         else:
-            total = _Sum(*shape, dtype)
+            total = _StateSum(*shape, dtype)
             direction.run(fill, steps, total.add)
-            pooled = total.over(torch.from_numpy(lengths) if self.config.pooling == "mean" else None)
+            pooled = total.result(torch.from_numpy(lengths) if self.config.pooling == "mean" else None)
         return pooled
 
 
 @dataclass(frozen=True, eq=False)
 class _Direction:
-    """One direction of one layer, in float32 or float64; gates are in the order i, f, o, g, and the last is doubled.
+    """The weights of one direction of one layer, in float32 or float64; gates are ordered i, f, o, g, with g doubled.
 
     Attributes:
         inputs: [features, 4 * hidden].
         recurrent: [hidden, 4 * hidden].
-        bias: [4 * hidden], both of PyTorch's.
+        bias: [4 * hidden], the sum of PyTorch's two.
         reverse: whether it reads from the last token to the first.
     """
 
@@ -165,77 +159,77 @@ class _Direction:
     reverse: bool
 
     @classmethod
-    def of(cls, lstm: nn.LSTM, suffix: str, dtype: torch.dtype) -> _Direction:
-        """The weights that end in `suffix`."""
+    def from_lstm(cls, lstm: nn.LSTM, suffix: str, dtype: torch.dtype) -> _Direction:
+        """The weights of an LSTM whose names end in `suffix`."""
 
-        def prepared(name: str) -> Tensor:
+        def reordered(name: str) -> Tensor:
             i, f, g, o = getattr(lstm, name + suffix).detach().to(dtype).chunk(4)
             return torch.cat([i, f, o, 2 * g])
 
-        bias = prepared("bias_ih") + prepared("bias_hh")
-        inputs, recurrent = prepared("weight_ih").t().contiguous(), prepared("weight_hh").t().contiguous()
+        bias = reordered("bias_ih") + reordered("bias_hh")
+        inputs, recurrent = reordered("weight_ih").t().contiguous(), reordered("weight_hh").t().contiguous()
         return cls(inputs, recurrent, bias, suffix.endswith("_reverse"))
 
-    def of_inputs(self, inputs: Tensor) -> Tensor:
-        """What inputs, float32[rows, features], add to the gates: [rows, 4 * hidden]."""
+    def input_gates(self, inputs: Tensor) -> Tensor:
+        """Inputs, float32[rows, features], times the input weights: [rows, 4 * hidden]."""
         return torch.addmm(self.bias, inputs.to(self.bias.dtype), self.inputs)
 
-    def fill(self, inputs: Tensor, start: int, stop: int, gates: Tensor) -> None:
-        """The same for some rows of the inputs, written into `gates`."""
+    def fill_gates(self, inputs: Tensor, start: int, stop: int, gates: Tensor) -> None:
+        """Write the gate inputs of rows start to stop into `gates`."""
         torch.addmm(self.bias, inputs[start:stop].to(self.bias.dtype), self.inputs, out=gates)
 
     def run(self, fill: Fill, steps: Steps, visit: Visit) -> Tensor:
-        """Read a packed batch: the states after each row's last token (in reading order), [batch, hidden].
+        """Run over a packed batch; returns the state after each row's last token in reading order, [batch, hidden].
 
-        Read forwards, the rows of a step are the first ones of the step before. Read backwards, a step has the rows
-        of the one before and some that only start there, whose state is zero.
+        Forwards, the rows of a step are the first ones of the step before. Backwards, a step has the rows of the step
+        before and further rows that start there with a state of zero.
         """
         batch, hidden = int(steps[0]), len(self.recurrent)
         all_gates, states = self.bias.new_empty(batch, 4 * hidden), self.bias.new_empty(batch, hidden)
         cells = self.bias.new_zeros(batch, hidden)
-        read = 0
+        active = 0
         for start, rows in _starts_and_rows(steps, self.reverse):
             gates, cell, state = all_gates[:rows], cells[:rows], states[:rows]
             fill(start, start + rows, gates)
-            read = min(read, rows)
-            gates[:read].addmm_(states[:read], self.recurrent)
-            keep, forget, output, candidate = gates.sigmoid_().split(hidden, dim=1)
-            cell.mul_(forget).addcmul_(keep, candidate, value=2).sub_(keep)
-            torch.mul(cell, 2, out=state).sigmoid_().mul_(2).sub_(1).mul_(output)
+            active = min(active, rows)
+            gates[:active].addmm_(states[:active], self.recurrent)
+            input_gate, forget_gate, output_gate, candidate = gates.sigmoid_().split(hidden, dim=1)
+            cell.mul_(forget_gate).addcmul_(input_gate, candidate, value=2).sub_(input_gate)
+            torch.mul(cell, 2, out=state).sigmoid_().mul_(2).sub_(1).mul_(output_gate)
             visit(start, state)
-            read = rows
+            active = rows
         return states
 
 
-class _Sum:
-    """Sums of states over time: in the states' own type over a few steps, and of these in float64."""
+class _StateSum:
+    """Sums states over time: a few steps in the states' own dtype, and those sums in float64."""
 
     def __init__(self, rows: int, hidden: int, dtype: torch.dtype) -> None:
-        self._few = torch.zeros(rows, hidden, dtype=dtype)
-        self._all = torch.zeros(rows, hidden, dtype=torch.float64)
+        self._partial = torch.zeros(rows, hidden, dtype=dtype)
+        self._total = torch.zeros(rows, hidden, dtype=torch.float64)
         self._steps = 0
 
     def add(self, start: int, states: Tensor) -> None:
-        """One more step, of the first rows."""
-        self._few[: len(states)].add_(states)
+        """Add the states of a step to the first rows."""
+        self._partial[: len(states)].add_(states)
         self._steps += 1
-        if self._steps % FEW_STEPS == 0:
-            self._all += self._few
-            self._few.zero_()
+        if self._steps % FLOAT32_STEPS == 0:
+            self._total += self._partial
+            self._partial.zero_()
 
-    def over(self, lengths: Tensor | None) -> Tensor:
-        """The sums, or divided by each row's length the means: [rows, hidden], in the states' own type."""
-        self._all += self._few
-        return (self._all if lengths is None else self._all / lengths[:, None]).to(self._few.dtype)
+    def result(self, lengths: Tensor | None) -> Tensor:
+        """The sums, or with lengths the means: [rows, hidden], in the states' own dtype."""
+        self._total += self._partial
+        return (self._total if lengths is None else self._total / lengths[:, None]).to(self._partial.dtype)
 
 
 def _starts_and_rows(steps: Steps, reverse: bool) -> Iterator[tuple[int, int]]:
-    """Where each time step's rows start in the packed input, and how many there are, in reading order."""
+    """Start in the packed input and number of rows of each time step, in reading order."""
     starts = np.cumsum(steps) - steps
     if reverse:
         starts, steps = starts[::-1], steps[::-1]
-    for first in range(0, len(steps), _STEPS_LISTED):
-        part = slice(first, first + _STEPS_LISTED)
+    for first in range(0, len(steps), _STEPS_PER_SLICE):
+        part = slice(first, first + _STEPS_PER_SLICE)
         yield from zip(starts[part].tolist(), steps[part].tolist(), strict=True)
 
 
@@ -243,9 +237,9 @@ def _fill_from_table(table: Tensor, ids: Tensor, start: int, stop: int, gates: T
     torch.index_select(table, 0, ids[start:stop], out=gates)
 
 
-def _write(target: Tensor, start: int, states: Tensor) -> None:
+def _store_states(target: Tensor, start: int, states: Tensor) -> None:
     target[start : start + len(states)] = states
 
 
-def _maximum(largest: Tensor, states: Tensor) -> None:
+def _update_maximum(largest: Tensor, states: Tensor) -> None:
     torch.maximum(largest, states, out=largest)

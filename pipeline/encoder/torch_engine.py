@@ -1,11 +1,10 @@
-"""`TorchEngine`: a PackedEncoder as an engine of `lengthwise.encoder.engine`, on a CPU or a GPU.
+"""`TorchEngine`: a PackedEncoder as an `Engine`, on a CPU or a GPU.
 
-Notable decisions:
 - On a CPU in float32 the step-wise encoder computes (`encoder.stepwise`), on a GPU cuDNN (`encoder.cuda`); on a CPU
-  in bfloat16 PyTorch's own LSTM on batches whose lengths the plan keeps equal, which is what its fused kernel needs.
-- Batches run side by side, each on one thread. Threads that share one product wait for each other at its end, and
-  lose a factor of ten where the machine has something else to do.
-- A batch that does not fit into memory is halved until it does. Its vectors may then differ in the last bits.
+  in bfloat16 PyTorch's own LSTM, on batches whose lengths the plan keeps equal, as its fused kernel requires.
+- Batches run in parallel on one thread each. Threads that share a product wait for each other at its end, which is up
+  to ten times slower on a busy machine.
+- A batch that does not fit into memory is split (`encoder.oom`).
 """
 
 from __future__ import annotations
@@ -34,23 +33,23 @@ from lengthwise.util.threads import parallel_map
 T = TypeVar("T")
 R = TypeVar("R")
 log = logging.getLogger(__name__)
-_FULL = (  # what says so of a processor's memory, of page-locked memory, and of what cuDNN and cuBLAS take themselves
+_OOM_MESSAGES = (  # of host memory, of page-locked memory, and of memory that cuDNN and cuBLAS allocate
     "DefaultCPUAllocator",
     "CUDA error: out of memory",
     "CUDNN_STATUS_ALLOC_FAILED",
     "CUBLAS_STATUS_ALLOC_FAILED",
 )
-_SPARE_THREADS = 2  # gather ids and put vectors in their places, while others wait for the GPU
+_EXTRA_THREADS = 2  # pad ids and store vectors while the other threads wait for the GPU
 
 
 class TorchEngine:
     """Runs a copy of a PackedEncoder.
 
     Attributes:
-        name: device and precision; part of a run's identity, since both move the last bits.
-        config: the encoder's.
-        costs: what batches cost here.
-        reference: the same encoder in float32, where this one's precision is lower, else None.
+        name: device and precision; part of a run's identity, since both affect the last bits.
+        config: of the encoder.
+        costs: of batches on this device in this precision.
+        reference: the same encoder in float32 where this engine has a lower precision, else None.
         fingerprint: sha256 (hex) of the weights.
     """
 
@@ -64,7 +63,7 @@ class TorchEngine:
         """Make the engine.
 
         Args:
-            workers: batches at a time; as many as PyTorch has threads where it is left out (on a GPU three, or as many
+            workers: number of batches in parallel; PyTorch's number of threads by default (on a GPU three, or as many
                 as fit into memory).
 
         Raises:
@@ -91,7 +90,7 @@ class TorchEngine:
             on_device = make_cuda_encoder(
                 encoder, self.device, precision, workers or STREAM_SLOTS, self.costs.max_tokens
             )
-            self._encode, self._workers = on_device, on_device.slots + _SPARE_THREADS
+            self._encode, self._workers = on_device, on_device.slots + _EXTRA_THREADS
         elif precision == "fp32":
             self._encode = StepwiseEncoder(encoder)
         else:
@@ -102,47 +101,49 @@ class TorchEngine:
         """int64[batch, sequence], right-padded, and int64[batch], from 1 to sequence, to float32[batch, dim].
 
         Raises:
-            LengthwiseError: not even one row fits into memory.
+            LengthwiseError: a single row does not fit into memory.
         """
         return split_on_oom(
             self._encode,
             input_ids,
             lengths,
-            out_of_memory=_out_of_memory,
+            is_oom=_is_oom,
             device=self.device.type,
             release=torch.cuda.empty_cache if self.device.type == "cuda" else None,
         )
 
     def run_all(self, function: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
-        """`function` of each item, in order, on the engine's workers."""
+        """Map `function` over items, in order, on the engine's workers."""
         try:
             yield from parallel_map(function, items, self._workers, partial(torch.set_num_threads, 1))
         finally:
-            torch.set_num_threads(self._threads)  # what a worker sets is also what new threads begin with
+            torch.set_num_threads(self._threads)  # a worker's setting is also the default of new threads
 
     def _run_in_bf16(self, input_ids: NDArray[np.int64], lengths: NDArray[np.int64]) -> NDArray[np.float32]:
-        """By the fused kernel where all lengths are equal, else packed."""
+        """With the fused kernel where all lengths are equal, else packed."""
         ids = torch.from_numpy(input_ids)
         with torch.inference_mode():
             equal = (lengths == ids.shape[1]).all()
-            vectors = self._encoder.forward_equal(ids) if equal else self._encoder(ids, torch.from_numpy(lengths))
+            vectors = (
+                self._encoder.forward_equal_lengths(ids) if equal else self._encoder(ids, torch.from_numpy(lengths))
+            )
         return vectors.numpy()
 
 
 def open_torch(config: RunConfig, workers: int | None = None) -> tuple[TorchEngine, TextTokenizer]:
-    """What a run encodes with: the checkpoint at model.path on an engine, and its tokenizer.
+    """The engine and tokenizer of a run, from the checkpoint at model.path.
 
     Args:
-        workers: batches at a time, as for TorchEngine.
+        workers: number of batches in parallel, as for TorchEngine.
 
     Raises:
-        LengthwiseError: one of them cannot be loaded, or they do not fit.
+        LengthwiseError: encoder or tokenizer cannot be loaded, or they do not fit each other.
     """
     encoder, tokenizer = load_checkpoint(config.model.path, config.tokenizer.path)
     return TorchEngine(encoder, config.encode.device, config.encode.precision, workers), tokenizer
 
 
-def _out_of_memory(error: Exception) -> bool:
+def _is_oom(error: Exception) -> bool:
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
-    return any(words in str(error) for words in _FULL)
+    return any(message in str(error) for message in _OOM_MESSAGES)

@@ -35,7 +35,7 @@ def fits(rows: int, longest: int, costs: BatchCosts) -> bool:
     return rows == 1 or (rows <= costs.max_rows and rows * longest <= costs.max_tokens)
 
 
-def realistic(rows: int = 65_536, seed: int = 0) -> Lengths:
+def realistic_lengths(rows: int = 65_536, seed: int = 0) -> Lengths:
     drawn = np.random.default_rng(seed).lognormal(np.log(13), 0.8, rows)
     return np.clip(drawn.round(), 1, 400).astype(np.int64)
 
@@ -102,7 +102,7 @@ def test_batches_of_one_length_are_of_even_size(lengths: Lengths, costs: BatchCo
 
 @properties
 @given(LENGTHS, COSTS)
-def test_the_same_lengths_give_the_same_plan(lengths: Lengths, costs: BatchCosts) -> None:
+def test_plan_does_not_depend_on_the_dtype(lengths: Lengths, costs: BatchCosts) -> None:
     first, second = plan_batches(lengths, costs), plan_batches(lengths.astype(np.int32), costs)
     np.testing.assert_array_equal(first.rows, second.rows)
     np.testing.assert_array_equal(first.starts, second.starts)
@@ -166,12 +166,12 @@ def test_report_equals_a_naive_count(lengths: Lengths, costs: BatchCosts, in_ord
     assert report.batches == len(batches)
     assert report.cells == (cells if costs.pads else sum(encoded))
     assert report.padding == pytest.approx((cells - sum(encoded)) / cells if costs.pads and cells else 0)
-    by_hand = sum(
+    expected = sum(
         ((len(batch) * max(batch) if costs.pads else sum(batch)) + costs.step * max(batch))
         * (costs.mixed if len(set(batch)) > 1 else 1)
         for batch in batches
     )
-    assert report.cost == pytest.approx(by_hand)
+    assert report.cost == pytest.approx(expected)
 
 
 def test_plan_in_order_keeps_input_order() -> None:
@@ -191,7 +191,7 @@ def test_reports_add_up() -> None:
 
 @pytest.mark.parametrize("costs", [STEPWISE, PACKED, PADDED, PACKED_CUDA, PADDED_CUDA])
 def test_padding_is_rare_on_a_realistic_shard(costs: BatchCosts) -> None:
-    lengths = realistic()
+    lengths = realistic_lengths()
     plan = plan_batches(lengths, costs)
     report = report_plan(lengths, plan, costs)
     assert report.padding <= (0.06 if costs is PADDED_CUDA else 0.005)  # a step costs as much as 256 tokens

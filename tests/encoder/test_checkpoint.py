@@ -38,7 +38,7 @@ def edit_config(folder: Path, **changes: Any) -> None:
     path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
 
 
-def test_round_trip(checkpoint: Path, tokenizer: TextTokenizer) -> None:
+def test_checkpoint_survives_a_round_trip(checkpoint: Path, tokenizer: TextTokenizer) -> None:
     assert sorted(path.name for path in checkpoint.iterdir()) == ["config.json", "model.safetensors", "tokenizer.json"]
     encoder, loaded = load_checkpoint(checkpoint)
     assert loaded.fingerprint == tokenizer.fingerprint
@@ -56,7 +56,7 @@ def test_saving_again_replaces_the_folder_and_gives_the_same_bytes(checkpoint: P
     assert {path.name: path.read_bytes() for path in checkpoint.iterdir()} == before
 
 
-def test_the_fingerprint_follows_every_weight(encoder_config: Callable[..., EncoderConfig]) -> None:
+def test_fingerprint_depends_on_every_weight(encoder_config: Callable[..., EncoderConfig]) -> None:
     encoder = seeded_encoder(encoder_config(projection_dim=3), 0)
     seen = {weights_fingerprint(encoder)}
     for weight in encoder.parameters():
@@ -67,19 +67,19 @@ def test_the_fingerprint_follows_every_weight(encoder_config: Callable[..., Enco
 
 
 @pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
-def test_a_missing_file_is_named(checkpoint: Path, name: str) -> None:
+def test_missing_file_is_named(checkpoint: Path, name: str) -> None:
     (checkpoint / name).unlink()
     with pytest.raises(CheckpointError, match=name):
         load_checkpoint(checkpoint)
 
 
-def test_a_missing_tokenizer_is_named(checkpoint: Path) -> None:
+def test_missing_tokenizer_is_named(checkpoint: Path) -> None:
     (checkpoint / "tokenizer.json").unlink()
     with pytest.raises(TokenizerError, match=r"tokenizer\.json"):
         load_checkpoint(checkpoint)
 
 
-def test_a_missing_folder_says_how_to_make_one(tmp_path: Path) -> None:
+def test_missing_folder_message_names_init_model(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"no such checkpoint.*init-model"):
         load_checkpoint(tmp_path / "nothing")
 
@@ -101,13 +101,13 @@ def test_weights_that_are_missing_or_extra_are_named(checkpoint: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["num_layers", "hidden_size", "embedding_dim", "vocab_size", "projection_dim"])
-def test_an_encoder_beyond_all_bounds_is_not_made(checkpoint: Path, name: str) -> None:
+def test_config_larger_than_the_weights_is_refused(checkpoint: Path, name: str) -> None:
     edit_config(checkpoint, **{name: 10**18})
     with pytest.raises(CheckpointError, match=f"{name} is 1000000000000000000, but there are .* weights"):
         load_checkpoint(checkpoint)
 
 
-def test_another_number_type_is_refused(checkpoint: Path) -> None:
+def test_dtype_other_than_float32_is_refused(checkpoint: Path) -> None:
     weights = load_file(checkpoint / "model.safetensors")
     weights["embedding.weight"] = weights["embedding.weight"].half()
     save_file(weights, checkpoint / "model.safetensors")
@@ -125,7 +125,7 @@ def test_damaged_files_are_named(checkpoint: Path) -> None:
         load_checkpoint(checkpoint)
 
 
-def test_another_kind_of_model_is_refused(checkpoint: Path) -> None:
+def test_other_model_type_is_refused(checkpoint: Path) -> None:
     edit_config(checkpoint, model_type="bert")
     with pytest.raises(CheckpointError, match="model_type is 'bert'"):
         load_checkpoint(checkpoint)
@@ -138,14 +138,14 @@ def test_all_mistakes_of_a_config_are_reported(checkpoint: Path) -> None:
     assert all(name in str(error.value) for name in ("pooling", "hidden_size", "dropout", "3 mistakes"))
 
 
-def test_another_tokenizer_is_refused(checkpoint: Path, tmp_path: Path, tokenizer: TextTokenizer) -> None:
+def test_tokenizer_of_another_model_is_refused(checkpoint: Path, tmp_path: Path, tokenizer: TextTokenizer) -> None:
     other = train_tokenizer(["other words"], TokenizerTraining(model="wordlevel", min_frequency=1))
     (checkpoint / "tokenizer.json").write_text(other.to_json())
     with pytest.raises(TokenizerError, match=other.fingerprint[:12]):
         load_checkpoint(checkpoint)
 
 
-def test_a_tokenizer_with_more_ids_than_rows_is_refused_with_both_numbers(
+def test_tokenizer_with_more_ids_than_rows_is_refused_with_both_numbers(
     tmp_path: Path, tokenizer: TextTokenizer, encoder_config: Callable[..., EncoderConfig]
 ) -> None:
     encoder = seeded_encoder(encoder_config(vocab_size=4), 0)
@@ -154,7 +154,7 @@ def test_a_tokenizer_with_more_ids_than_rows_is_refused_with_both_numbers(
     assert not (tmp_path / "model").exists()
 
 
-def test_a_created_checkpoint_says_that_it_was_never_trained(tmp_path: Path, tokenizer: TextTokenizer) -> None:
+def test_created_checkpoint_is_recorded_as_untrained(tmp_path: Path, tokenizer: TextTokenizer) -> None:
     tokenization = TokenizationSettings(max_length=9)
     shape = EncoderSettings(hidden_size=4, pooling="max")
     config = create_checkpoint(tmp_path / "model", tokenizer, shape, tokenization, seed=7)
@@ -165,12 +165,12 @@ def test_a_created_checkpoint_says_that_it_was_never_trained(tmp_path: Path, tok
     assert (config.pad_token_id, config.unk_token_id, config.vocab_size) == (0, 1, tokenizer.vocab_size)
 
 
-def test_a_tokenizer_without_the_pad_token_is_refused(tmp_path: Path, tokenizer: TextTokenizer) -> None:
+def test_tokenizer_without_the_pad_token_is_refused(tmp_path: Path, tokenizer: TextTokenizer) -> None:
     with pytest.raises(CheckpointError, match=r"no token '<pad>'.*pad_token"):
         create_checkpoint(tmp_path / "model", tokenizer, pad_token="<pad>")
 
 
-def test_another_path_to_the_tokenizer_is_accepted_if_it_is_the_models(checkpoint: Path, tmp_path: Path) -> None:
+def test_tokenizer_path_is_accepted_if_the_tokenizer_is_the_models(checkpoint: Path, tmp_path: Path) -> None:
     own = load_checkpoint(checkpoint)[1].fingerprint
     assert load_checkpoint(checkpoint, checkpoint / "tokenizer.json")[1].fingerprint == own
     other = train_tokenizer(["other words"], TokenizerTraining(model="wordlevel", min_frequency=1))
@@ -179,7 +179,7 @@ def test_another_path_to_the_tokenizer_is_accepted_if_it_is_the_models(checkpoin
         load_checkpoint(checkpoint, tmp_path / "other.json")
 
 
-def test_a_checkpoint_without_tokenization_settings_has_the_defaults(checkpoint: Path) -> None:
+def test_checkpoint_without_tokenization_settings_has_the_defaults(checkpoint: Path) -> None:
     config = json.loads((checkpoint / "config.json").read_text())
     del config["tokenization"]
     (checkpoint / "config.json").write_text(json.dumps(config))
@@ -195,7 +195,7 @@ def test_tokenization_settings_survive_a_round_trip(checkpoint: Path, tmp_path: 
     assert load_checkpoint(tmp_path / "again")[0].config.tokenization == tokenization
 
 
-def test_truncation_without_a_length_is_refused(checkpoint: Path) -> None:
+def test_truncate_without_max_length_is_refused(checkpoint: Path) -> None:
     edit_config(checkpoint, tokenization={"truncate": True})
     with pytest.raises(ConfigError, match=r"tokenization\.truncate is true, but .* set max_length too"):
         load_checkpoint(checkpoint)

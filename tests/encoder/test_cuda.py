@@ -1,5 +1,5 @@
-"""The encoder on a GPU. What needs none (order, splitting, slots, padded columns) is tested through a slot on the CPU;
-the same tests, and those of the GPU itself, run on a GPU where there is one.
+"""The encoder on a GPU. Order, splitting, slots and padded columns are tested through a slot on the CPU; the same
+tests, and those of the GPU itself, run on a GPU where there is one.
 """
 
 from __future__ import annotations
@@ -76,8 +76,8 @@ def on_host(encoder: PackedEncoder, max_batch_cells: int | None = None) -> tuple
 
 
 @pytest.fixture(params=["cpu", pytest.param("cuda", marks=GPU_MARKS)])
-def placed(request: pytest.FixtureRequest) -> Callable[[PackedEncoder], StreamedEncoder]:
-    """Runs a float32 encoder through slots: on the CPU, and on a GPU where there is one."""
+def make_encoder(request: pytest.FixtureRequest) -> Callable[[PackedEncoder], StreamedEncoder]:
+    """Makes a StreamedEncoder in float32: on the CPU, and on a GPU where there is one."""
     if request.param == "cpu":
         return lambda encoder: on_host(convert_encoder(encoder, torch.device("cpu"), torch.float32))[0]
     return lambda encoder: make_cuda_encoder(encoder, torch.device("cuda", 0), "fp32", 3, 4_096)
@@ -97,17 +97,17 @@ def batches(vocab_size: int, longest: int = 9) -> list[tuple[NDArray[np.int64], 
 
 
 @pytest.mark.parametrize(("layers", "bidirectional", "pooling"), KINDS)
-def test_vectors_are_the_step_wise_encoders(
+def test_vectors_equal_the_stepwise_encoders(
     layers: int,
     bidirectional: bool,
     pooling: str,
-    placed: Callable[[PackedEncoder], StreamedEncoder],
+    make_encoder: Callable[[PackedEncoder], StreamedEncoder],
     encoder_config: Callable[..., EncoderConfig],
 ) -> None:
     kind = {"num_layers": layers, "bidirectional": bidirectional, "pooling": pooling}
     for head in ({}, {"projection_dim": 5, "normalize": True}):
         encoder = seeded_encoder(encoder_config(**kind, **head, vocab_size=20), 0)
-        found, right = placed(encoder), StepwiseEncoder(encoder)
+        found, right = make_encoder(encoder), StepwiseEncoder(encoder)
         for batch in batches(20):
             vectors = found(*batch)
             assert vectors.dtype == np.float32
@@ -120,9 +120,7 @@ def test_vectors_are_the_step_wise_encoders(
     max_batch_cells=st.one_of(st.none(), st.integers(1, 60)),
     pooling=st.sampled_from(["last", "mean", "max", "sum"]),
 )
-def test_rows_come_back_in_their_order_however_a_batch_is_cut(
-    lengths: list[int], max_batch_cells: int | None, pooling: str
-) -> None:
+def test_split_batches_keep_row_order(lengths: list[int], max_batch_cells: int | None, pooling: str) -> None:
     config = EncoderConfig(vocab_size=20, embedding_dim=3, hidden_size=4, bidirectional=True, pooling=pooling)
     encoder = seeded_encoder(config, 0)
     ids = np.random.default_rng(len(lengths)).integers(0, 20, (len(lengths), max(lengths)))
@@ -135,25 +133,25 @@ def test_rows_come_back_in_their_order_however_a_batch_is_cut(
         assert max(rows for rows, _ in slot.shapes) - min(rows for rows, _ in slot.shapes) <= 1
 
 
-def test_as_many_batches_as_lanes_are_on_their_way(encoder_config: Callable[..., EncoderConfig]) -> None:
-    meeting = threading.Barrier(3, timeout=30)  # passes only if three run at once
+def test_as_many_batches_as_slots_run_in_parallel(encoder_config: Callable[..., EncoderConfig]) -> None:
+    barrier = threading.Barrier(3, timeout=30)  # passes only if three run at once
 
-    class Meeting(HostStreamSlot):
+    class MeetingSlot(HostStreamSlot):
         def run(self, compute: Callable[[Tensor], Tensor], input_ids: NDArray[np.int64]) -> NDArray[np.float32]:
-            meeting.wait()
+            barrier.wait()
             return super().run(compute, input_ids)
 
-    found = StreamedEncoder(seeded_encoder(encoder_config(vocab_size=20), 0), [Meeting() for _ in range(3)])
+    found = StreamedEncoder(seeded_encoder(encoder_config(vocab_size=20), 0), [MeetingSlot() for _ in range(3)])
     (batch, *_) = batches(20)
     threads = [threading.Thread(target=found, args=batch) for _ in range(6)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert not meeting.broken
+    assert not barrier.broken
 
 
-def test_a_lane_is_free_again_after_a_failure(encoder_config: Callable[..., EncoderConfig]) -> None:
+def test_slot_is_freed_after_a_failure(encoder_config: Callable[..., EncoderConfig]) -> None:
     encoder = seeded_encoder(encoder_config(vocab_size=20), 0)
     found, _ = on_host(encoder)
     with pytest.raises(IndexError):
@@ -164,7 +162,7 @@ def test_a_lane_is_free_again_after_a_failure(encoder_config: Callable[..., Enco
 
 @pytest.mark.parametrize(("columns", "wide"), [(5, 8), (8, 8), (300, 304)])
 @pytest.mark.parametrize("layers", [1, 2])
-def test_columns_of_zeros_change_nothing(columns: int, wide: int, layers: int) -> None:
+def test_zero_columns_do_not_change_vectors(columns: int, wide: int, layers: int) -> None:
     config = EncoderConfig(
         vocab_size=20, embedding_dim=columns, hidden_size=6, num_layers=layers, bidirectional=True, pooling="mean"
     )
@@ -176,7 +174,7 @@ def test_columns_of_zeros_change_nothing(columns: int, wide: int, layers: int) -
         np.testing.assert_allclose(on_host(wider)[0](*batch), on_host(encoder)[0](*batch), atol=1e-6, rtol=0)
 
 
-def test_bfloat16_is_near(encoder_config: Callable[..., EncoderConfig]) -> None:
+def test_bfloat16_is_close_to_float32(encoder_config: Callable[..., EncoderConfig]) -> None:
     encoder = seeded_encoder(encoder_config(vocab_size=20, bidirectional=True, pooling="mean"), 0)
     lower = convert_encoder(pad_to_multiple_of_8(encoder), torch.device("cpu"), DTYPES["bf16"])
     for batch in batches(20):
@@ -186,7 +184,7 @@ def test_bfloat16_is_near(encoder_config: Callable[..., EncoderConfig]) -> None:
 
 
 @given(free=st.floats(0, 1e12), cell=st.floats(1, 1e6), slots=st.integers(1, 8), max_cells=st.integers(1, 1_000_000))
-def test_what_is_on_its_way_fits_into_memory(free: float, cell: float, slots: int, max_cells: int) -> None:
+def test_batches_in_flight_fit_into_memory(free: float, cell: float, slots: int, max_cells: int) -> None:
     used, cells = slots_and_cells(free, cell, slots, max_cells)
     assert 1 <= used <= slots
     assert cells >= 1
@@ -197,7 +195,7 @@ def test_what_is_on_its_way_fits_into_memory(free: float, cell: float, slots: in
         assert cells >= max_cells
 
 
-def test_bfloat16_is_refused_where_a_gpu_lacks_it() -> None:
+def test_bfloat16_is_refused_on_a_gpu_without_it() -> None:
     check_precision("bf16", "NVIDIA H200", (9, 0))
     check_precision("fp16", "Tesla T4", (7, 5))
     with pytest.raises(LengthwiseError, match=r"bf16, which Tesla T4 \(compute capability 7\.5\).*choose fp16 or fp32"):
@@ -205,13 +203,13 @@ def test_bfloat16_is_refused_where_a_gpu_lacks_it() -> None:
 
 
 class FakeGpu:
-    """Answers for torch.cuda as a GPU of so much memory would, on which a cell takes so many bytes."""
+    """Replaces torch.cuda by a GPU of `free` bytes, on which a cell takes `cell_bytes`."""
 
     def __init__(
         self, monkeypatch: pytest.MonkeyPatch, free: int = 10**12, cell_bytes: int = 50, cudnn: int = 91_300
     ) -> None:
         self.peak, self.slots = 0, list[HostStreamSlot]()
-        self.kept = 10**8  # what libraries take the first time, and keep
+        self.kept = 10**8  # allocated once by libraries
         gpu = self
 
         class StreamSlot(HostStreamSlot):
@@ -275,18 +273,18 @@ def test_engine_has_more_threads_than_slots(
     assert (engine.name, engine.costs, engine.device.type) == ("torch cuda bf16", PACKED_CUDA, "cuda")
     assert engine.reference is not None
     assert engine.reference.name == "torch cuda"
-    meeting = threading.Barrier(3 + 2, timeout=30)  # passes only where five are at work at once
-    assert len(list(engine.run_all(lambda _: meeting.wait(), range(10)))) == 10
+    barrier = threading.Barrier(3 + 2, timeout=30)  # passes only if five run at once
+    assert len(list(engine.run_all(lambda _: barrier.wait(), range(10)))) == 10
     for batch in batches(20):
         exact = engine.reference.encode_batch(*batch)
         np.testing.assert_allclose(exact, StepwiseEncoder(encoder)(*batch), atol=1e-6, rtol=0)
         assert 0 < np.abs(engine.encode_batch(*batch) - exact).max() < BELOW["bf16"]
 
 
-@pytest.mark.parametrize(("cudnn", "told"), [(91_300, False), (91_001, True)])
-def test_bfloat16_without_cudnn_is_told(
+@pytest.mark.parametrize(("cudnn", "warned"), [(91_300, False), (91_001, True)])
+def test_bfloat16_without_cudnn_logs_a_warning(
     cudnn: int,
-    told: bool,
+    warned: bool,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
     encoder_config: Callable[..., EncoderConfig],
@@ -294,17 +292,15 @@ def test_bfloat16_without_cudnn_is_told(
     FakeGpu(monkeypatch, cudnn=cudnn)
     encoder = seeded_encoder(encoder_config(vocab_size=20), 0)
     for precision in ("fp32", "fp16"):
-        with contextlib.suppress(RuntimeError):  # half precision is nothing that this processor's LSTM has
+        with contextlib.suppress(RuntimeError):  # the LSTM on a CPU has no half precision
             make_cuda_encoder(encoder, torch.device("cpu"), precision, 1, 100)
         assert not caplog.text
     make_cuda_encoder(encoder, torch.device("cpu"), "bf16", 1, 100)
-    assert ("precision fp16 is faster here" in caplog.text) == told
+    assert ("precision fp16 is faster here" in caplog.text) == warned
 
 
-@pytest.mark.parametrize(("dtype", "cudnn", "asked"), [("bf16", 91_300, 1), ("bf16", 91_001, 0), ("fp32", 91_300, 0)])
-def test_weights_in_bfloat16_are_put_in_one_piece_by_us(
-    dtype: str, cudnn: int, asked: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.parametrize(("dtype", "cudnn", "calls"), [("bf16", 91_300, 1), ("bf16", 91_001, 0), ("fp32", 91_300, 0)])
+def test_bfloat16_weights_are_flattened(dtype: str, cudnn: int, calls: int, monkeypatch: pytest.MonkeyPatch) -> None:
     listed = torch.backends.cudnn.CUDNN_TENSOR_DTYPES
     before = set(listed)
     lstm = torch.nn.LSTM(3, 4).to(DTYPES[dtype])
@@ -312,80 +308,80 @@ def test_weights_in_bfloat16_are_put_in_one_piece_by_us(
     monkeypatch.setattr(torch.backends.cudnn, "version", lambda: cudnn)
     monkeypatch.setattr(lstm, "flatten_parameters", lambda: seen.append(torch.bfloat16 in listed))
     flatten_lstm_weights(lstm)
-    assert seen == [True] * asked
+    assert seen == [True] * calls
     assert listed == before
 
 
-def test_the_gpus_weights_are_a_copy(
-    placed: Callable[[PackedEncoder], StreamedEncoder], encoder_config: Callable[..., EncoderConfig]
+def test_later_changes_to_the_encoder_have_no_effect(
+    make_encoder: Callable[[PackedEncoder], StreamedEncoder], encoder_config: Callable[..., EncoderConfig]
 ) -> None:
     encoder = seeded_encoder(encoder_config(vocab_size=20), 0)
-    found = placed(encoder)
+    found = make_encoder(encoder)
     before = [found(*batch) for batch in batches(20)]
     with torch.no_grad():
         for weight in encoder.parameters():
             weight.zero_()
     for batch, vectors in zip(batches(20), before, strict=True):
-        # not to the last bit: cuDNN does not promise that where there are several streams
+        # not bitwise: cuDNN does not promise that with several streams
         np.testing.assert_allclose(found(*batch), vectors, atol=TOLERANCE, rtol=0)
 
 
-def settings_now() -> tuple[str, ...]:
-    return tuple(place.fp32_precision for place in tf32_backends())
+def current_settings() -> tuple[str, ...]:
+    return tuple(backend.fp32_precision for backend in tf32_backends())
 
 
-def test_tf32_is_off_while_any_thread_is_inside() -> None:
-    before, enabled = settings_now(), torch.backends.cudnn.enabled
+def test_arithmetic_sets_and_restores_tf32() -> None:
+    before, enabled = current_settings(), torch.backends.cudnn.enabled
     with arithmetic(torch.float32):
         with arithmetic(torch.float16):
-            assert settings_now() == ("ieee", "ieee")
+            assert current_settings() == ("ieee", "ieee")
             assert torch.backends.cudnn.enabled == enabled
-        assert settings_now() == ("ieee", "ieee")
-    assert settings_now() == before
+        assert current_settings() == ("ieee", "ieee")
+    assert current_settings() == before
     with pytest.raises(ZeroDivisionError), arithmetic(torch.float32):
         raise ZeroDivisionError
-    assert settings_now() == before
+    assert current_settings() == before
 
 
-def test_threads_that_need_other_settings_wait() -> None:
-    before, said = settings_now(), list[tuple[str, ...]]()
+def test_arithmetic_waits_for_other_settings() -> None:
+    before, seen = current_settings(), list[tuple[str, ...]]()
 
     def in_bfloat16() -> None:
         with arithmetic(torch.bfloat16):
-            said.append(settings_now())
+            seen.append(current_settings())
 
     thread = threading.Thread(target=in_bfloat16)
     with arithmetic(torch.float32):
         thread.start()
         thread.join(0.2)
         assert thread.is_alive()
-        assert settings_now() == ("ieee", "ieee")
+        assert current_settings() == ("ieee", "ieee")
     thread.join(30)
-    assert said == [("tf32", "ieee")]
-    assert settings_now() == before
+    assert seen == [("tf32", "ieee")]
+    assert current_settings() == before
 
 
 @pytest.mark.parametrize(("precision", "settings"), [("fp32", ("ieee", "ieee")), ("bf16", ("tf32", "ieee"))])
-def test_kernels_are_launched_under_their_types_settings(
+def test_kernels_run_under_the_settings_of_their_dtype(
     precision: str, settings: tuple[str, str], encoder_config: Callable[..., EncoderConfig]
 ) -> None:
-    """In bfloat16 with what PyTorch calls TF32, without which it asks cuDNN for no tensor cores."""
-    before, seen = settings_now(), list[tuple[str, ...]]()
+    """In bfloat16 with PyTorch's TF32 setting, without which it keeps cuDNN from tensor cores."""
+    before, seen = current_settings(), list[tuple[str, ...]]()
     encoder = convert_encoder(seeded_encoder(encoder_config(vocab_size=20), 0), torch.device("cpu"), DTYPES[precision])
-    encoder.lstm.register_forward_pre_hook(lambda *_: seen.append(settings_now()))
+    encoder.lstm.register_forward_pre_hook(lambda *_: seen.append(current_settings()))
     found, slot = on_host(encoder)
     for batch in batches(20):
         found(*batch)
     assert seen == [settings] * len(slot.shapes)
-    assert settings_now() == before
+    assert current_settings() == before
 
 
-# From here on a GPU is needed.
+# The tests below need a GPU.
 
 
 @contextmanager
-def refusing_to_wait() -> Iterator[None]:
-    """PyTorch raises where an operation makes the processor wait for the GPU."""
+def raise_on_synchronization() -> Iterator[None]:
+    """Make PyTorch raise where an operation waits for the GPU."""
     torch.cuda.set_sync_debug_mode("error")
     try:
         yield
@@ -393,13 +389,13 @@ def refusing_to_wait() -> Iterator[None]:
         torch.cuda.set_sync_debug_mode("default")
 
 
-def sizable(**changes: Any) -> PackedEncoder:
-    """An encoder large enough that tensor cores and TF32 are worth cuDNN's while."""
+def large_encoder(**changes: Any) -> PackedEncoder:
+    """An encoder large enough that cuDNN uses tensor cores and TF32 where allowed."""
     shape = {"vocab_size": 1_000, "embedding_dim": 300, "hidden_size": 256, "bidirectional": True, "pooling": "mean"}
     return seeded_encoder(EncoderConfig(**{**shape, **changes}), 0)
 
 
-def smallest_cosine(found: NDArray[np.float32], right: NDArray[np.float32]) -> float:
+def min_cosine(found: NDArray[np.float32], right: NDArray[np.float32]) -> float:
     norms = np.linalg.norm(found, axis=1) * np.linalg.norm(right, axis=1)
     return float(((found * right).sum(axis=1) / norms).min())
 
@@ -407,32 +403,30 @@ def smallest_cosine(found: NDArray[np.float32], right: NDArray[np.float32]) -> f
 @on_gpu
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
 @pytest.mark.parametrize("pooling", ["last", "mean", "max", "sum"])
-def test_the_engine_on_the_gpu_gives_the_cpus_vectors(
-    precision: Any, pooling: str, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_vectors_on_a_gpu_equal_the_cpus(precision: Any, pooling: str, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.WARNING)
-    encoder = sizable(pooling=pooling, num_layers=2)
+    encoder = large_encoder(pooling=pooling, num_layers=2)
     engine, on_cpu = TorchEngine(encoder, "cuda", precision), TorchEngine(encoder)
-    given_batches = batches(1_000, longest=40) * 8
-    with warnings.catch_warnings(record=True) as told:
+    many_batches = batches(1_000, longest=40) * 8
+    with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        found = list(engine.run_all(lambda batch: engine.encode_batch(*batch), given_batches))
-    assert not [warning for warning in told if "contiguous chunk" in str(warning.message)]  # weights in one piece
-    for batch, vectors in zip(given_batches, found, strict=True):
+        found = list(engine.run_all(lambda batch: engine.encode_batch(*batch), many_batches))
+    assert not [warning for warning in caught if "contiguous chunk" in str(warning.message)]  # weights are flattened
+    for batch, vectors in zip(many_batches, found, strict=True):
         right = on_cpu.encode_batch(*batch)
         if precision == "fp32":
             scale = np.maximum(1, np.abs(right).max(axis=1, keepdims=True))
             assert (np.abs(vectors - right) / scale).max() <= TOLERANCE
         else:
-            assert smallest_cosine(vectors, right) >= 0.999
+            assert min_cosine(vectors, right) >= 0.999
             if pooling != "sum":
                 assert np.abs(vectors - right).max() <= BELOW[precision]
     assert not caplog.records
 
 
 @on_gpu
-def test_a_row_alone_on_the_gpu_equals_the_row_in_a_batch() -> None:
-    encoder = make_cuda_encoder(sizable(num_layers=2), torch.device("cuda", 0), "fp32", 3, 4_096)
+def test_row_alone_on_a_gpu_equals_row_in_a_batch() -> None:
+    encoder = make_cuda_encoder(large_encoder(num_layers=2), torch.device("cuda", 0), "fp32", 3, 4_096)
     for ids, lengths in batches(1_000, longest=40):
         together = encoder(ids, lengths)
         for row, length in enumerate(lengths):
@@ -442,19 +436,19 @@ def test_a_row_alone_on_the_gpu_equals_the_row_in_a_batch() -> None:
 
 @on_gpu
 @pytest.mark.parametrize("pooling", ["last", "mean"])
-def test_nothing_in_a_batch_waits_for_the_gpu_but_its_end(pooling: str) -> None:
-    encoder = make_cuda_encoder(sizable(pooling=pooling), torch.device("cuda", 0), "fp16", 1, 4_096)
-    given_batches = batches(1_000, longest=40)
-    before = [encoder(*batch) for batch in given_batches]  # cuDNN and cuBLAS start
-    with refusing_to_wait():
-        again = [encoder(*batch) for batch in given_batches]
+def test_batch_synchronizes_only_at_its_end(pooling: str) -> None:
+    encoder = make_cuda_encoder(large_encoder(pooling=pooling), torch.device("cuda", 0), "fp16", 1, 4_096)
+    many_batches = batches(1_000, longest=40)
+    before = [encoder(*batch) for batch in many_batches]  # cuDNN and cuBLAS start
+    with raise_on_synchronization():
+        again = [encoder(*batch) for batch in many_batches]
     for first, second in zip(before, again, strict=True):
         np.testing.assert_allclose(first, second, atol=1e-3, rtol=0)
 
 
 @on_gpu
-def test_without_cudnn_the_vectors_are_the_same() -> None:
-    encoder = sizable(num_layers=2)
+def test_vectors_without_cudnn_are_the_same() -> None:
+    encoder = large_encoder(num_layers=2)
     with torch.backends.cudnn.flags(enabled=False):
         found = make_cuda_encoder(encoder, torch.device("cuda", 0), "fp32", 1, 4_096)
         vectors = [found(*batch) for batch in batches(1_000, longest=40)]
@@ -463,8 +457,8 @@ def test_without_cudnn_the_vectors_are_the_same() -> None:
 
 
 @on_gpu
-def test_tf32_stays_off_whatever_the_program_has_set() -> None:
-    encoder = sizable(hidden_size=512)
+def test_tf32_stays_off_where_the_program_allows_it() -> None:
+    encoder = large_encoder(hidden_size=512)
     exact = make_cuda_encoder(encoder, torch.device("cuda", 0), "fp32", 1, 4_096)
     ids, lengths = np.random.default_rng(0).integers(0, 1_000, (512, 40)), np.full(512, 40)
     with tf32_allowed():
@@ -474,8 +468,8 @@ def test_tf32_stays_off_whatever_the_program_has_set() -> None:
 
 
 @on_gpu
-def test_a_text_of_very_many_tokens_is_read_to_its_end() -> None:
-    encoder = sizable(embedding_dim=16, hidden_size=16, pooling="last")
+def test_very_long_text_is_read_to_its_end() -> None:
+    encoder = large_encoder(embedding_dim=16, hidden_size=16, pooling="last")
     found = make_cuda_encoder(encoder, torch.device("cuda", 0), "fp32", 1, 4_096)
     for lengths in (np.array([100_000]), np.array([30_000, 1, 7])):
         ids = np.random.default_rng(0).integers(0, 1_000, (len(lengths), int(lengths.max())))
@@ -483,8 +477,8 @@ def test_a_text_of_very_many_tokens_is_read_to_its_end() -> None:
 
 
 @on_gpu
-def test_a_batch_larger_than_memory_is_cut_before_it_is_tried(caplog: pytest.LogCaptureFixture) -> None:
-    encoder = sizable()
+def test_batch_larger_than_memory_is_split_before_it_runs(caplog: pytest.LogCaptureFixture) -> None:
+    encoder = large_encoder()
     found = make_cuda_encoder(encoder, torch.device("cuda", 0), "fp32", 2, 4_096)
     assert found.max_batch_cells is not None
     small = StreamedEncoder(found._encoder, [CudaStreamSlot(torch.device("cuda", 0))], max_batch_cells=2_000)

@@ -1,4 +1,4 @@
-"""Texts to vectors: each in its place, each computed once, whatever the batches."""
+"""Texts to vectors through an engine: input order, deduplication, bad rows and progress."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from lengthwise.tokens.tokenize import tokenize_texts
 from lengthwise.tokens.tokenizer import TextTokenizer
 
 
-def test_texts_in_memory(tokenizer: TextTokenizer, engine: LookupEngine) -> None:
+def test_encode_texts_gives_zeros_for_texts_without_tokens(tokenizer: TextTokenizer, engine: LookupEngine) -> None:
     assert encode_texts([], tokenizer, engine).shape == (0, engine.config.dim)
     found = encode_texts(["moon", "", "moon"], tokenizer, engine)
     assert found.dtype == np.float32
@@ -29,7 +29,7 @@ def test_texts_in_memory(tokenizer: TextTokenizer, engine: LookupEngine) -> None
 
 @settings(max_examples=60, deadline=None)
 @given(texts=st.lists(st.sampled_from([*TEXTS, "", "cat", "cat cat"]), max_size=30), max_rows=st.integers(1, 5))
-def test_rows_of_the_same_ids_are_computed_once(
+def test_rows_of_equal_ids_are_computed_once(
     tokenizer: TextTokenizer, encoder_config: Callable[..., EncoderConfig], texts: list[str], max_rows: int
 ) -> None:
     engine = LookupEngine(encoder_config())
@@ -50,7 +50,7 @@ def test_bad_rows_get_zeros(tokenizer: TextTokenizer, engine: LookupEngine, poli
     assert (plan.rows, plan.tokens) == (1, 1)
 
 
-def test_progress_hears_of_every_row_once(tokenizer: TextTokenizer, engine: LookupEngine) -> None:
+def test_progress_counts_every_row_once(tokenizer: TextTokenizer, engine: LookupEngine) -> None:
     done: list[tuple[int, int]] = []
     texts = ["moon", "", "moon", *TEXTS, "", "moon"]
     tokens = tokenize_texts(texts, tokenizer)
@@ -58,7 +58,7 @@ def test_progress_hears_of_every_row_once(tokenizer: TextTokenizer, engine: Look
     assert [sum(column) for column in zip(*done, strict=True)] == [len(texts), len(tokens.values)]
 
 
-def test_an_id_beyond_the_vocabulary_names_its_row(
+def test_id_beyond_the_vocabulary_is_refused_with_its_row(
     tokenizer: TextTokenizer, encoder_config: Callable[..., EncoderConfig]
 ) -> None:
     tokens = tokenize_texts(["moon", "cat"], tokenizer)

@@ -1,4 +1,4 @@
-"""The encoder: the worked example first, then exactness over all shapes and poolings."""
+"""The encoder: a worked example first, then exactness over all shapes and poolings."""
 
 from __future__ import annotations
 
@@ -32,16 +32,14 @@ def example_encoder() -> PackedEncoder:
 
 
 class TestWorkedExample:
-    def test_packing_orders_rows_and_keeps_real_ids_alone(self, example_encoder: PackedEncoder) -> None:
+    def test_pack_sorts_rows_and_keeps_only_real_ids(self, example_encoder: PackedEncoder) -> None:
         packed = example_encoder.pack(*padded(EXAMPLE))
         assert packed.batch_sizes.tolist() == [3, 3, 2, 1, 1]
         assert packed.sorted_indices.tolist() == [2, 0, 1]
         assert packed.unsorted_indices.tolist() == [1, 2, 0]
         assert packed.data.tolist() == [6, 1, 4, 7, 2, 5, 8, 3, 9, 10]
 
-    def test_nothing_is_computed_for_padding(
-        self, example_encoder: PackedEncoder, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def test_padding_is_not_computed(self, example_encoder: PackedEncoder, monkeypatch: pytest.MonkeyPatch) -> None:
         embedded, recurrent = [], []
         example_encoder.embedding.register_forward_hook(lambda _, given, out: embedded.append(out.shape))
         example_encoder.lstm.register_forward_hook(lambda _, given, out: recurrent.append(out[0].data.shape))
@@ -49,30 +47,28 @@ class TestWorkedExample:
         assert embedded == [(10, 6)]
         assert recurrent == [(10, 2)]
 
-    def test_states_beyond_a_row_are_exactly_zero(self, example_encoder: PackedEncoder) -> None:
+    def test_states_in_the_padding_are_zero(self, example_encoder: PackedEncoder) -> None:
         states, _ = example_encoder.token_states(*padded(EXAMPLE))
         assert states.shape == (3, 5, 2)
         for row, ids in enumerate(EXAMPLE):
             assert (states[row, len(ids) :] == 0).all()
             assert (states[row, : len(ids)] != 0).all()
 
-    def test_the_vector_is_the_state_at_the_last_real_token_in_the_original_order(
-        self, example_encoder: PackedEncoder
-    ) -> None:
+    def test_vector_is_the_state_at_the_last_real_token(self, example_encoder: PackedEncoder) -> None:
         input_ids, lengths = padded(EXAMPLE)
         states, last = example_encoder.token_states(input_ids, lengths)
         for row, ids in enumerate(EXAMPLE):
             assert torch.equal(last[row], states[row, len(ids) - 1])
         assert torch.equal(example_encoder(input_ids, lengths), last)
 
-    def test_it_is_what_an_lstm_without_padding_or_packing_gives(self, example_encoder: PackedEncoder) -> None:
+    def test_vector_equals_that_of_a_plain_lstm(self, example_encoder: PackedEncoder) -> None:
         vectors = example_encoder(*padded(EXAMPLE))
         for row, ids in enumerate(EXAMPLE):
             _, (hidden, _) = example_encoder.lstm(example_encoder.embedding(torch.tensor([ids])))
             torch.testing.assert_close(vectors[row], hidden[-1, 0], atol=1e-7, rtol=0)
 
 
-def by_hand(encoder: PackedEncoder, ids: list[int]) -> Tensor:
+def reference_vector(encoder: PackedEncoder, ids: list[int]) -> Tensor:
     """One row's vector from a plain nn.LSTM on the row alone."""
     config = encoder.config
     states, (hidden, _) = encoder.lstm(encoder.embedding(torch.tensor([ids])))
@@ -89,7 +85,7 @@ def by_hand(encoder: PackedEncoder, ids: list[int]) -> Tensor:
 
 @pytest.mark.parametrize(("layers", "bidirectional", "pooling"), SHAPES)
 @pytest.mark.parametrize(("projection", "normalize"), [(None, False), (5, True)])
-def test_every_shape_equals_rows_one_by_one(
+def test_every_shape_equals_a_plain_lstm_per_row(
     layers: int,
     bidirectional: bool,
     pooling: str,
@@ -104,7 +100,7 @@ def test_every_shape_equals_rows_one_by_one(
     vectors = encoder(*padded(rows, fill=7))
     assert vectors.shape == (len(rows), config.dim)
     for row, ids in enumerate(rows):
-        torch.testing.assert_close(vectors[row], by_hand(encoder, ids), atol=1e-6, rtol=0)
+        torch.testing.assert_close(vectors[row], reference_vector(encoder, ids), atol=1e-6, rtol=0)
 
 
 @settings(deadline=None, max_examples=30)
@@ -115,7 +111,7 @@ def test_every_shape_equals_rows_one_by_one(
     pooling=st.sampled_from(["last", "mean", "max", "sum"]),
     seed=st.integers(0, 3),
 )
-def test_a_row_alone_equals_the_row_in_any_batch(
+def test_row_alone_equals_row_in_any_batch(
     rows: list[list[int]], fill: int, extra: int, pooling: str, seed: int
 ) -> None:
     config = EncoderConfig(vocab_size=20, embedding_dim=5, hidden_size=3, bidirectional=True, pooling=pooling)
@@ -134,13 +130,13 @@ def test_gradients_reach_every_weight(encoder_config: Callable[..., EncoderConfi
     assert all(weight.grad is not None and weight.grad.abs().sum() > 0 for weight in encoder.parameters())
 
 
-def test_a_seed_gives_the_same_weights_and_another_seed_others(encoder_config: Callable[..., EncoderConfig]) -> None:
+def test_weights_depend_on_the_seed(encoder_config: Callable[..., EncoderConfig]) -> None:
     first, again, other = (seeded_encoder(encoder_config(), seed).state_dict() for seed in (1, 1, 2))
     assert all(torch.equal(first[name], again[name]) for name in first)
     assert not any(torch.equal(first[name], other[name]) for name in first)
 
 
-def test_seeding_fills_all_weights_within_their_bounds(encoder_config: Callable[..., EncoderConfig]) -> None:
+def test_seeded_weights_are_filled_and_within_bounds(encoder_config: Callable[..., EncoderConfig]) -> None:
     weights = seeded_encoder(encoder_config(hidden_size=16, projection_dim=4), 0).state_dict()
     for name, weight in weights.items():
         assert weight.std() > 0.01, name
@@ -149,7 +145,7 @@ def test_seeding_fills_all_weights_within_their_bounds(encoder_config: Callable[
 
 
 @pytest.mark.parametrize("pooling", ["last", "mean", "max", "sum"])
-def test_pooling_is_float32_at_least(encoder_config: Callable[..., EncoderConfig], pooling: str) -> None:
+def test_pooling_computes_in_at_least_float32(encoder_config: Callable[..., EncoderConfig], pooling: str) -> None:
     encoder = seeded_encoder(encoder_config(pooling=pooling, projection_dim=3), 0)
     exact = encoder(*padded(EXAMPLE))
     encoder.embedding.to(torch.bfloat16)
@@ -161,11 +157,11 @@ def test_pooling_is_float32_at_least(encoder_config: Callable[..., EncoderConfig
 
 
 @pytest.mark.parametrize(("layers", "bidirectional", "pooling"), SHAPES)
-def test_rows_of_one_length_need_no_packing(
+def test_forward_equal_lengths_equals_packing(
     encoder_config: Callable[..., EncoderConfig], layers: int, bidirectional: bool, pooling: str
 ) -> None:
     shape = {"num_layers": layers, "bidirectional": bidirectional, "pooling": pooling}
     encoder = seeded_encoder(encoder_config(vocab_size=20, projection_dim=3, normalize=True, **shape), 0)
     input_ids = torch.arange(20).reshape(4, 5)
-    found = encoder.forward_equal(input_ids)
+    found = encoder.forward_equal_lengths(input_ids)
     torch.testing.assert_close(found, encoder(input_ids, torch.full((4,), 5)), atol=1e-6, rtol=0)

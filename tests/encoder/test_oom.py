@@ -1,4 +1,4 @@
-"""A batch that does not fit is halved; the rows stay in order, and other errors are no matter of memory."""
+"""Batches that do not fit into memory are split; rows stay in order, and other errors pass through."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ IDS = np.arange(25).reshape(5, 5)
 
 
 class Limited:
-    """Gives each row's first id and length; takes so many rows at a time."""
+    """Returns each row's first id and length; raises `error` for more than `rows` rows."""
 
     def __init__(self, rows: int, error: Exception) -> None:
         self.rows, self.error, self.seen = rows, error, list[int]()
@@ -27,21 +27,21 @@ class Limited:
         return np.stack([input_ids[:, 0], lengths], axis=1).astype(np.float32)
 
 
-def halved(encode: Limited, rows: int = 5, **options: Any) -> Any:
+def encode_split(encode: Limited, rows: int = 5, **options: Any) -> Any:
     return split_on_oom(
         encode,
         IDS[:rows],
         LENGTHS[:rows],
-        out_of_memory=lambda error: "full" in str(error),
+        is_oom=lambda error: "full" in str(error),
         device="a small machine",
         **options,
     )
 
 
-def test_rows_stay_in_order(caplog: pytest.LogCaptureFixture) -> None:
+def test_split_batch_keeps_row_order(caplog: pytest.LogCaptureFixture) -> None:
     released: list[int] = []
     encode = Limited(2, ValueError("full"))
-    found = halved(encode, release=lambda: released.append(len(encode.seen)))
+    found = encode_split(encode, release=lambda: released.append(len(encode.seen)))
     np.testing.assert_array_equal(found, np.stack([IDS[:, 0], LENGTHS], axis=1))
     assert encode.seen == [5, 2, 3, 1, 2]
     assert released == [1, 3]  # before the halves are tried
@@ -50,20 +50,20 @@ def test_rows_stay_in_order(caplog: pytest.LogCaptureFixture) -> None:
     ]
 
 
-def test_what_fits_is_encoded_at_once() -> None:
+def test_batch_that_fits_is_not_split() -> None:
     encode = Limited(5, ValueError("full"))
-    assert len(halved(encode)) == 5
+    assert len(encode_split(encode)) == 5
     assert encode.seen == [5]
 
 
-def test_one_row_that_does_not_fit_is_told() -> None:
+def test_single_row_that_does_not_fit_raises() -> None:
     message = r"one text of 3 tokens does not fit into the memory of a small machine; set tokenizer\.max_length"
     with pytest.raises(LengthwiseError, match=message):
-        halved(Limited(0, ValueError("full")))
+        encode_split(Limited(0, ValueError("full")))
 
 
-def test_another_error_is_raised_as_it_is() -> None:
+def test_other_error_is_raised_unchanged() -> None:
     encode = Limited(0, ValueError("wrong"))
     with pytest.raises(ValueError, match="wrong"):
-        halved(encode)
+        encode_split(encode)
     assert encode.seen == [5]

@@ -41,7 +41,7 @@ def packed(encoder: PackedEncoder, ids: NDArray[np.int64], lengths: NDArray[np.i
 
 
 def difference(encoder: PackedEncoder, ids: NDArray[np.int64], lengths: NDArray[np.int64]) -> float:
-    """The largest, absolute up to 1 and relative to a row's largest value above."""
+    """The largest difference: absolute up to 1, above relative to a row's largest value."""
     right = packed(encoder, ids, lengths)
     found = StepwiseEncoder(encoder)(ids, lengths)
     assert (found.dtype, found.shape) == (np.float32, right.shape)
@@ -51,7 +51,9 @@ def difference(encoder: PackedEncoder, ids: NDArray[np.int64], lengths: NDArray[
 
 @pytest.mark.parametrize(("layers", "bidirectional", "pooling"), SHAPES)
 @pytest.mark.parametrize(("projection", "normalize"), [(None, False), (3, False), (None, True), (3, True)])
-def test_every_shape(layers: int, bidirectional: bool, pooling: str, projection: int | None, normalize: bool) -> None:
+def test_every_shape_equals_the_packed_encoder(
+    layers: int, bidirectional: bool, pooling: str, projection: int | None, normalize: bool
+) -> None:
     encoder = make_encoder(
         num_layers=layers,
         bidirectional=bidirectional,
@@ -70,7 +72,7 @@ def test_every_shape(layers: int, bidirectional: bool, pooling: str, projection:
     normalize=st.booleans(),
     seed=st.integers(0, 9),
 )
-def test_any_lengths(
+def test_any_lengths_equal_the_packed_encoder(
     lengths: list[int], columns: int, shape: tuple[int, bool, str], normalize: bool, seed: int
 ) -> None:
     layers, bidirectional, pooling = shape
@@ -80,17 +82,17 @@ def test_any_lengths(
 
 @settings(max_examples=60, deadline=None)
 @given(lengths=st.lists(st.integers(1, 30), min_size=1, max_size=12), seed=st.integers(0, 9))
-def test_a_row_alone_equals_the_row_in_its_batch(lengths: list[int], seed: int) -> None:
+def test_row_alone_equals_row_in_its_batch(lengths: list[int], seed: int) -> None:
     encode = StepwiseEncoder(make_encoder(bidirectional=True))
-    ids, lengths_ = batch_of(lengths, 2, seed)
-    together = encode(ids, lengths_)
+    ids, batch_lengths = batch_of(lengths, 2, seed)
+    together = encode(ids, batch_lengths)
     for row in range(len(lengths)):
-        alone = encode(ids[row : row + 1, : lengths[row]], lengths_[row : row + 1])
+        alone = encode(ids[row : row + 1, : lengths[row]], batch_lengths[row : row + 1])
         np.testing.assert_allclose(together[row : row + 1], alone, atol=1e-6, rtol=0)
 
 
 @pytest.mark.parametrize(("layers", "bidirectional"), [(1, False), (2, True)])
-def test_a_table_for_each_batch_gives_the_same(
+def test_table_per_batch_gives_the_same_vectors(
     layers: int, bidirectional: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     encoder = make_encoder(num_layers=layers, bidirectional=bidirectional)
@@ -103,7 +105,7 @@ def test_a_table_for_each_batch_gives_the_same(
     np.testing.assert_allclose(by_batch(*batch), whole(*batch), atol=1e-7, rtol=0)
 
 
-def test_nothing_is_computed_for_padding(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_padding_is_not_computed(monkeypatch: pytest.MonkeyPatch) -> None:
     rows: list[int] = []
     original = stepwise._fill_from_table
 
@@ -118,7 +120,7 @@ def test_nothing_is_computed_for_padding(monkeypatch: pytest.MonkeyPatch) -> Non
 
 @pytest.mark.parametrize("size", [1e-4, 1e-2])
 @pytest.mark.parametrize("changes", [{"normalize": True}, {"projection_dim": 4, "normalize": True}])
-def test_short_vectors_are_normalised_exactly(size: float, changes: dict[str, Any]) -> None:
+def test_short_vectors_are_normalised_within_tolerance(size: float, changes: dict[str, Any]) -> None:
     """States near zero, where 2 sigmoid(2x) - 1 has no relative precision left."""
     encoder = make_encoder(hidden_size=16, **changes)
     with torch.no_grad():
@@ -131,7 +133,7 @@ def test_short_vectors_are_normalised_exactly(size: float, changes: dict[str, An
 
 @pytest.mark.parametrize("layers", [1, 2])
 @pytest.mark.parametrize("pooling", ["mean", "sum", "last", "max"])
-def test_short_vectors_are_nearer_to_the_exact_ones_than_float32(pooling: str, layers: int) -> None:
+def test_short_vectors_are_closer_to_float64_than_float32_is(pooling: str, layers: int) -> None:
     shape = {"hidden_size": 32, "embedding_dim": 16, "num_layers": layers, "bidirectional": True}
     encoder = make_encoder(**shape, pooling=pooling, normalize=True)
     with torch.no_grad():
@@ -146,8 +148,8 @@ def test_short_vectors_are_nearer_to_the_exact_ones_than_float32(pooling: str, l
 
 @pytest.mark.parametrize("changes", [{}, {"normalize": True}, {"projection_dim": 4}])
 @pytest.mark.parametrize("size", [0.3, 0.1, 0.03, 0.01])
-def test_small_states_add_up_exactly(size: float, changes: dict[str, Any]) -> None:
-    """What a step errs by is added at every step, and so is not small beside the sum."""
+def test_small_states_sum_within_tolerance(size: float, changes: dict[str, Any]) -> None:
+    """The error of each step is added up, and so is not small beside the sum."""
     encoder = make_encoder(hidden_size=64, embedding_dim=32, bidirectional=True, pooling="sum", **changes)
     with torch.no_grad():
         for weight in encoder.parameters():
@@ -159,10 +161,10 @@ def test_small_states_add_up_exactly(size: float, changes: dict[str, Any]) -> No
 
 @pytest.mark.parametrize("reverse", [False, True])
 @given(st.lists(st.integers(1, 9), min_size=1, max_size=30))
-def test_steps_are_read_in_order(reverse: bool, rows: list[int]) -> None:
+def test_steps_are_in_reading_order(reverse: bool, rows: list[int]) -> None:
     steps = np.array(sorted(rows, reverse=True), np.int64)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(stepwise, "_STEPS_LISTED", 4)
+        patch.setattr(stepwise, "_STEPS_PER_SLICE", 4)
         found = list(stepwise._starts_and_rows(steps, reverse))
     expected = list(zip([0, *itertools.accumulate(steps.tolist())], steps.tolist(), strict=False))
     assert found == (expected[::-1] if reverse else expected)
@@ -170,8 +172,8 @@ def test_steps_are_read_in_order(reverse: bool, rows: list[int]) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("size", [1.0, 0.01])
-def test_a_long_text_needs_no_memory_but_its_ids(size: float) -> None:
-    """Neither do short vectors, which are computed once more: states alone would be 20 MB."""
+def test_memory_of_a_long_text_is_that_of_its_ids(size: float) -> None:
+    """Also for short vectors, which are computed twice: the states alone would be 20 MB."""
     program = f"""
         import resource
         import numpy as np, torch
@@ -195,22 +197,21 @@ def test_a_long_text_needs_no_memory_but_its_ids(size: float) -> None:
         encode(ids, np.array([20_000]))
         print(peak() - before)
     """
-    root = ROOT
     done = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(program)], cwd=root, capture_output=True, text=True, check=True
+        [sys.executable, "-c", textwrap.dedent(program)], cwd=ROOT, capture_output=True, text=True, check=True
     )
     assert int(done.stdout) < 15e6
 
 
 @pytest.mark.parametrize("hidden", [16, 128])
-def test_long_texts(hidden: int) -> None:
+def test_long_texts_equal_the_packed_encoder(hidden: int) -> None:
     for pooling in ("mean", "sum", "last", "max"):
         encoder = make_encoder(hidden_size=hidden, embedding_dim=32, bidirectional=True, pooling=pooling)
         assert difference(encoder, *batch_of([1500, 700, 300, 129, 128, 40, 1])) <= 1e-6, pooling
 
 
 @pytest.mark.parametrize("pooling", ["mean", "sum", "last", "max"])
-def test_texts_that_repeat_one_token(pooling: str) -> None:
+def test_repeated_token_sums_within_tolerance(pooling: str) -> None:
     """Each step adds the same state, and a float32 sum would round it the same way each time."""
     encoder = make_encoder(hidden_size=64, embedding_dim=32, bidirectional=True, pooling=pooling)
     lengths = np.array([3000, 1000, 300, 100, 20])
@@ -218,7 +219,7 @@ def test_texts_that_repeat_one_token(pooling: str) -> None:
     assert difference(encoder, ids, lengths) <= 1e-6
 
 
-def test_cells_that_forget_slowly() -> None:
+def test_slow_forget_gates_stay_within_tolerance() -> None:
     encoder = make_encoder(hidden_size=32, embedding_dim=16, bidirectional=True)
     with torch.no_grad():
         for name, weight in encoder.lstm.named_parameters():
@@ -227,7 +228,7 @@ def test_cells_that_forget_slowly() -> None:
     assert difference(encoder, *batch_of([600, 200, 50, 7])) <= 1e-6
 
 
-def test_a_projection_that_takes_away_what_vectors_have_in_common() -> None:
+def test_projection_that_removes_the_common_part_stays_within_tolerance() -> None:
     encoder = make_encoder(hidden_size=32, projection_dim=8, normalize=True)
     batch = batch_of([9, 7, 5, 3])
     with torch.no_grad():
@@ -238,7 +239,7 @@ def test_a_projection_that_takes_away_what_vectors_have_in_common() -> None:
     assert difference(encoder, *batch) <= 1e-6
 
 
-def test_another_default_type_changes_nothing() -> None:
+def test_default_dtype_of_torch_has_no_effect() -> None:
     encoder, batch = make_encoder(num_layers=2, bidirectional=True, pooling="max"), batch_of([5, 3])
     right = StepwiseEncoder(encoder)(*batch)
     torch.set_default_dtype(torch.float64)
@@ -248,7 +249,7 @@ def test_another_default_type_changes_nothing() -> None:
         torch.set_default_dtype(torch.float32)
 
 
-def test_runs_repeat_to_the_bit() -> None:
+def test_vectors_are_bitwise_reproducible() -> None:
     encoder = make_encoder(hidden_size=64, embedding_dim=48, bidirectional=True)
     batch = batch_of(np.random.default_rng(0).integers(1, 40, 100).tolist())
     first = StepwiseEncoder(encoder)(*batch)

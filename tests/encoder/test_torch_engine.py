@@ -1,4 +1,4 @@
-"""The PyTorch engine: its devices and precisions, its workers, and a batch that does not fit."""
+"""The PyTorch engine: devices and precisions, workers, and batches that do not fit."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def packed(encoder: PackedEncoder) -> Any:
         return encoder(torch.from_numpy(IDS), torch.from_numpy(LENGTHS)).numpy()
 
 
-def test_vectors_are_the_packed_encoders(encoder: PackedEncoder) -> None:
+def test_vectors_equal_the_packed_encoders(encoder: PackedEncoder) -> None:
     engine = TorchEngine(encoder)
     assert (engine.name, engine.costs, engine.reference, engine.config) == ("torch cpu", STEPWISE, None, encoder.config)
     vectors = engine.encode_batch(IDS, LENGTHS)
@@ -39,7 +39,7 @@ def test_vectors_are_the_packed_encoders(encoder: PackedEncoder) -> None:
     np.testing.assert_allclose(vectors, packed(encoder), atol=1e-6, rtol=0)
 
 
-def test_bf16_is_near_and_has_a_reference(encoder: PackedEncoder, caplog: pytest.LogCaptureFixture) -> None:
+def test_bf16_is_close_to_its_reference(encoder: PackedEncoder, caplog: pytest.LogCaptureFixture) -> None:
     engine = TorchEngine(encoder, precision="bf16")
     assert (engine.name, engine.costs) == ("torch cpu bf16", PACKED)
     assert engine.reference is not None
@@ -47,11 +47,11 @@ def test_bf16_is_near_and_has_a_reference(encoder: PackedEncoder, caplog: pytest
         vectors = engine.encode_batch(IDS, lengths)
         assert vectors.dtype == np.float32
         assert 0 < np.abs(vectors - engine.reference.encode_batch(IDS, lengths)).max() < 0.02
-    assert next(encoder.parameters()).dtype == torch.float32  # the encoder that was given is left as it was
+    assert next(encoder.parameters()).dtype == torch.float32  # the encoder passed in is unchanged
     assert ("no bfloat16 arithmetic" in caplog.text) != cpu_has_bf16()
 
 
-def test_devices_and_precisions_that_are_not_there(encoder: PackedEncoder, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_device_or_precision_is_refused(encoder: PackedEncoder, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(LengthwiseError, match=r"the device is cuda.*cpu or auto"):
         TorchEngine(encoder, "cuda")
@@ -69,11 +69,11 @@ def three_threads() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("three_threads")
-def test_workers_work_side_by_side_on_one_thread_each(encoder: PackedEncoder) -> None:
-    meeting = threading.Barrier(3, timeout=30)  # passes only where three are at work at once
+def test_workers_run_in_parallel_on_one_thread_each(encoder: PackedEncoder) -> None:
+    barrier = threading.Barrier(3, timeout=30)  # passes only if three run at once
 
     def work(item: int) -> tuple[int, int]:
-        meeting.wait()
+        barrier.wait()
         return item, torch.get_num_threads()
 
     assert list(TorchEngine(encoder).run_all(work, range(6))) == [(item, 1) for item in range(6)]
@@ -81,7 +81,7 @@ def test_workers_work_side_by_side_on_one_thread_each(encoder: PackedEncoder) ->
 
 
 @pytest.mark.usefixtures("three_threads")
-def test_the_threads_come_back_when_a_batch_fails(encoder: PackedEncoder) -> None:
+def test_thread_count_is_restored_after_a_failure(encoder: PackedEncoder) -> None:
     with pytest.raises(ZeroDivisionError):
         list(TorchEngine(encoder).run_all(lambda item: 1 // item, [1, 0]))
     assert torch.get_num_threads() == 3
@@ -99,7 +99,7 @@ def test_vectors_do_not_depend_on_the_number_of_workers() -> None:
     np.testing.assert_array_equal(runs[0], runs[1])
 
 
-def test_the_encoder_may_go_on_changing(encoder_config: Callable[..., EncoderConfig]) -> None:
+def test_later_changes_to_the_encoder_have_no_effect(encoder_config: Callable[..., EncoderConfig]) -> None:
     encoder = seeded_encoder(encoder_config(vocab_size=20, projection_dim=3, normalize=True), 0).train()
     engines = [TorchEngine(encoder, precision=precision) for precision in ("fp32", "bf16")]
     before = [engine.encode_batch(IDS, LENGTHS) for engine in engines]
@@ -121,7 +121,7 @@ def test_the_encoder_may_go_on_changing(encoder_config: Callable[..., EncoderCon
         RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"),
     ],
 )
-def test_a_batch_that_does_not_fit_is_halved(
+def test_batch_that_does_not_fit_is_split(
     encoder: PackedEncoder, caplog: pytest.LogCaptureFixture, error: Exception
 ) -> None:
     engine = TorchEngine(encoder)
@@ -140,7 +140,7 @@ def test_a_batch_that_does_not_fit_is_halved(
     assert caplog.text.count("does not fit into memory; halved") == 2
 
 
-def test_one_row_that_does_not_fit_is_told(encoder: PackedEncoder, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_single_row_that_does_not_fit_raises(encoder: PackedEncoder, monkeypatch: pytest.MonkeyPatch) -> None:
     engine = TorchEngine(encoder)
 
     def full(*_: Any) -> Any:
@@ -153,7 +153,7 @@ def test_one_row_that_does_not_fit_is_told(encoder: PackedEncoder, monkeypatch: 
         engine.encode_batch(IDS[:1], LENGTHS[:1])
 
 
-def test_other_errors_are_raised_as_they_are(encoder: PackedEncoder, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_other_errors_are_raised_unchanged(encoder: PackedEncoder, monkeypatch: pytest.MonkeyPatch) -> None:
     engine = TorchEngine(encoder)
 
     def fail(*_: Any) -> Any:

@@ -1,4 +1,4 @@
-"""A headless Chromium for the tests, driven by Playwright, and a record of what happens in its pages."""
+"""A headless Chromium, driven by Playwright, and a record of its pages' events."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from playwright.sync_api import Browser, ConsoleMessage, Dialog, Page, Request, 
 
 from lengthwise.export.runtimes.javascript import BROWSER_VARIABLE, browser_options, find_browser
 
-_ONLY_THIS_MACHINE = "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1"
+_LOOPBACK_ONLY = "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1"
 
 
 @dataclass
 class Record:
-    """What happened in a page.
+    """Events of a page.
 
     Attributes:
         console: errors, warnings and dialogs; error statuses of a server are in `failed` instead.
@@ -33,7 +33,7 @@ class Record:
     failed: list[str] = field(default_factory=list)
 
     def watch(self, page: Page) -> None:
-        """Record from now on."""
+        """Record the events of a page."""
         page.on("console", self._add_console)
         page.on("pageerror", lambda error: self.console.append(f"exception: {error.stack or error}"))
         page.on("dialog", self._dismiss)
@@ -61,12 +61,12 @@ class Record:
 
 @contextlib.contextmanager
 def open_browser() -> Iterator[Browser]:
-    """A browser that reaches this machine alone; the test is skipped where none is installed."""
+    """A browser that can reach only this machine; the test is skipped where none is installed."""
     program = find_browser()
     if program is None or shutil.which(program) is None:
         pytest.skip(f"no Chromium or Chrome at {program or 'the path'}; install one, or set {BROWSER_VARIABLE}")
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(**browser_options(program), args=[_ONLY_THIS_MACHINE])
+        browser = playwright.chromium.launch(**browser_options(program), args=[_LOOPBACK_ONLY])
         try:
             yield browser
         finally:

@@ -1,4 +1,4 @@
-"""Commands as a user runs them, here and in processes of their own."""
+"""Runs commands as a user does, in this process and in others."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from click.testing import CliRunner, Result
 
 from helpers.paths import ROOT
 
-# What no command's help may import.
+# Modules that no command's --help may import.
 HEAVY = {
     "torch", "datasets", "onnx", "onnxruntime", "onnxscript", "tokenizers", "pydantic", "pyarrow", "numpy",
     "matplotlib", "uvicorn", "starlette",
@@ -29,7 +29,7 @@ def run_as_user(script: str, *arguments: str | Path, python: tuple[str, ...] = (
 
 
 def write_config(folder: Path, texts: str | Path = "texts.txt", **sections: dict[str, Any]) -> Path:
-    """A run whose every path is in `folder`."""
+    """Write the configuration of a run whose paths are all in `folder`."""
     data = {
         "dataset": {"path": str(folder / texts), "shard_rows": 3},
         "tokenizer": {
@@ -50,7 +50,7 @@ Invoke = Callable[..., Result]
 
 @pytest.fixture
 def invoke(monkeypatch: pytest.MonkeyPatch) -> Invoke:
-    """Runs a script's command in this process, which spares the seconds that torch takes to import."""
+    """Runs a script's command in this process, which saves importing torch again."""
 
     def run(script: str, *arguments: str | Path) -> Result:
         command: click.Command = importlib.import_module(f"lengthwise.cli.{script}").main
@@ -70,7 +70,7 @@ def trained(tmp_path: Path, texts_file: Path, invoke: Invoke) -> Path:
 
 
 def refusal(result: Result | subprocess.CompletedProcess[str]) -> str:
-    """The message of a run that was refused as it should be: exit code 2 and one paragraph on stderr."""
+    """The message of a command that has to be refused: exit code 2 and one paragraph on stderr."""
     if isinstance(result, Result):
         assert isinstance(result.exception, SystemExit), repr(result.exception)
         assert result.exit_code == 2

@@ -1,4 +1,4 @@
-"""Files of rows in every format, and the rows read back from them."""
+"""Writes dataset files in every format, and reads their rows."""
 
 from __future__ import annotations
 
@@ -79,5 +79,5 @@ def write(path: Path, rows: Sequence[Row] = ROWS) -> Path:
 
 @pytest.fixture(scope="module")
 def new_folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[[], Path]:
-    """Makes a new folder per example of a property."""
+    """Makes a new folder for each example of a property test."""
     return lambda: tmp_path_factory.mktemp("example")

@@ -14,11 +14,11 @@ from lengthwise.config import EncoderConfig
 from lengthwise.export.graphs.variants import NATIVE
 from lengthwise.export.runtimes import Outputs, Runtime
 
-Answer = Callable[[NDArray[np.int64], NDArray[np.int64]], Outputs]
+RunFunction = Callable[[NDArray[np.int64], NDArray[np.int64]], Outputs]
 
 
 class LookupEngine:
-    """An engine of NumPy alone: the mean of a table's rows, to which a row's padding would show."""
+    """An engine in NumPy: the mean of a table's rows, which padding would change."""
 
     name, costs, reference = "lookup", STEPWISE, None
     run_all = staticmethod(map)
@@ -39,18 +39,18 @@ class LookupEngine:
 
 
 class FunctionRuntime(Runtime):
-    """A runtime made of a function."""
+    """A runtime that calls a function."""
 
-    name, files = "answering", MappingProxyType({NATIVE: "nothing"})
+    name, files = "function", MappingProxyType({NATIVE: "nothing"})
 
-    def __init__(self, answer: Answer) -> None:
-        self._answer = answer
+    def __init__(self, function: RunFunction) -> None:
+        self._function = function
 
     def load(self, path: Path) -> None:
         return
 
     def run(self, input_ids: NDArray[np.int64], attention_mask: NDArray[np.int64]) -> Outputs:
-        return self._answer(input_ids, attention_mask)
+        return self._function(input_ids, attention_mask)
 
     def describe(self) -> dict[str, str]:
         return {}

@@ -1,4 +1,4 @@
-"""Reads shapes back from figures."""
+"""Reads shapes from figures."""
 
 from __future__ import annotations
 

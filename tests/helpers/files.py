@@ -1,4 +1,4 @@
-"""What is in a folder, and a disk that is full."""
+"""The contents of a folder, and a full disk."""
 
 from __future__ import annotations
 
@@ -15,5 +15,5 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 def raise_disk_full(*_: Any, **__: Any) -> None:
-    """What any write says once the disk is full."""
+    """Raise the error of any write to a full disk."""
     raise OSError(errno.ENOSPC, "No space left on device")

@@ -79,7 +79,7 @@ class UserFolder:
         return done.stdout
 
     def embed_with_server(self, command: str) -> NDArray[np.float32]:
-        """float32[len(TEXTS), dim], the answer of the server that a command starts; SIGTERM then ends it with 0."""
+        """float32[len(TEXTS), dim] from the server that a command starts; it has to exit with 0 on SIGTERM."""
         options = {"cwd": self.folder, "env": self._environment, "stdout": subprocess.PIPE, "text": True}
         with subprocess.Popen(f"exec {command} --port 0", shell=True, **options) as server:  # type: ignore[call-overload]
             try:
@@ -97,7 +97,7 @@ class UserFolder:
         return vectors
 
     def vectors(self, name: str) -> NDArray[np.float32]:
-        """float32[rows, dim], what a run wrote into a folder."""
+        """The vectors that a run wrote into a folder: float32[rows, dim]."""
         pattern = f"{self.folder / name}/data/*.parquet"
         dataset = datasets.Dataset.from_parquet(pattern, cache_dir=str(self.folder / "hf"))
         return np.array(dataset["embedding"], np.float32)

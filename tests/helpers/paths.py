@@ -1,4 +1,4 @@
-"""The checkout that is tested, and its three folders as the one package that they are when installed."""
+"""The checkout that is tested, and its three folders linked into one package."""
 
 from pathlib import Path
 
@@ -6,7 +6,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def link_package(folder: Path) -> None:
-    """Make `folder/lengthwise` of links, for a process that does not see what is installed."""
+    """Link the package into `folder/lengthwise`, for a process without the installed one."""
     package = folder / "lengthwise"
     package.mkdir()
     for entry in (ROOT / "pipeline").iterdir():

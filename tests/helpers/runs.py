@@ -1,4 +1,4 @@
-"""Runs on texts in memory: their configuration, their input, and their output."""
+"""Configuration, input and output of runs on texts in memory."""
 
 from __future__ import annotations
 

@@ -31,7 +31,7 @@ def close_stores() -> None:
 def open_store(
     folder: Path, *, part: Part | None = None, fresh: bool = False, bad_rows: BadRows = "error", **changes: Any
 ) -> VectorStore:
-    """A store, as the next process opens it: the one opened before is closed."""
+    """Open a store as another process would; the store opened before is closed first."""
     close_stores()
     identity = {**IDENTITY_A, **changes}
     store = VectorStore.open(folder, identity, "run: 1\n", part=part, fresh=fresh, bad_rows=bad_rows)

@@ -1,4 +1,4 @@
-"""Tokenizers trained on made-up texts."""
+"""Tokenizers trained on generated texts."""
 
 from __future__ import annotations
 
@@ -32,5 +32,5 @@ def token_ids(tokenizer: TextTokenizer, text: str) -> list[int]:
 
 
 def library(tokenizer: TextTokenizer) -> Tokenizer:
-    """A copy as the tokenizers library's own class."""
+    """A copy as a `tokenizers.Tokenizer`."""
     return Tokenizer.from_str(tokenizer.to_json())

@@ -22,7 +22,7 @@ from lengthwise.export.graphs.variants import FP16, NATIVE, PORTABLE, VARIANTS
 from lengthwise.export.runtimes import NotRunnable
 from lengthwise.export.runtimes.onnxruntime import (
     OnnxRuntimeCuda,
-    out_of_memory,
+    is_oom,
     preload_libraries,
     run_bound,
 )
@@ -321,9 +321,9 @@ FULL = (
 
 
 def test_out_of_memory_errors_are_recognised() -> None:
-    assert out_of_memory(MemoryError())
-    assert all(out_of_memory(RuntimeError(words)) for words in FULL)
-    assert not out_of_memory(RuntimeError("CUDA failure 700: an illegal memory access was encountered"))
+    assert is_oom(MemoryError())
+    assert all(is_oom(RuntimeError(words)) for words in FULL)
+    assert not is_oom(RuntimeError("CUDA failure 700: an illegal memory access was encountered"))
 
 
 def test_batch_that_does_not_fit_on_a_gpu_is_split(

@@ -7,7 +7,7 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from helpers.engines import Answer, FunctionRuntime
+from helpers.engines import FunctionRuntime, RunFunction
 from lengthwise.export.artifact.oracle import Oracle
 from lengthwise.export.runtimes import Outputs
 from lengthwise.export.validation.cases import GOLDEN, Case
@@ -31,7 +31,7 @@ CASE = Case("three rows", GOLDEN, np.array([[1, 2, 3], [4, 9, 9], [0, 0, 0]]), n
 ORACLE = Oracle(*sums(CASE.input_ids, CASE.attention_mask))
 
 
-def compared(answer: Answer, row_groups: tuple[str, ...] = ()) -> Comparison:
+def compared(answer: RunFunction, row_groups: tuple[str, ...] = ()) -> Comparison:
     comparator = Comparator(FunctionRuntime(answer), row_groups)
     comparator.compare(CASE, ORACLE)
     return comparator.result()
