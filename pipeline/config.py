@@ -49,9 +49,9 @@ class DatasetSettings(Settings):
     @field_validator("keep_columns")
     @classmethod
     def _kept_columns_are_distinct(cls, columns: tuple[str, ...]) -> tuple[str, ...]:
-        taken = sorted(set(columns) & set(OUTPUT_COLUMNS))
-        if taken:
-            raise ValueError(f"holds {taken}, which the output itself writes; rename them in the input")
+        reserved = sorted(set(columns) & set(OUTPUT_COLUMNS))
+        if reserved:
+            raise ValueError(f"holds {reserved}, which the output itself writes; rename them in the input")
         if len(set(columns)) != len(columns):
             raise ValueError(f"is {list(columns)}, which names a column twice; name each once")
         return columns

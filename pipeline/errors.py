@@ -27,13 +27,13 @@ class TextError(LengthwiseError):
 
 
 class BadRowsError(TextError):
-    """Some rows cannot be encoded. Whoever knows where they are in the dataset raises `counted_from` instead.
+    """Some rows cannot be encoded. Code that knows the rows' position in the dataset raises `counted_from` instead.
 
     Attributes:
         problem: what is wrong with them, after "N of the texts".
         reasons: the reason for each row, by its number.
         remedy: what the user can do.
-        first_row: is added to the rows' numbers in the message.
+        first_row: added to the rows' numbers in the message.
     """
 
     def __init__(self, problem: str, reasons: Mapping[int, str], remedy: str, first_row: int = 0) -> None:
@@ -47,7 +47,7 @@ class BadRowsError(TextError):
         return f"{len(self.reasons)} of the texts {self.problem} ({shown}{more}); {self.remedy}"
 
     def counted_from(self, first_row: int) -> "BadRowsError":
-        """The same of rows whose first one is `first_row` of the dataset."""
+        """The same error, with rows counted from `first_row` of the dataset."""
         return BadRowsError(self.problem, self.reasons, self.remedy, first_row)
 
 

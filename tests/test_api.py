@@ -56,9 +56,9 @@ def checkpoint(model: PackedEncoder, tokenizer: TextTokenizer, tmp_path: Path) -
     return tmp_path / "model"
 
 
-def close(found: NDArray[np.float32], wanted: NDArray[np.float32]) -> bool:
+def close(found: NDArray[np.float32], expected: NDArray[np.float32]) -> bool:
     """Whether vectors are equal but for the last bits, which other batches may move."""
-    return found.shape == wanted.shape and np.allclose(found, wanted, rtol=0, atol=1e-6)
+    return found.shape == expected.shape and np.allclose(found, expected, rtol=0, atol=1e-6)
 
 
 # Inputs
@@ -140,7 +140,7 @@ def test_encode_refuses_what_is_no_text(encoder: Encoder, texts: Any, message: s
         encoder.encode(texts)
 
 
-def test_a_bad_text_of_a_later_chunk_is_named_by_its_row(encoder: Encoder, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bad_text_of_a_later_chunk_is_named_by_its_row(encoder: Encoder, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(texts_module, "CHUNK_ROWS", 2)
     with pytest.raises(TextError, match=r"^texts\[5\] is None"):
         encoder.encode(["moon"] * 5 + [None])  # type: ignore[list-item]
@@ -165,7 +165,7 @@ def test_chunks_do_not_change_vectors(
     assert close(encoder.encode(convert(TEXTS * 3)), np.tile(expected, (3, 1)))
 
 
-def test_an_iterable_is_read_only_a_few_chunks_ahead(encoder: Encoder, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_iterable_is_read_only_a_few_chunks_ahead(encoder: Encoder, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(texts_module, "CHUNK_ROWS", 10)
     encoded, ahead = 0, 0
     encode_batch = encoder._engine.encode_batch
@@ -186,11 +186,11 @@ def test_an_iterable_is_read_only_a_few_chunks_ahead(encoder: Encoder, monkeypat
     assert 10 <= ahead <= 30
 
 
-def test_an_endless_iterable_can_be_cut(encoder: Encoder) -> None:
+def test_endless_iterable_can_be_cut(encoder: Encoder) -> None:
     assert encoder.encode(islice(repeat("moon"), 5)).shape == (5, encoder.dim)
 
 
-def test_the_input_is_read_in_the_calling_thread(encoder: Encoder) -> None:
+def test_input_is_read_in_the_calling_thread(encoder: Encoder) -> None:
     import sqlite3
 
     with sqlite3.connect(":memory:") as connection:  # refuses other threads
@@ -236,7 +236,7 @@ def test_long_texts_are_cut_or_refused(encoder: Encoder) -> None:
         encoder.encode(long, truncate=True)
 
 
-def test_a_models_own_tokenization_is_the_default(
+def test_models_own_tokenization_is_the_default(
     encoder: Encoder, encoder_config: Callable[..., EncoderConfig], tokenizer: TextTokenizer, tmp_path: Path
 ) -> None:
     config = encoder_config(tokenization={"max_length": 4, "truncate": True})
@@ -251,7 +251,7 @@ def test_a_models_own_tokenization_is_the_default(
 # Models
 
 
-def test_a_checkpoint_is_loaded_and_saved(checkpoint: Path, expected: NDArray[np.float32], tmp_path: Path) -> None:
+def test_checkpoint_is_loaded_and_saved(checkpoint: Path, expected: NDArray[np.float32], tmp_path: Path) -> None:
     encoder = Encoder.load(checkpoint)
     assert close(encoder.encode(TEXTS), expected)
     assert repr(encoder) == f"Encoder({str(checkpoint)!r}, dim=6, engine='torch cpu')"
@@ -260,7 +260,7 @@ def test_a_checkpoint_is_loaded_and_saved(checkpoint: Path, expected: NDArray[np
     assert contents(tmp_path / "copy") == contents(checkpoint)
 
 
-def test_an_export_is_loaded_as_an_encoder(encoder: Encoder, expected: NDArray[np.float32], tmp_path: Path) -> None:
+def test_export_is_loaded_as_an_encoder(encoder: Encoder, expected: NDArray[np.float32], tmp_path: Path) -> None:
     artifact = encoder.export(tmp_path / "artifact", variants=["portable"])
     assert set(artifact.manifest["variants"]) == {"native", "portable"}
     exported = Encoder.load(tmp_path / "artifact")
@@ -273,13 +273,13 @@ def test_an_export_is_loaded_as_an_encoder(encoder: Encoder, expected: NDArray[n
     assert close(Encoder.load(tmp_path / "model").encode(TEXTS), expected)
 
 
-def test_a_lower_precision_is_close(checkpoint: Path, expected: NDArray[np.float32]) -> None:
+def test_lower_precision_is_close(checkpoint: Path, expected: NDArray[np.float32]) -> None:
     lower = Encoder.load(checkpoint, precision="bf16").encode(TEXTS)
     assert not np.array_equal(lower, expected)
     assert np.allclose(lower, expected, atol=0.02)
 
 
-def test_a_tokenizer_of_the_library_is_taken(model: PackedEncoder, tokenizer: TextTokenizer) -> None:
+def test_tokenizer_of_the_library_is_taken(model: PackedEncoder, tokenizer: TextTokenizer) -> None:
     from tokenizers import Tokenizer
 
     encoder = Encoder(model, Tokenizer.from_str(tokenizer.to_json()))
@@ -381,7 +381,7 @@ def test_export_is_a_package_and_a_function(checkpoint: Path, tmp_path: Path) ->
     assert lengthwise.export.artifact.folder.Artifact is Artifact  # type: ignore[attr-defined]
 
 
-def test_an_artifact_is_encoded_without_torch(artifact_folder: Path) -> None:
+def test_artifact_is_encoded_without_torch(artifact_folder: Path) -> None:
     code = (
         "import sys; from lengthwise import Encoder; print(Encoder.load(sys.argv[1]).encode(['moon', 'rain']).shape);"
         "assert not {'torch', 'datasets', 'onnx', 'matplotlib'} & set(sys.modules), sys.modules"

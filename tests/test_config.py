@@ -88,30 +88,30 @@ class Run(Settings):
         ({"wait": 3}, "wait = 3: there is no such setting; the settings here are section"),
     ],
 )
-def test_a_renamed_setting_is_refused_with_its_new_name(data: dict[str, Any], line: str) -> None:
+def test_renamed_setting_is_refused_with_its_new_name(data: dict[str, Any], line: str) -> None:
     with pytest.raises(ConfigError) as caught:
         parse_settings(Run, data, "run.yaml")
     assert str(caught.value) == f"run.yaml: 1 mistake\n  {line}"
 
 
-def test_an_unknown_key_lists_the_settings(tmp_path: Path) -> None:
+def test_unknown_key_lists_the_settings(tmp_path: Path) -> None:
     message = error_of(tmp_path, MINIMAL + "batching: {zzz: 1}\n")
     assert "batching.zzz = 1" in message
     assert "max_tokens, max_rows" in message
 
 
-def test_a_missing_section_and_a_missing_setting_are_named(tmp_path: Path) -> None:
+def test_missing_section_and_a_missing_setting_are_named(tmp_path: Path) -> None:
     message = error_of(tmp_path, "dataset: {split: test}\n")
     assert "dataset.path: missing; it must be given" in message
     assert "model: missing; it must be given (which checkpoint, at least model.path)" in message
 
 
 @pytest.mark.parametrize("value", ["", "3", "[a]"])
-def test_a_section_that_is_not_a_mapping(tmp_path: Path, value: str) -> None:
+def test_section_that_is_not_a_mapping(tmp_path: Path, value: str) -> None:
     assert "should be a section of settings" in error_of(tmp_path, MINIMAL + f"batching: {value}\n")
 
 
-def test_a_duplicate_key_is_refused(tmp_path: Path) -> None:
+def test_duplicate_key_is_refused(tmp_path: Path) -> None:
     text = "dataset: {path: a}\nmodel:\n  path: b\n  seed: 1\n  path: c\n"
     message = error_of(tmp_path, text)
     assert "'path' is written twice" in message
@@ -119,7 +119,7 @@ def test_a_duplicate_key_is_refused(tmp_path: Path) -> None:
     assert str(tmp_path / "run.yaml") in message
 
 
-def test_a_merged_section_may_be_overridden(tmp_path: Path) -> None:
+def test_merged_section_may_be_overridden(tmp_path: Path) -> None:
     text = "dataset: &data {path: a, split: train}\nmodel: {path: b}\n"
     assert load_config(write(tmp_path, text)).dataset.split == "train"
     text = "model: &both {path: b}\ndataset: {<<: *both, path: a}\n"
@@ -137,12 +137,12 @@ def test_invalid_yaml_is_refused(tmp_path: Path, text: str) -> None:
 
 
 @pytest.mark.parametrize(("text", "shown"), [("", "None"), ("- a\n", "['a']"), ("just words\n", "'just words'")])
-def test_a_file_that_is_not_a_mapping(tmp_path: Path, text: str, shown: str) -> None:
+def test_file_that_is_not_a_mapping(tmp_path: Path, text: str, shown: str) -> None:
     message = error_of(tmp_path, text)
     assert f"holds {shown}, not sections" in message
 
 
-def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
+def test_file_that_cannot_be_read(tmp_path: Path) -> None:
     for path in (tmp_path / "absent.yaml", tmp_path):
         with pytest.raises(ConfigError, match="cannot be read") as caught:
             load_config(path)
@@ -202,12 +202,12 @@ def test_set_may_add_a_section(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("override", ["batching.max_rows", "=3", ".x=3", "batching..max_rows=3", "batching.=3", ""])
-def test_a_malformed_set_is_refused(tmp_path: Path, override: str) -> None:
+def test_malformed_set_is_refused(tmp_path: Path, override: str) -> None:
     message = error_of(tmp_path, MINIMAL, override)
     assert message.startswith(f"--set {override!r}: not of the form key.path=value")
 
 
-def test_a_set_of_a_wrong_path_or_value_is_refused(tmp_path: Path) -> None:
+def test_set_of_a_wrong_path_or_value_is_refused(tmp_path: Path) -> None:
     message = error_of(tmp_path, MINIMAL, "dataset.path.name=3")
     assert "'path' holds 'facts.txt', not a section" in message
     assert "did you mean 'max_rows'?" in error_of(tmp_path, MINIMAL, "batching.max_row=3")
@@ -265,12 +265,12 @@ def test_to_yaml_holds_the_defaults(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("column", OUTPUT_COLUMNS)
-def test_a_kept_column_may_not_have_the_name_of_an_output_column(tmp_path: Path, column: str) -> None:
+def test_kept_column_may_not_have_the_name_of_an_output_column(tmp_path: Path, column: str) -> None:
     message = error_of(tmp_path, MINIMAL, f"dataset.keep_columns=[id, {column}]")
     assert f"dataset.keep_columns holds ['{column}'], which the output itself writes; rename" in message
 
 
-def test_a_column_kept_twice_is_refused(tmp_path: Path) -> None:
+def test_column_kept_twice_is_refused(tmp_path: Path) -> None:
     message = error_of(tmp_path, MINIMAL, "dataset.keep_columns=[id, id]")
     assert "dataset.keep_columns is ['id', 'id'], which names a column twice" in message
 
@@ -285,7 +285,7 @@ def test_truncation_needs_a_length(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("key", ["pad_token_id", "unk_token_id"])
-def test_an_id_beyond_the_vocabulary_is_refused(key: str) -> None:
+def test_id_beyond_the_vocabulary_is_refused(key: str) -> None:
     assert parse_settings(EncoderConfig, {"vocab_size": 10, key: 9}, "config.json").vocab_size == 10
     with pytest.raises(ConfigError) as caught:
         parse_settings(EncoderConfig, {"vocab_size": 10, key: 10}, "config.json")
@@ -326,23 +326,23 @@ def test_hostile_yaml_is_refused(tmp_path: Path, text: str, message: str) -> Non
 
 
 @pytest.mark.parametrize("text", [r'"a\0b"', r'"\ud800"'])
-def test_a_string_that_cannot_be_encoded(tmp_path: Path, text: str) -> None:
+def test_string_that_cannot_be_encoded(tmp_path: Path, text: str) -> None:
     assert "which no file can hold" in error_of(tmp_path, MINIMAL, f"dataset.split={text}")
     assert "dataset.keep_columns" in error_of(tmp_path, MINIMAL, f"dataset.keep_columns=[b, {text}]")
 
 
-def test_a_number_out_of_range(tmp_path: Path) -> None:
+def test_number_out_of_range(tmp_path: Path) -> None:
     assert "less than 9223372036854775808" in error_of(tmp_path, MINIMAL, f"dataset.shard_rows={2**63}")
     assert "finite" in error_of(tmp_path, MINIMAL, "cluster.gpus_per_worker=.inf")
 
 
-def test_a_long_value_is_not_printed(tmp_path: Path) -> None:
+def test_long_value_is_not_printed(tmp_path: Path) -> None:
     message = error_of(tmp_path, MINIMAL, f"batching.max_rows={'9' * 70}x")
     assert "a str of 73 characters" in message
     assert "9" * 61 not in message
 
 
-def test_the_quickstart_configuration_is_valid() -> None:
+def test_quickstart_configuration_is_valid() -> None:
     path = ROOT / "configs" / "quickstart.yaml"
     config = load_config(path)
     written = yaml.safe_load(path.read_text(encoding="utf-8"))

@@ -157,13 +157,13 @@ def test_imports_close_no_circle(graph: Graph) -> None:
         ("lengthwise.errors", "import lengthwise.export", "lengthwise.export"),
     ],
 )
-def test_a_planted_upward_import_is_found(
+def test_planted_upward_import_is_found(
     graph: Graph, sources: dict[str, str], module: str, statement: str, imported: str
 ) -> None:
     assert upward_imports(planted(graph, sources, module, statement)) == {(module, imported)}
 
 
-def test_a_planted_circle_is_found(graph: Graph, sources: dict[str, str]) -> None:
+def test_planted_circle_is_found(graph: Graph, sources: dict[str, str]) -> None:
     module = "lengthwise.encoder.model"
     changed = planted(graph, sources, module, "def f():\n    from lengthwise.encoder import checkpoint")
     assert upward_imports(changed) == set()  # both are of one layer

@@ -41,7 +41,10 @@ class ServeOptions:
     request_timeout: Annotated[Seconds, Doc("seconds until an unanswered request gets 504")] = 30.0
     self_check_interval: Annotated[Seconds, Doc("seconds between two checks of the golden vectors")] = 60.0
     shutdown_delay: Annotated[
-        float, Ge(0), Le(10**9), Doc("seconds after SIGTERM in which connections are still accepted, and told 503")
+        float,
+        Ge(0),
+        Le(10**9),
+        Doc("seconds after SIGTERM in which connections are still accepted and answered with 503"),
     ] = 1.0
     shutdown_timeout: Annotated[Seconds, Doc("seconds after SIGTERM until unanswered requests are dropped")] = 30.0
 

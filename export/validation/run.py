@@ -71,13 +71,13 @@ def select_runtimes(names: str | Iterable[str] = DEFAULT) -> list[type[Runtime]]
     if names == DEFAULT:
         return [runtime for runtime in RUNTIMES if not runtime.optional]
     by_name = {runtime.name: runtime for runtime in RUNTIMES}
-    wanted = [name.strip() for name in (names.split(",") if isinstance(names, str) else names)]
-    unknown = [name for name in wanted if name not in by_name]
+    selected = [name.strip() for name in (names.split(",") if isinstance(names, str) else names)]
+    unknown = [name for name in selected if name not in by_name]
     if unknown:
         raise ArtifactError(
             f"{', '.join(map(repr, unknown))}: no such runtime; choose from {', '.join(by_name)}, or default or all"
         )
-    return [by_name[name] for name in wanted]
+    return [by_name[name] for name in selected]
 
 
 def write_report(artifact: Artifact, validation: Validation) -> Artifact:

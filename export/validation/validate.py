@@ -202,7 +202,7 @@ def _ignores_lengths(runtime: Runtime, variant: Variant, path: Path, checks: Seq
     try:
         control.load(path)
         reader.load(path)
-    except Exception:  # whatever it raises: a file that onnxruntime refuses is not a correct graph
+    except Exception:  # of any type: a file that onnxruntime refuses is not a correct graph
         return False
     to_control = control_difference = 0.0
     for case, oracle in checks:

@@ -96,25 +96,25 @@ class Source:
         """The number of shards; None for a stream that has not been read to its end."""
         return None if self.num_rows is None else -(-self.num_rows // self.settings.shard_rows)
 
-    def shards(self, wanted: Callable[[int], bool] | None = None) -> Iterator[Shard]:
+    def shards(self, selected: Callable[[int], bool] | None = None) -> Iterator[Shard]:
         """The shards, in order.
 
         Args:
-            wanted: is called once per shard with its index, and selects it; None selects all. The rows of other shards
-                are skipped; those of a stream are read and dropped.
+            selected: called once per shard with its index; returns whether to read it. None selects all. The rows of
+                other shards are skipped; those of a stream are read and dropped.
 
         Raises:
             DatasetError: the input ends early or cannot be read.
         """
         if not self._is_stream:
             for index in range(self.num_shards or 0):
-                if wanted is None or wanted(index):
+                if selected is None or selected(index):
                     yield self._slice(index)
             return
         num_rows = 0
         for shard in self._stream():
             num_rows += shard.table.num_rows
-            if wanted is None or wanted(shard.index):
+            if selected is None or selected(shard.index):
                 yield shard
         if not num_rows:
             raise no_rows_error(self.settings)

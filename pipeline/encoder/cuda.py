@@ -259,12 +259,12 @@ def arithmetic(dtype: torch.dtype) -> Iterator[None]:
     `torch.backends.cudnn.flags` would switch cuDNN itself off besides. Reading `torch.backends.cudnn.allow_tf32`
     meanwhile raises an error in PyTorch, which does not mix its older flags with these.
     """
-    wanted, backends = tf32_settings(dtype), tf32_backends()
+    required, backends = tf32_settings(dtype), tf32_backends()
     with _arithmetic.turn, _arithmetic.changed:
-        _arithmetic.changed.wait_for(lambda: not _arithmetic.inside or _arithmetic.settings == wanted)
+        _arithmetic.changed.wait_for(lambda: not _arithmetic.inside or _arithmetic.settings == required)
         if not _arithmetic.inside:
-            _arithmetic.settings, _arithmetic.before = wanted, [backend.fp32_precision for backend in backends]
-            for backend, precision in zip(backends, wanted, strict=True):
+            _arithmetic.settings, _arithmetic.before = required, [backend.fp32_precision for backend in backends]
+            for backend, precision in zip(backends, required, strict=True):
                 backend.fp32_precision = precision
         _arithmetic.inside += 1
     try:

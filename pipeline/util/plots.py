@@ -1,4 +1,4 @@
-"""Figures as PNG files: how one is made, written and coloured, whatever it shows.
+"""Makes, colours and writes figures as PNG files.
 
 Notable decisions:
 - Figures are objects drawn by Agg: no window, no pyplot, no global state, so a library or a thread can draw.

@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM: a process ends within seconds, whatever it is doing.
+"""SIGINT and SIGTERM: a process ends within seconds, in any state.
 
 Python runs signal handlers in the main thread, between two instructions; the main thread may be inside a long matrix
 product or decompression, and at exit it waits for other threads. So there are two ways out:

@@ -41,7 +41,7 @@ def check_cancelled() -> None:
 
 
 def prefetch(items: Iterable[T]) -> closing[Generator[T]]:
-    """The same items, made in another thread, one ahead of the consumer: the next is begun when one is taken.
+    """The same items, made in another thread, one ahead of the consumer: the next is begun when one is consumed.
 
     Use it as `with prefetch(items) as prefetched: for item in prefetched: ...`; leaving the block stops the thread at
     its next item or `check_cancelled`. What `items` raises is raised here, after the items before it. Waiting for an
@@ -55,7 +55,7 @@ def prefetch(items: Iterable[T]) -> closing[Generator[T]]:
 
 def _prefetch(items: Iterable[T]) -> Generator[T]:
     queue: Queue[tuple[str, Any]] = Queue(1)
-    taken, cancelled = threading.Semaphore(0), threading.Event()
+    consumed, cancelled = threading.Semaphore(0), threading.Event()
 
     def put(kind: str, value: Any = None) -> None:
         while not cancelled.is_set():
@@ -70,7 +70,7 @@ def _prefetch(items: Iterable[T]) -> Generator[T]:
             for item in items:
                 put("item", item)
                 del item  # only the consumer keeps it in memory
-                while not taken.acquire(timeout=_POLL_SECONDS):
+                while not consumed.acquire(timeout=_POLL_SECONDS):
                     if cancelled.is_set():
                         return
         except BaseException as error:
@@ -87,7 +87,7 @@ def _prefetch(items: Iterable[T]) -> Generator[T]:
                 raise value
             if kind == "end":
                 return
-            taken.release()
+            consumed.release()
             yield value
     finally:
         cancelled.set()

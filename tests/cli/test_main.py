@@ -43,7 +43,7 @@ def test_help_lists_every_command_with_its_summary() -> None:
         assert summary in " ".join(output.split())
 
 
-def test_a_misspelt_command_is_answered_with_the_nearest_one() -> None:
+def test_misspelt_command_is_answered_with_the_nearest_one() -> None:
     for typed, message in (
         ("encod", "No such command 'encod'. Did you mean 'encode'?"),
         ("fly", "No such command 'fly'."),
@@ -53,7 +53,7 @@ def test_a_misspelt_command_is_answered_with_the_nearest_one() -> None:
         assert done.stderr.splitlines()[-1] == f"Error: {message}"
 
 
-def test_a_mistake_is_reported_without_a_traceback(tmp_path: Path) -> None:
+def test_mistake_is_reported_without_a_traceback(tmp_path: Path) -> None:
     done = run_console("encode", str(tmp_path / "none.yaml"))
     assert done.returncode == 2
     assert done.stderr.startswith(f"error: {tmp_path / 'none.yaml'}: the configuration cannot be read")

@@ -62,11 +62,11 @@ def test_every_file_format_gives_the_same_rows(tmp_path: Path, name: str, stream
 
 @pytest.mark.parametrize("streaming", [False, True])
 @pytest.mark.parametrize("name", ["rows.txt", "rows.txt.gz"])
-def test_a_text_file_has_the_text_column_only(tmp_path: Path, name: str, streaming: bool) -> None:
+def test_text_file_has_the_text_column_only(tmp_path: Path, name: str, streaming: bool) -> None:
     assert read_rows(open_source(write(tmp_path / name), streaming=streaming)) == [{"text": text} for text in ROW_TEXTS]
 
 
-def test_a_format_can_be_set_for_an_unknown_extension(tmp_path: Path) -> None:
+def test_format_can_be_set_for_an_unknown_extension(tmp_path: Path) -> None:
     path = shutil.copy(write(tmp_path / "rows.jsonl"), tmp_path / "rows.data")
     with pytest.raises(DatasetError, match=r"rows\.data: no file of a known format; set dataset\.format to one of a"):
         open_source(path)
@@ -74,14 +74,14 @@ def test_a_format_can_be_set_for_an_unknown_extension(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("streaming", [False, True])
-def test_a_glob_reads_its_files_in_order_of_their_names(tmp_path: Path, streaming: bool) -> None:
+def test_glob_reads_its_files_in_order_of_their_names(tmp_path: Path, streaming: bool) -> None:
     for name, rows in (("b.jsonl", ROWS[2:4]), ("a.jsonl", ROWS[:2]), ("sub/c.jsonl", ROWS[4:])):
         write(tmp_path / name, rows)
     assert read_texts(tmp_path / "*.jsonl", streaming=streaming) == ROW_TEXTS[:4]
     assert read_texts(tmp_path / "**/*.jsonl", streaming=streaming) == ROW_TEXTS
 
 
-def test_an_existing_file_name_is_not_read_as_a_glob(tmp_path: Path) -> None:
+def test_existing_file_name_is_not_read_as_a_glob(tmp_path: Path) -> None:
     write(tmp_path / "[ab].txt", ROWS[:1])
     write(tmp_path / "a.txt", ROWS[1:])
     assert read_texts(tmp_path / "[ab].txt") == ROW_TEXTS[:1]
@@ -89,7 +89,7 @@ def test_an_existing_file_name_is_not_read_as_a_glob(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("streaming", [False, True])
 @pytest.mark.parametrize("folder", ["data", "data [v1]"])
-def test_a_folder_is_split_by_its_file_names(tmp_path: Path, folder: str, streaming: bool) -> None:
+def test_folder_is_split_by_its_file_names(tmp_path: Path, folder: str, streaming: bool) -> None:
     write(tmp_path / folder / "train-1.csv", ROWS[:2])
     write(tmp_path / folder / "train-2.csv", ROWS[2:4])
     write(tmp_path / folder / "test.csv", ROWS[4:])
@@ -120,12 +120,12 @@ def test_hidden_and_temporary_files_are_ignored(tmp_path: Path, streaming: bool)
 
 
 @pytest.mark.parametrize("streaming", [False, True])
-def test_a_file_that_matches_a_split_twice_is_read_once(tmp_path: Path, streaming: bool) -> None:
+def test_file_that_matches_a_split_twice_is_read_once(tmp_path: Path, streaming: bool) -> None:
     write(tmp_path / "train-of-train.txt")
     assert read_texts(tmp_path, streaming=streaming) == ROW_TEXTS
 
 
-def test_a_folder_of_several_formats_needs_the_format_setting(tmp_path: Path) -> None:
+def test_folder_of_several_formats_needs_the_format_setting(tmp_path: Path) -> None:
     write(tmp_path / "a.txt")
     write(tmp_path / "b.jsonl", ROWS[:1])
     with pytest.raises(DatasetError, match=r"files of several formats \(json, text\); set dataset\.format to one of"):
@@ -134,14 +134,14 @@ def test_a_folder_of_several_formats_needs_the_format_setting(tmp_path: Path) ->
     assert read_texts(tmp_path, format="text") == ROW_TEXTS
 
 
-def test_a_dataset_card_selects_the_files(tmp_path: Path) -> None:
+def test_dataset_card_selects_the_files(tmp_path: Path) -> None:
     write(tmp_path / "old/rows.jsonl", ROWS[:1])
     write(tmp_path / "new/rows.jsonl", ROWS[1:])
     (tmp_path / "README.md").write_text("---\nconfigs:\n- config_name: default\n  data_files: new/*.jsonl\n---\n")
     assert read_texts(tmp_path) == ROW_TEXTS[1:]
 
 
-def test_a_folder_is_read_with_the_options_of_its_files(tmp_path: Path) -> None:
+def test_folder_is_read_with_the_options_of_its_files(tmp_path: Path) -> None:
     rows = [{"id": 1, "text": "NA"}, {"id": 2, "text": "007"}]
     for folder in ("card", "plain"):
         write(tmp_path / folder / "rows.tsv", rows)
@@ -160,7 +160,7 @@ def test_two_folders_of_one_name_are_cached_apart(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("streaming", [False, True])
-def test_a_folder_of_save_to_disk(tmp_path: Path, streaming: bool) -> None:
+def test_folder_of_save_to_disk(tmp_path: Path, streaming: bool) -> None:
     train, test = datasets.Dataset.from_list(ROWS), datasets.Dataset.from_list(ROWS[:2])
     train.save_to_disk(tmp_path / "one")
     datasets.DatasetDict({"train": train, "test": test}).save_to_disk(tmp_path / "both")
@@ -171,7 +171,7 @@ def test_a_folder_of_save_to_disk(tmp_path: Path, streaming: bool) -> None:
         open_source(tmp_path / "both", split="dev", streaming=streaming)
 
 
-def test_a_damaged_saved_folder(tmp_path: Path) -> None:
+def test_damaged_saved_folder(tmp_path: Path) -> None:
     datasets.Dataset.from_list(ROWS).save_to_disk(tmp_path / "saved")
     next((tmp_path / "saved").glob("*.arrow")).write_bytes(b"nothing")
     with pytest.raises(DatasetError, match=r"saved: the saved dataset cannot be read \("):
@@ -198,7 +198,7 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
 
 
 @pytest.mark.parametrize("streaming", [False, True])
-def test_a_hub_name(hub: Callable[..., None], streaming: bool) -> None:
+def test_hub_name(hub: Callable[..., None], streaming: bool) -> None:
     hub("c0ffee")
     source = open_source("someone/some-data.v1", streaming=streaming)
     assert [row["text"] for row in read_rows(source)] == ROW_TEXTS
@@ -209,7 +209,7 @@ def test_a_hub_name(hub: Callable[..., None], streaming: bool) -> None:
     assert len({source.fingerprint, other_split.fingerprint, open_source("someone/some-data.v1").fingerprint}) == 3
 
 
-def test_a_hub_name_that_does_not_exist() -> None:
+def test_hub_name_that_does_not_exist() -> None:
     with pytest.raises(
         DatasetError, match=r"someone/nothing: neither a local .* hub .* check dataset\.path, .*network"
     ):
@@ -226,7 +226,7 @@ def test_a_hub_name_that_does_not_exist() -> None:
     unfinished=st.sampled_from(["", "x", "\u2028", "\x0c", "\x85", "\x00"]),
     streaming=st.booleans(),
 )
-def test_a_text_file_has_one_row_per_line(
+def test_text_file_has_one_row_per_line(
     new_folder: Callable[[], Path], lines: list[str], end: str, unfinished: str, streaming: bool
 ) -> None:
     path = new_folder() / "lines.txt"
@@ -243,7 +243,7 @@ def test_no_line_is_lost_at_the_chunks_of_the_reader(tmp_path: Path, width: int)
     assert read_texts(tmp_path / "lines.txt") == lines
 
 
-def test_a_byte_order_mark_is_dropped(tmp_path: Path) -> None:
+def test_byte_order_mark_is_dropped(tmp_path: Path) -> None:
     for name in ("rows.txt", "rows.csv", "rows.jsonl"):
         path = write(tmp_path / name)
         path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
@@ -276,9 +276,7 @@ def test_json_strings_and_nulls(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("streaming", [False, True])
 @pytest.mark.parametrize("words", [["2020-01-01"], ["2020-01-01", "no time"], ["2020-01-01T00:00:00Z", None, "x"]])
-def test_a_text_that_looks_like_a_time_is_not_converted(
-    tmp_path: Path, words: list[str | None], streaming: bool
-) -> None:
+def test_text_that_looks_like_a_time_is_not_converted(tmp_path: Path, words: list[str | None], streaming: bool) -> None:
     write(tmp_path / "a.jsonl", [{"text": words[0]}])
     write(tmp_path / "b.jsonl", [{"text": word} for word in words[1:]] or [{"text": "2021-02-03"}])
     assert read_texts(tmp_path / "*.jsonl", streaming=streaming) == [*words, *([] if words[1:] else ["2021-02-03"])]
@@ -324,7 +322,7 @@ def test_texts_leaves_out_bytes_that_are_not_utf8(tmp_path: Path) -> None:
 # Errors
 
 
-def test_a_path_that_does_not_exist(tmp_path: Path) -> None:
+def test_path_that_does_not_exist(tmp_path: Path) -> None:
     for missing in ("rows.csv", tmp_path / "rows.csv", tmp_path / "folder", tmp_path / "*.csv", "a/b/c", "~/none.txt"):
         with pytest.raises(DatasetError) as caught:
             open_source(missing)
@@ -333,14 +331,14 @@ def test_a_path_that_does_not_exist(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", ["a\0b.txt", "\ud800.txt", "~unknown-user/rows.txt", "x" * 5_000 + ".txt"])
-def test_an_impossible_path(path: str) -> None:
+def test_impossible_path(path: str) -> None:
     with pytest.raises(DatasetError, match=r"set dataset\.path to"):
         open_dataset(DatasetSettings.model_construct(**{**DatasetSettings(path="x").model_dump(), "path": path}))
 
 
 @pytest.mark.parametrize("streaming", [False, True])
 @pytest.mark.parametrize("name", ["rows.parquet", "rows.jsonl", "rows.csv"])
-def test_a_missing_column_lists_the_existing_ones(tmp_path: Path, name: str, streaming: bool) -> None:
+def test_missing_column_lists_the_existing_ones(tmp_path: Path, name: str, streaming: bool) -> None:
     path = write(tmp_path / name)
     with pytest.raises(DatasetError, match=r"no column 'body'; the columns are 'text', 'id'; set dataset\.text_column"):
         open_source(path, text_column="body", streaming=streaming)
@@ -350,7 +348,7 @@ def test_a_missing_column_lists_the_existing_ones(tmp_path: Path, name: str, str
 
 @pytest.mark.parametrize("streaming", [False, True])
 @pytest.mark.parametrize(("value", "found"), [(7, "int64"), (["a", "b"], "List"), ({"a": "b"}, "'a'"), (1.5, "float")])
-def test_a_text_column_that_does_not_hold_strings(tmp_path: Path, value: Any, found: str, streaming: bool) -> None:
+def test_text_column_that_does_not_hold_strings(tmp_path: Path, value: Any, found: str, streaming: bool) -> None:
     for name in ("rows.jsonl", "rows.parquet"):
         path = write(tmp_path / name, [{"text": value, "good": "a"}])
         with pytest.raises(
@@ -361,14 +359,14 @@ def test_a_text_column_that_does_not_hold_strings(tmp_path: Path, value: Any, fo
 
 
 @pytest.mark.parametrize("streaming", [False, True])
-def test_a_file_has_the_split_train_only(tmp_path: Path, streaming: bool) -> None:
+def test_file_has_the_split_train_only(tmp_path: Path, streaming: bool) -> None:
     with pytest.raises(DatasetError, match=r"rows\.txt: split 'test' cannot be loaded \(.*train.*check dataset\.split"):
         open_source(write(tmp_path / "rows.txt"), split="test", streaming=streaming)
 
 
 @pytest.mark.parametrize("streaming", [False, True])
 @pytest.mark.parametrize("name", ["none.txt", "none.csv", "none.jsonl", "none.json", "none.parquet"])
-def test_an_empty_file(tmp_path: Path, name: str, streaming: bool) -> None:
+def test_empty_file(tmp_path: Path, name: str, streaming: bool) -> None:
     (tmp_path / name).touch()
     with pytest.raises(DatasetError, match=f"{name}: split 'train' has no rows; set dataset.path"):
         open_source(tmp_path / name, streaming=streaming)
@@ -376,7 +374,7 @@ def test_an_empty_file(tmp_path: Path, name: str, streaming: bool) -> None:
 
 @pytest.mark.parametrize("streaming", [False, True])
 @pytest.mark.parametrize("name", ["none.csv", "none.json", "none.txt.gz", "none.parquet", "saved"])
-def test_a_file_without_rows(tmp_path: Path, name: str, streaming: bool) -> None:
+def test_file_without_rows(tmp_path: Path, name: str, streaming: bool) -> None:
     path, table = tmp_path / name, pa.table({"text": pa.array([], pa.string())})
     if name == "saved":
         datasets.Dataset(table).save_to_disk(path)
@@ -388,7 +386,7 @@ def test_a_file_without_rows(tmp_path: Path, name: str, streaming: bool) -> None
         list(open_source(path, streaming=streaming).shards())
 
 
-def test_a_folder_without_data_files(tmp_path: Path) -> None:
+def test_folder_without_data_files(tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match="no file of a known format"):
         open_source(tmp_path)
 
@@ -407,7 +405,7 @@ def test_a_folder_without_data_files(tmp_path: Path) -> None:
         ("cut.txt.gz", gzip.compress(os.urandom(4_000).hex().encode())[:900]),
     ],
 )
-def test_a_damaged_file(tmp_path: Path, name: str, contents: bytes, streaming: bool) -> None:
+def test_damaged_file(tmp_path: Path, name: str, contents: bytes, streaming: bool) -> None:
     (tmp_path / name).write_bytes(contents)
     with pytest.raises(DatasetError) as caught:
         read_rows(open_source(tmp_path / name, streaming=streaming))

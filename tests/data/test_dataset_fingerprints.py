@@ -13,7 +13,7 @@ from helpers.dataset_files import ROWS, open_source, read_rows, read_texts, writ
 
 
 @pytest.mark.parametrize("name", ["rows.txt", "rows.csv.gz", "folder", "saved"])
-def test_the_fingerprint_depends_on_the_contents_only(tmp_path: Path, name: str) -> None:
+def test_fingerprint_depends_on_the_contents_only(tmp_path: Path, name: str) -> None:
     path = tmp_path / "here" / name
     if name == "saved":
         datasets.Dataset.from_list(ROWS).save_to_disk(path)
@@ -38,7 +38,7 @@ def test_contents_split_format_and_file_name_change_the_fingerprint(tmp_path: Pa
     assert len({source.fingerprint for source in found}) == len(found)
 
 
-def test_a_folder_and_the_glob_of_its_files_differ_if_there_are_splits(tmp_path: Path) -> None:
+def test_folder_and_the_glob_of_its_files_differ_if_there_are_splits(tmp_path: Path) -> None:
     """A glob has no splits."""
     write(tmp_path / "train.txt")
     first = open_source(tmp_path).fingerprint
@@ -60,7 +60,7 @@ def test_every_file_that_a_card_may_name_changes_the_fingerprint(tmp_path: Path,
     assert found[0] != found[1]
 
 
-def test_a_file_replaced_by_one_of_the_same_age_is_read_again(tmp_path: Path) -> None:
+def test_file_replaced_by_one_of_the_same_age_is_read_again(tmp_path: Path) -> None:
     path = tmp_path / "rows.txt"
     for text in ("one", "two"):
         path.write_text(text)

@@ -57,17 +57,17 @@ def test_shards_can_be_selected_and_read_in_any_order(
     write(folder / "rows.jsonl", [{"text": str(row)} for row in range(rows)])
     source = open_source(folder / "rows.jsonl", shard_rows=shard_rows, streaming=streaming)
     every = list(open_source(folder / "rows.jsonl", shard_rows=shard_rows).shards())
-    wanted = {shard.index for shard in every if chance.random() < 0.5}
-    asked: list[int] = []
+    selected = {shard.index for shard in every if chance.random() < 0.5}
+    calls: list[int] = []
 
-    def is_wanted(index: int) -> bool:
-        asked.append(index)
-        return index in wanted
+    def is_selected(index: int) -> bool:
+        calls.append(index)
+        return index in selected
 
-    assert [shard.table for shard in source.shards(is_wanted)] == [
-        shard.table for shard in every if shard.index in wanted
+    assert [shard.table for shard in source.shards(is_selected)] == [
+        shard.table for shard in every if shard.index in selected
     ]
-    assert asked == [shard.index for shard in every]
+    assert calls == [shard.index for shard in every]
     for index in [chance.randrange(len(every)) for _ in range(6)]:
         found = source.read(index)
         assert (found.index, found.first_row, found.table) == (index, index * shard_rows, every[index].table)
@@ -82,7 +82,7 @@ def test_count_rows(tmp_path: Path, streaming: bool) -> None:
     assert (source.count_rows(), source.count_rows(), source.num_rows) == (len(ROWS),) * 3
 
 
-def test_a_known_fingerprint_is_not_computed_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_known_fingerprint_is_not_computed_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write(tmp_path / "rows.txt")
     first = open_source(path).fingerprint
     monkeypatch.setattr("lengthwise.data.dataset.file_sha256", None)
@@ -91,7 +91,7 @@ def test_a_known_fingerprint_is_not_computed_again(tmp_path: Path, monkeypatch: 
 
 
 @pytest.mark.parametrize("shard_rows", [1, 2, 3, 100])
-def test_a_stream_casts_files_that_differ_in_a_columns_type(tmp_path: Path, shard_rows: int) -> None:
+def test_stream_casts_files_that_differ_in_a_columns_type(tmp_path: Path, shard_rows: int) -> None:
     """Whether or not two files share a shard."""
     pq.write_table(pa.table({"text": ["a", "b"], "n": [1.5, 2.0]}), tmp_path / "a.parquet")
     pq.write_table(pa.table({"text": ["c"], "n": [3]}), tmp_path / "b.parquet")
@@ -102,7 +102,7 @@ def test_a_stream_casts_files_that_differ_in_a_columns_type(tmp_path: Path, shar
 
 @pytest.mark.parametrize("shard_rows", [10_000, 65_536])
 @pytest.mark.parametrize(("cell", "cause"), [("2.5", "truncated"), ("x", "'x'")])
-def test_a_stream_whose_types_cannot_be_cast(tmp_path: Path, cell: str, cause: str, shard_rows: int) -> None:
+def test_stream_whose_types_cannot_be_cast(tmp_path: Path, cell: str, cause: str, shard_rows: int) -> None:
     """Pandas infers a type per 10,000 rows."""
     cells = [*map(str, range(10_000)), cell]
     (tmp_path / "rows.csv").write_text("text,n\n" + "".join(f"a,{cell}\n" for cell in cells))
@@ -131,7 +131,7 @@ def test_class_names_are_kept(tmp_path: Path) -> None:
             assert source.features["label"].names == ["no", "yes"]
 
 
-def test_a_damaged_stream_gives_the_shards_before_the_damage(tmp_path: Path) -> None:
+def test_damaged_stream_gives_the_shards_before_the_damage(tmp_path: Path) -> None:
     write(tmp_path / "a.jsonl", ROWS[:4])
     (tmp_path / "b.jsonl").write_bytes(b'{"text": "never ends')
     shards = open_source(tmp_path / "*.jsonl", streaming=True, shard_rows=2).shards()
@@ -140,7 +140,7 @@ def test_a_damaged_stream_gives_the_shards_before_the_damage(tmp_path: Path) -> 
         next(shards)
 
 
-def test_a_damaged_stream_can_be_read_again(tmp_path: Path) -> None:
+def test_damaged_stream_can_be_read_again(tmp_path: Path) -> None:
     write(tmp_path / "a.jsonl", ROWS[:4])
     (tmp_path / "b.jsonl").write_bytes(b'{"text": "never ends')
     source = open_source(tmp_path / "*.jsonl", streaming=True, shard_rows=2)

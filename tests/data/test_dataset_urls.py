@@ -64,7 +64,7 @@ def test_folders_and_globs(tmp_path: Path, url: str, streaming: bool) -> None:
 
 
 @pytest.mark.parametrize("streaming", [False, True])
-def test_a_folder_is_split_by_its_file_names(tmp_path: Path, url: str, streaming: bool) -> None:
+def test_folder_is_split_by_its_file_names(tmp_path: Path, url: str, streaming: bool) -> None:
     write(tmp_path / "train.csv", ROWS[:2])
     write(tmp_path / "test.csv", ROWS[2:])
     for name in ("train.csv", "test.csv"):
@@ -74,14 +74,14 @@ def test_a_folder_is_split_by_its_file_names(tmp_path: Path, url: str, streaming
     assert read_texts(f"{url}/*.csv", streaming=streaming) == ROW_TEXTS[2:] + ROW_TEXTS[:2]
 
 
-def test_a_local_url_is_a_path(tmp_path: Path) -> None:
+def test_local_url_is_a_path(tmp_path: Path) -> None:
     path = write(tmp_path / "rows.txt")
     source = open_source(f"file://{path}")
     assert [row["text"] for row in read_rows(source)] == ROW_TEXTS
     assert source.fingerprint == open_source(path).fingerprint
 
 
-def test_the_fingerprint_depends_on_the_object(tmp_path: Path, url: str) -> None:
+def test_fingerprint_depends_on_the_object(tmp_path: Path, url: str) -> None:
     path = write(tmp_path / "rows.txt")
     first = open_source(upload(path, f"{url}/rows.txt")).fingerprint
     assert open_source(f"{url}/rows.txt").fingerprint == first
@@ -92,7 +92,7 @@ def test_the_fingerprint_depends_on_the_object(tmp_path: Path, url: str) -> None
     assert [row["text"] for row in read_rows(other)] != ROW_TEXTS
 
 
-def test_a_moved_folder_or_glob_is_the_same_input(tmp_path: Path, url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_moved_folder_or_glob_is_the_same_input(tmp_path: Path, url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """If the store reports the size only, as memory does without its times, the contents are hashed."""
     monkeypatch.setattr("lengthwise.data.remote_files._TIME_KEYS", ())
     write(tmp_path / "a.txt")
@@ -128,7 +128,7 @@ def test_denied_access_is_not_reported_as_missing() -> None:
         ("gs://bucket/rows.txt", r"cannot be opened \(.*gcsfs"),
     ],
 )
-def test_a_url_that_cannot_be_opened(path: str, message: str) -> None:
+def test_url_that_cannot_be_opened(path: str, message: str) -> None:
     with pytest.raises(DatasetError, match=f"{path}: {message}"):
         open_source(path)
 
@@ -141,7 +141,7 @@ def test_files_of_several_formats(tmp_path: Path, url: str) -> None:
 
 
 @pytest.mark.parametrize("streaming", [False, True])
-def test_a_lost_connection(tmp_path: Path, streaming: bool) -> None:
+def test_lost_connection(tmp_path: Path, streaming: bool) -> None:
     fsspec.register_implementation("breaking", Breaking, clobber=True)
     root = f"breaking://{tmp_path.name}"
     path = write(tmp_path / "rows.jsonl")

@@ -98,7 +98,7 @@ def encode_every_way(model: tuple[Path, Path], texts: list[str], output: Path) -
     yield encode_in_the_server(artifact, texts)
 
 
-def test_the_settings_of_a_checkpoint_are_used_outside_a_run(model: tuple[Path, Path], tmp_path: Path) -> None:
+def test_settings_of_a_checkpoint_are_used_outside_a_run(model: tuple[Path, Path], tmp_path: Path) -> None:
     tokenization = TokenizationSettings(add_special_tokens=False, max_length=2, truncate=True)
     expected = encode_in_a_run(model[0], TEXTS, tmp_path, **tokenization.model_dump())
     for found in encode_every_way(record(model, tokenization), TEXTS, tmp_path / "again"):

@@ -44,7 +44,7 @@ def resize(folder: Path, size: int) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("fraction", FRACTIONS)
-def test_a_full_disk_stops_the_run_and_it_resumes(
+def test_full_disk_stops_the_run_and_it_resumes(
     undisturbed: Job, small_disk: Path, tmp_path: Path, tokenizer: TextTokenizer, fraction: float
 ) -> None:
     job = Job(tmp_path / "rest", tokenizer, rows=2_000)

@@ -47,7 +47,7 @@ def wait_for_draft(job: Job, process: subprocess.Popen[str]) -> None:
 
 
 @pytest.mark.slow
-def test_a_run_that_is_killed_repeatedly_ends_with_the_same_files(
+def test_run_that_is_killed_repeatedly_ends_with_the_same_files(
     undisturbed: Job, tmp_path_factory: pytest.TempPathFactory, tmp_path: Path, tokenizer: TextTokenizer
 ) -> None:
     """SIGKILL at random points of starting, of every step of a shard and of resuming.
@@ -85,7 +85,7 @@ def test_a_run_that_is_killed_repeatedly_ends_with_the_same_files(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", range(TERMINATIONS))
-def test_a_terminated_run_ends_in_time_and_resumes(
+def test_terminated_run_ends_in_time_and_resumes(
     undisturbed: Job, tmp_path: Path, tokenizer: TextTokenizer, number: int
 ) -> None:
     """SIGTERM and SIGINT in the middle of a shard: it ends within 5 s, with one message and an exit code of failure."""
@@ -110,7 +110,7 @@ def test_a_terminated_run_ends_in_time_and_resumes(
 
 
 @pytest.mark.slow
-def test_a_killed_part_can_be_started_again(undisturbed: Job, tmp_path: Path, tokenizer: TextTokenizer) -> None:
+def test_killed_part_can_be_started_again(undisturbed: Job, tmp_path: Path, tokenizer: TextTokenizer) -> None:
     """Three processes share a run; one is killed and started again, then the folder is finalized."""
     job = Job(tmp_path, tokenizer, ROWS)
     parts = [job.start("--shard-index", str(part), "--num-shards", "3") for part in range(3)]

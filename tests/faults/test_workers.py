@@ -75,7 +75,7 @@ def test_killed_workers_change_no_byte(single_process: Job, tmp_path: Path, toke
 
 @pytest.mark.slow
 @pytest.mark.skipif(not WHOLE, reason="part of the whole form: make faults")
-def test_a_terminated_driver_ends_in_time(single_process: Job, tmp_path: Path, tokenizer: TextTokenizer) -> None:
+def test_terminated_driver_ends_in_time(single_process: Job, tmp_path: Path, tokenizer: TextTokenizer) -> None:
     job = Job(tmp_path, tokenizer, ROWS, cluster={"workers": 2, "retries": 20})
     process = job.start("--cluster", "local")
     while not job.count_shards() and process.poll() is None:

@@ -67,12 +67,12 @@ def test_read_of_a_log_that_is_being_rewritten(url: str, memory: Any, monkeypatc
 def test_read_raises_if_a_line_cannot_be_read(url: str, memory: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = RemoteFolder(url)
     folder.append("log.jsonl", b"one\n")
-    for answer, told in (
+    for answer, message in (
         (PermissionError("no"), "no"),
         (FileNotFoundError("gone"), "disappeared during each of 5 attempts"),
     ):
         monkeypatch.setattr(type(memory), "cat_ranges", lambda *_, answer=answer: [answer])
-        with pytest.raises(OSError, match=told):
+        with pytest.raises(OSError, match=message):
             folder.read("log.jsonl")
 
 

@@ -23,7 +23,7 @@ def ragged(lengths: Sequence[int], first: int = 100) -> RaggedTokens:
     )
 
 
-def test_a_row_is_a_view() -> None:
+def test_row_is_a_view() -> None:
     tokens = ragged([2, 0, 3])
     assert rows(tokens) == [[100, 101], [], [102, 103, 104]]
     assert np.shares_memory(tokens.row(2), tokens.values)

@@ -91,7 +91,7 @@ def arrow_of_bytes(*texts: bytes | None, large: bool = False) -> pa.Array:
 @pytest.mark.usefixtures("_small_chunks")
 @properties
 @given(texts=TEXTS, special=st.booleans())
-def test_a_row_has_the_ids_of_its_text_alone(tokenizer: TextTokenizer, texts: list[str], special: bool) -> None:
+def test_row_has_the_ids_of_its_text_alone(tokenizer: TextTokenizer, texts: list[str], special: bool) -> None:
     tokens = tokenize_texts(texts, tokenizer, TokenizationSettings(add_special_tokens=special))
     check_ragged(tokens, len(texts))
     expected = alone(tokenizer, texts, special=special)
@@ -123,7 +123,7 @@ def test_chunk_boundaries_lose_no_row(wordlevel: TextTokenizer, count: int) -> N
     assert rows(tokenize_texts(texts, wordlevel)) == (alone(wordlevel, CORPUS[:4]) * count)[:count]
 
 
-def test_a_row_of_max_length_is_not_truncated_and_a_longer_one_is(bos_eos: TextTokenizer) -> None:
+def test_row_of_max_length_is_not_truncated_and_a_longer_one_is(bos_eos: TextTokenizer) -> None:
     texts = ["the", "the sea the", "the sea the sea", "the the the the the"]
     cls, sep = bos_eos.token_id("[CLS]"), bos_eos.token_id("[SEP]")
     the, sea = bos_eos.token_id("the"), bos_eos.token_id("sea")
@@ -151,7 +151,7 @@ def test_too_long_rows_without_truncation_raise(bos_eos: TextTokenizer) -> None:
 
 
 @pytest.mark.parametrize(("max_length", "special", "refused"), [(2, True, True), (3, True, False), (1, False, False)])
-def test_a_max_length_filled_by_special_tokens_is_refused(
+def test_max_length_filled_by_special_tokens_is_refused(
     bos_eos: TextTokenizer, max_length: int, special: bool, refused: bool
 ) -> None:
     def run() -> RaggedTokens:
@@ -208,14 +208,14 @@ def test_bad_rows_have_no_ids_under_another_policy(bos_eos: TextTokenizer, texts
     assert not tokens.empty.any()
 
 
-def test_the_message_names_five_rows(wordlevel: TextTokenizer) -> None:
+def test_message_names_five_rows(wordlevel: TextTokenizer) -> None:
     with pytest.raises(BadRowsError) as caught:
         tokenize_texts([None] * 4_000, wordlevel)
     assert "row 4: null; and 3995 more)" in str(caught.value)
     assert "row 5" not in str(caught.value)
 
 
-def test_a_value_that_is_no_text_is_named_by_its_type(wordlevel: TextTokenizer) -> None:
+def test_value_that_is_no_text_is_named_by_its_type(wordlevel: TextTokenizer) -> None:
     with pytest.raises(TextError, match="row 1: not text, but int"):
         tokenize_texts(["the", 3], wordlevel)  # type: ignore[list-item]
 
@@ -270,7 +270,7 @@ def test_bad_rows_do_not_affect_good_ones(
 
 
 @pytest.mark.parametrize("special", [True, False])
-def test_a_row_of_no_tokens_is_empty_and_a_bad_one_is_not(strict: TextTokenizer, special: bool) -> None:
+def test_row_of_no_tokens_is_empty_and_a_bad_one_is_not(strict: TextTokenizer, special: bool) -> None:
     tokens = tokenize_texts(
         ["", "zebra", None, "a"], strict, TokenizationSettings(add_special_tokens=special), bad_rows="quarantine"
     )
@@ -280,7 +280,7 @@ def test_a_row_of_no_tokens_is_empty_and_a_bad_one_is_not(strict: TextTokenizer,
 
 
 @pytest.mark.usefixtures("_small_chunks")
-def test_a_refused_row_raises_with_its_number(strict: TextTokenizer) -> None:
+def test_refused_row_raises_with_its_number(strict: TextTokenizer) -> None:
     with pytest.raises(BadRowsError) as caught:
         tokenize_texts(["a", "b", None, "cc", "a zebra", "b", "zebra"], strict)
     assert str(caught.value) == (
@@ -290,7 +290,7 @@ def test_a_refused_row_raises_with_its_number(strict: TextTokenizer) -> None:
     )
 
 
-def test_a_library_panic_on_one_text_leaves_the_others() -> None:
+def test_library_panic_on_one_text_leaves_the_others() -> None:
     library = Tokenizer(models.WordLevel({"x": 0, "[UNK]": 1}, unk_token="[UNK]"))
     library.pre_tokenizer = pre_tokenizers.Split(Regex("(a+)+$"), "isolated")  # exponential: the library gives up
     panicking = TextTokenizer(library)
@@ -303,7 +303,7 @@ def test_a_library_panic_on_one_text_leaves_the_others() -> None:
         tokenize_texts(texts, panicking)
 
 
-def test_an_empty_text_is_not_a_null(wordlevel: TextTokenizer, bos_eos: TextTokenizer) -> None:
+def test_empty_text_is_not_a_null(wordlevel: TextTokenizer, bos_eos: TextTokenizer) -> None:
     tokens = tokenize_texts(["", None, "the", " "], wordlevel, bad_rows="zero")
     assert tokens.empty.tolist() == [True, False, False, True]
     assert tokens.null.tolist() == [False, True, False, False]

@@ -1,4 +1,4 @@
-"""Loading tokenizers: whatever one was saved with, it is identified and used correctly."""
+"""Loading tokenizers: each is identified and used correctly, independent of the settings it was saved with."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def template(single: str) -> processors.TemplateProcessing:
 
 
 @pytest.mark.parametrize("model", MODELS)
-def test_a_saved_tokenizer_loads_as_the_same_tokenizer(tmp_path: Path, model: str) -> None:
+def test_saved_tokenizer_loads_as_the_same_tokenizer(tmp_path: Path, model: str) -> None:
     tokenizer = train(model=model, eos_token="</s>")
     (tmp_path / "tokenizer.json").write_text(tokenizer.to_json(), encoding="utf-8")
     for path in (tmp_path, tmp_path / "tokenizer.json", str(tmp_path)):
@@ -92,7 +92,7 @@ def test_special_tokens_are_found_as_prefix_and_suffix(
     assert (tokenizer.prefix, tokenizer.suffix) == (prefix, suffix)
 
 
-def test_a_special_token_equal_to_the_probe_text_is_found() -> None:
+def test_special_token_equal_to_the_probe_text_is_found() -> None:
     without_a = {token: number for token, number in VOCAB.items() if number < 4}
     prefixed = TextTokenizer(build(template("[UNK] $A"), without_a))
     suffixed = TextTokenizer(build(template("$A [UNK]"), without_a))
@@ -100,7 +100,7 @@ def test_a_special_token_equal_to_the_probe_text_is_found() -> None:
     assert (suffixed.prefix, suffixed.suffix) == ((), (1,))
 
 
-def test_a_template_other_than_prefix_and_suffix_is_refused(tmp_path: Path) -> None:
+def test_template_other_than_prefix_and_suffix_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "tokenizer.json"
     build(template("[CLS] $A [SEP] $A")).save(str(path))
     with pytest.raises(TokenizerError, match="only special tokens before and after a text are supported") as caught:
@@ -108,7 +108,7 @@ def test_a_template_other_than_prefix_and_suffix_is_refused(tmp_path: Path) -> N
     assert str(caught.value).startswith(f"{path}: ")
 
 
-def test_a_missing_tokenizer_is_refused(tmp_path: Path) -> None:
+def test_missing_tokenizer_is_refused(tmp_path: Path) -> None:
     for path in (tmp_path / "absent.json", tmp_path):
         with pytest.raises(TokenizerError, match="there is no such tokenizer; train one") as caught:
             load_tokenizer(path)
@@ -153,7 +153,7 @@ def test_harmful_json_is_refused(tmp_path: Path, contents: str, message: str) ->
         load_tokenizer(tmp_path / "tokenizer.json")
 
 
-def test_a_huge_id_of_a_special_token_is_refused() -> None:
+def test_huge_id_of_a_special_token_is_refused() -> None:
     tokenizer = build()
     tokenizer.post_processor = processors.TemplateProcessing(single="$A [SEP]", special_tokens=[("[SEP]", 2**31)])
     with pytest.raises(TokenizerError, match="has the id 2147483648"):
@@ -161,7 +161,7 @@ def test_a_huge_id_of_a_special_token_is_refused() -> None:
 
 
 @pytest.mark.parametrize("nested", [False, True])
-def test_a_character_map_of_a_false_size_is_refused(tmp_path: Path, nested: bool) -> None:
+def test_character_map_of_a_false_size_is_refused(tmp_path: Path, nested: bool) -> None:
     """The library would allocate 8 GB, and abort the process where there is less."""
     tree = json.loads(build().to_str())
     normalizer = {"type": "Precompiled", "precompiled_charsmap": "/////w=="}
@@ -171,7 +171,7 @@ def test_a_character_map_of_a_false_size_is_refused(tmp_path: Path, nested: bool
         load_tokenizer(tmp_path / "tokenizer.json")
 
 
-def test_a_tokenizer_file_that_is_not_text_is_refused(tmp_path: Path) -> None:
+def test_tokenizer_file_that_is_not_text_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "tokenizer.json"
     path.write_bytes(b"\xff\xfe\x00")
     with pytest.raises(TokenizerError, match="cannot be read"):
@@ -191,14 +191,14 @@ def test_vocab_size_includes_special_tokens() -> None:
     assert TextTokenizer(tokenizer).vocab_size == 71
 
 
-def test_an_unknown_word_without_an_unknown_token_is_explained() -> None:
+def test_unknown_word_without_an_unknown_token_is_explained() -> None:
     tokenizer = TextTokenizer(build(vocab={"a": 0}))
     assert token_ids(tokenizer, "a a") == [0, 0]
     with pytest.raises(TokenizerError, match="cannot encode these texts"):
         token_ids(tokenizer, "a c")
 
 
-def test_a_library_panic_is_explained() -> None:
+def test_library_panic_is_explained() -> None:
     library = build()
     library.pre_tokenizer = pre_tokenizers.Split(Regex("(a+)+$"), "isolated")  # exponential: the library gives up
     tokenizer = TextTokenizer(library)
@@ -207,7 +207,7 @@ def test_a_library_panic_is_explained() -> None:
     assert token_ids(tokenizer, "b") == [5]
 
 
-def test_a_tokenizer_with_more_ids_than_embeddings_is_refused() -> None:
+def test_tokenizer_with_more_ids_than_embeddings_is_refused() -> None:
     tokenizer = TextTokenizer(build())
     check_tokenizer_fits(tokenizer, EncoderConfig(vocab_size=6), "here")
     check_tokenizer_fits(tokenizer, EncoderConfig(vocab_size=7), "here")
@@ -215,7 +215,7 @@ def test_a_tokenizer_with_more_ids_than_embeddings_is_refused() -> None:
         check_tokenizer_fits(tokenizer, EncoderConfig(vocab_size=5), "here")
 
 
-def test_a_tokenizer_of_another_fingerprint_is_refused() -> None:
+def test_tokenizer_of_another_fingerprint_is_refused() -> None:
     tokenizer, other = TextTokenizer(build()), TextTokenizer(build(template("[CLS] $A")))
     config = EncoderConfig(vocab_size=6, tokenizer_fingerprint=tokenizer.fingerprint)
     check_tokenizer_fits(tokenizer, config, "here")

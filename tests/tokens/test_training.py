@@ -39,7 +39,7 @@ def test_special_tokens_have_the_first_ids(model: str) -> None:
 
 
 @pytest.mark.parametrize("model", [model for model in MODELS if model != "byte_bpe"])
-def test_a_character_outside_the_vocabulary_is_unknown(model: str) -> None:
+def test_character_outside_the_vocabulary_is_unknown(model: str) -> None:
     assert 1 in token_ids(train(model=model), "語")
 
 
@@ -128,12 +128,12 @@ def char() -> TextTokenizer:
 
 @pytest.mark.parametrize("texts", [[], [""], ["", ""]])
 @pytest.mark.parametrize("model", MODELS)
-def test_an_empty_corpus_is_refused(model: str, texts: list[str]) -> None:
+def test_empty_corpus_is_refused(model: str, texts: list[str]) -> None:
     with pytest.raises(TokenizerError, match="every training text is empty"):
         train(texts, model=model)
 
 
-def test_a_corpus_without_frequent_tokens_is_refused() -> None:
+def test_corpus_without_frequent_tokens_is_refused() -> None:
     with pytest.raises(TokenizerError, match=r"no token is seen 2 times \(tokenizer.training.min_frequency\)"):
         train(["one two three"], model="wordlevel")
 
@@ -143,12 +143,12 @@ def test_leading_empty_texts_do_not_change_the_tokenizer() -> None:
     assert train(iter(TEXTS), model="bpe").fingerprint == train(TEXTS, model="bpe").fingerprint
 
 
-def test_a_corpus_that_is_not_unicode_is_refused() -> None:
+def test_corpus_that_is_not_unicode_is_refused() -> None:
     with pytest.raises(TokenizerError, match="not Unicode"):
         train(["fine", "\ud800"], model="bpe")
 
 
-def test_an_error_of_the_corpus_is_raised_as_it_is() -> None:
+def test_error_of_the_corpus_is_raised_as_it_is() -> None:
     def texts() -> Any:
         yield "fine"
         raise KeyError("the corpus's own")
@@ -158,7 +158,7 @@ def test_an_error_of_the_corpus_is_raised_as_it_is() -> None:
 
 
 @pytest.mark.parametrize("model", ["wordpiece", "bpe", "byte_bpe", "unigram"])
-def test_a_vocab_size_below_the_number_of_characters_is_refused(model: str) -> None:
+def test_vocab_size_below_the_number_of_characters_is_refused(model: str) -> None:
     with pytest.raises(TokenizerError, match=r"vocab_size (is )?5"):
         train(model=model, vocab_size=5)
 
@@ -166,7 +166,7 @@ def test_a_vocab_size_below_the_number_of_characters_is_refused(model: str) -> N
 @pytest.mark.parametrize(
     "changes", [{"unk_token": "[PAD]"}, {"eos_token": "[UNK]"}, {"special_tokens": ("[X]", "[X]")}], ids=str
 )
-def test_a_special_token_named_twice_is_refused(changes: dict[str, Any]) -> None:
+def test_special_token_named_twice_is_refused(changes: dict[str, Any]) -> None:
     with pytest.raises(TokenizerError, match="names a special token twice") as caught:
         train(**changes)
     assert "[PAD]" in str(caught.value)

@@ -42,7 +42,7 @@ def test_pyarrow_parses_strings_that_look_like_times() -> None:
     assert compat.read_json_lines(io.BytesIO(line)).to_pylist() == [{"a": "2020-01-01"}]
 
 
-def test_the_json_reader_of_datasets_is_patched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_json_reader_of_datasets_is_patched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Through its module's name for pyarrow.json."""
     path = tmp_path / "rows.jsonl"
     path.write_text('{"a": "2020-01-01"}\n')
@@ -57,7 +57,7 @@ def test_the_json_reader_of_datasets_is_patched(tmp_path: Path, monkeypatch: pyt
     assert read() == "2020-01-01"
 
 
-def test_a_version_of_datasets_without_that_reader_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_version_of_datasets_without_that_reader_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(datasets_json, "paj")
     with pytest.raises(DatasetError, match=r"datasets .* install the version of datasets that constraints\.txt names"):
         compat.patch_json_reader()
@@ -84,7 +84,7 @@ def test_every_iteration_of_a_stream_starts_at_its_beginning(mixed_stream: datas
     assert len(next(first)) == 1
 
 
-def test_a_stream_without_tables_is_read_in_batches() -> None:
+def test_stream_without_tables_is_read_in_batches() -> None:
     stream = datasets.IterableDataset.from_generator(lambda: ({"n": n} for n in range(3))).with_format("arrow")
     assert [table.to_pydict() for table in compat.iter_arrow_tables(stream, 2)] == [{"n": [0, 1]}, {"n": [2]}]
 
@@ -92,7 +92,7 @@ def test_a_stream_without_tables_is_read_in_batches() -> None:
 # tokenizers
 
 
-def test_a_rust_panic_has_no_importable_class() -> None:
+def test_rust_panic_has_no_importable_class() -> None:
     tokenizer = tokenizers.Tokenizer(tokenizers.models.BPE())
     tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.Split(tokenizers.Regex("(?:x+x+)+y"), "isolated")
     with pytest.raises(BaseException) as caught:  # noqa: PT011
@@ -138,7 +138,7 @@ def test_scan_has_no_public_name() -> None:
     assert sums[:, 0].tolist() == [0.0, 1.0, 3.0, 6.0]
 
 
-def test_a_copied_module_shares_its_children() -> None:
+def test_copied_module_shares_its_children() -> None:
     module = Lstm()
     copied = copy.copy(module)
     del copied.lstm

@@ -60,7 +60,7 @@ def write_draft(path: Path, text: str, raised: BaseException | None = None) -> N
 
 @pytest.mark.parametrize("raised", [OSError(errno.ENOSPC, "full"), KeyboardInterrupt(), Crash()])
 @pytest.mark.parametrize("failing", ["write", "os.open", "os.fsync", "os.replace"])
-def test_a_failed_write_keeps_the_old_file(
+def test_failed_write_keeps_the_old_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failing: str, raised: BaseException
 ) -> None:
     def fail(*_: object) -> None:
@@ -75,7 +75,7 @@ def test_a_failed_write_keeps_the_old_file(
     assert contents(tmp_path) == {"a.json": b"old"}
 
 
-def test_the_last_of_two_concurrent_writers_wins(tmp_path: Path) -> None:
+def test_last_of_two_concurrent_writers_wins(tmp_path: Path) -> None:
     path = tmp_path / "a.json"
     with replace_file(path) as first:
         first.write_text("first")
@@ -85,14 +85,14 @@ def test_the_last_of_two_concurrent_writers_wins(tmp_path: Path) -> None:
     assert contents(tmp_path) == {"a.json": b"first"}
 
 
-def test_a_block_that_writes_nothing_fails(tmp_path: Path) -> None:
+def test_block_that_writes_nothing_fails(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError), replace_file(tmp_path / "a.json"):
         pass
     assert contents(tmp_path) == {}
 
 
 @pytest.mark.parametrize(("number", "is_fatal"), [(errno.EINVAL, False), (errno.ENOTSUP, False), (errno.EIO, True)])
-def test_a_file_system_that_cannot_sync_folders_is_accepted(
+def test_file_system_that_cannot_sync_folders_is_accepted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, is_fatal: bool
 ) -> None:
     def refuse_folders(path: Path) -> None:
@@ -125,7 +125,7 @@ def test_replace_folder_replaces_the_old_one(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("raised", [ValueError("mine"), KeyboardInterrupt()])
-def test_an_error_keeps_the_old_folder_and_leaves_no_other(tmp_path: Path, raised: BaseException) -> None:
+def test_error_keeps_the_old_folder_and_leaves_no_other(tmp_path: Path, raised: BaseException) -> None:
     folder = tmp_path / "model"
     fill(folder, "old")
 
@@ -140,7 +140,7 @@ def test_an_error_keeps_the_old_folder_and_leaves_no_other(tmp_path: Path, raise
     assert os.listdir(tmp_path) == ["model"]
 
 
-def test_a_full_disk_keeps_the_old_folder(tmp_path: Path) -> None:
+def test_full_disk_keeps_the_old_folder(tmp_path: Path) -> None:
     folder = tmp_path / "model"
     fill(folder, "old")
     with pytest.raises(StoreError, match="model: cannot be written"), replace_folder(folder):
@@ -163,7 +163,7 @@ def crash_between_the_renames(folder: Path, monkeypatch: pytest.MonkeyPatch) -> 
             fill(folder, "new")
 
 
-def test_a_crash_between_the_two_renames_keeps_the_old_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_crash_between_the_two_renames_keeps_the_old_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = tmp_path / "model"
     fill(folder, "old")
     crash_between_the_renames(folder, monkeypatch)
@@ -172,6 +172,6 @@ def test_a_crash_between_the_two_renames_keeps_the_old_folder(tmp_path: Path, mo
     assert contents(tmp_path) == {"model/sub/file.txt": b"old"}
 
 
-def test_a_folder_without_a_name_is_refused() -> None:
+def test_folder_without_a_name_is_refused() -> None:
     with pytest.raises(StoreError, match=r"\.: cannot be replaced"), replace_folder("."):
         pass

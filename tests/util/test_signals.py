@@ -91,7 +91,7 @@ def test_code_that_does_not_end_is_ended(signum: signal.Signals, body: str) -> N
     assert 0.8 < seconds < 4
 
 
-def test_a_second_signal_ends_the_process_at_once() -> None:
+def test_second_signal_ends_the_process_at_once() -> None:
     process = start("""
         signals.GRACE_SECONDS = 50.0
         while True:
@@ -131,7 +131,7 @@ def test_two_signals_in_a_row_do_not_interrupt_the_cleanup() -> None:
 
 
 @BOTH_SIGNALS
-def test_a_second_signal_ends_a_process_that_waits_for_a_thread_after_the_block(signum: signal.Signals) -> None:
+def test_second_signal_ends_a_process_that_waits_for_a_thread_after_the_block(signum: signal.Signals) -> None:
     process = start("""
         signals.GRACE_SECONDS = 50.0
         threading.Thread(target=lambda: time.sleep(60)).start()
@@ -149,7 +149,7 @@ def test_a_second_signal_ends_a_process_that_waits_for_a_thread_after_the_block(
     assert seconds < 10
 
 
-def test_a_suspended_reader_of_standard_error_does_not_delay_the_end() -> None:
+def test_suspended_reader_of_standard_error_does_not_delay_the_end() -> None:
     """Such as a pager: a thread blocks in a write and holds the stream's lock, which the main thread waits for."""
     process = start("""
         def write():

@@ -45,7 +45,7 @@ def test_free_memory_is_the_least_of_the_system_and_its_limits(monkeypatch: pyte
     assert system.free_memory() == 4096
 
 
-def test_a_system_without_proc_files(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_system_without_proc_files(monkeypatch: pytest.MonkeyPatch) -> None:
     def missing(*_: object, **__: object) -> str:
         raise FileNotFoundError
 

@@ -92,7 +92,7 @@ def test_check_cancelled_ends_long_work() -> None:
 
 
 def test_waiting_for_an_item_checks_for_cancellation() -> None:
-    """A nested prefetch is cancelled with the outer one, whatever its thread is doing."""
+    """A nested prefetch is cancelled with the outer one, in any state of its thread."""
     begun, ended = threading.Event(), []
 
     def inner() -> Iterator[int]:
@@ -214,7 +214,7 @@ def test_background_tasks_run_concurrently_with_several_workers() -> None:
     assert sorted(done) == [0, 1, 2]
 
 
-def test_a_background_failure_is_raised_while_others_work() -> None:
+def test_background_failure_is_raised_while_others_work() -> None:
     def fail(reason: str) -> None:
         raise OSError(reason)
 
@@ -225,7 +225,7 @@ def test_a_background_failure_is_raised_while_others_work() -> None:
             background.submit(partial(time.sleep, 0))
 
 
-def test_a_background_failure_is_raised() -> None:
+def test_background_failure_is_raised() -> None:
     def fail() -> None:
         raise OSError("disk full")
 
@@ -237,7 +237,7 @@ def test_a_background_failure_is_raised() -> None:
         background.submit(fail)
 
 
-def test_a_failing_block_keeps_its_own_error_and_waits_for_its_tasks() -> None:
+def test_failing_block_keeps_its_own_error_and_waits_for_its_tasks() -> None:
     done = []
 
     def fail_beside_work() -> None:
@@ -267,7 +267,7 @@ def test_check_raises_a_failure_without_waiting() -> None:
             background.check()
 
 
-def test_a_background_failure_is_logged_if_the_block_failed(caplog: pytest.LogCaptureFixture) -> None:
+def test_background_failure_is_logged_if_the_block_failed(caplog: pytest.LogCaptureFixture) -> None:
     def fail_twice() -> None:
         with BackgroundExecutor() as background:
             background.submit(lambda: 1 // 0)

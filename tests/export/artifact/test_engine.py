@@ -119,7 +119,7 @@ def test_batch_limits_and_workers_do_not_change_vectors(artifact_folder: Path, e
 
 
 @pytest.mark.parametrize("special", [True, False])
-def test_an_older_artifacts_manifest_says_whether_special_tokens_are_added(special: bool, native_alone: Path) -> None:
+def test_older_manifest_sets_special_tokens(special: bool, native_alone: Path) -> None:
     artifact = Artifact.open(native_alone)
     config = json.loads((artifact.folder / CONFIG_FILE).read_text())
     del config["tokenization"]
@@ -280,7 +280,7 @@ def test_every_graph_is_close_to_pytorch(
     seed=st.integers(0, 2**31),
 )
 @pytest.mark.parametrize("variant", INDEPENDENT)
-def test_a_row_does_not_depend_on_its_batch(
+def test_row_does_not_depend_on_its_batch(
     variant: str, encoders: Mapping[str, OnnxEncoder], lengths: list[int], columns: int, seed: int
 ) -> None:
     engine = encoders[variant].engine
@@ -332,7 +332,7 @@ def test_missing_graph_is_refused(artifact_folder: Path, native_alone: Path) -> 
 
 
 def validated(folder: Path, recommended: dict[str, str], **statuses: str) -> Artifact:
-    """The artifact with a validation.json that says so."""
+    """The artifact with such a validation.json."""
     verdicts = [{"runtime": CPU, "variant": name, "status": status} for name, status in statuses.items()]
     record = {"recommended": recommended, "verdicts": verdicts}
     return Artifact.open(folder).with_files({VALIDATION_JSON: json.dumps(record)})
@@ -419,7 +419,7 @@ def test_int8_run_reports_its_difference_from_float32(
     assert "onnx/model_int8.onnx" in other.stderr  # the folder's vectors are of another graph
 
 
-def test_a_whole_run_without_pytorch(artifact_folder: Path, texts_file: Path, tmp_path: Path) -> None:
+def test_whole_run_without_pytorch(artifact_folder: Path, texts_file: Path, tmp_path: Path) -> None:
     (tmp_path / "run.yaml").write_text(
         textwrap.dedent(f"""
         dataset: {{path: {texts_file}}}

@@ -99,30 +99,30 @@ ON_CUDA, ON_CPU = {"LSTM": CUDA, "Gather": CUDA}, {"LSTM": CPU, "Gather": CPU}
 
 
 def fake(monkeypatch: pytest.MonkeyPatch, session: FakeSession) -> dict[str, Any]:
-    asked: dict[str, Any] = {}
+    calls: dict[str, Any] = {}
 
     def make(path: str, options: onnxruntime.SessionOptions, providers: list[Any], enable_fallback: int) -> Any:
         if providers == [CPU]:
             return Session(path, options, providers=providers)
-        asked["providers"], asked["enable_fallback"] = providers, enable_fallback
-        asked["records placement"] = options.get_session_config_entry("session.record_ep_graph_assignment_info")
+        calls["providers"], calls["enable_fallback"] = providers, enable_fallback
+        calls["records placement"] = options.get_session_config_entry("session.record_ep_graph_assignment_info")
         session.start(path, options.profile_file_prefix)
         return session
 
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: [CUDA, CPU])
     monkeypatch.setattr(onnxruntime, "InferenceSession", make)
-    return asked
+    return calls
 
 
 def test_cuda_counts_as_run_if_every_lstm_and_gather_is_on_it(
     monkeypatch: pytest.MonkeyPatch, artifact_folder: Path
 ) -> None:
     session = FakeSession([CUDA, CPU], {**ON_CUDA, "Shape": CPU, "MemcpyToHost": CUDA})
-    asked = fake(monkeypatch, session)
+    calls = fake(monkeypatch, session)
     runtime = OnnxRuntimeCuda()
     runtime.load(artifact_folder / ONNX_FILE)
     runtime.run(IDS, MASK)
-    assert asked == {"providers": [(CUDA, {"use_tf32": "0"}), CPU], "records placement": "1", "enable_fallback": 0}
+    assert calls == {"providers": [(CUDA, {"use_tf32": "0"}), CPU], "records placement": "1", "enable_fallback": 0}
     described = runtime.describe()
     assert described["placement"] == f"LSTM on {CUDA}, Gather on {CUDA}"
     assert described["nodes"] == f"2 on {CUDA}"
@@ -220,37 +220,37 @@ def test_damaged_file_fails_on_cuda_too(monkeypatch: pytest.MonkeyPatch, tmp_pat
 # Libraries
 
 
-def preloading(said: str = "", error: Exception | None = None) -> tuple[Any, list[bool]]:
-    """A library that says something when it preloads, and what it was asked for."""
-    asked: list[bool] = []
+def preloading_library(messages: str = "", error: Exception | None = None) -> tuple[Any, list[bool]]:
+    """A library that prints messages when it preloads, and a record of its `cudnn` arguments."""
+    calls: list[bool] = []
 
     def preload_dlls(cudnn: bool) -> None:
-        asked.append(cudnn)
-        sys.stdout.write(said)
+        calls.append(cudnn)
+        sys.stdout.write(messages)
         if error is not None:
             raise error
 
-    return SimpleNamespace(preload_dlls=preload_dlls), asked
+    return SimpleNamespace(preload_dlls=preload_dlls), calls
 
 
 @pytest.mark.parametrize(("cuda", "times"), [(None, 1), ("13.0", 0)])
 def test_libraries_are_preloaded_unless_pytorch_has_loaded_them(
     cuda: str | None, times: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    library, asked = preloading()
+    library, calls = preloading_library()
     monkeypatch.setitem(sys.modules, "torch", SimpleNamespace(version=SimpleNamespace(cuda=cuda)))
     assert preload_libraries(library) == ""
-    assert asked == [True] * times
+    assert calls == [True] * times
 
 
 def test_messages_on_libraries_are_part_of_the_reason(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.delitem(sys.modules, "torch", raising=False)
-    library, asked = preloading("Failed to load libcudart.so.13:\n no such file\n", RuntimeError("and more"))
-    said = "; its messages on CUDA's libraries: Failed to load libcudart.so.13: no such file and more"
-    assert preload_libraries(library, cudnn=False) == said
-    assert asked == [False]
+    library, calls = preloading_library("Failed to load libcudart.so.13:\n no such file\n", RuntimeError("and more"))
+    messages = "; its messages on CUDA's libraries: Failed to load libcudart.so.13: no such file and more"
+    assert preload_libraries(library, cudnn=False) == messages
+    assert calls == [False]
     assert capsys.readouterr().out == ""
 
 
@@ -264,10 +264,10 @@ def test_bound_batch_equals_a_plain_run(variant: str, artifact_folder: Path) -> 
     every_second = {name: np.repeat(values, 2, axis=0)[::2] for name, values in FEEDS.items()}  # not contiguous
     for feeds in (FEEDS, every_second):
         plain = session.run(names, FEEDS)
-        for asked in (names, names[:1], names[::-1]):
-            bound = run_bound(session, asked, feeds, "cpu")
-            assert len(bound) == len(asked)
-            for name, values in zip(asked, bound, strict=True):
+        for requested in (names, names[:1], names[::-1]):
+            bound = run_bound(session, requested, feeds, "cpu")
+            assert len(bound) == len(requested)
+            for name, values in zip(requested, bound, strict=True):
                 np.testing.assert_array_equal(values, plain[names.index(name)])
 
 
@@ -374,7 +374,7 @@ def gpu_engine(on_gpu: OnnxRuntimeCuda, artifact_folder: Path) -> OnnxEngine:
 @pytest.mark.gpu
 @pytest.mark.usefixtures("on_gpu")
 @pytest.mark.parametrize("variant", [NATIVE, PORTABLE, FP16])
-def test_the_gpu_gives_the_same_vectors(variant: str, artifact_folder: Path) -> None:
+def test_gpu_gives_the_same_vectors(variant: str, artifact_folder: Path) -> None:
     """Over the whole grid, every id, and rows in other batches: to 1e-5, in half precision to a cosine of 0.999."""
     verdicts = validate_artifact(Artifact.open(artifact_folder), [OnnxRuntimeCuda]).verdicts
     (verdict,) = (verdict for verdict in verdicts if verdict.variant == variant)

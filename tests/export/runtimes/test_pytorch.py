@@ -62,7 +62,7 @@ def on_cpu(encoder: PackedEncoder, device: str) -> TorchEngine:
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no NVIDIA GPU here: PyTorch was not validated on CUDA")
-def test_the_gpu_gives_the_same_vectors(artifact_folder: Path) -> None:
+def test_gpu_gives_the_same_vectors(artifact_folder: Path) -> None:
     (verdict,) = validate_artifact(Artifact.open(artifact_folder), [PyTorchCuda]).verdicts
     assert verdict.status == "passed", verdict.reason
     assert set(verdict.environment) == {"torch", "device", "cuda", "cudnn"}

@@ -327,7 +327,7 @@ def test_no_text_is_cut_off_or_overlaps(found: Validation, title: str) -> None:
         assert not place.overlaps(elsewhere), (one.get_text(), other.get_text())
 
 
-def test_the_png_grows_with_the_rows() -> None:
+def test_png_grows_with_the_rows() -> None:
     few, many = (validation(*(verdict(f"runtime {number:02}") for number in range(rows))) for rows in (2, 40))
     images = [draw_heat_map(found) for found in (few, many)]
     assert all(image.startswith(b"\x89PNG\r\n\x1a\n") for image in images)
