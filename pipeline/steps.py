@@ -48,7 +48,7 @@ def train_run_tokenizer(config: RunConfig, *, overwrite: bool = False) -> TextTo
         raise ConfigError("tokenizer.path is not set; set it to the tokenizer.json that is to be written")
     path = Path(config.tokenizer.path)
     if path.exists() and not overwrite:
-        raise TokenizerError(f"{path}: already there, and models may depend on it; give --overwrite to replace it")
+        raise TokenizerError(f"{path}: already exists, and models may depend on it; give --overwrite to replace it")
     texts = open_dataset(config.dataset).texts()
     tokenizer = train_tokenizer(texts, config.tokenizer.training, show_progress=True)
     write_atomically(path, tokenizer.to_json().encode())
@@ -75,7 +75,7 @@ def create_run_checkpoint(config: RunConfig, *, overwrite: bool = False) -> Enco
         raise ConfigError("tokenizer.path is not set; set it to the tokenizer.json that the model is for")
     folder, training = Path(config.model.path), config.tokenizer.training
     if folder.exists() and not overwrite:
-        raise CheckpointError(f"{folder}: already there, and may be trained; give --overwrite to replace it")
+        raise CheckpointError(f"{folder}: already exists, and may be trained; give --overwrite to replace it")
     created = create_checkpoint(
         folder,
         load_tokenizer(config.tokenizer.path),
