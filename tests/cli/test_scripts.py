@@ -76,7 +76,7 @@ def test_existing_files_are_kept_without_overwrite(
 ) -> None:
     before = contents(tmp_path)
     message = refusal(invoke(script, trained))
-    assert message.startswith(f"{tmp_path / output}: already there")
+    assert message.startswith(f"{tmp_path / output}: already exists")
     assert "give --overwrite to replace it" in message
     assert contents(tmp_path) == before
     changes = ("--set", "tokenizer.training.vocab_size=9", "--set", "model.seed=1", "--overwrite")
