@@ -3,7 +3,7 @@
 Decisions:
 - Ids are packed before they are embedded, so that neither the embedding nor the LSTM ever sees padding. A packed batch
   of equal lengths is a dense rectangle to PyTorch, and takes its fast path.
-- Which columns have one value per token is told by the caller and never guessed: in a batch of rows of length 5, five
+- Which columns have one value per token is given by the caller and never guessed: in a batch of rows of length 5, five
   features of a row look the same.
 - A batch is a dict, which every training loop takes, and moves all it holds at once.
 """

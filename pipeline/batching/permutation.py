@@ -1,6 +1,6 @@
 """A random order of `range(n)` of which any part can be computed alone, without memory for the rest.
 
-A Feistel network over a rectangle that holds `n` cells is a bijection whatever its round function is; numbers beyond
+A Feistel network over a rectangle that holds `n` cells is a bijection for any round function; numbers beyond
 `n` are sent through it again until they fall below (M. Luby and C. Rackoff, 1988; J. Black and P. Rogaway, "Ciphers
 with arbitrary finite domains", 2002).
 """

@@ -1,4 +1,4 @@
-"""`iter_batches`: batches of like lengths from a dataset whose lengths nobody knows beforehand.
+"""`iter_batches`: batches of like lengths from a dataset whose lengths are not known beforehand.
 
 Rows are read into a bounded buffer and tokenized on the way; whenever it is full, the batches that it can fill with
 rows of one length leave it.
