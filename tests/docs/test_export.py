@@ -12,7 +12,7 @@ from lengthwise.export.graphs.variants import VARIANTS
 PAGE = read_page("docs/export.md")
 
 
-@pytest.mark.slow
+@pytest.mark.heavy  # two whole validations, one of them on every runtime
 @pytest.mark.longest
 def test_commands_write_the_artifact_that_is_shown(user: UserFolder) -> None:
     commands = runnable_commands(PAGE)
