@@ -206,7 +206,10 @@ class _BrowserSession:
         """Start the browser and load a model in its page; the answer describes the session."""
         self._playwright = await self._api.async_playwright().start()
         self._context = await self._playwright.chromium.launch_persistent_context(
-            f"{self._temporary}/profile", **browser_options(program), env={**os.environ, "TMPDIR": self._temporary}
+            f"{self._temporary}/profile",
+            artifacts_dir=f"{self._temporary}/artifacts",  # else in a folder that a killed browser leaves behind
+            env={**os.environ, "TMPDIR": self._temporary},
+            **browser_options(program),
         )
         self._context.on("close", lambda _: setattr(self, "_context", None))
         self._page = await self._context.new_page()
