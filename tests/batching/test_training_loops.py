@@ -154,7 +154,7 @@ def test_accelerate_deals_the_batches_of_a_step_to_its_processes() -> None:
             assert batches == list(LengthBatchSampler(LENGTHS, max_tokens=64, num_replicas=processes, rank=rank))
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 @pytest.mark.filterwarnings("ignore")
 def test_lightning(tmp_path: Path) -> None:
     lightning = pytest.importorskip("pytorch_lightning", reason="pytorch-lightning is not installed")
@@ -188,7 +188,7 @@ def test_lightning(tmp_path: Path) -> None:
     assert np.mean(losses[-10:]) < np.mean(losses[:10]) / 2
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 @pytest.mark.filterwarnings("ignore")
 def test_transformers_trainer(tmp_path: Path) -> None:
     transformers = pytest.importorskip("transformers", reason="transformers is not installed")
@@ -208,7 +208,7 @@ def test_transformers_trainer(tmp_path: Path) -> None:
     assert losses[-1] < losses[0] / 2
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 @pytest.mark.filterwarnings("ignore")
 def test_sentence_transformers(tmp_path: Path) -> None:
     """Its trainer tokenizes batches of texts itself; what is checked is which rows it batches together."""
