@@ -2,7 +2,7 @@
 
 Decisions:
 - With several ranks, each rank gets the same number of rows of every length, so that all ranks run batches of the same
-  shapes: their step times are equal whatever the costs are. What remains of each length, fewer rows than ranks, is
+  shapes: their step times are equal for any costs. What remains of each length, fewer rows than ranks, is
   dealt to the ranks by cost.
 - Everything follows from the lengths, the limits and one random generator. No rank asks another.
 - Only what remains is handled row by row in Python; the rest is NumPy on whole epochs.
