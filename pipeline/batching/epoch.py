@@ -10,18 +10,17 @@ Decisions:
 
 from __future__ import annotations
 
-import heapq
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from lengthwise.batching.balance import deal_step
 from lengthwise.batching.costs import BatchCosts
 from lengthwise.batching.cut import cheapest_cut, max_batch_rows
 
 Rows = NDArray[np.int64]
 
-BALANCE = 1.02  # the largest cost of a step over its mean, where the rows allow it
 _MOST_GROUPS = 4_096  # distinct lengths that are planned for; more are planned as so many neighbourhoods
 
 
@@ -211,39 +210,11 @@ def _deal_by_cost(lengths: list[int], costs: BatchCosts, ranks: int) -> tuple[_S
     sizes: list[list[int]] = []
     start = 0
     while len(lengths) - start >= ranks:
-        batches, start = _deal_step(lengths, start, costs, ranks)
-        rows += [row for batch in batches for row in batch]
+        batches, dealt = deal_step(lengths[start:], costs, ranks)
+        rows += [start + row for batch in batches for row in batch]
         sizes.append([len(batch) for batch in batches])
+        start += dealt
     return _Steps(np.array(rows, np.int64), np.array(sizes, np.int64).reshape(-1, ranks)), len(lengths) - start
-
-
-def _deal_step(lengths: list[int], start: int, costs: BatchCosts, ranks: int) -> tuple[list[list[int]], int]:
-    """One step: each row goes to the batch that costs least so far; the step ends where its batches cost the same.
-
-    Of all ends after which no row is left, or a row per rank, this is the last whose costs are balanced, or else the
-    best balanced.
-    """
-    batches: list[list[int]] = [[] for _ in range(ranks)]
-    tokens = [0] * ranks
-    open_batches = [(0.0, rank) for rank in range(ranks)]
-    largest = total = 0.0
-    stop, best = start + ranks, float("inf")
-    for row in range(start, len(lengths)):
-        if not open_batches:
-            break
-        cost, rank = heapq.heappop(open_batches)
-        batches[rank].append(row)
-        tokens[rank] += lengths[row]
-        longest, size = lengths[batches[rank][0]], len(batches[rank])
-        new = costs.batch_cost(longest, size, tokens[rank])
-        largest, total = max(largest, new), total + new - cost
-        if size < costs.max_batch_rows(longest):
-            heapq.heappush(open_batches, (new, rank))
-        done, left = row + 1 - start, len(lengths) - row - 1
-        balance = largest * ranks / total
-        if done >= ranks and (left == 0 or left >= ranks) and (balance <= BALANCE or balance < best):
-            stop, best = row + 1, max(balance, BALANCE)
-    return [[row for row in batch if row < stop] for batch in batches], stop
 
 
 def _full_steps(

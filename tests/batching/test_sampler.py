@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-import time
 from typing import Any
 
 import numpy as np
@@ -216,13 +215,22 @@ def test_noise_gives_rows_other_companions_for_some_padding() -> None:
     assert companions[0] > 2 * companions[1] > 2 * companions[2]
 
 
-def test_a_million_lengths_are_planned_within_a_second() -> None:
+def test_planning_takes_no_python_call_per_row() -> None:
     generator = np.random.default_rng(0)
-    for lengths in (generator.poisson(18, 1_000_000), np.full(1_000_000, 9), generator.zipf(1.5, 1_000_000)):
+    for lengths in (generator.poisson(18, 100_000), np.full(100_000, 9), generator.zipf(1.5, 100_000)):
         sampler = LengthBatchSampler(lengths.clip(0, 10**6), max_tokens=4_096)
-        began = time.process_time()
-        assert len(sampler) > 0
-        assert time.process_time() - began <= 1.0
+        calls = 0
+
+        def count(*_: Any) -> None:
+            nonlocal calls
+            calls += 1
+
+        sys.setprofile(count)
+        try:
+            assert len(sampler) > 0
+        finally:
+            sys.setprofile(None)
+        assert calls < len(lengths)
 
 
 @pytest.mark.parametrize("shuffle", [True, False])

@@ -89,7 +89,7 @@ def test_bad_inputs_are_refused_and_nothing_is_written(
 
 def test_a_tokenizer_of_another_model_is_refused(trained: Path, tmp_path: Path, invoke: Invoke) -> None:
     other = ("--set", f"tokenizer.path={tmp_path / 'other.json'}")
-    (tmp_path / "more.txt").write_text("many other words that nobody has seen before\n" * 2)
+    (tmp_path / "more.txt").write_text("many other words that the vocabulary does not have\n" * 2)
     glob = ("--set", f"dataset.path={tmp_path / '*.txt'}")
     assert invoke("train_tokenizer", trained, *other, *glob).exit_code == 0
     before = contents(tmp_path)
