@@ -15,7 +15,9 @@ import yaml
 from pydantic import Field, ValidationInfo, field_validator
 
 from lengthwise.errors import CheckpointError, ConfigError
+from lengthwise.util.model_paths import MODEL_TYPE
 from lengthwise.util.settings import PositiveInt, Settings, format_value, parse_settings
+from lengthwise.util.text_files import read_text
 from lengthwise.util.yaml_files import load_yaml, parse_yaml
 
 Precision = Literal["fp32", "bf16", "fp16"]
@@ -307,14 +309,14 @@ def load_encoder_config(path: Path) -> EncoderConfig:
         ConfigError: a setting is wrong.
     """
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
+        record = json.loads(read_text(path))
     except FileNotFoundError:
         raise CheckpointError(f"{path}: the file is missing; the checkpoint is incomplete") from None
     except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{path}: not valid JSON ({error})") from error
-    if not isinstance(record, dict) or record.get("model_type") != "lengthwise":
+    if not isinstance(record, dict) or record.get("model_type") != MODEL_TYPE:
         found = record.get("model_type") if isinstance(record, dict) else type(record).__name__
-        raise CheckpointError(f"{path}: model_type is {found!r}, not 'lengthwise'; this is another kind of model")
+        raise CheckpointError(f"{path}: model_type is {found!r}, not {MODEL_TYPE!r}; this is another kind of model")
     known = {name: value for name, value in record.items() if name not in ("model_type", "architectures")}
     return parse_settings(EncoderConfig, known, str(path))
 

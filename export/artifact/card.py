@@ -9,6 +9,7 @@ from lengthwise.config import EncoderConfig
 from lengthwise.export.artifact.folder import TOKENS_FILE
 from lengthwise.export.graphs.variants import NATIVE, PORTABLE, PROGRAM_FILES, TORCHSCRIPT_FILES, VARIANTS
 from lengthwise.util.markdown import markdown_table
+from lengthwise.util.text_files import read_text
 
 NOT_VALIDATED = "Not validated yet: run `lengthwise validate` on this folder."
 _SNIPPETS = """\
@@ -213,7 +214,7 @@ def _use(config: EncoderConfig, folder: Path) -> str:
         "program": PROGRAM_FILES[NATIVE],
         "dim": config.dim,
         "pad_id": config.pad_token_id,
-        "pad_token": json.loads((folder / TOKENS_FILE).read_bytes()).get("pad_token", "[PAD]"),
+        "pad_token": json.loads(read_text(folder / TOKENS_FILE)).get("pad_token", "[PAD]"),
         "options": "" if special else ", add_special_tokens=False",
         "truncation": "" if cut_at is None else f"tokenizer.enable_truncation(max_length={cut_at})\n",
         "js_options": ("" if special else ", add_special_tokens: false")

@@ -25,6 +25,7 @@ from lengthwise.export.runtimes.onnxruntime import OnnxRuntimeCpu, OnnxRuntimeCu
 from lengthwise.tokens.ragged import RaggedTokens
 from lengthwise.tokens.tokenizer import TextTokenizer, load_model_tokenizer, load_tokenizer
 from lengthwise.util.system import cpu_count, free_memory
+from lengthwise.util.text_files import read_text
 from lengthwise.util.threads import parallel_map
 
 Device = Literal["cpu", "cuda", "auto"]
@@ -237,7 +238,7 @@ def recommended_variant(artifact: Artifact, runtime: str) -> str:
     if VALIDATION_JSON not in artifact.manifest["files"]:
         return NATIVE
     try:
-        record = json.loads(path.read_bytes())
+        record = json.loads(read_text(path))
         if "recommended" not in record and "verdicts" in record:  # of an older version, with the native graph only
             return NATIVE
         recommended = record["recommended"].get(runtime)

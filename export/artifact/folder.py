@@ -21,6 +21,8 @@ from safetensors.numpy import load_file
 from lengthwise.config import CONFIG_FILE, EncoderConfig, TokenizationSettings, load_encoder_config
 from lengthwise.errors import ArtifactError
 from lengthwise.util.files import file_sha256, link_or_copy, replace_folder, write_atomically
+from lengthwise.util.model_paths import explain_model_path
+from lengthwise.util.text_files import read_text
 
 MANIFEST_FILE, GOLDEN_FILE, CARD_FILE = "MANIFEST.json", "golden.safetensors", "README.md"
 VALIDATION_JSON, VALIDATION_MD, VALIDATION_PNG = "validation.json", "validation.md", "validation.png"
@@ -63,11 +65,13 @@ class Artifact:
         """
         folder = Path(folder)
         try:
-            manifest = json.loads((folder / MANIFEST_FILE).read_bytes())
+            manifest = json.loads(read_text(folder / MANIFEST_FILE))
             hashes = {name: file["sha256"] for name, file in manifest["files"].items()}
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
+            explanation = explain_model_path(folder)
+            why = f"({MANIFEST_FILE} is missing); make one with lengthwise export"
             raise ArtifactError(
-                f"{folder}: not an artifact ({MANIFEST_FILE} is missing); make one with lengthwise export"
+                f"{folder}: not an artifact{f': {explanation}' if explanation else f' {why}'}"
             ) from None
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise ArtifactError(

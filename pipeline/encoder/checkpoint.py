@@ -21,6 +21,7 @@ from lengthwise.encoder.model import PackedEncoder, seeded_encoder
 from lengthwise.errors import CheckpointError
 from lengthwise.tokens.tokenizer import TOKENIZER_FILE, TextTokenizer, check_tokenizer_fits, load_model_tokenizer
 from lengthwise.util.files import replace_folder
+from lengthwise.util.model_paths import MODEL_TYPE, explain_model_path, model_type
 
 WEIGHTS_FILE = "model.safetensors"
 
@@ -43,7 +44,10 @@ def save_checkpoint(folder: str | Path, encoder: PackedEncoder, tokenizer: TextT
 
 def write_checkpoint(folder: Path, encoder: PackedEncoder, tokenizer: TextTokenizer) -> None:
     """Write the three files of a checkpoint into a folder that exists."""
-    record = {"model_type": "lengthwise", "architectures": ["PackedEncoder"], **encoder.config.model_dump(mode="json")}
+    config = encoder.config
+    if config.tokenizer_fingerprint is not None:  # that of an older version may be of a tokenizer that samples
+        config = config.model_copy(update={"tokenizer_fingerprint": tokenizer.fingerprint})
+    record = {"model_type": "lengthwise", "architectures": ["PackedEncoder"], **config.model_dump(mode="json")}
     (folder / CONFIG_FILE).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
     weights = {name: weight.detach().cpu().contiguous() for name, weight in encoder.state_dict().items()}
     try:
@@ -66,6 +70,8 @@ def load_checkpoint(
         TokenizerError: the tokenizer is missing, unreadable, or not the encoder's.
     """
     folder = Path(folder)
+    if model_type(folder) != MODEL_TYPE and (explanation := explain_model_path(folder)) is not None:
+        raise CheckpointError(f"{folder}: {explanation}")
     if not folder.is_dir():
         raise CheckpointError(f"{folder}: there is no such checkpoint; make one with lengthwise init-model")
     encoder = load_encoder(folder)

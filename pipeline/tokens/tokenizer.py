@@ -2,6 +2,8 @@
 
 - Padding and truncation saved in a tokenizer.json are disabled on loading: batching and truncation are the pipeline's
   work, and a saved "pad to 128" would make every text 128 tokens long.
+- Subword regularization (BPE dropout, sampling of Unigram) is disabled too: it is meant for training, and a text would
+  get other ids each time it is encoded.
 - The fingerprint is a hash of what the tokenizer does, not of the file: the same tokenizer saved with other padding or
   indentation has the same fingerprint.
 - The special tokens around a text are found by encoding one probe text: a prefix and a suffix, which is all that a
@@ -22,26 +24,36 @@ from tokenizers import Encoding, Tokenizer
 from lengthwise.config import EncoderConfig
 from lengthwise.errors import TokenizerError
 from lengthwise.util.compat import is_tokenizers_error
+from lengthwise.util.model_paths import explain_tokenizer_path
+from lengthwise.util.text_files import EncodingError, read_text
 
 TOKENIZER_FILE = "tokenizer.json"
 MAX_IDS = 2**24  # many times the largest vocabulary in use
+_SAMPLING = ("dropout", "alpha", "nbest_size")  # attributes of models: of BPE, and two of Unigram
 
 
 class TextTokenizer:
-    """A `tokenizers.Tokenizer` without padding or truncation, and what the pipeline needs to know of it.
+    """A `tokenizers.Tokenizer` without padding, truncation or sampling, and what the pipeline needs to know of it.
 
     Attributes:
         prefix: ids that the post-processor adds before every text.
         suffix: ids that it adds after every text.
         fingerprint: sha256 (hex) of what the tokenizer does.
+        fingerprint_with_sampling: as older versions computed it, which did not disable sampling; equal to `fingerprint`
+            if there was none.
     """
 
     def __init__(self, tokenizer: Tokenizer) -> None:
-        self._tokenizer = Tokenizer.from_str(tokenizer.to_str())
-        self._tokenizer.no_padding()
-        self._tokenizer.no_truncation()
-        canonical = json.dumps(json.loads(self._tokenizer.to_str()), sort_keys=True, ensure_ascii=False)
-        self.fingerprint = hashlib.sha256(canonical.encode()).hexdigest()
+        """Copy a tokenizer.
+
+        Raises:
+            TokenizerError: it has parts or settings that no tokenizer.json can hold, or a post-processor that does more
+                than add tokens around a text.
+        """
+        self._tokenizer = _copy(tokenizer)
+        self.fingerprint_with_sampling = _fingerprint(self._tokenizer)
+        is_sampled = _disable_sampling(self._tokenizer)
+        self.fingerprint = _fingerprint(self._tokenizer) if is_sampled else self.fingerprint_with_sampling
         self.prefix, self.suffix = _special_affixes(self._tokenizer)
         _check_largest_id(max((*self.prefix, *self.suffix), default=0))
 
@@ -92,15 +104,23 @@ def load_tokenizer(path: str | Path) -> TextTokenizer:
         TokenizerError: there is no such file, or the tokenizers library cannot read it.
     """
     path = Path(path)
-    if path.is_dir():
-        path = path / TOKENIZER_FILE
     try:
-        text = path.read_text(encoding="utf-8")
+        return _load_file(path / TOKENIZER_FILE if path.is_dir() else path)
+    except TokenizerError as error:
+        explanation = explain_tokenizer_path(path)
+        if explanation is None:
+            raise
+        raise TokenizerError(f"{path}: {explanation}") from error
+
+
+def _load_file(path: Path) -> TextTokenizer:
+    try:
+        text = read_text(path)
     except FileNotFoundError:
         raise TokenizerError(
             f"{path}: there is no such tokenizer; train one with lengthwise train-tokenizer, or set tokenizer.path"
         ) from None
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, EncodingError) as error:
         raise TokenizerError(f"{path}: the tokenizer cannot be read ({error})") from error
     try:
         _check_file(text)
@@ -140,12 +160,48 @@ def check_tokenizer_fits(tokenizer: TextTokenizer, config: EncoderConfig, origin
             f"{origin} has {tokenizer.vocab_size} ids, but the encoder's embedding table has {config.vocab_size} rows;"
             " use the tokenizer that the encoder was trained with"
         )
-    if config.tokenizer_fingerprint not in (None, tokenizer.fingerprint):
+    accepted = (None, tokenizer.fingerprint, tokenizer.fingerprint_with_sampling)
+    if config.tokenizer_fingerprint not in accepted:
         raise TokenizerError(
             f"{origin} has fingerprint {tokenizer.fingerprint[:12]}, but the checkpoint was made for"
             f" {str(config.tokenizer_fingerprint)[:12]}; use the checkpoint's own (leave tokenizer.path out),"
             " or make a new checkpoint for this tokenizer"
         )
+
+
+def _copy(tokenizer: Tokenizer) -> Tokenizer:
+    """A copy of what a tokenizer.json holds, without padding and truncation."""
+    try:
+        copied = Tokenizer.from_str(tokenizer.to_str())
+    except BaseException as error:
+        if not is_tokenizers_error(error):
+            raise
+        raise TokenizerError(
+            f"the tokenizer cannot be saved to a tokenizer.json and read again ({error}); use the library's own"
+            " normalizers, pre-tokenizers and decoders, not ones written in Python"
+        ) from error
+    if tokenizer.encode_special_tokens:
+        raise TokenizerError(
+            "the tokenizer has encode_special_tokens = True, which no tokenizer.json can hold, so a saved model would"
+            " give other ids; set it to False"
+        )
+    copied.no_padding()
+    copied.no_truncation()
+    return copied
+
+
+def _disable_sampling(tokenizer: Tokenizer) -> bool:
+    """Make the model give a text the same ids each time; whether it did not."""
+    found = [name for name in _SAMPLING if getattr(tokenizer.model, name, None) is not None]
+    for name in found:
+        setattr(tokenizer.model, name, None)
+    return bool(found)
+
+
+def _fingerprint(tokenizer: Tokenizer) -> str:
+    """sha256 (hex) of the contents of tokenizer.json, independent of their order and indentation."""
+    canonical = json.dumps(json.loads(tokenizer.to_str()), sort_keys=True, ensure_ascii=False)
+    return hashlib.sha256(canonical.encode()).hexdigest()
 
 
 def _special_affixes(tokenizer: Tokenizer) -> tuple[tuple[int, ...], tuple[int, ...]]:

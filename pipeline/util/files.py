@@ -7,6 +7,7 @@ import errno
 import hashlib
 import os
 import shutil
+import stat
 import uuid
 from collections.abc import Iterator
 from functools import partial
@@ -127,6 +128,7 @@ def replace_folder(folder: str | Path) -> Iterator[Path]:
 
 def _swap(part: Path, folder: Path, old: Path) -> None:
     """Rename `part` to `folder`, by way of `old`, since a folder that has files cannot be renamed over."""
+    _apply_umask(part)
     for path in part.rglob("*"):
         if path.is_file():
             fsync_file(path)
@@ -134,6 +136,21 @@ def _swap(part: Path, folder: Path, old: Path) -> None:
         os.replace(folder, old)
     os.replace(part, folder)
     shutil.rmtree(old, ignore_errors=True)
+
+
+def _apply_umask(folder: Path) -> None:
+    """Give every file below a folder the permissions of a new file.
+
+    Some libraries, such as safetensors, write a temporary file that only its owner can read, and rename it.
+    """
+    probe = folder / f".{uuid.uuid4().hex}"
+    probe.touch()
+    mode = stat.S_IMODE(probe.stat().st_mode)
+    probe.unlink()
+    for path in folder.rglob("*"):
+        if path.is_file() and not path.is_symlink() and stat.S_IMODE(path.stat().st_mode) != mode:
+            with contextlib.suppress(PermissionError):  # a hard link to the file of another user
+                path.chmod(mode)
 
 
 def fsync_file(path: Path) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import yaml
 
 from lengthwise.errors import ConfigError
+from lengthwise.util.text_files import EncodingError, read_text
 
 _MAX_KEYS = 10_000
 
@@ -19,8 +20,8 @@ def load_yaml(path: Path) -> Any:
         ConfigError: the configuration cannot be read, or is not YAML.
     """
     try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+        text = read_text(path)
+    except (OSError, EncodingError) as error:
         raise ConfigError(
             f"{path}: the configuration cannot be read ({error}); give the path of a YAML file"
         ) from error

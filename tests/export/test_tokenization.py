@@ -17,6 +17,8 @@ from numpy.typing import NDArray
 
 from helpers.runs import run_config, source_of, vectors_at
 from helpers.texts import TEXTS
+from helpers.tokenizer_parts import assemble
+from lengthwise import Encoder
 from lengthwise.config import CONFIG_FILE, EncoderConfig, TokenizationSettings, TokenizerTraining
 from lengthwise.encoder.checkpoint import load_checkpoint, save_checkpoint
 from lengthwise.encoder.engine import encode_texts
@@ -29,6 +31,7 @@ from lengthwise.export.server.metrics import Metrics
 from lengthwise.export.server.service import Service
 from lengthwise.export.server.settings import ServeSettings
 from lengthwise.run.local import encode_dataset
+from lengthwise.tokens.tokenizer import TOKENIZER_FILE, TextTokenizer
 from lengthwise.tokens.training import train_tokenizer
 
 Vectors = NDArray[np.float32]
@@ -96,6 +99,32 @@ def encode_every_way(model: tuple[Path, Path], texts: list[str], output: Path) -
     yield encode_in_python(checkpoint, texts)
     yield OnnxEncoder.load(artifact).encode(texts)
     yield encode_in_the_server(artifact, texts)
+
+
+def test_no_way_uses_the_dropout_of_a_tokenizer(tmp_path: Path, encoder_config: Callable[..., EncoderConfig]) -> None:
+    """The files are those of versions that saved the dropout, and a fingerprint that includes it."""
+    with_dropout = assemble()
+    tokenizer = TextTokenizer(with_dropout)
+    fingerprint = tokenizer.fingerprint_with_sampling
+    config = encoder_config(vocab_size=tokenizer.vocab_size, pooling="last", tokenizer_fingerprint=fingerprint)
+    encoder = seeded_encoder(config, 0)
+    folders = tmp_path / "checkpoint", tmp_path / "artifact"
+    save_checkpoint(folders[0], encoder, tokenizer)
+    artifact = build_artifact(encoder, tokenizer, folders[1], variants=())
+    for folder in folders:
+        assert json.loads((folder / TOKENIZER_FILE).read_text())["model"]["dropout"] is None
+        assert json.loads((folder / CONFIG_FILE).read_text())["tokenizer_fingerprint"] == tokenizer.fingerprint
+    expected = encode_in_python(folders[0], [*TEXTS])
+    saved = json.loads((folders[0] / CONFIG_FILE).read_text())
+    old_config = json.dumps({**saved, "tokenizer_fingerprint": fingerprint})
+    (folders[0] / TOKENIZER_FILE).write_text(with_dropout.to_str())
+    (folders[0] / CONFIG_FILE).write_text(old_config)
+    artifact.with_files({TOKENIZER_FILE: with_dropout.to_str(), CONFIG_FILE: old_config})
+    others = [Encoder.load(folder).encode(TEXTS) for folder in folders]
+    for found in [Encoder(encoder, with_dropout).encode(TEXTS), *others]:
+        np.testing.assert_allclose(found, expected, atol=1e-6, rtol=0)
+    for found in encode_every_way(folders, [*TEXTS], tmp_path / "run"):
+        np.testing.assert_allclose(found, expected, atol=1e-6, rtol=0)
 
 
 def test_settings_of_a_checkpoint_are_used_outside_a_run(model: tuple[Path, Path], tmp_path: Path) -> None:

@@ -3,18 +3,29 @@
 from __future__ import annotations
 
 import json
+import random
 from pathlib import Path
 from typing import Any, get_args
 
+import numpy as np
 import pytest
-from tokenizers import Regex, Tokenizer, models, pre_tokenizers, processors
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from tokenizers import PreTokenizedString, Regex, Tokenizer, models, pre_tokenizers, processors
 
+from helpers.tokenizer_parts import ABSTRACT, KINDS, assemble
+from helpers.tokenizer_parts import MODELS as LIBRARY_MODELS
 from helpers.training import TEXTS, library, token_ids, train
 from lengthwise.config import EncoderConfig, TokenizerModel
 from lengthwise.errors import TokenizerError
+from lengthwise.tokens.tokenize import tokenize_texts
 from lengthwise.tokens.tokenizer import TextTokenizer, check_tokenizer_fits, load_tokenizer
 
 MODELS = get_args(TokenizerModel)
+PARTS = [(kind, name) for kind, (_, recipes) in KINDS.items() for name in recipes]
+LINE = "the cat sat on a mat rain thethe CAT Été 12,5 a\tb naïve \ufb01n 東京 [CLS] [PAD] ... \u200d \U0001f600"
+WORDS = [*LINE.split(" "), ""]
+MANY = [" ".join(random.Random(row).choices(WORDS, k=row % 9)) for row in range(200)] * 5
 VOCAB = {"[PAD]": 0, "[UNK]": 1, "[CLS]": 2, "[SEP]": 3, "a": 4, "b": 5}
 
 
@@ -223,3 +234,90 @@ def test_tokenizer_of_another_fingerprint_is_refused() -> None:
         check_tokenizer_fits(other, config, "here")
     assert tokenizer.fingerprint[:12] in str(caught.value)
     assert other.fingerprint[:12] in str(caught.value)
+
+
+def ids_of(tokenizer: TextTokenizer, texts: list[str]) -> list[list[int]]:
+    tokens = tokenize_texts(texts, tokenizer)
+    return [row.tolist() for row in np.split(tokens.values, tokens.offsets[1:-1])] if texts else []
+
+
+def check_encodes_the_same(parts: dict[str, Any], texts: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A tokenizer whose sampling is on gives, however it is called, the ids of the one whose sampling is off."""
+    reference = assemble(**parts, sampled=False)
+    expected = {text: reference.encode(text).ids for text in texts}
+    tokenizer = TextTokenizer(assemble(**parts))
+    for parallelism in ("true", "false"):
+        monkeypatch.setenv("TOKENIZERS_PARALLELISM", parallelism)
+        for _ in range(2):
+            assert ids_of(tokenizer, texts) == [expected[text] for text in texts]
+    backwards = TextTokenizer(assemble(**parts))  # its cache fills in another order
+    for text in reversed([*expected]):
+        assert ids_of(backwards, [text]) == [expected[text]]
+    assert backwards.fingerprint == tokenizer.fingerprint == TextTokenizer(reference).fingerprint
+    assert Tokenizer.from_str(tokenizer.to_json()).encode_batch(texts)[-1].ids == expected[texts[-1]]
+
+
+def test_every_part_of_the_library_is_tested() -> None:
+    for module, recipes in KINDS.values():
+        classes = {name for name, value in vars(module).items() if isinstance(value, type)}
+        assert recipes.keys() == classes - ABSTRACT
+
+
+def test_sampling_changes_ids_in_the_library_itself() -> None:
+    for model in ("BPE", "Unigram"):
+        sampled = assemble(model=model)
+        assert len({tuple(sampled.encode("the cat on the mat").ids) for _ in range(50)}) > 1
+
+
+@pytest.mark.parametrize(("kind", "name"), PARTS)
+def test_encoding_is_the_same_each_time_with_every_part(kind: str, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for model in LIBRARY_MODELS if kind != "model" else (name,):
+        check_encodes_the_same({"model": model, kind: name}, MANY[: 1_000 if kind == "model" else 100], monkeypatch)
+
+
+@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    parts=st.fixed_dictionaries({kind: st.sampled_from([*recipes]) for kind, (_, recipes) in KINDS.items()}),
+    texts=st.lists(st.text(max_size=20) | st.lists(st.sampled_from(WORDS), max_size=8).map(" ".join), min_size=1),
+)
+def test_encoding_is_the_same_each_time_with_any_parts_together(
+    parts: dict[str, str], texts: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    check_encodes_the_same(parts, texts, monkeypatch)
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.3, 1.0])
+def test_dropout_is_disabled_and_not_saved(tmp_path: Path, dropout: float) -> None:
+    path = tmp_path / "tokenizer.json"
+    tree = json.loads(assemble(sampled=False).to_str())
+    tree["model"]["dropout"] = dropout
+    path.write_text(json.dumps(tree))
+    loaded = load_tokenizer(path)
+    assert loaded.fingerprint == TextTokenizer(assemble(sampled=False)).fingerprint
+    assert json.loads(loaded.to_json())["model"]["dropout"] is None
+
+
+def test_checkpoint_that_records_a_tokenizer_with_dropout_is_accepted() -> None:
+    """Versions that did not disable dropout recorded the fingerprint of the whole file."""
+    with_dropout = TextTokenizer(assemble())
+    old = EncoderConfig(vocab_size=100, tokenizer_fingerprint=with_dropout.fingerprint_with_sampling)
+    assert old.tokenizer_fingerprint != with_dropout.fingerprint
+    check_tokenizer_fits(with_dropout, old, "here")
+    with pytest.raises(TokenizerError, match="has fingerprint"):
+        check_tokenizer_fits(TextTokenizer(assemble(model="WordPiece")), old, "here")
+
+
+class _PythonPreTokenizer:
+    def pre_tokenize(self, text: PreTokenizedString) -> None:
+        """Leave the text in one piece."""
+
+
+def test_tokenizer_that_no_file_can_hold_is_refused() -> None:
+    in_python = assemble()
+    in_python.pre_tokenizer = pre_tokenizers.PreTokenizer.custom(_PythonPreTokenizer())
+    with pytest.raises(TokenizerError, match=r"cannot be saved to a tokenizer\.json .*not ones written in Python"):
+        TextTokenizer(in_python)
+    special_as_text = assemble()
+    special_as_text.encode_special_tokens = True
+    with pytest.raises(TokenizerError, match=r"encode_special_tokens = True, .*set it to False"):
+        TextTokenizer(special_as_text)

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from helpers.files import contents, raise_disk_full
+from helpers.files import UMASKS, contents, other_modes, raise_disk_full, umask
 from lengthwise.errors import StoreError
 from lengthwise.util.files import file_sha256, fsync_file, hashed_file, replace_file, replace_folder, write_atomically
 
@@ -175,3 +175,27 @@ def test_crash_between_the_two_renames_keeps_the_old_folder(tmp_path: Path, monk
 def test_folder_without_a_name_is_refused() -> None:
     with pytest.raises(StoreError, match=r"\.: cannot be replaced"), replace_folder("."):
         pass
+
+
+@pytest.mark.parametrize("mask", UMASKS)
+def test_replaced_folder_has_the_permissions_of_new_files(tmp_path: Path, mask: int) -> None:
+    """Also if a library writes a file that only its owner can read, or one of another umask is copied."""
+    folder = tmp_path / "folder"
+    with umask(mask), replace_folder(folder) as part:
+        (part / "below").mkdir()
+        for name, mode in (("own", 0o600), ("below/own", 0o600), ("all", 0o666), ("usual", None)):
+            (part / name).write_text(name)
+            if mode is not None:
+                (part / name).chmod(mode)
+    assert other_modes(folder, mask) == {}
+    assert sorted(contents(folder)) == ["all", "below/own", "own", "usual"]
+
+
+def test_file_of_another_user_keeps_its_permissions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(path: Path, mode: int) -> None:
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(Path, "chmod", refuse)
+    with umask(0o022), replace_folder(tmp_path / "folder") as part:
+        os.close(os.open(part / "file", os.O_CREAT, 0o600))
+    assert other_modes(tmp_path / "folder", 0o022) == {"file": "0o600"}

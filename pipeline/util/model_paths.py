@@ -1,0 +1,125 @@
+"""Explains a path that is not the folder of a model: what it is instead, and what to give.
+
+A path to a checkpoint, an artifact or a tokenizer is refused where it is used. Here is only what the message says of a
+single graph, an archive, a file of weights, a model of another library, or a name on the Hugging Face Hub.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from types import MappingProxyType
+
+from lengthwise.util.text_files import read_text
+
+# The files that other modules define by these names, which import this one.
+_MANIFEST_FILE, _CONFIG_FILE, _TOKENIZER_FILE = "MANIFEST.json", "config.json", "tokenizer.json"
+MODEL_TYPE = "lengthwise"
+_HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+_ARCHIVES = (".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".7z", ".zst")
+_GRAPHS: Mapping[str, str] = MappingProxyType(
+    {
+        ".onnx": "one ONNX graph",
+        ".data": "the weights of an ONNX graph",
+        ".ort": "one graph of onnxruntime",
+        ".xml": "one graph of OpenVINO",
+        ".pt2": "one program of torch.export",
+        ".torchscript": "one TorchScript program",
+    }
+)
+_PICKLES = (".pt", ".pth", ".bin", ".ckpt", ".pkl", ".pickle")
+_CONFIGURATIONS = (".yaml", ".yml")
+_OLD_TOKENIZERS = ("vocab.txt", "vocab.json", "merges.txt", "*.model", "*.tiktoken")
+_OTHER_SETTINGS = ("tokenizer_config.json", "special_tokens_map.json", "config.json", "added_tokens.json")
+_CONVERT = "convert it: transformers.AutoTokenizer.from_pretrained(FOLDER).save_pretrained(NEW_FOLDER) writes one"
+
+
+def explain_model_path(path: Path) -> str | None:
+    """What a path is that is not a model's folder, and what to give instead; None where that is not known."""
+    if not path.exists():
+        return _explain_missing(path)
+    if path.is_file():
+        return _explain_file(path)
+    return _explain_folder(path) if path.is_dir() else "not a folder; give the model's folder"
+
+
+def model_type(folder: Path) -> str | None:
+    """The model_type in a folder's config.json; None where there is none."""
+    try:
+        record = json.loads(read_text(folder / _CONFIG_FILE))
+    except (OSError, ValueError, RecursionError):
+        return None
+    found = record.get("model_type") if isinstance(record, dict) else None
+    return found if isinstance(found, str) else None
+
+
+def _explain_missing(path: Path) -> str | None:
+    if _HUB_NAME.fullmatch(path.as_posix()) and not path.parent.exists():
+        return (
+            f"there is no such folder here, and models are not loaded from the Hub by name; if it is the name of a"
+            f" Lengthwise model there, run hf download {path.as_posix()} --local-dir FOLDER, and give that folder"
+        )
+    return None
+
+
+def _explain_file(path: Path) -> str:
+    owner = next((folder for folder in path.parents[:2] if _is_model(folder)), None)
+    if owner is not None:
+        return f"a file of the model in {owner}; give that folder"
+    suffix = path.suffix.lower()
+    if suffix in _ARCHIVES:
+        return "an archive; unpack it, and give the folder"
+    if suffix in _GRAPHS:
+        return (
+            f"{_GRAPHS[suffix]}, without the tokenizer and the settings that its model needs; give the whole folder"
+            " that lengthwise export wrote"
+        )
+    if suffix in _PICKLES:
+        return "a file of weights or of a program, and pickles are not loaded; give the folder of a checkpoint"
+    if suffix == ".safetensors":
+        return f"weights without {_CONFIG_FILE} and tokenizer.json beside them; give the folder of a checkpoint"
+    if suffix in _CONFIGURATIONS:
+        return "a configuration, not a model; give the folder that its export.output or model.path names"
+    return "a file; give the model's folder"
+
+
+def _explain_folder(path: Path) -> str | None:
+    if (path / "modules.json").is_file():
+        return "a sentence-transformers model; only models that Lengthwise made can be loaded"
+    kind = model_type(path)
+    if kind not in (None, MODEL_TYPE):
+        return f"a transformers model (its model_type is {kind!r}); only models that Lengthwise made can be loaded"
+    if (path / "config.pbtxt").is_file():
+        return "a model of Triton Inference Server; give the folder of the artifact that it was written from"
+    if (path / _CONFIG_FILE).exists() or (path / _MANIFEST_FILE).exists():
+        return None
+    found = sorted(child for child in path.iterdir() if _is_model(child))
+    return f"not a model itself, but holds one in {found[0].name}; give {found[0]}" if found else None
+
+
+def _is_model(folder: Path) -> bool:
+    return (folder / _MANIFEST_FILE).is_file() or model_type(folder) == MODEL_TYPE
+
+
+def explain_tokenizer_path(path: Path) -> str | None:
+    """What a path is that should be a tokenizer.json or a folder with one, and the remedy; None if it may be one."""
+    if path.is_dir():
+        if (path / _TOKENIZER_FILE).is_file():
+            return None
+        old = next((name for name in _OLD_TOKENIZERS if any(path.glob(name))), None)
+        return None if old is None else f"has {old}, but no {_TOKENIZER_FILE}; {_CONVERT}"
+    if path.suffix in _ARCHIVES:
+        return f"an archive; unpack it, and give its {_TOKENIZER_FILE}"
+    if any(path.match(name) for name in _OLD_TOKENIZERS):
+        return f"not a {_TOKENIZER_FILE}, but a vocabulary of another format; {_CONVERT}"
+    if path.name in _OTHER_SETTINGS:
+        return f"{path.name} holds settings, but no vocabulary; give the {_TOKENIZER_FILE} beside it"
+    if not path.exists() and _HUB_NAME.fullmatch(path.as_posix()) and not path.parent.exists():
+        name = path.as_posix()
+        return (
+            "there is no such tokenizer here, and tokenizers are not loaded from the Hub by name; run"
+            f" hf download {name} {_TOKENIZER_FILE} --local-dir FOLDER, and give that folder"
+        )
+    return None
