@@ -69,10 +69,8 @@ class Artifact:
             hashes = {name: file["sha256"] for name, file in manifest["files"].items()}
         except (FileNotFoundError, NotADirectoryError):
             explanation = explain_model_path(folder)
-            why = f"({MANIFEST_FILE} is missing); make one with lengthwise export"
-            raise ArtifactError(
-                f"{folder}: not an artifact{f': {explanation}' if explanation else f' {why}'}"
-            ) from None
+            more = "; make one with lengthwise export" if explanation is None else f": {explanation}"
+            raise ArtifactError(f"{folder}: not an artifact ({MANIFEST_FILE} is missing){more}") from None
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise ArtifactError(
                 f"{folder / MANIFEST_FILE}: cannot be read ({error}); export the model again"
