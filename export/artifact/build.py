@@ -186,8 +186,11 @@ def _write_golden(folder: Path, encoder: PackedEncoder) -> None:
     lengths = np.array(_GOLDEN_LENGTHS, np.int64)
     shape = (len(lengths), int(lengths.max()))
     input_ids = np.random.default_rng(1).integers(encoder.config.vocab_size, size=shape)
-    vectors = compute_oracle(encoder, input_ids, lengths).vectors
+    oracle = compute_oracle(encoder, input_ids, lengths)
+    tensors = {"input_ids": input_ids, "lengths": lengths, "vectors": oracle.vectors}
+    if oracle.accumulated is not None:
+        tensors["accumulated"] = oracle.accumulated
     try:
-        save_file({"input_ids": input_ids, "lengths": lengths, "vectors": vectors}, folder / GOLDEN_FILE)
+        save_file(tensors, folder / GOLDEN_FILE)
     except SafetensorError as error:  # also raised for a full disk
         raise ArtifactError(f"{folder / GOLDEN_FILE}: cannot be written ({error})") from error

@@ -232,19 +232,28 @@ def recommended_variant(artifact: Artifact, runtime: str) -> str:
     """The graph that validation recommends for a runtime; the native one if the runtime was not judged.
 
     Raises:
-        ArtifactError: no graph in float32 passed on the runtime; or validation.json cannot be read.
+        ArtifactError: no graph in float32 passed on the runtime; or validation.json cannot be read, or is of other
+            graphs or weights than the artifact's.
     """
     path = artifact.folder / VALIDATION_JSON
     if VALIDATION_JSON not in artifact.manifest["files"]:
         return NATIVE
     try:
         record = json.loads(read_text(path))
+        judged_files = dict(record.get("files", {}))  # an older version did not record them
         if "recommended" not in record and "verdicts" in record:  # of an older version, with the native graph only
             return NATIVE
         recommended = record["recommended"].get(runtime)
         judged = {verdict["runtime"] for verdict in record["verdicts"] if verdict["status"] != "not run"}
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ArtifactError(f"{path}: cannot be read ({error!r}); validate the artifact again") from error
+    here = {name: file["sha256"] for name, file in artifact.manifest["files"].items()}
+    changed = sorted(name for name, sha256 in judged_files.items() if here.get(name) != sha256)
+    if changed:
+        raise ArtifactError(
+            f"{path}: is of other files than the artifact's ({', '.join(changed)} changed since); validate the artifact"
+            " again"
+        )
     if recommended is None and runtime in judged:
         raise ArtifactError(f"{path}: no graph in float32 passed on {runtime}; export the model again, or name a graph")
     return str(recommended or NATIVE)

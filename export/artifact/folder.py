@@ -1,7 +1,8 @@
 """The artifact folder: its files, and checks that it is intact. Needs no PyTorch.
 
 `MANIFEST.json` holds the size and sha256 of every other file and is written last: a folder without it is incomplete,
-and one with a file that does not match is refused with the name of that file.
+and one with a file that does not match is refused with the name of that file. So is one with a graph or a report that
+the manifest does not have: it is of another export, and clients that look for files by name would take it.
 """
 
 from __future__ import annotations
@@ -20,13 +21,19 @@ from safetensors.numpy import load_file
 
 from lengthwise.config import CONFIG_FILE, EncoderConfig, TokenizationSettings, load_encoder_config
 from lengthwise.errors import ArtifactError
+from lengthwise.export.graphs.variants import PROGRAM_FILES, TORCHSCRIPT_FILES, VARIANTS
 from lengthwise.util.files import file_sha256, link_or_copy, replace_folder, write_atomically
-from lengthwise.util.model_paths import explain_model_path
+from lengthwise.util.model_paths import LFS_REMEDY, explain_model_path, is_lfs_pointer
 from lengthwise.util.text_files import read_text
 
 MANIFEST_FILE, GOLDEN_FILE, CARD_FILE = "MANIFEST.json", "golden.safetensors", "README.md"
 VALIDATION_JSON, VALIDATION_MD, VALIDATION_PNG = "validation.json", "validation.md", "validation.png"
 TOKENIZER_CONFIG_FILE, TOKENS_FILE = "tokenizer_config.json", "special_tokens_map.json"
+_OWN_FOLDERS = frozenset(
+    Path(file).parent.name
+    for file in (*(variant.file for variant in VARIANTS.values()), *TORCHSCRIPT_FILES.values(), *PROGRAM_FILES.values())
+)
+_REPORTS = (VALIDATION_JSON, VALIDATION_MD, VALIDATION_PNG)
 
 
 @dataclass(frozen=True)
@@ -37,11 +44,24 @@ class Golden:
         input_ids: int64[rows, sequence], with random ids in the padding.
         lengths: int64[rows].
         vectors: float32[rows, dim].
+        accumulated: float64[rows, dim], how many times the error of one state a value may have; None unless states are
+            summed over time, see `artifact.oracle`.
     """
 
     input_ids: NDArray[np.int64]
     lengths: NDArray[np.int64]
     vectors: NDArray[np.float32]
+    accumulated: NDArray[np.float64] | None = None
+
+    def largest_difference(self, vectors: NDArray[np.float32]) -> float:
+        """The largest difference of vectors, float32[rows, dim], from the golden ones, as validation measures it.
+
+        It is divided by max(1, largest value of the row, accumulated error); infinite if a value is not a number.
+        """
+        scale = np.abs(self.vectors).max(axis=1, keepdims=True, initial=1.0)
+        if self.accumulated is not None:
+            scale = np.maximum(scale, self.accumulated)
+        return float(np.nan_to_num(np.abs(vectors - self.vectors) / scale, nan=np.inf).max())
 
 
 @dataclass(frozen=True)
@@ -61,7 +81,8 @@ class Artifact:
         """Open an artifact and check every file of it.
 
         Raises:
-            ArtifactError: the folder is no artifact, or a file of its manifest is missing or changed.
+            ArtifactError: the folder is no artifact, a file of its manifest is missing or changed, or it has a graph
+                or a report of another export.
         """
         folder = Path(folder)
         try:
@@ -84,10 +105,13 @@ class Artifact:
             if not path.is_file():
                 raise ArtifactError(f"{path}: the file is missing; export the model again")
             if file_sha256(path) != sha256:
+                if is_lfs_pointer(path):
+                    raise ArtifactError(f"{path}: {LFS_REMEDY}")
                 raise ArtifactError(
                     f"{path}: the file is not the one that was exported (its sha256 differs from {MANIFEST_FILE});"
                     " export the model again"
                 )
+        _refuse_leftovers(folder, hashes)
         return cls(folder, manifest)
 
     def load_config(self) -> EncoderConfig:
@@ -103,16 +127,34 @@ class Artifact:
         path = self.folder / GOLDEN_FILE
         try:
             tensors = load_file(path)
-            return Golden(tensors["input_ids"], tensors["lengths"], tensors["vectors"])
+            required = (tensors["input_ids"], tensors["lengths"], tensors["vectors"])
+            return Golden(*required, tensors.get("accumulated"))
         except (OSError, SafetensorError, KeyError) as error:
             raise ArtifactError(f"{path}: cannot be read ({error}); export the model again") from error
+
+    def _refuse_if_replaced(self) -> None:
+        """Raise ArtifactError if the folder holds another export than the one that was opened."""
+        try:
+            found = json.loads(read_text(self.folder / MANIFEST_FILE))["files"]
+        except (OSError, ValueError, KeyError, TypeError):
+            found = {}
+        exported = {name: file for name, file in self.manifest["files"].items() if name not in (*_REPORTS, CARD_FILE)}
+        if any(found.get(name) != file for name, file in exported.items()):
+            raise ArtifactError(
+                f"{self.folder}: was exported again or changed since it was opened, and is left as it is; do this again"
+            )
 
     def with_files(self, contents: Mapping[str, str | bytes | None]) -> Artifact:
         """The artifact with files written or (None) removed, and its manifest updated, atomically.
 
         Args:
             contents: by name, the content of each file.
+
+        Raises:
+            ArtifactError: the folder holds another export by now.
+            StoreError: it cannot be written.
         """
+        self._refuse_if_replaced()
         with replace_folder(self.folder) as part:
             shutil.copytree(self.folder, part, copy_function=link_or_copy, dirs_exist_ok=True)
             for name, content in contents.items():
@@ -125,6 +167,18 @@ class Artifact:
             manifest = {**self.manifest, "files": dict(sorted({**kept, **changed}.items()))}
             write_manifest(part, manifest)
         return Artifact(self.folder, manifest)
+
+
+def _refuse_leftovers(folder: Path, known: Mapping[str, object]) -> None:
+    """Raise ArtifactError if a folder has a graph or a report that its manifest does not."""
+    paths = [folder / name for name in _REPORTS]
+    paths += [path for name in sorted(_OWN_FOLDERS) for path in sorted((folder / name).rglob("*"))]
+    for path in paths:
+        if path.is_file() and path.relative_to(folder).as_posix() not in known:
+            raise ArtifactError(
+                f"{path}: is not of this export ({MANIFEST_FILE} does not have it), but clients would take it for a"
+                " part of it; delete or move it"
+            )
 
 
 def describe_files(folder: Path) -> dict[str, dict[str, Any]]:

@@ -1,6 +1,9 @@
 """The oracle: what PyTorch computes for each row of a batch alone.
 
 Rows are encoded one at a time, at their own length and without padding, so no row can depend on another.
+
+A sum over time adds up the errors of its states. What a value of it may differ by is estimated here, per row and value
+(`accumulated_error`), since a projection can cancel large sums into a small value, whose size then says nothing.
 """
 
 from __future__ import annotations
@@ -21,10 +24,13 @@ class Oracle:
     Attributes:
         vectors: float32[batch, dim], zeros for rows of length 0.
         states: float32[batch, sequence, state_dim], zero beyond a row's length; None where only vectors are known.
+        accumulated: float64[batch, dim], how many times the error of one state each value may have; None unless states
+            are summed. See `accumulated_error`.
     """
 
     vectors: NDArray[np.float32]
     states: NDArray[np.float32] | None
+    accumulated: NDArray[np.float64] | None = None
 
 
 def compute_oracle(encoder: PackedEncoder, input_ids: NDArray[np.int64], lengths: NDArray[np.int64]) -> Oracle:
@@ -38,10 +44,47 @@ def compute_oracle(encoder: PackedEncoder, input_ids: NDArray[np.int64], lengths
     config = encoder.config
     vectors = np.zeros((len(lengths), config.dim), np.float32)
     states = np.zeros((*input_ids.shape, config.state_dim), np.float32)
+    weights = _summed_weights(encoder)
+    accumulated = None if weights is None else np.zeros(vectors.shape, np.float64)
     with torch.inference_mode():
         for row, length in enumerate(lengths):
             if length:
                 ids, own_length = torch.from_numpy(input_ids[row : row + 1, :length]), torch.tensor([length])
                 vectors[row] = encoder(ids, own_length).numpy()[0]
                 states[row, :length] = encoder.token_states(ids, own_length)[0].numpy()[0]
-    return Oracle(vectors, states)
+            if accumulated is not None and weights is not None:
+                accumulated[row] = accumulated_error(states[row, :length], weights)
+    return Oracle(vectors, states, accumulated)
+
+
+def accumulated_error(states: NDArray[np.float32], weights: NDArray[np.float64]) -> NDArray[np.float64]:
+    """How many times the error of one state the values of a sum over time may have, if errors are independent.
+
+    A sum S_j of T states, each off by e, which is itself rounded to e S_j, is off by e sqrt(T + S_j^2), and a value
+    sum_j w_ij S_j of the vector by e sqrt(sum_j w_ij^2 (T + S_j^2)). Rounding errors are close to independent: they add
+    up as the square root of their number, not, as in the worst case, as their number (N. J. Higham and T. Mary, "A new
+    approach to probabilistic rounding error analysis", SIAM J. Sci. Comput. 41, 2019).
+
+    Args:
+        states: float32[tokens, state_dim].
+        weights: float64[dim, state_dim], of the projection; the identity without one.
+
+    Returns:
+        float64[dim].
+    """
+    sums = states.sum(axis=0, dtype=np.float64)
+    scale: NDArray[np.float64] = np.sqrt(weights**2 @ (len(states) + sums**2))
+    return scale
+
+
+def _summed_weights(encoder: PackedEncoder) -> NDArray[np.float64] | None:
+    """The weights of the sums over time in a vector, float64[dim, state_dim]; None if it is no sum.
+
+    A sum that is scaled to length 1 is the same vector as the mean, so it is judged as the mean is.
+    """
+    config = encoder.config
+    if config.pooling != "sum" or config.normalize:
+        return None
+    if encoder.projection is None:
+        return np.eye(config.state_dim)
+    return encoder.projection.weight.detach().numpy().astype(np.float64)

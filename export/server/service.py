@@ -274,9 +274,7 @@ class Service:
                 self.engine.encode_batch(ids, np.full(rows, length, np.int64))
 
     def _check_golden(self, vectors: NDArray[np.float32]) -> None:
-        golden = self._golden.vectors
-        scale = np.maximum(1.0, np.abs(golden).max(axis=1, keepdims=True))
-        error = float(np.nan_to_num(np.abs(vectors - golden) / scale, nan=np.inf).max())
+        error = self._golden.largest_difference(vectors)
         if not error <= self._tolerance:
             raise ArtifactError(
                 f"{self.artifact.folder}: {self.engine.name} does not reproduce the golden vectors here: they differ by"

@@ -2,7 +2,8 @@
 
 With itself: a row alone against the row in its batch, the batch in another order, the batch with more padding.
 Differences are |difference| / max(1, largest |value| of the row): absolute for vectors that are normalised or whose
-values stay within 1, as pooled LSTM states do under last, mean and max; relative for larger sums and projections.
+values stay within 1, as pooled LSTM states do under last, mean and max; relative for larger sums and projections. A
+value of a sum over time is also relative to its accumulated error (see `artifact.oracle`).
 """
 
 from __future__ import annotations
@@ -98,8 +99,9 @@ class Comparator:
         """Run a case; compare it with the oracle, then with its rows in other batches."""
         vectors, states = first = self._run(case)
         of_states = [] if oracle.states is None else [scaled_difference(states, oracle.states)]
-        self._add(case.name, case.group, False, scaled_difference(vectors, oracle.vectors), *of_states)
-        self._add_rows(case, vectors, oracle.vectors)
+        floors = oracle.accumulated
+        self._add(case.name, case.group, False, scaled_difference(vectors, oracle.vectors, floors), *of_states)
+        self._add_rows(case, vectors, oracle)
         for group, other, rows in _other_batches(case):
             vectors, states = self._run(other)
             name = f"{case.name}: {group}" if group != ALONE else f"{case.name}: row {rows[0]} alone"
@@ -108,7 +110,7 @@ class Comparator:
                 name,
                 group,
                 True,
-                scaled_difference(vectors, first[0][rows]),
+                scaled_difference(vectors, first[0][rows], None if floors is None else floors[rows]),
                 scaled_difference(states[:, :columns], first[1][rows][:, :columns]),
                 scaled_difference(states[:, columns:], np.zeros_like(states[:, columns:])),
             )
@@ -137,10 +139,12 @@ class Comparator:
         largest = max(_nan_to_inf(differences.max(initial=0)) for differences in (of_vectors, *of_states))
         self._cases.append(CaseResult(name, group, of_batch, largest))
 
-    def _add_rows(self, case: Case, found: NDArray[np.floating], expected: NDArray[np.floating]) -> None:
+    def _add_rows(self, case: Case, found: NDArray[np.floating], oracle: Oracle) -> None:
+        expected = oracle.vectors
         if found.shape != expected.shape:
             return
-        differences, of_rows = scaled_difference(found, expected).max(axis=1), cosines(found, expected)
+        differences = scaled_difference(found, expected, oracle.accumulated).max(axis=1)
+        of_rows = cosines(found, expected)
         real = np.flatnonzero(case.lengths)
         if len(real):
             smallest = float(of_rows[real].min())
@@ -158,13 +162,19 @@ class Comparator:
         return float(np.percentile(values, percent, method="higher"))
 
 
-def scaled_difference(found: NDArray[np.floating], expected: NDArray[np.floating]) -> NDArray[np.float64]:
-    """|found - expected| / max(1, largest |expected| of the row); infinite everywhere where the shapes differ."""
+def scaled_difference(
+    found: NDArray[np.floating], expected: NDArray[np.floating], floors: NDArray[np.float64] | None = None
+) -> NDArray[np.float64]:
+    """|found - expected| / max(1, largest |expected| of the row, floors); infinite where the shapes differ.
+
+    Args:
+        floors: of the shape of `expected`, what each value is divided by at least; 1 where it is left out.
+    """
     if found.shape != expected.shape:
         return np.full(1, np.inf)
     expected = expected.astype(np.float64)
     scale = np.abs(expected).max(axis=-1, keepdims=True, initial=1.0)
-    return np.abs(found - expected) / scale
+    return np.abs(found - expected) / (scale if floors is None else np.maximum(scale, floors))
 
 
 def _other_batches(case: Case) -> Iterator[tuple[str, Case, NDArray[np.int64]]]:

@@ -29,6 +29,8 @@ def validation_to_json(validation: Validation) -> str:
             "python": platform.python_version(),
         },
         "lengths_matter": validation.lengths_matter,
+        "files": dict(validation.files),
+        "sum_scales": [asdict(scale) for scale in validation.sum_scales],
         "verdicts": [
             _verdict_record(verdict, with_rows=verdict is first[verdict.variant]) for verdict in validation.verdicts
         ],

@@ -28,6 +28,14 @@ _METHOD = (
     " with itself: with more padding, in another order, a row alone."
 )
 
+_SUM = (
+    "This encoder sums the states of all tokens, and the errors of the states add up with them. A sum S of T states is"
+    " uncertain by sqrt(T + S^2) times the error of one state, and a value of the vector, which weights the sums by w,"
+    " by sqrt(sum of w^2 (T + S^2)). Its difference is divided by that where it is larger than 1 and the row's largest"
+    " value, so the tolerances are those of one state. The states themselves (`token_embeddings`) are judged as with"
+    " any other encoder."
+)
+
 
 def validation_to_markdown(validation: Validation, heat_map: str | None = None) -> str:
     """What to deploy where, every runtime on every graph, reasons, speed, precision, then the details.
@@ -50,6 +58,7 @@ def validation_to_markdown(validation: Validation, heat_map: str | None = None) 
         _speed_section(validation),
         *_precision_sections(validation),
         f"## How it was compared\n\n{_METHOD}",
+        _sum_section(validation),
         verdict_table(validation.verdicts),
         *(_detail_section(verdict) for verdict in validation.verdicts if verdict.comparison.cases),
     ]
@@ -221,6 +230,15 @@ def _speed_section(validation: Validation) -> str:
         " parentheses, the speed relative to that runtime's native graph."
         f" {cpu_model()}, {cpu_count()} cores.\n\n" + markdown_table(("runtime", "graph", *batches), rows)
     )
+
+
+def _sum_section(validation: Validation) -> str:
+    """How a sum over time is judged, and what that amounts to at each length."""
+    if not validation.sum_scales:
+        return ""
+    rows = [(scale.tokens, f"{scale.divisor:.1f}", f"{scale.factor:.1f}") for scale in validation.sum_scales]
+    columns = ("tokens, up to", "a difference is divided by up to", "times what another encoder's is")
+    return f"### A sum over time\n\n{_SUM}\n\n{markdown_table(columns, rows)}"
 
 
 def _precision_sections(validation: Validation) -> list[str]:

@@ -5,6 +5,7 @@ vectors and real texts (see `validation.compare`).
 
 - In float32, 1e-6 on a CPU is about eight units in the last place of a value near 1, the effect of another order of
   summation within a matrix product; on a GPU, whose tiles differ more, 1e-5.
+- A sum over time adds up the errors of its states, and gets their accumulated size in place of 1 (`artifact.oracle`).
 - Below float32 a vector may differ by what `graphs.variants` allows, but not with its batch.
 - A known limitation of a runtime does not fail the artifact, but it is measured each time and never assumed: a runtime
   that ignores lengths has to agree with the control, the native graph with its lengths disconnected; one that lacks an
@@ -23,9 +24,10 @@ from google.protobuf.message import DecodeError
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from lengthwise.encoder.checkpoint import load_encoder
+from lengthwise.config import CONFIG_FILE
+from lengthwise.encoder.checkpoint import WEIGHTS_FILE, load_encoder
 from lengthwise.encoder.model import PackedEncoder
-from lengthwise.export.artifact.folder import Artifact
+from lengthwise.export.artifact.folder import GOLDEN_FILE, Artifact
 from lengthwise.export.artifact.oracle import Oracle, compute_oracle
 from lengthwise.export.graphs.variants import NATIVE, VARIANTS, Variant
 from lengthwise.export.runtimes import NotRunnable, Runtime
@@ -45,10 +47,11 @@ from lengthwise.export.validation.cases import (
 )
 from lengthwise.export.validation.compare import CaseResult, Comparator, Comparison, scaled_difference
 from lengthwise.export.validation.speed import RuntimeFactory, measure_speed
-from lengthwise.export.validation.verdict import Status, Validation, Verdict
+from lengthwise.export.validation.verdict import Status, SumScale, Validation, Verdict
 from lengthwise.tokens.ragged import RaggedTokens
 
 Check = tuple[Case, Oracle]
+_SUM_LENGTHS = (1, 8, 64)  # the report's rows for texts up to these lengths; longer ones have a row of their own
 
 
 def validate_artifact(
@@ -74,7 +77,7 @@ def validate_artifact(
         (_factory(kind, encoder), VARIANTS[name])
         for kind in runtimes
         for name, file in kind.files.items()
-        if (artifact.folder / file).exists()
+        if file in artifact.manifest["files"]
     ]
     verdicts = [
         judge(make_runtime(), variant, artifact.folder, checks)
@@ -87,7 +90,30 @@ def validate_artifact(
         ran = [pair for pair, verdict in zip(pairs, verdicts, strict=True) if verdict.environment]
         cases = list(speed_cases(encoder.config.vocab_size))
         speeds = measure_speed(ran, artifact.folder, cases, show_progress=show_progress)
-    return Validation(tuple(verdicts), control, lengths_matter, speeds)
+    files = _judged_files(artifact, verdicts)
+    return Validation(tuple(verdicts), control, lengths_matter, speeds, files, _sum_scales(checks))
+
+
+def _judged_files(artifact: Artifact, verdicts: Iterable[Verdict]) -> dict[str, str]:
+    """sha256 (hex), by name, of the files that verdicts are about: graphs, and what they were compared with."""
+    graphs = {verdict.file for verdict in verdicts}
+    names = {CONFIG_FILE, WEIGHTS_FILE, GOLDEN_FILE, *graphs, *(f"{file}.data" for file in graphs)}
+    return {name: file["sha256"] for name, file in artifact.manifest["files"].items() if name in names}
+
+
+def _sum_scales(checks: Iterable[Check]) -> tuple[SumScale, ...]:
+    """Of an encoder that sums states over time: what differences are divided by, for texts of several lengths."""
+    found: dict[int, SumScale] = {}
+    for case, oracle in checks:
+        if oracle.accumulated is None:
+            continue
+        usual = np.abs(oracle.vectors.astype(np.float64)).max(axis=1, initial=1.0)
+        for length, accumulated, size in zip(case.lengths.tolist(), oracle.accumulated, usual.tolist(), strict=True):
+            tokens = next((most for most in _SUM_LENGTHS if length <= most), length)
+            largest = max(float(accumulated.max()), size)
+            before = found.get(tokens, SumScale(tokens, 1.0, 1.0))
+            found[tokens] = SumScale(tokens, max(before.divisor, largest), max(before.factor, largest / size))
+    return tuple(found[tokens] for tokens in sorted(found))
 
 
 def _factory(kind: type[Runtime], encoder: PackedEncoder) -> RuntimeFactory:
@@ -105,7 +131,8 @@ def _artifact_checks(
         yield case, compute_oracle(encoder, case.input_ids, case.lengths)
     golden = artifact.load_golden()
     case = Case(GOLDEN_CASE, GOLDEN, golden.input_ids, golden.lengths, vocab_size)
-    yield case, Oracle(golden.vectors, None)
+    accumulated = compute_oracle(encoder, golden.input_ids, golden.lengths).accumulated
+    yield case, Oracle(golden.vectors, None, accumulated)
 
 
 def judge(
@@ -207,7 +234,7 @@ def _ignores_lengths(runtime: Runtime, variant: Variant, path: Path, checks: Seq
     to_control = control_difference = 0.0
     for case, oracle in checks:
         found, cut, correct = (one.run(case.input_ids, case.attention_mask)[0] for one in (runtime, control, reader))
-        if not _largest_difference(correct, oracle.vectors) <= tolerance:
+        if not _largest_difference(correct, oracle.vectors, oracle.accumulated) <= tolerance:
             return False
         to_control = max(to_control, _largest_difference(found, cut))
         control_difference = max(control_difference, _largest_difference(cut, correct))
@@ -215,5 +242,7 @@ def _ignores_lengths(runtime: Runtime, variant: Variant, path: Path, checks: Seq
     return to_control <= close < control_difference
 
 
-def _largest_difference(found: NDArray[np.floating], expected: NDArray[np.floating]) -> float:
-    return float(np.nan_to_num(scaled_difference(found, expected), nan=np.inf).max(initial=0))
+def _largest_difference(
+    found: NDArray[np.floating], expected: NDArray[np.floating], floors: NDArray[np.float64] | None = None
+) -> float:
+    return float(np.nan_to_num(scaled_difference(found, expected, floors), nan=np.inf).max(initial=0))

@@ -42,6 +42,21 @@ class Verdict:
 
 
 @dataclass(frozen=True)
+class SumScale:
+    """What differences of a sum over time are divided by, in texts up to a length.
+
+    Attributes:
+        tokens: the length.
+        divisor: the largest.
+        factor: the largest ratio of it to what another encoder's differences are divided by, max(1, largest |value|).
+    """
+
+    tokens: int
+    divisor: float
+    factor: float
+
+
+@dataclass(frozen=True)
 class Validation:
     """All verdicts on an artifact.
 
@@ -51,12 +66,16 @@ class Validation:
         lengths_matter: whether such a graph computes another function than the encoder: it does with a reverse
             direction, which would start in the padding, and with last pooling.
         speeds: milliseconds per batch, by runtime and graph.
+        files: sha256 (hex), by name, of the artifact's files that the verdicts are about.
+        sum_scales: of an encoder that sums states over time, by length of text; else empty.
     """
 
     verdicts: tuple[Verdict, ...]
     control: Verdict
     lengths_matter: bool
     speeds: Speeds = field(default_factory=dict)
+    files: Mapping[str, str] = field(default_factory=dict)
+    sum_scales: tuple[SumScale, ...] = ()
 
     @property
     def first_by_variant(self) -> dict[str, Verdict]:

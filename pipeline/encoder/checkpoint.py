@@ -21,7 +21,7 @@ from lengthwise.encoder.model import PackedEncoder, seeded_encoder
 from lengthwise.errors import CheckpointError
 from lengthwise.tokens.tokenizer import TOKENIZER_FILE, TextTokenizer, check_tokenizer_fits, load_model_tokenizer
 from lengthwise.util.files import replace_folder
-from lengthwise.util.model_paths import MODEL_TYPE, explain_model_path, model_type
+from lengthwise.util.model_paths import LFS_REMEDY, MODEL_TYPE, explain_model_path, is_lfs_pointer, model_type
 
 WEIGHTS_FILE = "model.safetensors"
 
@@ -87,6 +87,8 @@ def load_encoder(folder: Path) -> PackedEncoder:
     except FileNotFoundError:
         raise CheckpointError(f"{path}: the weights are missing; the checkpoint is incomplete") from None
     except (OSError, SafetensorError) as error:
+        if is_lfs_pointer(path):
+            raise CheckpointError(f"{path}: {LFS_REMEDY}") from None
         raise CheckpointError(f"{path}: not a safetensors file that can be read ({error})") from error
     _check_sizes(weights, config, path)
     with torch.device("meta"):

@@ -17,6 +17,8 @@ from lengthwise.util.text_files import read_text
 # The files that other modules define by these names, which import this one.
 _MANIFEST_FILE, _CONFIG_FILE, _TOKENIZER_FILE = "MANIFEST.json", "config.json", "tokenizer.json"
 MODEL_TYPE = "lengthwise"
+_LFS_POINTER = b"version https://git-lfs.github.com/spec/"
+LFS_REMEDY = "a pointer of Git LFS, not the file itself; run git lfs pull where the repository was cloned"
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _ARCHIVES = (".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".7z", ".zst")
 _GRAPHS: Mapping[str, str] = MappingProxyType(
@@ -43,6 +45,15 @@ def explain_model_path(path: Path) -> str | None:
     if path.is_file():
         return _explain_file(path)
     return _explain_folder(path) if path.is_dir() else "not a folder; give the model's folder"
+
+
+def is_lfs_pointer(path: Path) -> bool:
+    """Whether a file is what Git leaves in place of a large file that it did not download."""
+    try:
+        with open(path, "rb") as file:
+            return file.read(len(_LFS_POINTER)) == _LFS_POINTER
+    except OSError:
+        return False
 
 
 def model_type(folder: Path) -> str | None:
@@ -105,6 +116,8 @@ def _is_model(folder: Path) -> bool:
 
 def explain_tokenizer_path(path: Path) -> str | None:
     """What a path is that should be a tokenizer.json or a folder with one, and the remedy; None if it may be one."""
+    if is_lfs_pointer(path / _TOKENIZER_FILE if path.is_dir() else path):
+        return LFS_REMEDY
     if path.is_dir():
         if (path / _TOKENIZER_FILE).is_file():
             return None

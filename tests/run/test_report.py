@@ -13,8 +13,11 @@ import numpy as np
 import pytest
 from matplotlib.image import imread
 
+from helpers.engines import LookupEngine
 from helpers.figures import bars
-from helpers.files import contents
+from helpers.files import UMASKS, contents, other_modes, umask
+from helpers.runs import encode, run_config, source_of
+from helpers.texts import TEXTS
 from lengthwise.batching.plan import PlanReport
 from lengthwise.config import RunConfig
 from lengthwise.errors import StoreError
@@ -22,6 +25,7 @@ from lengthwise.run.plots import TOKENS, run_figure
 from lengthwise.run.report import report_to_markdown, write_report
 from lengthwise.run.stats import EncodeReport, ShardStats, StageSeconds
 from lengthwise.store.records import Totals
+from lengthwise.tokens.tokenizer import TextTokenizer
 
 
 def config_with(**sections: dict[str, Any]) -> RunConfig:
@@ -162,3 +166,15 @@ def test_write_report_without_matplotlib_removes_an_old_figure(tmp_path: Path, m
     assert sorted(contents(tmp_path)) == ["report.md"]
     assert "install lengthwise[plot]" in (tmp_path / "report.md").read_text()
     assert "report.png" not in (tmp_path / "report.md").read_text()
+
+
+@pytest.mark.parametrize("mask", UMASKS)
+def test_every_file_of_a_run_has_the_permissions_of_a_new_file(
+    tmp_path: Path, tokenizer: TextTokenizer, engine: LookupEngine, mask: int
+) -> None:
+    config = run_config(tmp_path / "vectors", dataset={"shard_rows": 2})
+    with umask(mask):
+        report = encode(config, source_of(TEXTS, config), tokenizer, engine)
+        write_report(config.encode.output, config, report)
+    assert {path.suffix for path in (tmp_path / "vectors").rglob("*.*")} >= {".parquet", ".json", ".md", ".png"}
+    assert other_modes(tmp_path / "vectors", mask) == {}

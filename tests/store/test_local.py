@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from helpers.files import contents, raise_disk_full
+from helpers.files import UMASKS, contents, other_modes, raise_disk_full, umask
 from helpers.paths import ROOT
 from lengthwise.store.holder import describe_holder
 from lengthwise.store.local import LocalFolder
@@ -137,3 +137,18 @@ def test_lock_warns_where_the_file_system_has_no_locks(
     monkeypatch.setattr("fcntl.flock", raise_disk_full)
     with LocalFolder(tmp_path).lock(".lock"):
         assert "the file system has no locks" in caplog.text
+
+
+@pytest.mark.parametrize("mask", UMASKS)
+def test_every_file_has_the_permissions_of_a_new_file(tmp_path: Path, mask: int) -> None:
+    """A lock and the record of its holder too: a run of another user has to be able to say who holds it."""
+    with umask(mask):
+        folder = LocalFolder(tmp_path / "run")
+        with folder.lock(".lock"):
+            folder.write("manifest.json", b"{}")
+            folder.append("records.jsonl", b"{}\n")
+            with folder.draft("data/0.parquet") as part:
+                part.write_bytes(b"rows")
+            names = {".lock", "manifest.json", "records.jsonl", "data/0.parquet"}
+            assert names <= contents(tmp_path / "run").keys()
+            assert other_modes(tmp_path / "run", mask) == {}

@@ -168,3 +168,15 @@ def test_json_file_in_another_encoding_is_refused_with_the_byte(artifact_folder:
     ) as caught:
         Encoder.load(artifact_folder)
     assert str(path) in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["onnx/model.onnx", "model.safetensors", TOKENIZER_FILE])
+def test_pointer_of_git_lfs_is_refused_with_the_command_that_gets_the_file(artifact_folder: Path, name: str) -> None:
+    (artifact_folder / name).write_text("version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n")
+    with pytest.raises(LengthwiseError, match=r"a pointer of Git LFS, not the file itself; run git lfs pull") as caught:
+        Encoder.load(artifact_folder)
+    assert str(artifact_folder / name) in str(caught.value)
+    if name != "onnx/model.onnx":
+        (artifact_folder / MANIFEST_FILE).unlink()
+        with pytest.raises(LengthwiseError, match=r"a pointer of Git LFS, .*run git lfs pull"):
+            load_checkpoint(artifact_folder)

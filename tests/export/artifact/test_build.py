@@ -15,9 +15,10 @@ import pytest
 import torch
 from tokenizers import Tokenizer
 
+from helpers.files import UMASKS, other_modes, umask
 from helpers.texts import TEXTS
 from lengthwise.config import EncoderConfig, TokenizationSettings, TokenizerTraining
-from lengthwise.encoder.checkpoint import load_checkpoint, weights_fingerprint
+from lengthwise.encoder.checkpoint import load_checkpoint, save_checkpoint, weights_fingerprint
 from lengthwise.encoder.engine import encode_tokens
 from lengthwise.encoder.model import seeded_encoder
 from lengthwise.encoder.torch_engine import TorchEngine
@@ -30,6 +31,8 @@ from lengthwise.export.graphs.trace import OPSET
 from lengthwise.export.graphs.variants import VARIANTS
 from lengthwise.export.runtimes.javascript import DRIVER
 from lengthwise.export.runtimes.onnxruntime import OnnxRuntimeCpu
+from lengthwise.export.triton import write_triton_model
+from lengthwise.export.validation.run import run_validation
 from lengthwise.export.validation.validate import validate_artifact
 from lengthwise.tokens.tokenize import tokenize_texts
 from lengthwise.tokens.tokenizer import TextTokenizer
@@ -199,6 +202,39 @@ def test_building_twice_gives_the_same_vectors_and_graph(
     again = build_artifact(encoder, tokenizer, tmp_path / "a").manifest["files"]
     same = {name for name in FILES if not name.startswith(("torchscript/", "pt2/"))}
     assert {name: first[name] for name in same} == {name: again[name] for name in same}
+
+
+def test_export_leaves_only_what_it_made(
+    artifact_folder: Path, tokenizer: TextTokenizer, encoder_config: Callable[..., EncoderConfig]
+) -> None:
+    """No graph, report or other file of an earlier export remains, nor what a card says of them."""
+    run_validation(artifact_folder, runtimes=["onnxruntime cpu"], speed=False)
+    assert "Not validated yet" not in (artifact_folder / "README.md").read_text()
+    (artifact_folder / "onnx/model_q4.onnx").write_bytes(b"from elsewhere")
+    artifact = build_artifact(seeded_encoder(encoder_config(), 0), tokenizer, artifact_folder, variants=())
+    left = {path.relative_to(artifact_folder).as_posix() for path in artifact_folder.rglob("*") if path.is_file()}
+    graphs = {"onnx/model.onnx", "torchscript/model.pt", "pt2/model.pt2"}
+    assert left == {name for name in FILES if "/" not in name} | graphs | {"MANIFEST.json"}
+    assert set(artifact.manifest["files"]) == left - {"MANIFEST.json"}
+    card = (artifact_folder / "README.md").read_text()
+    assert "Not validated yet" in card
+    assert "fp16.onnx" not in card
+
+
+@pytest.mark.parametrize("mask", UMASKS)
+def test_every_file_has_the_permissions_of_a_new_file(
+    tmp_path: Path, tokenizer: TextTokenizer, encoder_config: Callable[..., EncoderConfig], mask: int
+) -> None:
+    """So that a server under another user can read what the umask lets it read."""
+    encoder = seeded_encoder(encoder_config(), 0)
+    with umask(mask):
+        (root := tmp_path / "all").mkdir()
+        save_checkpoint(root / "model", encoder, tokenizer)
+        artifact = build_artifact(encoder, tokenizer, root / "artifact", variants=())
+        write_triton_model(artifact, root / "models")
+        (artifact.folder / "golden.safetensors").chmod(0o600)  # as of an older version
+        run_validation(artifact.folder, runtimes=["onnxruntime cpu"], speed=False)
+    assert other_modes(root, mask) == {}
 
 
 def test_folder_with_other_contents_is_refused_and_unchanged(

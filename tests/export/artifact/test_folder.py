@@ -122,3 +122,35 @@ def test_with_files_removes_a_file(artifact_folder: Path) -> None:
     assert "picture.png" not in Artifact.open(artifact.folder).manifest["files"]
     assert not (artifact.folder / "picture.png").exists()
     assert (artifact.folder / "note.txt").read_text() == "words"
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["onnx/model_q4.onnx", "onnx/model_fp16.onnx.data", "onnx/deep/a.onnx", "pt2/old.pt2", "torchscript/b.pt",
+     "validation.json", "validation.md", "validation.png"],
+)  # fmt: skip
+def test_graph_or_report_of_another_export_is_refused_by_name(artifact_folder: Path, name: str) -> None:
+    path = artifact_folder / name
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(b"old")
+    with pytest.raises(ArtifactError, match=rf"{name}: is not of this export .*; delete or move it"):
+        Artifact.open(artifact_folder)
+    path.unlink()
+    (artifact_folder / ".gitattributes").write_text("*.onnx filter=lfs")
+    (artifact_folder / "notes.txt").write_text("of a user")
+    Artifact.open(artifact_folder)
+
+
+def test_with_files_refuses_an_artifact_that_was_exported_again(artifact_folder: Path) -> None:
+    """As when an export ends while a validation of the older one is running."""
+    artifact = Artifact.open(artifact_folder)
+    artifact.with_files({"validation.md": "of the same export"})
+    artifact.with_files({"validation.md": "again"})
+    Artifact.open(artifact_folder).with_files({"onnx/model.onnx": b"of the new export"})
+    before = describe_files(artifact_folder)
+    with pytest.raises(ArtifactError, match="was exported again or changed since it was opened, and is left as it is"):
+        artifact.with_files({"validation.md": "of a validation of the old one"})
+    assert describe_files(artifact_folder) == before
+    (artifact_folder / MANIFEST_FILE).unlink()
+    with pytest.raises(ArtifactError, match="was exported again or changed"):
+        artifact.with_files({"README.md": "new"})

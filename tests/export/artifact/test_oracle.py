@@ -1,0 +1,84 @@
+"""The oracle: each row alone, and how far the errors of states can move a sum over time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lengthwise.config import EncoderConfig
+from lengthwise.encoder.model import seeded_encoder
+from lengthwise.export.artifact.oracle import accumulated_error, compute_oracle
+
+IDS = np.random.default_rng(0).integers(0, 10, (4, 9))
+LENGTHS = np.array([9, 1, 0, 4])
+
+
+def test_accumulated_error_of_known_states() -> None:
+    """Two sums, of 3 and of 4, over 16 states: sqrt(16 + 9) = 5, sqrt(16 + 16) = 5.66."""
+    states = np.full((16, 2), [3 / 16, -4 / 16], np.float32)
+    np.testing.assert_allclose(accumulated_error(states, np.eye(2)), [5, 32**0.5])
+    weights = np.array([[1.0, 0.0], [2.0, -2.0]])
+    np.testing.assert_allclose(accumulated_error(states, weights), [5, (4 * 25 + 4 * 32) ** 0.5])
+
+
+@pytest.mark.parametrize("projection", [None, 3])
+def test_oracle_has_the_accumulated_error_of_sums(
+    projection: int | None, encoder_config: Callable[..., EncoderConfig]
+) -> None:
+    encoder = seeded_encoder(encoder_config(pooling="sum", bidirectional=True, projection_dim=projection), 0)
+    oracle = compute_oracle(encoder, IDS, LENGTHS)
+    assert oracle.states is not None
+    assert oracle.accumulated is not None
+    assert oracle.accumulated.shape == oracle.vectors.shape
+    assert not oracle.accumulated[2].any()
+    weights = np.eye(12) if encoder.projection is None else encoder.projection.weight.detach().double().numpy()
+    np.testing.assert_array_equal(oracle.accumulated[3], accumulated_error(oracle.states[3, :4], weights))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"pooling": "last"},
+        {"pooling": "max"},
+        {"pooling": "mean", "projection_dim": 1},
+        {"pooling": "sum", "normalize": True},
+    ],
+)
+def test_other_vectors_have_no_accumulated_error(
+    changes: dict[str, Any], encoder_config: Callable[..., EncoderConfig]
+) -> None:
+    """They are judged by their own size; a sum of length 1 is the mean of length 1."""
+    assert compute_oracle(seeded_encoder(encoder_config(**changes), 0), IDS, LENGTHS).accumulated is None
+
+
+@settings(max_examples=30, deadline=None)
+@given(tokens=st.integers(1, 400), width=st.integers(1, 40), size=st.floats(0, 1), seed=st.integers(0, 99))
+def test_independent_errors_of_states_stay_within_a_few_accumulated_errors(
+    tokens: int, width: int, size: float, seed: int
+) -> None:
+    """Six standard deviations of them; an error of the same sign in each state exceeds that in a long text."""
+    rng = np.random.default_rng(seed)
+    states = (size * rng.uniform(-1, 1, (tokens, width))).astype(np.float32)
+    weights = rng.normal(size=(3, width))
+    error = 1e-7
+    moved = weights @ (states + rng.uniform(-error, error, states.shape)).sum(axis=0) - weights @ states.sum(
+        axis=0, dtype=np.float64
+    )
+    assert (np.abs(moved) <= 6 * error * accumulated_error(states, weights)).all()
+    if tokens >= 300 and size == 0:
+        assert (np.abs(error * tokens * weights.sum(axis=1)) > 6 * error * accumulated_error(states, weights)).any()
+
+
+def test_rows_are_encoded_alone(encoder_config: Callable[..., EncoderConfig]) -> None:
+    encoder = seeded_encoder(encoder_config(pooling="sum", bidirectional=True), 0)
+    oracle = compute_oracle(encoder, IDS, LENGTHS)
+    with torch.inference_mode():
+        alone = encoder(torch.from_numpy(IDS[:1]), torch.tensor([9])).numpy()
+    np.testing.assert_array_equal(oracle.vectors[:1], alone)
+    assert not oracle.vectors[2].any()
