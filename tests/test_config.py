@@ -372,3 +372,33 @@ def test_variant_applies_to_the_onnx_engine_only(tmp_path: Path) -> None:
 def test_every_variant_can_be_configured() -> None:
     assert get_args(Variant) == tuple(VARIANTS)
     assert ExportSettings().variants == tuple(VARIANTS)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be"])
+@pytest.mark.parametrize("line_end", ["\n", "\r\n"])
+def test_file_that_an_editor_saved_in_another_unicode_encoding_is_read(
+    tmp_path: Path, encoding: str, line_end: str
+) -> None:
+    text = "# caf\u00e9\ndataset: {path: caf\u00e9 \u6771.txt}\nmodel: {path: checkpoint}\n".replace("\n", line_end)
+    path = tmp_path / "run.yaml"
+    path.write_bytes(text.encode(encoding))
+    assert load_config(path).dataset.path == "caf\u00e9 \u6771.txt"
+
+
+def test_file_in_a_single_byte_encoding_is_refused_with_the_byte(tmp_path: Path) -> None:
+    path = tmp_path / "run.yaml"
+    path.write_bytes(MINIMAL.encode() + "encode: {output: caf\u00e9}\n".encode("cp1252"))
+    place = (
+        r"byte 0xe9 at offset \d+ \(line 3, byte 21 of it\) is not UTF-8; it is '\u00e9' in cp1252, the likely encoding"
+    )
+    with pytest.raises(ConfigError, match=place) as caught:
+        load_config(path)
+    assert str(caught.value).startswith(f"{path}: ")
+    assert "iconv -f cp1252 -t utf-8" in str(caught.value)
+
+
+def test_binary_file_is_refused_as_no_text(tmp_path: Path) -> None:
+    path = tmp_path / "model.onnx"
+    path.write_bytes(b"\x08\x08\x12\x00\xff\x00")
+    with pytest.raises(ConfigError, match=r"model\.onnx: .* this is no text file.*give the path of a YAML file"):
+        load_config(path)

@@ -123,6 +123,8 @@ def explain_tokenizer_path(path: Path) -> str | None:
             return None
         old = next((name for name in _OLD_TOKENIZERS if any(path.glob(name))), None)
         return None if old is None else f"has {old}, but no {_TOKENIZER_FILE}; {_CONVERT}"
+    if path.suffix in (*_GRAPHS, *_PICKLES, ".safetensors"):
+        return f"a file of weights or of a graph; give the folder of the model, or its {_TOKENIZER_FILE}"
     if path.suffix in _ARCHIVES:
         return f"an archive; unpack it, and give its {_TOKENIZER_FILE}"
     if any(path.match(name) for name in _OLD_TOKENIZERS):

@@ -115,13 +115,14 @@ def test_checkpoint_is_no_artifact_but_an_artifact_is_a_checkpoint(
         ("vocab.txt", b"[PAD]\n[UNK]\n", "not a tokenizer.json, but a vocabulary of another format; convert it: tr"),
         ("spiece.model", b"\x0a\x0e\x0a\x05\xff", "AutoTokenizer.from_pretrained(FOLDER).save_pretrained(NEW_FOLDER)"),
         ("tokenizer_config.json", b"{}", "holds settings, but no vocabulary; give the tokenizer.json beside it"),
+        ("model.onnx", b"\x08\x08\xff", "a file of weights or of a graph; give the folder of the model, or its"),
         ("tokenizer.zip", b"PK\x03\x04\xff", "an archive; unpack it, and give its tokenizer.json"),
     ],
 )
 def test_other_file_of_a_tokenizer_is_refused(tmp_path: Path, name: str, contents: bytes, expected: str) -> None:
     (tmp_path / name).write_bytes(contents)
     assert expected in refusal(load_tokenizer, tmp_path / name)
-    if not name.endswith((".json", ".zip")):
+    if not name.endswith((".json", ".zip", ".onnx")):
         assert "but no tokenizer.json; convert it" in refusal(load_tokenizer, tmp_path)
 
 
