@@ -23,7 +23,7 @@ from lengthwise.config import CONFIG_FILE, EncoderConfig, TokenizationSettings, 
 from lengthwise.errors import ArtifactError
 from lengthwise.export.graphs.variants import PROGRAM_FILES, TORCHSCRIPT_FILES, VARIANTS
 from lengthwise.util.files import file_sha256, link_or_copy, replace_folder, write_atomically
-from lengthwise.util.model_paths import LFS_REMEDY, explain_model_path, is_lfs_pointer
+from lengthwise.util.model_paths import LFS_REMEDY, explain_model_path, hub_hint, is_lfs_pointer
 from lengthwise.util.text_files import read_text
 
 MANIFEST_FILE, GOLDEN_FILE, CARD_FILE = "MANIFEST.json", "golden.safetensors", "README.md"
@@ -90,7 +90,8 @@ class Artifact:
             hashes = {name: file["sha256"] for name, file in manifest["files"].items()}
         except (FileNotFoundError, NotADirectoryError):
             explanation = explain_model_path(folder)
-            more = "; make one with lengthwise export" if explanation is None else f": {explanation}"
+            remedy = f"; make one with lengthwise export{hub_hint(folder)}"
+            more = remedy if explanation is None else f": {explanation}"
             raise ArtifactError(f"{folder}: not an artifact ({MANIFEST_FILE} is missing){more}") from None
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise ArtifactError(

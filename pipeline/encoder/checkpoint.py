@@ -21,7 +21,7 @@ from lengthwise.encoder.model import PackedEncoder, seeded_encoder
 from lengthwise.errors import CheckpointError
 from lengthwise.tokens.tokenizer import TOKENIZER_FILE, TextTokenizer, check_tokenizer_fits, load_model_tokenizer
 from lengthwise.util.files import replace_folder
-from lengthwise.util.model_paths import LFS_REMEDY, MODEL_TYPE, explain_model_path, is_lfs_pointer, model_type
+from lengthwise.util.model_paths import LFS_REMEDY, MODEL_TYPE, explain_model_path, hub_hint, is_lfs_pointer, model_type
 
 WEIGHTS_FILE = "model.safetensors"
 
@@ -73,7 +73,9 @@ def load_checkpoint(
     if model_type(folder) != MODEL_TYPE and (explanation := explain_model_path(folder)) is not None:
         raise CheckpointError(f"{folder}: {explanation}")
     if not folder.is_dir():
-        raise CheckpointError(f"{folder}: there is no such checkpoint; make one with lengthwise init-model")
+        raise CheckpointError(
+            f"{folder}: there is no such checkpoint; make one with lengthwise init-model{hub_hint(folder)}"
+        )
     encoder = load_encoder(folder)
     return encoder, load_model_tokenizer(folder, encoder.config, tokenizer_path)
 

@@ -24,7 +24,7 @@ from tokenizers import Encoding, Tokenizer
 from lengthwise.config import EncoderConfig
 from lengthwise.errors import TokenizerError
 from lengthwise.util.compat import is_tokenizers_error
-from lengthwise.util.model_paths import explain_tokenizer_path
+from lengthwise.util.model_paths import explain_tokenizer_path, hub_hint
 from lengthwise.util.text_files import EncodingError, read_text
 
 TOKENIZER_FILE = "tokenizer.json"
@@ -119,6 +119,7 @@ def _load_file(path: Path) -> TextTokenizer:
     except FileNotFoundError:
         raise TokenizerError(
             f"{path}: there is no such tokenizer; train one with lengthwise train-tokenizer, or set tokenizer.path"
+            f"{hub_hint(path, TOKENIZER_FILE)}"
         ) from None
     except (OSError, EncodingError) as error:
         raise TokenizerError(f"{path}: the tokenizer cannot be read ({error})") from error

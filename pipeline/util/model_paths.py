@@ -35,16 +35,31 @@ _PICKLES = (".pt", ".pth", ".bin", ".ckpt", ".pkl", ".pickle")
 _CONFIGURATIONS = (".yaml", ".yml")
 _OLD_TOKENIZERS = ("vocab.txt", "vocab.json", "merges.txt", "*.model", "*.tiktoken")
 _OTHER_SETTINGS = ("tokenizer_config.json", "special_tokens_map.json", "config.json", "added_tokens.json")
+_FILES = (".json", ".txt", ".model", *_GRAPHS, *_PICKLES, *_ARCHIVES, *_CONFIGURATIONS)  # not names on the Hub
 _CONVERT = "convert it: transformers.AutoTokenizer.from_pretrained(FOLDER).save_pretrained(NEW_FOLDER) writes one"
 
 
 def explain_model_path(path: Path) -> str | None:
     """What a path is that is not a model's folder, and what to give instead; None where that is not known."""
-    if not path.exists():
-        return _explain_missing(path)
-    if path.is_file():
-        return _explain_file(path)
-    return _explain_folder(path) if path.is_dir() else "not a folder; give the model's folder"
+    try:
+        if path.is_file():
+            return _explain_file(path)
+        return _explain_folder(path) if path.is_dir() else None
+    except OSError:  # such as a folder that may not be listed
+        return None
+
+
+def hub_hint(path: Path, file: str = "") -> str:
+    """What to add to a message about a path that does not exist, if it looks like a name on the Hugging Face Hub.
+
+    Args:
+        file: the one file that is needed; the whole repository where it is left out.
+    """
+    name = path.as_posix()
+    if path.exists() or path.parent.exists() or not _HUB_NAME.fullmatch(name) or path.suffix in _FILES:
+        return ""
+    download = " ".join(filter(None, ("hf download", name, file, "--local-dir FOLDER")))
+    return f"; if this is a name on the Hub, from which nothing is loaded, run {download}, and give that folder"
 
 
 def is_lfs_pointer(path: Path) -> bool:
@@ -64,15 +79,6 @@ def model_type(folder: Path) -> str | None:
         return None
     found = record.get("model_type") if isinstance(record, dict) else None
     return found if isinstance(found, str) else None
-
-
-def _explain_missing(path: Path) -> str | None:
-    if _HUB_NAME.fullmatch(path.as_posix()) and not path.parent.exists():
-        return (
-            f"there is no such folder here, and models are not loaded from the Hub by name; if it is the name of a"
-            f" Lengthwise model there, run hf download {path.as_posix()} --local-dir FOLDER, and give that folder"
-        )
-    return None
 
 
 def _explain_file(path: Path) -> str:
@@ -106,6 +112,8 @@ def _explain_folder(path: Path) -> str | None:
         return "a model of Triton Inference Server; give the folder of the artifact that it was written from"
     if (path / _CONFIG_FILE).exists() or (path / _MANIFEST_FILE).exists():
         return None
+    if _is_model(path.parent):
+        return f"a folder of the model in {path.parent}; give that folder"
     found = sorted(child for child in path.iterdir() if _is_model(child))
     return f"not a model itself, but holds one in {found[0].name}; give {found[0]}" if found else None
 
@@ -131,10 +139,4 @@ def explain_tokenizer_path(path: Path) -> str | None:
         return f"not a {_TOKENIZER_FILE}, but a vocabulary of another format; {_CONVERT}"
     if path.name in _OTHER_SETTINGS:
         return f"{path.name} holds settings, but no vocabulary; give the {_TOKENIZER_FILE} beside it"
-    if not path.exists() and _HUB_NAME.fullmatch(path.as_posix()) and not path.parent.exists():
-        name = path.as_posix()
-        return (
-            "there is no such tokenizer here, and tokenizers are not loaded from the Hub by name; run"
-            f" hf download {name} {_TOKENIZER_FILE} --local-dir FOLDER, and give that folder"
-        )
     return None

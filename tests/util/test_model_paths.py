@@ -88,16 +88,22 @@ def test_model_of_another_library_is_named(tmp_path: Path, load: Load, encoding:
 def test_folder_around_a_model_is_refused_with_the_model(artifact_folder: Path, load: Load) -> None:
     outer = artifact_folder.parent
     assert f"not a model itself, but holds one in artifact; give {artifact_folder}" in refusal(load, outer)
+    inner = artifact_folder / "onnx"
+    assert f"a folder of the model in {artifact_folder}; give that folder" in refusal(load, inner)
 
 
 def test_name_on_the_hub_is_refused_with_the_command_that_downloads_it(
     tmp_path: Path, load: Load, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    message = refusal(load, Path("someone/encoder-v1"))
-    assert "hf download someone/encoder-v1 --local-dir FOLDER, and give that folder" in message
+    message = refusal(load, Path("someone/encoder-v1.5"))
+    assert "; make one with lengthwise " in message
+    assert (
+        "if this is a name on the Hub, from which nothing is loaded, run hf download someone/encoder-v1.5 --" in message
+    )
+    assert "hf download" not in refusal(load, Path("runs/model.onnx"))
     (tmp_path / "someone").mkdir()
-    assert "hf download" not in refusal(load, Path("someone/encoder-v1"))
+    assert "hf download" not in refusal(load, Path("someone/encoder-v1.5"))
 
 
 def test_checkpoint_is_no_artifact_but_an_artifact_is_a_checkpoint(
@@ -138,6 +144,8 @@ def test_tokenizer_on_the_hub_is_refused_with_the_command_that_downloads_it(
     monkeypatch.chdir(tmp_path)
     with pytest.raises(TokenizerError, match=r"hf download someone/model tokenizer\.json --local-dir FOLDER"):
         load_tokenizer("someone/model")
+    with pytest.raises(TokenizerError, match=r"there is no such tokenizer; .* or set tokenizer\.path$"):
+        load_tokenizer("someone/tokenizer.json")
 
 
 @pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-16-le"])
