@@ -204,6 +204,7 @@ def test_building_twice_gives_the_same_vectors_and_graph(
     assert {name: first[name] for name in same} == {name: again[name] for name in same}
 
 
+@pytest.mark.slow
 def test_export_leaves_only_what_it_made(
     artifact_folder: Path, tokenizer: TextTokenizer, encoder_config: Callable[..., EncoderConfig]
 ) -> None:
@@ -221,7 +222,9 @@ def test_export_leaves_only_what_it_made(
     assert "fp16.onnx" not in card
 
 
-@pytest.mark.parametrize("mask", UMASKS)
+@pytest.mark.parametrize(
+    "mask", [pytest.param(mask, marks=pytest.mark.heavy if mask != 0o027 else pytest.mark.slow) for mask in UMASKS]
+)
 def test_every_file_has_the_permissions_of_a_new_file(
     tmp_path: Path, tokenizer: TextTokenizer, encoder_config: Callable[..., EncoderConfig], mask: int
 ) -> None:

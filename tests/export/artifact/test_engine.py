@@ -375,6 +375,7 @@ def test_unreadable_validation_is_refused(artifact_folder: Path, content: str) -
         OnnxEngine(artifact)
 
 
+@pytest.mark.slow
 def test_validation_of_other_files_is_refused(artifact_folder: Path, tmp_path: Path) -> None:
     """By encoding, by the server and by the export to Triton; validating again replaces it."""
     run_validation(artifact_folder, runtimes=[CPU], speed=False)

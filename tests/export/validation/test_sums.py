@@ -171,6 +171,7 @@ def test_tolerance_of_other_encoders_is_unchanged(pooling: str, tmp_path: Path) 
         assert judge(runtime, VARIANTS[NATIVE], tmp_path, checks).status == status
 
 
+@pytest.mark.slow
 def test_report_says_how_a_sum_is_judged(
     tmp_path: Path, tokenizer: TextTokenizer, encoder_config: Callable[..., EncoderConfig]
 ) -> None:
