@@ -6,11 +6,13 @@ import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 import onnx
 import onnxscript
 import torch
+from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
@@ -187,7 +189,7 @@ def _write_golden(folder: Path, encoder: PackedEncoder) -> None:
     shape = (len(lengths), int(lengths.max()))
     input_ids = np.random.default_rng(1).integers(encoder.config.vocab_size, size=shape)
     oracle = compute_oracle(encoder, input_ids, lengths)
-    tensors = {"input_ids": input_ids, "lengths": lengths, "vectors": oracle.vectors}
+    tensors: dict[str, NDArray[Any]] = {"input_ids": input_ids, "lengths": lengths, "vectors": oracle.vectors}
     if oracle.accumulated is not None:
         tensors["accumulated"] = oracle.accumulated
     try:
