@@ -68,6 +68,7 @@ class Api:
         """POST /embed."""
 
         def read(body: EmbedBody, service: Service) -> RaggedTokens:
+            _check_embed_options(body, service)
             texts = read_texts(body.inputs, "inputs", self.settings.max_items)
             return service.tokenize(texts, truncate=body.truncate)
 
@@ -78,10 +79,9 @@ class Api:
         """POST /v1/embeddings."""
 
         def read(body: EmbeddingsBody, service: Service) -> RaggedTokens:
-            _check_model_name(body.model, service)
-            if body.dimensions not in (None, service.dim):
-                message = f"dimensions is {body.dimensions}, but the vectors of this model are {service.dim} wide"
-                raise RequestError(400, message, "dimensions", "unsupported_value")
+            if body.model is not None:
+                _check_model_name(body.model, service)
+            _check_dimensions(body.dimensions, service)
             return _to_ids(service, read_items(body.input, "input", self.settings.max_items))
 
         body, tokens, vectors = await self._encode(request, EmbeddingsBody, read)
@@ -92,7 +92,7 @@ class Api:
         ]
         count = int(tokens.offsets[-1])
         usage = {"prompt_tokens": count, "total_tokens": count}
-        answer = {"object": "list", "data": data, "model": body.model, "usage": usage}
+        answer = {"object": "list", "data": data, "model": self.loaded().name, "usage": usage}
         return await self._json(answer, vectors.size)
 
     async def infer(self, request: Request) -> Response:
@@ -155,21 +155,19 @@ class Api:
         if media != "application/json":
             raise RequestError(415, f"the body is {media[:80]!r}; send application/json", code="unsupported_media_type")
         limit = self.settings.max_request_bytes
-        too_large = RequestError(413, f"the body is larger than {limit:,} bytes; send fewer texts", code="too_large")
         length = request.headers.get("content-length", "0")
         if length.isdecimal() and int(length[:_MAX_LENGTH_DIGITS]) > limit:
-            raise too_large
-        parts, size = [], 0
+            raise _body_too_large(limit)
+        body = bytearray()  # parts would take many times as much memory if each has only a few bytes
         try:
             async with asyncio.timeout(deadline - time.monotonic()):
                 async for part in request.stream():
-                    parts.append(part)
-                    size += len(part)
-                    if size > limit:
-                        raise too_large
+                    body += part
+                    if len(body) > limit:
+                        raise _body_too_large(limit)
         except TimeoutError:
             raise RequestError(408, "the body did not arrive in time", code="timeout") from None
-        return b"".join(parts)
+        return bytes(body)
 
     # Model and state
 
@@ -179,9 +177,11 @@ class Api:
 
     async def models(self, _: Request) -> Response:
         """GET /v1/models."""
-        service = self.loaded()
-        model = {"id": service.name, "object": "model", "created": int(service.started), "owned_by": "lengthwise"}
-        return json_response({"object": "list", "data": [model]})
+        return json_response({"object": "list", "data": [_describe_model(self.loaded())]})
+
+    async def model(self, request: Request) -> Response:
+        """GET /v1/models/NAME."""
+        return json_response(_describe_model(self._requested_model(request)))
 
     async def info(self, _: Request) -> Response:
         """GET /info."""
@@ -276,10 +276,37 @@ class Api:
         return await self.loaded().run_in_pool(lambda: json_response(value))
 
 
+def _body_too_large(limit: int) -> RequestError:
+    return RequestError(413, f"the body is larger than {limit:,} bytes; send fewer texts", code="too_large")
+
+
 def _check_model_name(name: str, service: Service) -> None:
     if name != service.name:
         message = f"there is no model {name[:80]!r} here, but {service.name!r}"
         raise RequestError(404, message, "model", "model_not_found")
+
+
+def _describe_model(service: Service) -> dict[str, Any]:
+    return {"id": service.name, "object": "model", "created": int(service.started), "owned_by": "lengthwise"}
+
+
+def _check_dimensions(dimensions: int | None, service: Service) -> None:
+    if dimensions not in (None, service.dim):
+        message = f"dimensions is {dimensions}, but the vectors of this model are {service.dim} wide"
+        raise RequestError(400, message, "dimensions", "unsupported_value")
+
+
+def _check_embed_options(body: EmbedBody, service: Service) -> None:
+    """Refuse what clients of other servers may request and this model does not have: to ignore it would be wrong."""
+    _check_dimensions(body.dimensions, service)
+    if body.prompt_name is not None:
+        message = (
+            f"prompt_name is {body.prompt_name[:80]!r}, but this model has no prompts; put the prompt into the text"
+        )
+        raise RequestError(400, message, "prompt_name", "unsupported_value")
+    if body.truncate and body.truncation_direction in ("Left", "left"):
+        message = "texts are only truncated on the right; cut them before sending"
+        raise RequestError(400, message, "truncation_direction", "unsupported_value")
 
 
 def _to_ids(service: Service, items: Items) -> RaggedTokens:

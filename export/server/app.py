@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from starlette.datastructures import MutableHeaders
+from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
 from starlette.routing import Route, Router
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -14,38 +16,79 @@ from lengthwise.export.server.api import Api
 from lengthwise.export.server.openapi import Operation
 from lengthwise.export.server.operations import OPERATIONS
 from lengthwise.export.server.responses import answer_error
+from lengthwise.export.server.settings import split_origins
 
 _CLIENT_CLOSED_REQUEST = 499  # in metrics: no answer was sent
 
 
 def create_app(api: Api, lifespan: Callable[[Any], Any] | None = None) -> ASGIApp:
     """The application that serves `OPERATIONS`."""
-    labels = {operation.handler: operation.path for operation in reversed(OPERATIONS)}
+    paths: dict[str, dict[str, Operation]] = {}
+    labels: dict[str, str] = {}
+    handlers = {operation.handler: operation.path for operation in reversed(OPERATIONS)}
+    for operation in OPERATIONS:
+        for path in (operation.path, *operation.aliases):
+            labels[path] = path if path in paths else handlers[operation.handler]
+            paths.setdefault(path, {})[operation.method] = operation
     routes = [
-        Route(path, _Endpoint(api, operation, labels[operation.handler]), methods=[operation.method])
-        for operation in OPERATIONS
-        for path in (operation.path, *operation.aliases)
+        Route(
+            path.replace("{name}", "{name:path}"),
+            _Endpoint(api, paths[path], labels[path]),
+            methods=[*paths[path], "OPTIONS"],
+        )
+        for path in sorted(paths, key=_match_order)
     ]
-    return RequestMiddleware(Router(routes, lifespan=lifespan), api)
+    app: ASGIApp = RequestMiddleware(Router(routes, lifespan=lifespan), api)
+    if api.settings.cors_origin is not None:
+        app = CORSMiddleware(
+            app,
+            allow_origins=split_origins(api.settings.cors_origin),
+            allow_methods=["GET", "HEAD", "POST"],
+            allow_headers=["*"],
+            expose_headers=["retry-after"],
+        )
+    return app
+
+
+def refuse(error: Exception, api: Api) -> ASGIApp:
+    """An application that answers with an error."""
+
+    async def fail(scope: Scope, receive: Receive, send: Send) -> None:
+        raise error
+
+    return RequestMiddleware(fail, api)
+
+
+def _match_order(path: str) -> tuple[bool, int]:
+    """A name may hold slashes, so the paths that continue after it are tried first."""
+    return "{name}" in path, -path.count("/")
 
 
 class _Endpoint:
-    """Runs one operation for those who may call it.
+    """Runs the operations of one path for those who may call them.
 
     Attributes:
         label: the route's name in metrics.
     """
 
-    def __init__(self, api: Api, operation: Operation, label: str) -> None:
-        self._api, self._operation, self.label = api, operation, label
+    def __init__(self, api: Api, operations: Mapping[str, Operation], label: str) -> None:
+        self._api, self.label = api, label
+        self._operations = {**operations}
+        if "GET" in operations:
+            self._operations["HEAD"] = operations["GET"]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        operation = self._operations.get(scope["method"])
+        if operation is None:  # OPTIONS
+            allowed = ", ".join([*self._operations, "OPTIONS"])
+            await Response(status_code=204, headers={"allow": allowed})(scope, receive, send)
+            return
         request = Request(scope, receive, send)
-        if not self._operation.public:
+        if not operation.public:
             self._api.authorize(request)
-        if self._operation.body is not None:
+        if operation.body is not None:
             self._api.reject_overload(request)
-        response = await self._operation.handler(self._api, request)
+        response = await operation.handler(self._api, request)
         await response(scope, receive, send)
 
 

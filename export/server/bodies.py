@@ -26,8 +26,12 @@ TextsOrIds = Annotated[
 ]
 
 
+Dimensions = Annotated[int, Field(ge=1)] | None
+Flag = Annotated[bool, WithJsonSchema({"type": ["boolean", "null"]})]
+
+
 class Body(BaseModel):
-    """Base of all bodies; unknown fields are ignored, as in other servers."""
+    """Base of all bodies; unknown fields are ignored, as in other servers, and null means an optional one's default."""
 
     model_config = ConfigDict(strict=True, protected_namespaces=())
 
@@ -36,24 +40,31 @@ class EmbedBody(Body):
     """POST /embed."""
 
     inputs: Texts = Field()
-    truncate: bool = Field(False, description="truncate a text that is too long instead of refusing it")
-    normalize: bool = Field(False, description="scale every vector to length 1, except vectors of zeros")
+    truncate: Flag = Field(False, description="truncate a text that is too long instead of refusing it")
+    normalize: Flag = Field(False, description="scale every vector to length 1, except vectors of zeros")
+    truncation_direction: Literal["Left", "Right", "left", "right", None] = Field(
+        None, description="texts are truncated on the right"
+    )
+    prompt_name: str | None = Field(None, description="must be null: the model has no prompts")
+    dimensions: Dimensions = Field(None, description="must be the width of the model's vectors")
 
 
 class TokenizeBody(Body):
     """POST /tokenize."""
 
     inputs: Texts = Field()
-    add_special_tokens: bool = Field(True, description="add the special tokens of the model")
+    add_special_tokens: Flag = Field(True, description="add the special tokens of the model")
 
 
 class EmbeddingsBody(Body):
     """POST /v1/embeddings, in OpenAI's format."""
 
     input: TextsOrIds = Field()
-    model: str = Field(description="the name given by /v1/models")
-    encoding_format: Literal["float", "base64"] = Field("float", description="base64 encodes little-endian float32")
-    dimensions: Annotated[int, Field(ge=1)] | None = Field(None, description="must be the width of the model's vectors")
+    model: str | None = Field(None, description="the name given by /v1/models")
+    encoding_format: Literal["float", "base64", None] = Field(
+        "float", description="base64 encodes little-endian float32"
+    )
+    dimensions: Dimensions = Field(None, description="must be the width of the model's vectors")
     user: str | None = Field(None, description="ignored")
 
 
@@ -97,6 +108,13 @@ def read_body(kind: type[BodyT], body: bytes) -> BodyT:
         raise RequestError(400, f"the body is not valid JSON: {error}", code="invalid_json") from None
     if not isinstance(values, dict):
         raise RequestError(422, f"the body is {_kind_of(values)}, not an object", code="invalid_body")
+    if None in values.values():
+        fields = kind.model_fields
+        values = {
+            name: value
+            for name, value in values.items()
+            if value is not None or name not in fields or fields[name].is_required()
+        }
     try:
         return kind.model_validate(values)
     except ValidationError as error:

@@ -17,17 +17,20 @@ import contextlib
 import socket
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from functools import partial
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, cast
 
 import uvicorn
 
 from lengthwise.errors import LengthwiseError, RunError
 from lengthwise.export.artifact.folder import Artifact
 from lengthwise.export.server.api import Api
-from lengthwise.export.server.app import create_app
+from lengthwise.export.server.app import create_app, refuse
+from lengthwise.export.server.connections import Connection
 from lengthwise.export.server.metrics import Metrics
+from lengthwise.export.server.monitor import ConnectionMonitor
 from lengthwise.export.server.service import Service
 from lengthwise.export.server.settings import ServeSettings
 
@@ -59,12 +62,15 @@ class _Lifecycle:
         self._api = Api(settings, self._metrics)
         self._failure: LengthwiseError | None = None
         self._tasks: list[asyncio.Task[None]] = []
+        self._monitor = ConnectionMonitor(settings, self._metrics, partial(refuse, api=self._api))
         config = uvicorn.Config(
             create_app(self._api, self._lifespan),
+            http=cast(type[asyncio.Protocol], partial(Connection, monitor=self._monitor)),
+            interface="asgi3",
+            proxy_headers=False,
             log_config=None,
             access_log=False,
             lifespan="on",
-            timeout_keep_alive=75,
             timeout_graceful_shutdown=int(settings.shutdown_timeout) + 1,
             server_header=False,
             ws="none",
@@ -87,6 +93,7 @@ class _Lifecycle:
     async def _lifespan(self, _: Any) -> AsyncIterator[None]:
         self._report(f"listening   {self._url}")
         self._tasks.append(asyncio.create_task(self._load()))
+        self._tasks.append(asyncio.create_task(self._monitor.watch()))
         try:
             yield
         finally:

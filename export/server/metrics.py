@@ -23,6 +23,8 @@ class Metrics:
         queued_tokens: tokens that are reserved, queued or being computed.
         truncated: truncated texts.
         rejected: requests that were not accepted, by reason.
+        connections: open connections.
+        closed_connections: connections that the server closed or refused, by reason.
         ready: 1 if the server is ready, else 0.
     """
 
@@ -46,6 +48,10 @@ class Metrics:
         )
         self.truncated = Counter(f"{name}_truncated_texts", "Truncated texts", registry=registry)
         self.rejected = Counter(f"{name}_rejected_requests", "Requests not accepted", ["reason"], registry=registry)
+        self.connections = Gauge(f"{name}_connections", "Open connections", registry=registry)
+        self.closed_connections = Counter(
+            f"{name}_closed_connections", "Connections closed for a limit", ["reason"], registry=registry
+        )
         self.ready = Gauge(f"{name}_ready", "Whether the server is ready", registry=registry)
         self._stages = {stage: self.seconds.labels(stage) for stage in ("tokenize", "queue", "infer", "total")}
 

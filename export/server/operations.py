@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
+from functools import lru_cache
 
+import orjson
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
 
@@ -11,20 +12,25 @@ from lengthwise.export.server import schemas
 from lengthwise.export.server.api import PAGE_HEADERS, Api
 from lengthwise.export.server.bodies import EmbedBody, EmbeddingsBody, InferBody, TokenizeBody
 from lengthwise.export.server.openapi import Operation, describe, docs_page
-from lengthwise.export.server.responses import json_response
 
 
 async def _docs(api: Api, _: Request) -> Response:
-    return HTMLResponse(docs_page(_description(api)), headers=PAGE_HEADERS)
+    return HTMLResponse(_render(*_title(api))[1], headers=PAGE_HEADERS)
 
 
 async def _openapi(api: Api, _: Request) -> Response:
-    return json_response(_description(api))
+    return Response(_render(*_title(api))[0], media_type="application/json")
 
 
-def _description(api: Api) -> dict[str, Any]:
-    title = "loading" if api.service is None else api.service.name
-    return describe(OPERATIONS, title, with_key=api.settings.api_key is not None)
+def _title(api: Api) -> tuple[str, bool]:
+    return "loading" if api.service is None else api.service.name, api.settings.api_key is not None
+
+
+@lru_cache(maxsize=4)
+def _render(title: str, with_key: bool) -> tuple[bytes, str]:
+    """The document as JSON and as a page; cached, because anybody may request them and they take milliseconds."""
+    document = describe(OPERATIONS, title, with_key=with_key)
+    return orjson.dumps(document), docs_page(document)
 
 
 _ENCODE_ERRORS = ("400", "401", "408", "413", "415", "422", "429", "500", "503", "504")
@@ -32,7 +38,9 @@ _MODEL = "/v2/models/{name}"
 _VERSION = "/v2/models/{name}/versions/{version}"
 
 OPERATIONS = (
-    Operation("POST", "/embed", Api.embed, "Vectors of texts", EmbedBody, schemas.VECTORS, _ENCODE_ERRORS),
+    Operation(
+        "POST", "/embed", Api.embed, "Vectors of texts", EmbedBody, schemas.VECTORS, _ENCODE_ERRORS, aliases=("/",)
+    ),
     Operation(
         "POST",
         "/v1/embeddings",
@@ -44,6 +52,14 @@ OPERATIONS = (
     ),
     Operation("POST", "/tokenize", Api.tokenize, "Tokens of texts", TokenizeBody, schemas.TOKENS, _ENCODE_ERRORS),
     Operation("GET", "/v1/models", Api.models, "The served model", answer=schemas.OBJECT),
+    Operation(
+        "GET",
+        "/v1/models/{name}",
+        Api.model,
+        "The served model, by its name",
+        answer=schemas.OBJECT,
+        errors=("401", "404"),
+    ),
     Operation("GET", "/info", Api.info, "Model, limits and versions", answer=schemas.OBJECT),
     Operation(
         "GET", "/health/live", Api.live, "Whether the process runs", answer=schemas.OBJECT, errors=(), public=True
@@ -56,6 +72,7 @@ OPERATIONS = (
         answer=schemas.OBJECT,
         errors=("503",),
         public=True,
+        aliases=("/health",),
     ),
     Operation("GET", "/metrics", Api.prometheus, "Metrics for Prometheus", media="text/plain"),
     Operation("GET", "/v2", Api.server_metadata, "Open Inference Protocol: server metadata", answer=schemas.OBJECT),

@@ -39,6 +39,21 @@ class ServeOptions:
     max_request_bytes: Annotated[PositiveInt, Doc("limit of a request body, in bytes")] = 2 * 2**20
     max_queue_tokens: Annotated[PositiveInt, Doc("limit of the queue, in tokens; beyond it requests get 429")] = 65_536
     request_timeout: Annotated[Seconds, Doc("seconds until an unanswered request gets 504")] = 30.0
+    header_timeout: Annotated[Seconds, Doc("seconds in which the whole header of a request must arrive")] = 10.0
+    chunk_timeout: Annotated[Seconds, Doc("seconds until the next bytes of a body must arrive")] = 10.0
+    body_timeout: Annotated[Seconds, Doc("seconds in which the whole body of a request must arrive")] = 30.0
+    write_timeout: Annotated[Seconds, Doc("seconds until a client must read more of an answer")] = 30.0
+    idle_timeout: Annotated[Seconds, Doc("seconds that a connection may wait for its next request")] = 75.0
+    max_header_bytes: Annotated[PositiveInt, Doc("limit of a request's header, in bytes")] = 16_384
+    max_headers: Annotated[PositiveInt, Doc("limit of a request's header, in fields")] = 100
+    max_connections: Annotated[PositiveInt, Doc("limit of open connections")] = 2_048
+    max_connections_per_address: Annotated[PositiveInt, Doc("limit of open connections of one address")] = 1_024
+    max_buffer_bytes: Annotated[
+        PositiveInt, Doc("limit of all unfinished bodies together, and of all unread answers, in bytes")
+    ] = 32 * 2**20
+    cors_origin: Annotated[
+        NonEmpty | None, Doc("origins whose pages may call the server, separated by spaces, or *; none by default")
+    ] = None
     self_check_interval: Annotated[Seconds, Doc("seconds between two checks of the golden vectors")] = 60.0
     shutdown_delay: Annotated[
         float,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from http import HTTPStatus
 from typing import Any
 
 import orjson
@@ -90,3 +91,13 @@ def answer_error(error: Exception, method: str, path: str) -> ErrorAnswer:
         log.error("%s %s failed", method, path, exc_info=error)
         message = "the server failed; see its log"
     return ErrorAnswer(status, message, code=code)
+
+
+def render_refusal(error: RequestError) -> bytes:
+    """The whole answer of HTTP/1.1 to an error, after which the connection is closed."""
+    answer = answer_error(error, "", "")
+    response = answer.to_response("")
+    response.headers["connection"] = "close"
+    head = [b"HTTP/1.1 %d %s" % (answer.status, HTTPStatus(answer.status).phrase.encode())]
+    head += [name + b": " + value for name, value in response.raw_headers]
+    return b"\r\n".join([*head, b"", bytes(response.body)])

@@ -16,6 +16,7 @@ from typing import Any, Literal, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from lengthwise import __version__
 from lengthwise.config import TokenizationSettings
 from lengthwise.errors import ArtifactError
 from lengthwise.export.artifact.engine import OnnxEngine
@@ -235,10 +236,17 @@ class Service:
                 self.set_state("ready")
 
     def info(self) -> dict[str, Any]:
-        """Model, limits and versions, for GET /info."""
+        """Model, limits and versions, for GET /info, including what clients of Text Embeddings Inference read."""
         config = self.engine.config
         return {
             "model_id": self.name,
+            "model_sha": self.engine.fingerprint,
+            "model_dtype": "float32",
+            "model_type": {"embedding": {"pooling": config.pooling}},
+            "max_input_length": self.settings.max_text_tokens,
+            "max_client_batch_size": self.settings.max_items,
+            "auto_truncate": config.tokenization.truncate,
+            "version": __version__,
             "dim": config.dim,
             "vocab_size": config.vocab_size,
             "trained": config.trained,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar, get_type_hints
@@ -55,9 +56,45 @@ class ServeSettings(Settings, BaseSettings, ServeOptions):
             raise ValueError(f"is {value}, but a text may have {longest} tokens (max_text_tokens); raise this")
         return value
 
+    @field_validator("max_buffer_bytes")
+    @classmethod
+    def _body_fits_into_the_buffers(cls, value: int, info: ValidationInfo) -> int:
+        largest = info.data.get("max_request_bytes", value)
+        if value < largest:
+            raise ValueError(f"is {value}, but a body may have {largest} bytes (max_request_bytes); raise this")
+        return value
+
+    @field_validator("model_name")
+    @classmethod
+    def _name_is_a_path(cls, value: str | None) -> str | None:
+        if value is None:
+            return value
+        if {"", ".", ".."} & set(value.split("/")):
+            raise ValueError(
+                "clients cannot request it, because its parts between slashes are empty or dots; choose another"
+            )
+        if value.endswith(("/ready", "/infer")) or "/versions/" in value:
+            raise ValueError("ends like a route of the Open Inference Protocol; choose another")
+        return value
+
+    @field_validator("cors_origin")
+    @classmethod
+    def _origins_are_origins(cls, value: str | None) -> str | None:
+        for origin in split_origins(value or ""):
+            if origin not in ("*", "null") and not re.fullmatch(r"[a-z][a-z0-9+.-]*://[^/?#\s]+", origin):
+                raise ValueError(
+                    f"{origin!r} is not an origin; write it as in https://example.org:8080, without a path"
+                )
+        return value
+
     def redacted(self) -> dict[str, Any]:
         """The settings without the API key."""
         return {**self.model_dump(), "api_key": None if self.api_key is None else "(set)"}
+
+
+def split_origins(value: str) -> list[str]:
+    """The origins of `cors_origin`."""
+    return value.replace(",", " ").split()
 
 
 # The descriptions of the options appear in error messages, as those of every other setting do.

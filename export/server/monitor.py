@@ -1,0 +1,164 @@
+"""All connections of a server: how many there are, what they hold in memory, and which ones take too long.
+
+Decisions:
+- A new connection beyond a limit takes the place of one that is not in use: first of those that have sent no whole
+  request, then of those between two requests, then of those that have stalled in the middle of a body or an answer. It
+  is refused only if every other one is in use.
+- Memory for bodies is limited for all connections together. Beyond the limit, the body that began first is given up:
+  a client that sends at an ordinary rate began later than one that has stalled.
+- Few connections are closed at a time, so that many hostile ones do not delay the answers to others.
+- Memory for unread answers is limited likewise. Beyond the limit, clients that have not read theirs for two seconds are
+  disconnected, the one that is slowest first, and new requests get 429.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from lengthwise.export.server.connections import Connection, Phase
+from lengthwise.export.server.errors import RequestError
+from lengthwise.export.server.metrics import Metrics
+from lengthwise.export.server.settings import ServeSettings
+
+_CHECKS_PER_TIMEOUT, _MAX_SECONDS_BETWEEN_CHECKS = 4, 0.2
+_CLOSED_PER_CHECK = 16
+_PROMPT_REFUSALS = 16  # of an address, at a time
+_UNREAD_SECONDS = 2.0
+
+
+class ConnectionMonitor:
+    """The connections of one server.
+
+    Attributes:
+        unsent: bytes of answers that clients have not read.
+    """
+
+    def __init__(self, settings: ServeSettings, metrics: Metrics, refuse: Callable[[Exception], Any]) -> None:
+        """Args:
+        refuse: makes the ASGI application that answers with an error.
+        """
+        self.settings, self.refuse = settings, refuse
+        self._metrics = metrics
+        self._connections: dict[Connection, None] = {}
+        self._by_address: dict[str, dict[Connection, None]] = {}
+        self._refused: Counter[str] = Counter()  # open connections by address
+        self._throttled: list[Connection] = []
+        self._buffered = 0
+        self.unsent = 0
+        metrics.connections.set_function(lambda: len(self._connections))
+
+    def add(self, connection: Connection) -> RequestError | None:
+        """Register a connection; the error with which it is refused, if there are too many."""
+        settings, address = self.settings, connection.address
+        peers = self._by_address.setdefault(address, {})
+        peers[connection] = self._connections[connection] = None
+        if len(peers) > settings.max_connections_per_address and not self._make_room(peers, connection):
+            limit = settings.max_connections_per_address
+            message = f"{address} has more than {limit:,} connections in use (max_connections_per_address)"
+            return RequestError(429, message, code="too_many_connections")
+        if len(self._connections) > settings.max_connections and not self._make_room(self._connections, connection):
+            message = f"more than {settings.max_connections:,} connections are in use (max_connections)"
+            return RequestError(503, message, code="too_many_connections")
+        return None
+
+    def remove(self, connection: Connection) -> None:
+        """Forget a connection."""
+        self.release(connection)
+        self.unsent -= connection.unsent
+        connection.unsent = 0
+        self._connections.pop(connection, None)
+        if connection.is_refused:
+            connection.is_refused = False
+            self._refused[connection.address] -= 1
+            self._refused += Counter()  # forgets those without any
+        peers = self._by_address.get(connection.address, {})
+        peers.pop(connection, None)
+        if not peers:
+            self._by_address.pop(connection.address, None)
+
+    def hold(self, connection: Connection, size: int) -> None:
+        """Count bytes of a body; give up other bodies if there are too many."""
+        connection.buffered += size
+        self._buffered += size
+        while self._buffered > self.settings.max_buffer_bytes:
+            receiving = [other for other in self._connections if other.phase is Phase.BODY and other.buffered]
+            if not receiving:
+                return
+            oldest = min(receiving, key=lambda other: other.since)
+            self.release(oldest)
+            self.count_closed("max_buffer_bytes")
+            message = "too many bodies are being received (max_buffer_bytes); try again later"
+            oldest.refuse(RequestError(429, message, code="overloaded"))
+
+    def release(self, connection: Connection) -> None:
+        """The bodies of a connection are not in memory any more."""
+        self._buffered -= connection.buffered
+        connection.buffered = 0
+
+    def count_refusal(self, connection: Connection) -> bool:
+        """Count a refused connection; whether so many of its address are open that its answer is delayed."""
+        if not connection.is_refused:
+            connection.is_refused = True
+            self._refused[connection.address] += 1
+        return self._refused[connection.address] > _PROMPT_REFUSALS
+
+    def throttle(self, connection: Connection) -> None:
+        """Read nothing from a connection until the next check."""
+        connection.throttled = True
+        connection.flow.pause_reading()
+        self._throttled.append(connection)
+
+    def abort(self, connection: Connection, reason: str) -> bool:
+        """Close a connection without an answer."""
+        self.count_closed(reason)
+        self.remove(connection)
+        connection.transport.abort()
+        return True
+
+    def count_closed(self, reason: str) -> None:
+        """Count a connection that the server closes."""
+        self._metrics.closed_connections.labels(reason).inc()
+
+    async def watch(self) -> None:
+        """Check the timeouts of all connections, for ever."""
+        settings = self.settings
+        timeouts = (settings.header_timeout, settings.chunk_timeout, settings.body_timeout, settings.write_timeout)
+        shortest = min(*timeouts, settings.idle_timeout)
+        seconds = min(_MAX_SECONDS_BETWEEN_CHECKS, shortest / _CHECKS_PER_TIMEOUT)
+        loop = asyncio.get_running_loop()
+        while True:
+            await asyncio.sleep(seconds)
+            self.check(loop.time())
+
+    def check(self, now: float) -> None:
+        """Enforce the timeouts, and the limit of unread answers."""
+        throttled, self._throttled = self._throttled, []
+        for connection in throttled:
+            connection.throttled = False
+            if connection in self._connections:
+                connection.flow.resume_reading()
+        closed = 0
+        for connection in list(self._connections):
+            closed += connection.check_timeouts(now)
+            if closed == _CLOSED_PER_CHECK:
+                break
+        self.unsent = sum(connection.unsent for connection in self._connections)
+        if self.unsent > self.settings.max_buffer_bytes:
+            slow = [each for each in self._connections if each.unsent and now - each.unsent_since > _UNREAD_SECONDS]
+            for connection in sorted(slow, key=lambda each: each.unsent_since):
+                if self.unsent <= self.settings.max_buffer_bytes:
+                    break
+                self.abort(connection, "max_buffer_bytes")
+
+    def _make_room(self, connections: Iterable[Connection], new: Connection) -> bool:
+        now = asyncio.get_running_loop().time()
+        ranked = ((each.rank(now), each) for each in connections if each is not new)
+        candidates = [(rank, each) for rank, each in ranked if rank is not None]
+        if not candidates:
+            return False
+        _, chosen = min(candidates, key=lambda pair: pair[0])
+        self.abort(chosen, "max_connections")
+        return True

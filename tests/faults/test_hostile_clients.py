@@ -1,0 +1,78 @@
+"""Hundreds of hostile connections: another client is served as before, and the server's memory hardly grows."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from faults import attacks
+from faults.form import WHOLE, cases
+from helpers.serving import ServerProcess
+from lengthwise.cli.benchmarks.load import Load, post, run_load
+
+CONNECTIONS = cases(100, 300)
+SECONDS = cases(2, 8)
+MAX_GROWTH = 64 * 2**20
+REQUESTS = [post("/embed", json.dumps({"inputs": "the cat sat"}).encode(), 1)]
+
+
+@pytest.fixture
+def server(_built_artifact: Path) -> Iterator[ServerProcess]:
+    server = ServerProcess(_built_artifact).wait_until_ready()
+    yield server
+    assert server.process.poll() is None
+    server.close()
+
+
+@contextlib.contextmanager
+def attacked(server: ServerProcess, kind: str) -> Iterator[None]:
+    """Hostile connections from another process, after their start."""
+    command = [sys.executable, attacks.__file__, str(server.port), kind, str(CONNECTIONS)]
+    process = subprocess.Popen(command)
+    try:
+        time.sleep(3)
+        yield
+        assert process.poll() is None
+    finally:
+        process.kill()
+        process.wait()
+
+
+def send_requests(server: ServerProcess) -> Load:
+    """The requests of a good client, which must all be served."""
+    load = run_load("127.0.0.1", server.port, REQUESTS, connections=4, seconds=SECONDS, rate=50)
+    assert load.statuses.keys() == {200}
+    assert load.lost == 0
+    return load
+
+
+def peak_memory(server: ServerProcess) -> int:
+    """The most memory that the process ever had, in bytes."""
+    lines = Path(f"/proc/{server.process.pid}/status").read_text().splitlines()
+    return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="memory is read from /proc")
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", list(attacks.KINDS) if WHOLE else ["all"])
+def test_good_client_is_served_during_an_attack(server: ServerProcess, kind: str) -> None:
+    """The p99 is compared in `make faults` alone: the processors of a test run are busy with other tests."""
+    send_requests(server)
+    memory, ratios = peak_memory(server), []
+    for _ in range(cases(1, 3)):
+        quiet = send_requests(server).percentile(0.99)
+        with attacked(server, kind):
+            ratios.append(send_requests(server).percentile(0.99) / quiet)
+    grown = peak_memory(server) - memory
+    print(f"\n{kind}: p99 {statistics.median(ratios):.2f} times, memory {grown / 2**20:+.0f} MB")  # noqa: T201
+    assert grown <= MAX_GROWTH
+    assert not WHOLE or statistics.median(ratios) <= 2
+    assert server.request("/embed", {"inputs": "the cat"})[0] == 200
