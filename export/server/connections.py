@@ -36,8 +36,8 @@ if TYPE_CHECKING:
     from lengthwise.export.server.monitor import ConnectionMonitor
 
 _MAX_PIPELINED = 16
-_LINGERING_SECONDS, _LINGERING_BYTES = 2.0, 16 * 2**20
-_DELAY_SECONDS = 3.0  # of refusals; up to twice as long, so that connections are not closed all at once
+_LINGERING_SECONDS, _LINGERING_BYTES, _LINGERING_PAUSE_SECONDS = 2.0, 16 * 2**20, 0.01
+_DELAY_SECONDS = 4.0  # of refusals; up to twice as long, so that connections are not closed all at once
 _TINY_BYTES, _MAX_TINY_READS = 512, 16
 _STALLED_SECONDS = 1.0  # without progress; then a connection may be closed in favour of a new one
 _UPGRADE_FIELDS = (b"upgrade", b"http2-settings")
@@ -110,7 +110,9 @@ class _Flow(FlowControl):
 
     def resume_reading(self) -> None:
         connection = self._connection
-        if not (connection.pipeline or connection.throttled or connection.phase is Phase.REFUSED):
+        if connection.pipeline or connection.throttled or connection.phase is Phase.REFUSED:
+            return
+        if not connection.transport.is_closing():
             super().resume_reading()
 
 
@@ -190,9 +192,12 @@ class Connection(HttpToolsProtocol):
         if self.phase is Phase.IDLE or self.transport.is_closing():
             self.transport.close()
             return
+        self._linger()
+        self.flow.resume_reading()
+
+    def _linger(self) -> None:
         self._enter(Phase.LINGERING)
         self.pipeline.clear()
-        self.flow.resume_reading()
         if self.transport.can_write_eof():
             self.transport.write_eof()
 
@@ -201,6 +206,14 @@ class Connection(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         """Parse some bytes, in parts that are not larger than a header may be."""
         self.read = self.loop.time()
+        if self.phase is Phase.LINGERING:
+            self._lingering_bytes += len(data)
+            if self._lingering_bytes > _LINGERING_BYTES:
+                self.transport.abort()
+            else:  # as slowly as a network, so that others are served meanwhile
+                self.flow.pause_reading()
+                self.loop.call_later(_LINGERING_PAUSE_SECONDS, self.flow.resume_reading)
+            return
         size = self._settings.max_header_bytes
         if len(data) <= size:
             self._parse(data)
@@ -214,12 +227,7 @@ class Connection(HttpToolsProtocol):
             self._parse(view[start : start + size])
 
     def _parse(self, data: bytes | memoryview) -> None:
-        if self.phase is Phase.LINGERING:
-            self._lingering_bytes += len(data)
-            if self._lingering_bytes > _LINGERING_BYTES:
-                self.transport.abort()
-            return
-        if self.phase is Phase.REFUSED:
+        if self.phase in (Phase.REFUSED, Phase.LINGERING):
             return
         self._unparsed += len(data)
         try:
@@ -399,7 +407,7 @@ class Connection(HttpToolsProtocol):
             self.transport.write(render_refusal(self._refusal))
         self._refusal = None
         self._monitor.count_closed("refused")
-        self.close()
+        self._linger()  # nothing is read: all the client's bytes would come at once
 
     def on_response_complete(self) -> None:
         """Start the next request, or read on."""

@@ -23,9 +23,9 @@ from lengthwise.export.server.errors import RequestError
 from lengthwise.export.server.metrics import Metrics
 from lengthwise.export.server.settings import ServeSettings
 
-_CHECKS_PER_TIMEOUT, _MAX_SECONDS_BETWEEN_CHECKS = 4, 0.2
-_CLOSED_PER_CHECK = 16
-_PROMPT_REFUSALS = 16  # of an address, at a time
+_CHECKS_PER_TIMEOUT, _MAX_SECONDS_BETWEEN_CHECKS = 4, 0.1
+_CLOSED_PER_CHECK = 8
+_PROMPT_REFUSALS = 8  # of an address, at a time
 _UNREAD_SECONDS = 2.0
 
 

@@ -254,7 +254,10 @@ def test_origin_that_no_browser_sends_is_refused(origin: str) -> None:
 # Text Embeddings Inference
 
 
-def test_client_of_text_embeddings_inference_works(server: ServerProcess, vector: Any) -> None:
+def test_client_of_text_embeddings_inference_works(
+    server: ServerProcess, vector: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)  # this machine is no network
     client = InferenceClient(server.url)
     np.testing.assert_allclose(client.feature_extraction("the cat")[0], vector, atol=VECTORS_TOLERANCE)
     found = client.feature_extraction("the cat", normalize=True, truncate=True, truncation_direction="Right")
