@@ -118,6 +118,8 @@ def test_request_that_arrives_too_slowly_is_refused(
                 answer = connection.recv(65_536)
             except TimeoutError:
                 continue
+        connection.settimeout(60)
+        answer += read_until_closed(connection)
     assert answer.startswith(b"HTTP/1.1 408 ")
     assert f"({setting})".encode() in answer
 
