@@ -331,7 +331,7 @@ def encode_dataset(
         DatasetError, TextError: the input cannot be read, or a row cannot be encoded.
         StoreError: the folder holds other vectors, or cannot be written.
     """
-    from lengthwise.data.dataset import Source, open_dataset
+    from lengthwise.data.dataset import Source, open_run_dataset
     from lengthwise.steps import encode_source
 
     encoder = model if isinstance(model, Encoder) else Encoder.load(model)
@@ -357,7 +357,7 @@ def encode_dataset(
         data[section] = {**data.get(section, {}), name: value} if name else value
     config = parse_settings(RunConfig, data, "encode_dataset")
     if isinstance(dataset, str | Path):
-        source = open_dataset(config.dataset, fingerprint)
+        source = open_run_dataset(config, fingerprint)
     else:
         found = fingerprint or getattr(dataset, "_fingerprint", None) or uuid.uuid4().hex
         source = Source(dataset, found, config.dataset)

@@ -41,7 +41,7 @@ def train_run_tokenizer(config: RunConfig, *, overwrite: bool = False) -> TextTo
         DatasetError: the dataset cannot be read.
         StoreError: the file cannot be written.
     """
-    from lengthwise.data.dataset import open_dataset
+    from lengthwise.data.dataset import open_run_dataset
     from lengthwise.tokens.training import train_tokenizer
 
     if config.tokenizer.path is None:
@@ -49,7 +49,7 @@ def train_run_tokenizer(config: RunConfig, *, overwrite: bool = False) -> TextTo
     path = Path(config.tokenizer.path)
     if path.exists() and not overwrite:
         raise TokenizerError(f"{path}: already exists, and models may depend on it; give --overwrite to replace it")
-    texts = open_dataset(config.dataset).texts()
+    texts = open_run_dataset(config).texts()
     tokenizer = train_tokenizer(texts, config.tokenizer.training, show_progress=True)
     write_atomically(path, tokenizer.to_json().encode())
     write_atomically(path.with_suffix(".run.yaml"), config.to_yaml().encode())
@@ -95,9 +95,10 @@ def sample_texts(config: RunConfig, rows: int = SAMPLE_ROWS) -> list[str]:
     Raises:
         DatasetError: the dataset cannot be read.
     """
-    from lengthwise.data.dataset import open_dataset
+    from lengthwise.data.dataset import open_run_dataset
 
-    return list(islice(open_dataset(config.dataset).texts(), rows))
+    source = open_run_dataset(config)
+    return list(islice(source.texts(), rows))
 
 
 def inspect_source(config: RunConfig, source: Source) -> tuple[Inspection, TokenizationSettings]:
@@ -121,7 +122,7 @@ def inspect_source(config: RunConfig, source: Source) -> tuple[Inspection, Token
     tokenizer = load_tokenizer(config.tokenizer.path or model_folder)
     tokenization = _load_tokenization(config)
     uncut = tokenization.model_copy(update={"max_length": None, "truncate": False})
-    texts = next(source.shards()).table[config.dataset.text_column]
+    texts = next(source.shards()).texts
     tokens = tokenize_texts(texts, tokenizer, uncut, bad_rows="zero")
     costs = expected_costs(config.encode.engine, config.encode.precision, config.encode.device)
     strategies = batch_strategies(costs, config.batching.max_tokens, config.batching.max_rows)
@@ -144,10 +145,10 @@ def encode_run(
         DatasetError, TextError: the input cannot be read, or a row cannot be encoded.
         StoreError: the folder holds other vectors, or cannot be written.
     """
-    from lengthwise.data.dataset import open_dataset
+    from lengthwise.data.dataset import open_run_dataset
     from lengthwise.run.report import write_report
 
-    source = open_dataset(config.dataset)
+    source = open_run_dataset(config)
     open_engine = _engine_opener(config)
     if cluster is None:
         return encode_source(config, source, *open_engine(config, None), part=part, fresh=fresh)

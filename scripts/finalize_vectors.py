@@ -18,11 +18,12 @@ def main(path: Path, overrides: tuple[str, ...], no_checksums: bool) -> None:
     The folder is complete if every row is there, every shard is unchanged, and all have the same columns. A run in one
     process, or on a cluster, does this by itself.
     """
-    from lengthwise.data.dataset import open_dataset
+    from lengthwise.data.dataset import open_run_dataset
     from lengthwise.run.finalize import finalize_folder
 
     config = load_run(path, overrides)
-    manifest = finalize_folder(config, open_dataset(config.dataset), verify=not no_checksums)
+    source = open_run_dataset(config)
+    manifest = finalize_folder(config, source, verify=not no_checksums)
     flags = ", ".join(f"{manifest[name]:,} {name}" for name in ("empty", "null", "bad", "truncated"))
     checked = "" if no_checksums else ", and their sha256 matches"
     click.echo(

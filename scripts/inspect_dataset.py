@@ -46,7 +46,7 @@ def summary(source: Source, found: Inspection, *, truncate: bool) -> str:
 )
 def main(path: Path, overrides: tuple[str, ...], picture: Path | None) -> None:
     """Tokenize the first shard of the run CONFIG (a YAML file), and show its lengths and what its batches cost."""
-    from lengthwise.data.dataset import open_dataset
+    from lengthwise.data.dataset import open_run_dataset
     from lengthwise.run.plots import dataset_figure
     from lengthwise.steps import inspect_source
     from lengthwise.util.plots import check_picture_path, save_figure
@@ -54,7 +54,7 @@ def main(path: Path, overrides: tuple[str, ...], picture: Path | None) -> None:
     config = load_run(path, overrides)
     if picture is not None:
         check_picture_path(picture)
-    source = open_dataset(config.dataset)
+    source = open_run_dataset(config)
     found, tokenization = inspect_source(config, source)
     click.echo(summary(source, found, truncate=tokenization.truncate))
     if picture is not None:

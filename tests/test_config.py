@@ -275,6 +275,26 @@ def test_column_kept_twice_is_refused(tmp_path: Path) -> None:
     assert "dataset.keep_columns is ['id', 'id'], which names a column twice" in message
 
 
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("csv.delimiter", '";;"', r"dataset\.csv\.delimiter is ';;', not one character"),
+        ("csv.delimiter", "'\"'", "not one character that is neither a quote nor a line break"),
+        ("csv.header", "false", r"dataset\.csv\.header is false, but the columns have no names"),
+        ("csv.column_names", "[a, a]", "which names a column twice"),
+        ("csv.types", "{}", "was renamed; write 'dataset.types' instead"),
+        ("csv.encoding", "cp1252", "was renamed; write 'dataset.encoding' instead"),
+        ("encoding", "utf9", r"dataset\.encoding is 'utf9', which is no encoding that Python knows"),
+        ("types.id", "text", r"dataset\.types\.id = 'text': input should be 'string'"),
+    ],
+)
+def test_wrong_setting_of_how_files_are_read(tmp_path: Path, key: str, value: str, message: str) -> None:
+    path = tmp_path / "run.yaml"
+    path.write_text("dataset: {path: rows.csv}\nmodel: {path: model}\n")
+    with pytest.raises(ConfigError, match=message):
+        load_config(path, [f"dataset.{key}={value}"])
+
+
 def test_truncation_needs_a_length(tmp_path: Path) -> None:
     config = load_config(write(tmp_path, MINIMAL), ["tokenizer.truncate=true"])
     assert config.resolve_tokenization(TokenizationSettings(max_length=3)).truncate

@@ -9,6 +9,7 @@
 from __future__ import annotations
 
 import contextlib
+import difflib
 import glob
 import hashlib
 import os
@@ -17,58 +18,33 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lengthwise.config import DatasetSettings
-from lengthwise.errors import DatasetError
+from lengthwise.data.files import FORMATS, DataFile, describe_archives, expand_archives, file_extension, file_format
+from lengthwise.errors import DatasetError, LengthwiseError
 from lengthwise.util.compat import patch_json_reader
 
 if TYPE_CHECKING:
     import datasets
 
-_FORMATS = {
-    ".parquet": "parquet",
-    ".json": "json",
-    ".jsonl": "json",
-    ".ndjson": "json",
-    ".csv": "csv",
-    ".tsv": "csv",
-    ".txt": "text",
-    ".arrow": "arrow",
-}
-_COMPRESSIONS = (".gz", ".bz2", ".xz", ".zst")
 SAVED_DATASET_FILES = ("state.json", "dataset_dict.json")  # of `save_to_disk`
+_READER_VERSION = 2  # raised when the same file gives other rows
 _PARQUET_BATCH_ROWS = 8_192  # the default, a file's first row group, makes `datasets` fail if that group is empty
 
 
-def file_extension(file: str | Path) -> str:
-    """A file's extension in lower case, without that of a compression."""
-    path = Path(file)
-    while path.suffix.lower() in _COMPRESSIONS:
-        path = path.with_suffix("")
-    return path.suffix.lower()
-
-
-def file_format(file: str | Path) -> str | None:
-    """The format that a file's extension names: parquet, json, csv, text or arrow; None for any other extension."""
-    return _FORMATS.get(file_extension(file))
-
-
-def common_format(files: Sequence[str | Path], settings: DatasetSettings) -> str:
+def common_format(paths: Sequence[str], settings: DatasetSettings) -> str:
     """`dataset.format`, or the one format of the files.
 
     Raises:
         DatasetError: the files have several formats, or none that is known.
     """
-    formats = {file_format(file) for file in files} - {None}
-    name = settings.format or (formats.pop() if len(formats) == 1 else None)
-    if name is None:
-        found = (
-            f"files of several formats ({', '.join(sorted(map(str, formats)))})"
-            if formats
-            else "no file of a known format"
-        )
-        raise DatasetError(
-            f"{settings.path}: {found}; set dataset.format to one of {', '.join(sorted(set(_FORMATS.values())))}"
-        )
-    return name
+    if settings.format is not None:
+        return settings.format
+    formats = {file_format(file.name) for file in expand_archives(paths, settings)} - {None}
+    if len(formats) == 1:
+        return str(formats.pop())
+    found = describe_archives(paths) or "no file of a known format"
+    if formats:
+        found = f"files of several formats ({', '.join(sorted(map(str, formats)))})"
+    raise DatasetError(f"{settings.path}: {found}; set dataset.format to one of {', '.join(FORMATS)}")
 
 
 def load_split(
@@ -137,33 +113,25 @@ def find_splits(folder: str, settings: DatasetSettings, visible: set[str]) -> di
     return splits
 
 
-def select_format(format_name: str, splits: dict[str, list[str]]) -> dict[str, list[str]]:
-    """The files of a format by split; all files of a split that has none of the format."""
-    return {
-        split: [file for file in files if file_format(file) == format_name] or files for split, files in splits.items()
+def select_format(
+    format_name: str, splits: dict[str, list[str]], settings: DatasetSettings
+) -> dict[str, list[DataFile]]:
+    """The files of a format by split, those in archives too; all files of a split that has none of the format."""
+    expanded = {split: expand_archives(files, settings) for split, files in splits.items()}
+    selected = {
+        split: [file for file in files if file_format(file.name) == format_name] or files
+        for split, files in expanded.items()
     }
+    for files in selected.values():
+        if (problem := describe_archives([file.path for file in files if file.member is None])) is not None:
+            raise DatasetError(f"{settings.path}: {problem}")
+    return selected
 
 
-def select_split(splits: dict[str, list[str]], settings: DatasetSettings) -> list[str]:
-    """The files that `dataset.split` is read from; all files if it is an expression such as "train[:10%]"."""
-    return splits.get(settings.split) or [file for files in splits.values() for file in files]
-
-
-def load_files(
-    format_name: str, splits: dict[str, list[str]], fingerprint: str, settings: DatasetSettings
-) -> datasets.Dataset | datasets.IterableDataset:
-    """`dataset.split` of files of one format.
-
-    Raises:
-        DatasetError: `datasets` cannot load it.
-    """
-    return load_split(
-        settings,
-        format_name,
-        data_files={split: [glob.escape(file) for file in files] for split, files in splits.items()},
-        cache_dir=cache_folder(fingerprint),
-        **read_options(format_name, [file for files in splits.values() for file in files], settings),
-    )
+def select_split(splits: dict[str, list[DataFile]], settings: DatasetSettings) -> list[str]:
+    """The paths that `dataset.split` is read from; all of them if it is an expression such as "train[:10%]"."""
+    files = splits.get(settings.split) or [file for found in splits.values() for file in found]
+    return list(dict.fromkeys(file.path for file in files))
 
 
 def fingerprint_files(versions: dict[str, str], settings: DatasetSettings) -> str:
@@ -174,11 +142,23 @@ def fingerprint_files(versions: dict[str, str], settings: DatasetSettings) -> st
     Args:
         versions: a string per path that changes with the file's contents.
     """
-    digest = hashlib.sha256(f"{settings.format} {settings.split}\n".encode())
+    options = f"{settings.format} {settings.split} {describe_options(settings)}"
+    digest = hashlib.sha256(f"{_READER_VERSION} {options}\n".encode())
     parent = os.path.commonpath([os.path.dirname(file) for file in versions])
     for file, version in versions.items():
         digest.update(f"{os.path.relpath(file, parent)} {version}\n".encode(errors="surrogateescape"))
     return digest.hexdigest()
+
+
+def reading_options(settings: DatasetSettings) -> list[Any]:
+    """The settings that decide what a file's rows are."""
+    return [settings.encoding, settings.field, sorted(settings.types.items()), settings.csv.model_dump()]
+
+
+def describe_options(settings: DatasetSettings) -> str:
+    """`reading_options` as a part of a fingerprint; empty if they are the defaults."""
+    options = reading_options(settings)
+    return "" if options == reading_options(DatasetSettings(path="")) else repr(options)
 
 
 def cache_folder(fingerprint: str) -> str:
@@ -204,10 +184,33 @@ def _parse_cell(cell: str) -> str | None:
     return cell or None
 
 
-def no_rows_error(settings: DatasetSettings) -> DatasetError:
-    """The error for an empty dataset."""
+def no_rows_error(settings: DatasetSettings, detail: str = "") -> DatasetError:
+    """The error for an empty dataset.
+
+    Args:
+        detail: what its files hold instead of rows.
+    """
     return DatasetError(
         f"{settings.path}: split {settings.split!r} has no rows; set dataset.path and dataset.split to one that has"
+        f"{f' ({detail})' if detail else ''}"
+    )
+
+
+def missing_column_error(
+    missing: Sequence[str], names: Sequence[str], settings: DatasetSettings, hint: str = ""
+) -> DatasetError:
+    """The error for columns that the input lacks."""
+    lower = {name.casefold().strip(): name for name in names}
+    close = [
+        lower.get(name.casefold().strip()) or next(iter(difflib.get_close_matches(name, names, 1)), None)
+        for name in missing
+    ]
+    meant = ", ".join(repr(name) for name in close if name is not None)
+    shown = ", ".join(map(repr, list(names)[:50])) + (f" and {len(names) - 50} more" if len(names) > 50 else "")
+    return DatasetError(
+        f"{settings.path}: there is no column {', '.join(map(repr, missing))}; the columns are {shown};"
+        f" set dataset.text_column and dataset.keep_columns to some of them"
+        f"{f' (did you mean {meant}?)' if meant else ''}{hint}"
     )
 
 
@@ -216,3 +219,12 @@ def describe_error(error: BaseException) -> str:
     while error.__cause__ is not None:
         error = error.__cause__
     return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+
+
+def known_cause(error: BaseException | None) -> LengthwiseError | None:
+    """This project's own error among an error's causes, if there is one: libraries wrap it."""
+    while error is not None:
+        if isinstance(error, LengthwiseError):
+            return error
+        error = error.__cause__ or error.__context__
+    return None

@@ -34,7 +34,7 @@ from typing import Any
 import numpy as np
 
 from lengthwise.config import ClusterSettings, RunConfig
-from lengthwise.data.dataset import Source, open_dataset
+from lengthwise.data.dataset import Source, open_run_dataset
 from lengthwise.encoder.engine import Engine
 from lengthwise.errors import LengthwiseError, RunError, StoreError
 from lengthwise.run.finalize import finalize
@@ -154,7 +154,7 @@ def _open_engine(
 ) -> tuple[Source, Engine, TextTokenizer, dict[str, Any]]:
     os.environ["RAYON_NUM_THREADS"] = str(config.cluster.cpus_per_worker)  # read when the first text is tokenized
     engine, tokenizer = open_engine(config, config.cluster.cpus_per_worker)
-    source = open_dataset(config.dataset, fingerprint)
+    source = open_run_dataset(config, fingerprint)
     return source, engine, tokenizer, run_identity(config, source, tokenizer, engine)
 
 

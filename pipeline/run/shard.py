@@ -112,10 +112,10 @@ class ShardEncoder:
         """The chunks of each shard, tokenized and planned. Of the engine only its settings are used."""
         started = time.perf_counter()
         for shard in shards:
-            texts = shard.table[self._config.dataset.text_column]
+            texts = shard.texts
             for start, stop in split_texts(texts, len(texts), CHUNK_BYTES):
                 is_last = stop == len(texts)
-                yield shard, self._plan_chunk(texts[start:stop], shard.first_row + start, is_last, started)
+                yield shard, self._plan_chunk(texts[start:stop], shard, start, is_last, started)
                 started = time.perf_counter()
 
     def encode_chunk(self, chunk: PlannedChunk, progress: Progress | None = None) -> EncodedChunk:
@@ -154,7 +154,7 @@ class ShardEncoder:
         is_null = np.zeros(shard.table.num_rows, np.bool_)
         is_null[list(bad)] = quarantine
         table = vector_table(
-            shard.table.select(list(self._config.dataset.keep_columns)),
+            shard.select(self._config.dataset.keep_columns),
             _join([chunk.vectors for chunk in chunks]),
             _join([chunk.lengths for chunk in chunks]),
             _join([chunk.truncated for chunk in chunks]),
@@ -176,9 +176,13 @@ class ShardEncoder:
         record = write_shard(self._folder, self._identity, self._with_features(table), counts, lines)
         return record, stats + ShardStats(stages=StageSeconds(write=time.perf_counter() - started))
 
-    def _plan_chunk(self, texts: pa.ChunkedArray, first_row: int, is_last: bool, started: float) -> PlannedChunk:
+    def _plan_chunk(
+        self, texts: pa.ChunkedArray, shard: Shard, start: int, is_last: bool, started: float
+    ) -> PlannedChunk:
+        first_row = shard.first_row + start
         try:
             tokens = tokenize_texts(texts, self._tokenizer, self._tokenization, bad_rows=self._config.encode.bad_rows)
+            tokens = _with_malformed(tokens, shard, start)
             ids = plan_tokens(tokens, self._engine, self._config.batching)
         except BadRowsError as error:
             raise error.counted_from(first_row) from error.__cause__
@@ -247,6 +251,17 @@ class ShardEncoder:
         features = datasets.Features.from_arrow_schema(table.schema)
         features.update({name: self._source.features[name] for name in self._config.dataset.keep_columns})
         return table.replace_schema_metadata(features.arrow_schema.metadata)
+
+
+def _with_malformed(tokens: RaggedTokens, shard: Shard, start: int) -> RaggedTokens:
+    """The tokens of a shard's rows from `start` on; malformed rows, whose texts are null, are bad for what is wrong."""
+    stop = start + len(tokens)
+    malformed = {row - start: reason for row, reason in shard.malformed.items() if start <= row < stop}
+    if not malformed:
+        return tokens
+    null = tokens.null.copy()
+    null[list(malformed)] = False
+    return replace(tokens, null=null, bad=dict(sorted({**tokens.bad, **malformed}.items())))
 
 
 def _measure_deviation(sample: Sample | None, failures: dict[int, str]) -> tuple[float, float] | tuple[None, None]:

@@ -100,17 +100,6 @@ def test_stream_casts_files_that_differ_in_a_columns_type(tmp_path: Path, shard_
     assert [(row["text"], row["n"]) for row in read_rows(source)] == [("a", 1.5), ("b", 2.0), ("c", 3.0), ("d", None)]
 
 
-@pytest.mark.parametrize("shard_rows", [10_000, 65_536])
-@pytest.mark.parametrize(("cell", "cause"), [("2.5", "truncated"), ("x", "'x'")])
-def test_stream_whose_types_cannot_be_cast(tmp_path: Path, cell: str, cause: str, shard_rows: int) -> None:
-    """Pandas infers a type per 10,000 rows."""
-    cells = [*map(str, range(10_000)), cell]
-    (tmp_path / "rows.csv").write_text("text,n\n" + "".join(f"a,{cell}\n" for cell in cells))
-    source = open_source(tmp_path / "rows.csv", streaming=True, shard_rows=shard_rows, keep_columns=("n",))
-    with pytest.raises(DatasetError, match=rf"column 'n' is \w+ in rows 10000 to 10000, but int64 before \(.*{cause}"):
-        read_rows(source)
-
-
 def test_columns_are_the_text_column_and_the_kept_ones(tmp_path: Path) -> None:
     rows = [{"c": 1, "b": "words", "a": [1.5], "unused": 0}]
     path = write(tmp_path / "rows.parquet", rows)

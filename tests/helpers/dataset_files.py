@@ -5,6 +5,7 @@ from __future__ import annotations
 import bz2
 import gzip
 import json
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ import pytest
 
 from lengthwise.config import DatasetSettings
 from lengthwise.data.dataset import Source, open_dataset
+from lengthwise.util.settings import parse_settings
 
 Row = dict[str, Any]
 
@@ -29,8 +31,15 @@ ROWS: list[Row] = [
 ROW_TEXTS = [row["text"] for row in ROWS]
 
 
-def open_source(path: Path | str, **changes: Any) -> Source:
-    return open_dataset(DatasetSettings(path=str(path), **changes))
+def rows_as_read(path: Path | str) -> list[Row]:
+    """`ROWS` as the file's format has them: the cells of CSV are strings."""
+    is_csv = re.search(r"\.[ct]sv(\.\w+)?$", str(path))
+    return [{**row, "id": str(row["id"])} for row in ROWS] if is_csv else ROWS
+
+
+def open_source(path: Path | str, *, keep_malformed: bool = False, **changes: Any) -> Source:
+    settings = parse_settings(DatasetSettings, {"path": str(path), **changes}, "test")
+    return open_dataset(settings, keep_malformed=keep_malformed)
 
 
 def read_rows(source: Source) -> list[Row]:
@@ -39,6 +48,14 @@ def read_rows(source: Source) -> list[Row]:
 
 def read_texts(path: Path | str, **changes: Any) -> list[str | None]:
     return [row["text"] for row in read_rows(open_source(path, **changes))]
+
+
+def read_malformed(path: Path | str, **changes: Any) -> tuple[list[Row], dict[int, str]]:
+    """All rows, and what is wrong with the malformed ones."""
+    shards = list(open_source(path, keep_malformed=True, **changes).shards())
+    rows = [row for shard in shards for row in shard.table.to_pylist()]
+    malformed = {shard.first_row + row: reason for shard in shards for row, reason in shard.malformed.items()}
+    return rows, malformed
 
 
 def to_json_lines(rows: Sequence[Row]) -> bytes:

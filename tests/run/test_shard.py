@@ -20,11 +20,11 @@ from helpers.engines import LookupEngine
 from helpers.runs import data_files, encode, run_config, source_of, vectors_at
 from helpers.texts import TEXTS
 from lengthwise.config import EncoderConfig
-from lengthwise.data.dataset import Source, open_dataset
+from lengthwise.data.dataset import Source, open_dataset, open_run_dataset
 from lengthwise.encoder.engine import encode_texts
 from lengthwise.encoder.model import seeded_encoder
 from lengthwise.encoder.torch_engine import TorchEngine
-from lengthwise.errors import TextError
+from lengthwise.errors import DatasetError, TextError
 from lengthwise.run.stats import ShardStats
 from lengthwise.tokens.tokenizer import TextTokenizer
 
@@ -79,6 +79,40 @@ def test_quarantine_has_the_reason_and_the_text_of_each_row(
     found = datasets.load_dataset(str(tmp_path / "out"), split="train")
     assert [vector is None for vector in found["embedding"]] == [row in (1, 3, 4) for row in range(7)]
     assert "3 rows could not be encoded (2 of them null or not Unicode)" in (tmp_path / "out/README.md").read_text()
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+@pytest.mark.parametrize("chunk_bytes", [2**20, 1])
+def test_malformed_rows_of_a_file_are_bad_rows(
+    tmp_path: Path,
+    tokenizer: TextTokenizer,
+    engine: LookupEngine,
+    monkeypatch: pytest.MonkeyPatch,
+    chunk_bytes: int,
+    streaming: bool,
+) -> None:
+    monkeypatch.setattr("lengthwise.run.shard.CHUNK_BYTES", chunk_bytes)
+    path = tmp_path / "rows.csv"
+    path.write_text("id,text\n01,moon\n02,rain,fell\n03,\n04,sea\n05\n")
+    changes = {"dataset": {"keep_columns": ["id", "text"], "streaming": streaming, "shard_rows": 4}}
+    config = run_config(tmp_path / "out", path, **changes)
+    with pytest.raises(DatasetError, match=r"rows\.csv, line 3: 3 cells, but the header has 2.*encode\.bad_rows"):
+        list(open_run_dataset(config).shards())
+    for policy in ("quarantine", "zero"):
+        config = run_config(tmp_path / policy, path, **changes, encode={"bad_rows": policy})
+        report = encode(config, open_run_dataset(config), tokenizer, engine)
+        assert (report.totals.rows, report.totals.bad, report.totals.null, report.totals.empty) == (5, 3, 1, 0)
+    assert quarantined(tmp_path / "quarantine") == [
+        {"row": 1, "reason": "rows.csv, line 3: 3 cells, but the header has 2", "text": "02,rain,fell"},
+        {"row": 2, "reason": "null", "text": None},
+        {"row": 4, "reason": "rows.csv, line 6: 1 cell, but the header has 2", "text": "05"},
+    ]
+    table = pq.read_table(tmp_path / "quarantine/data")
+    assert table["id"].to_pylist() == ["01", None, "03", "04", None]
+    assert table["text"].to_pylist() == ["moon", None, None, "sea", None]
+    assert [vector is None for vector in table["embedding"].to_pylist()] == [False, True, True, False, True]
+    np.testing.assert_array_equal(table["embedding"][3].as_py(), encode_texts(["sea"], tokenizer, engine)[0])
+    assert vectors_at(tmp_path / "zero").any(axis=1).tolist() == [True, False, False, True, False]
 
 
 def test_another_policy_rewrites_the_shards_with_bad_rows(

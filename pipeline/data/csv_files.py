@@ -1,0 +1,207 @@
+"""CSV and tab-separated files: each cell is exactly what the file holds, and only an empty cell is null.
+
+- Types are those that `dataset.types` declares, and strings otherwise: a type that is guessed from the first rows turns
+  007 into 7 and fails at A12.
+- A row has as many cells as the header has names, and a quoted cell ends before a delimiter or a line break. Any other
+  row is malformed. If it goes over several lines, its first line is the malformed row, and reading goes on at the next.
+- Nothing in a file tells a quoted cell of several lines from rows between two stray quotes. If each of its lines alone
+  has the cells of a row, it is taken for rows: in a file with tabs always, as texts hardly hold tabs, and otherwise
+  where that is no coincidence. `dataset.csv.quoting` decides it.
+"""
+
+from __future__ import annotations
+
+import csv
+import difflib
+import logging
+from collections import deque
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import pyarrow as pa
+
+from lengthwise.config import DatasetSettings
+from lengthwise.data.files import DataFile, file_extension
+from lengthwise.data.lines import find_undecodable, open_text
+from lengthwise.data.tables import Malformed, column_types, make_tables, row_error
+from lengthwise.errors import DatasetError
+
+NO_ROWS = (
+    "there is nothing but a header; if the first line is a row and not the names of the columns, give these in"
+    " dataset.csv.column_names"
+)
+_COINCIDENCE = 4  # this many delimiters, each where a row would have it, are none
+_OTHER_DELIMITERS = ";\t|,"
+_MAX_CELL = 2**31 - 1
+log = logging.getLogger(__name__)
+
+
+def read_schema(files: Sequence[DataFile], settings: DatasetSettings) -> pa.Schema:
+    """All columns of the files: their declared types, or string."""
+    headers = {file: _read_header(file, settings) for file in files}
+    names = dict.fromkeys(name for header in headers.values() for name in header or [])
+    for file, header in headers.items():
+        if header is not None:
+            _check_header(file, header, list(names), settings)
+    types = column_types(settings)
+    return pa.schema([(name, types.get(name, pa.string())) for name in names])
+
+
+def read_tables(file: DataFile, schema: pa.Schema, settings: DatasetSettings, *, keep_bad: bool) -> Iterator[pa.Table]:
+    """The rows of a file."""
+    return make_tables(_read_rows(file, schema.names, settings), file, schema, settings, keep_bad=keep_bad)
+
+
+def missing_column_hint(names: Sequence[str], settings: DatasetSettings) -> str:
+    """What may be the reason that a column is missing, for its error."""
+    if len(names) == 1:
+        for delimiter in _OTHER_DELIMITERS:
+            if settings.text_column in names[0].split(delimiter):
+                return f"; the delimiter seems to be {delimiter!r}: set dataset.csv.delimiter to it"
+    return "; if the first line is a row and not the names, give these in dataset.csv.column_names"
+
+
+class _Lines:
+    """The lines of a file; those of the current row can be given back.
+
+    Attributes:
+        row: the lines of the current row.
+        number: how many lines are taken, those of the current row included.
+    """
+
+    def __init__(self, lines: Iterator[str]) -> None:
+        self._lines, self._returned = lines, deque[str]()
+        self.row: list[str] = []
+        self.number = 0
+
+    def __iter__(self) -> _Lines:
+        return self
+
+    def __next__(self) -> str:
+        line = self._returned.popleft() if self._returned else next(self._lines)
+        self.row.append(line)
+        self.number += 1
+        return line
+
+    def give_back(self) -> str:
+        """All lines of the row but the first, which is returned."""
+        first, *others = self.row
+        self._returned.extendleft(reversed(others))
+        self.number -= len(others)
+        self.row = [first]
+        return first
+
+
+def _read_rows(
+    file: DataFile, columns: Sequence[str], settings: DatasetSettings
+) -> Iterator[tuple[int, Sequence[Any] | Malformed]]:
+    """Each row's line and the cells of the columns, None where one is empty or the file lacks the column."""
+    with open_text(file, settings) as text:
+        rows = _parse_rows(text, file, settings)
+        header = _take_header(rows, file, settings)
+        if header is None:
+            return
+        width = len(header)
+        positions = [header.index(name) if name in header else width for name in columns]
+        for line, row in rows:
+            if isinstance(row, Malformed):
+                yield line, row
+            else:
+                row.append("")  # the cell of a column that the file lacks
+                yield line, [row[position] or None for position in positions]
+
+
+def _parse_rows(text: Any, file: DataFile, settings: DatasetSettings) -> Iterator[tuple[int, list[str] | Malformed]]:
+    """Each row's first line and its cells, without empty lines; the first row decides how many cells there are."""
+    csv.field_size_limit(_MAX_CELL)  # of all readers of the process; the default is 128 KiB
+    options, delimiter = settings.csv, _delimiter(file, settings)
+    lines = _Lines(iter(text))
+    reader = csv.reader(
+        lines,
+        delimiter=delimiter,
+        quoting=csv.QUOTE_NONE if options.quoting == "none" else csv.QUOTE_MINIMAL,
+        escapechar=options.escape,
+        strict=True,
+    )
+    width = len(options.column_names) or None
+    while True:
+        lines.row = []
+        start = lines.number + 1
+        try:
+            row = next(reader)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            end = f"up to line {lines.number} " if lines.number > start else ""
+            reason = f"the quotes of a cell do not fit {end}({error}); set dataset.csv.quoting to none if they are text"
+            yield start, Malformed(reason, lines.give_back().rstrip("\r\n"))
+            continue
+        if not row or (width != 1 and len(row) == 1 and not row[0].strip()):
+            continue
+        width = width or len(row)
+        if len(lines.row) > 1 and _may_be_rows(lines.row, width, delimiter, settings):
+            reason = (
+                f"a quoted cell goes on to line {lines.number}, but each of these lines could be a row by itself;"
+                " set dataset.csv.quoting to standard if the cell is meant so, or to none if the quotes are text"
+            )
+            yield start, Malformed(reason, lines.give_back().rstrip("\r\n"))
+        elif len(row) != width:
+            cells = "1 cell" if len(row) == 1 else f"{len(row)} cells"
+            yield start, Malformed(f"{cells}, but the header has {width}", "".join(lines.row).rstrip("\r\n"))
+        else:
+            yield start, row
+
+
+def _may_be_rows(lines: Sequence[str], width: int, delimiter: str, settings: DatasetSettings) -> bool:
+    """Whether the lines of one row are more likely one row each."""
+    if width == 1 or settings.csv.quoting is not None:
+        return False
+    if any(line.count(delimiter) != width - 1 for line in lines):
+        return False
+    return delimiter == "\t" or (len(lines) - 1) * (width - 1) >= _COINCIDENCE
+
+
+def _take_header(
+    rows: Iterator[tuple[int, list[str] | Malformed]], file: DataFile, settings: DatasetSettings
+) -> list[str] | None:
+    """The names of the columns; None if the file has no row. Takes the header from the rows."""
+    names = list(settings.csv.column_names)
+    if names and not settings.csv.header:
+        return names
+    line, header = next(rows, (0, None))
+    if isinstance(header, Malformed):
+        raise row_error(settings, file, line, header.reason)
+    if header is None:
+        return None
+    for name in header:
+        if (problem := find_undecodable(name, settings)) is not None:
+            raise row_error(settings, file, line, problem)
+    return names or header
+
+
+def _read_header(file: DataFile, settings: DatasetSettings) -> list[str] | None:
+    with open_text(file, settings) as text:
+        return _take_header(_parse_rows(text, file, settings), file, settings)
+
+
+def _check_header(file: DataFile, header: list[str], known: Sequence[str], settings: DatasetSettings) -> None:
+    """Refuse a header in which a needed column is ambiguous or the text column is missing."""
+    for name in dict.fromkeys([settings.text_column, *settings.keep_columns]):
+        if header.count(name) > 1:
+            raise DatasetError(
+                f"{settings.path}: {file} has {header.count(name)} columns {name!r}; rename one in its header, or name"
+                " all columns in dataset.csv.column_names and set dataset.csv.header to true"
+            )
+        if name not in header and name in known:
+            if name == settings.text_column:
+                close = difflib.get_close_matches(name, header, n=1)
+                hint = f" (did you mean {close[0]!r}?)" if close else ""
+                raise DatasetError(
+                    f"{settings.path}: {file} has no column {name!r}, as other files have; its columns are"
+                    f" {', '.join(map(repr, header))}{hint}; leave the file out, or fix its header"
+                )
+            log.warning("%s: %s has no column %r; its rows have null there", settings.path, file, name)
+
+
+def _delimiter(file: DataFile, settings: DatasetSettings) -> str:
+    return settings.csv.delimiter or ("\t" if file_extension(file.name) in (".tsv", ".tab") else ",")

@@ -1,0 +1,185 @@
+"""Data files: local or at a URL, compressed or not, or members of a zip archive.
+
+- A compression is recognized by the file's first bytes, so that a wrong ending does no harm.
+- A zip archive is read as the data files in it, in the order of their names. Archives of other kinds are not read.
+"""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+import io
+import lzma
+import zipfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import IO, Any
+
+from lengthwise.config import DatasetSettings
+from lengthwise.errors import DatasetError
+
+_FORMATS = {
+    ".parquet": "parquet",
+    ".json": "json",
+    ".jsonl": "json",
+    ".ndjson": "json",
+    ".csv": "csv",
+    ".tsv": "csv",
+    ".tab": "csv",
+    ".txt": "text",
+    ".arrow": "arrow",
+}
+FORMATS = tuple(sorted(set(_FORMATS.values())))
+_COMPRESSIONS = (".gz", ".bz2", ".xz", ".zst")
+_OTHER_ARCHIVES = (".tar", ".tgz", ".tbz", ".tbz2", ".txz", ".7z", ".rar", ".cab", ".z")
+_MAGIC_BYTES = 10
+
+
+@dataclass(frozen=True)
+class DataFile:
+    """A file of rows.
+
+    Attributes:
+        path: a local path or a URL.
+        member: its name in the zip archive at `path`; None for a file that is none.
+    """
+
+    path: str
+    member: str | None = None
+
+    @property
+    def name(self) -> str:
+        """What its format follows from."""
+        return self.member or self.path
+
+    def __str__(self) -> str:
+        base = PurePosixPath(self.path).name
+        return base if self.member is None else f"{base}/{self.member}"
+
+
+def file_extension(file: object) -> str:
+    """A file's extension in lower case, without that of a compression."""
+    path = PurePosixPath(str(file))
+    while path.suffix.lower() in _COMPRESSIONS:
+        path = path.with_suffix("")
+    return path.suffix.lower()
+
+
+def file_format(file: object) -> str | None:
+    """The format that a file's extension names: parquet, json, csv, text or arrow; None for any other extension."""
+    return _FORMATS.get(file_extension(file))
+
+
+def open_file(path: str) -> IO[bytes]:
+    """Open a local path or a URL."""
+    if "://" not in path:
+        return open(path, "rb")
+    import fsspec
+
+    file: IO[bytes] = fsspec.open(path, "rb").open()
+    return file
+
+
+@contextmanager
+def open_data_file(file: DataFile) -> Iterator[IO[bytes]]:
+    """Open a data file, decompressed.
+
+    Raises:
+        DatasetError: it is an archive.
+    """
+    with ExitStack() as stack:
+        raw = stack.enter_context(open_file(file.path))
+        if file.member is not None:
+            raw = stack.enter_context(stack.enter_context(zipfile.ZipFile(raw)).open(file.member))
+        if not raw.seekable():  # some servers give a file from its beginning only
+            raw = io.BytesIO(raw.read())
+        yield _decompress(raw, file)
+
+
+def _decompress(raw: IO[bytes], file: DataFile) -> IO[bytes]:
+    """The decompressed file, if its first bytes are those of a compression."""
+    start = raw.read(_MAGIC_BYTES)
+    raw.seek(0)
+    for magic, decompress in _DECOMPRESS.items():
+        if start.startswith(magic):
+            opened: IO[bytes] = decompress(raw)
+            return opened
+    if start.startswith(b"PK\x03\x04"):
+        raise DatasetError(
+            f"{file.path}: {file} is a zip archive or an office document by its first bytes; give it the ending .zip if"
+            " it holds data files, or save the document as CSV"
+        )
+    return raw
+
+
+def _decompress_bz2(raw: IO[bytes]) -> IO[bytes]:
+    return bz2.BZ2File(raw)
+
+
+def _decompress_zstd(raw: IO[bytes]) -> IO[bytes]:
+    import pyarrow as pa
+
+    stream: Any = pa.CompressedInputStream(pa.PythonFile(raw, "r"), "zstd")
+    return io.BufferedReader(stream)
+
+
+_DECOMPRESS: dict[bytes, Callable[[IO[bytes]], Any]] = {
+    b"\x1f\x8b": lambda raw: gzip.GzipFile(fileobj=raw),
+    **{b"BZh%d1AY&SY" % level: _decompress_bz2 for level in range(1, 10)},
+    b"\xfd7zXZ\x00": lzma.LZMAFile,
+    b"\x28\xb5\x2f\xfd": _decompress_zstd,
+}
+
+
+def expand_archives(paths: Sequence[str], settings: DatasetSettings) -> list[DataFile]:
+    """The data files at the paths, in order; of a zip archive, its members in the order of their names.
+
+    Raises:
+        DatasetError: an archive is damaged or encrypted.
+    """
+    files: list[DataFile] = []
+    for path in paths:
+        files += _zip_members(path, settings) if file_extension(path) == ".zip" else [DataFile(path)]
+    return files
+
+
+def describe_archives(paths: Sequence[str]) -> str | None:
+    """What is wrong with the archives among paths that give no data file; None if there are none."""
+    for path in paths:
+        name, extension = PurePosixPath(path).name, file_extension(path)
+        if extension in _OTHER_ARCHIVES:
+            return (
+                f"{name} is an archive of a kind that is not read ({extension}); unpack it, or pack the files as .zip"
+            )
+        if extension == ".zip":
+            members = _list_zip(path)
+            found = f"its members are {', '.join(map(repr, members[:5]))}" if members else "it is empty"
+            return f"the zip archive {name} holds no file of a known format ({found})"
+    return None
+
+
+def _zip_members(path: str, settings: DatasetSettings) -> list[DataFile]:
+    names = _list_zip(path)
+    chosen = [name for name in names if file_format(name) is not None]
+    if settings.format is not None:
+        chosen = [name for name in chosen if file_format(name) == settings.format] or names
+    return [DataFile(path, name) for name in chosen]
+
+
+def _list_zip(path: str) -> list[str]:
+    """The names of an archive's files, sorted, without hidden ones."""
+    try:
+        with open_file(path) as raw, zipfile.ZipFile(raw) as archive:
+            infos = [info for info in archive.infolist() if not info.is_dir() and _is_data(info.filename)]
+    except zipfile.BadZipFile as error:
+        raise DatasetError(f"{path}: the zip archive cannot be read ({error}); pack it again") from error
+    if encrypted := [info.filename for info in infos if info.flag_bits & 1]:
+        raise DatasetError(f"{path}: the member {encrypted[0]!r} is encrypted; unpack the archive with its password")
+    return sorted(info.filename for info in infos)
+
+
+def _is_data(member: str) -> bool:
+    """Whether no part of a member's path is hidden, temporary, or the __MACOSX folder that macOS adds."""
+    return not any(part.startswith((".", "_")) for part in PurePosixPath(member).parts)

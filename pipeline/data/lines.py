@@ -1,0 +1,115 @@
+"""Text files: lines decoded from bytes, and errors that name the byte, the line and the likely encoding.
+
+- Bytes that are not in the encoding become lone surrogates (PEP 383), so that one bad line does not take the file with
+  it; whoever makes rows of the lines finds them with `find_undecodable`.
+- Without `dataset.encoding` a file is UTF-8, with or without a byte order mark. UTF-16 is never guessed: its texts
+  could be read as UTF-8 with a NUL after each letter.
+"""
+
+from __future__ import annotations
+
+import codecs
+import io
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TextIO
+
+from lengthwise.config import DatasetSettings
+from lengthwise.data.files import DataFile, open_data_file
+from lengthwise.errors import DatasetError
+from lengthwise.util.encodings import guess_encoding, guess_wide
+
+_SAMPLE_BYTES = 4_096
+# Byte order marks that the codec does not drop itself.
+_MARKS = {
+    "utf-16-le": codecs.BOM_UTF16_LE,
+    "utf-16-be": codecs.BOM_UTF16_BE,
+    "utf-32-le": codecs.BOM_UTF32_LE,
+    "utf-32-be": codecs.BOM_UTF32_BE,
+}
+_FIRST_ESCAPE, _LAST_ESCAPE = "\udc80", "\udcff"  # what PEP 383 makes of the bytes 128 to 255
+
+
+@contextmanager
+def open_text(file: DataFile, settings: DatasetSettings, newline: str | None = "") -> Iterator[TextIO]:
+    """Open a data file as text.
+
+    Args:
+        newline: as of `open`; "" leaves line breaks as they are.
+
+    Raises:
+        DatasetError: the file is in an encoding that can be recognized, and `dataset.encoding` does not name it.
+    """
+    with open_data_file(file) as raw:
+        buffered = raw if hasattr(raw, "peek") else io.BufferedReader(raw)  # type: ignore[arg-type]
+        encoding = _codec(settings)
+        if encoding == "utf-8-sig":
+            _check_utf8(buffered.peek(_SAMPLE_BYTES)[:_SAMPLE_BYTES], file, settings)
+        mark = _MARKS.get(encoding, b"")
+        if buffered.peek(len(mark))[: len(mark)] == mark:
+            buffered.read(len(mark))
+        text = io.TextIOWrapper(buffered, encoding, "surrogateescape", newline)
+        try:
+            yield text
+        except UnicodeDecodeError as error:  # of an encoding of several bytes per character
+            raise DatasetError(
+                f"{settings.path}: the rows cannot be read ({file}: {error.reason}, byte"
+                f" 0x{error.object[error.start]:02x} is not {encoding}); set dataset.encoding to the file's encoding"
+            ) from error
+        finally:
+            text.detach()
+
+
+def find_undecodable(text: str, settings: DatasetSettings) -> str | None:
+    """What is wrong with a text that has bytes of another encoding, or no Unicode; None if nothing is."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        character = text[error.start]
+        if not _FIRST_ESCAPE <= character <= _LAST_ESCAPE:
+            return f"a lone surrogate {character!r} at character {error.start + 1}, which is not Unicode"
+        encoding = _codec(settings)
+        data = text.encode(encoding, "surrogateescape").removeprefix(codecs.BOM_UTF8)
+        position = len(text[: error.start].encode(encoding, "surrogateescape").removeprefix(codecs.BOM_UTF8)) + 1
+        name = "UTF-8" if encoding == "utf-8-sig" else encoding
+        return (
+            f"byte {position}, 0x{ord(character) - 0xDC00:02x}, is not {name}; the encoding is likely"
+            f" {guess_encoding(data)}, and dataset.encoding sets it"
+        )
+    return None
+
+
+def show_undecodable(text: str) -> str:
+    r"""A text whose undecodable bytes are written as `\xff`, and lone surrogates as `\ud800`."""
+    return text.encode("utf-8", "surrogateescape" if _has_escapes_only(text) else "backslashreplace").decode(
+        "utf-8", "backslashreplace"
+    )
+
+
+def _codec(settings: DatasetSettings) -> str:
+    """Python's name of the encoding; UTF-8 is read with or without a byte order mark."""
+    encoding = codecs.lookup(settings.encoding or "utf-8").name
+    return "utf-8-sig" if encoding == "utf-8" else encoding
+
+
+def _check_utf8(start: bytes, file: DataFile, settings: DatasetSettings) -> None:
+    """Refuse a file that begins like UTF-16, UTF-32, or one of another format."""
+    if start.startswith((b"PAR1", b"ARROW1")):
+        found = "parquet" if start.startswith(b"PAR1") else "arrow"
+        raise DatasetError(
+            f"{settings.path}: {file} is in the format {found} by its first bytes, not text; set dataset.format to it"
+        )
+    if (encoding := guess_wide(start)) is not None:
+        shown = " ".join(f"0x{byte:02x}" for byte in start[:4])
+        raise DatasetError(
+            f"{settings.path}: the rows cannot be read ({file}, line 1: not UTF-8: it begins with the bytes {shown};"
+            f" the encoding is likely {encoding}); set dataset.encoding to {encoding}"
+        )
+
+
+def _has_escapes_only(text: str) -> bool:
+    try:
+        text.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:
+        return False
+    return True

@@ -1,0 +1,137 @@
+"""Compressed files and archives."""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+import io
+import lzma
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from helpers.dataset_files import ROW_TEXTS, ROWS, open_source, read_rows, read_texts, to_csv, to_json_lines
+from lengthwise.errors import DatasetError
+
+STREAMING = pytest.mark.parametrize("streaming", [False, True])
+TEXTS = {"a.csv": b"text,id\na,1\n", "b.csv": b"text,id\nb,2\n"}
+
+
+def make_zip(members: dict[str, bytes]) -> bytes:
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, contents in members.items():
+            archive.writestr(name, contents)
+    return file.getvalue()
+
+
+def make_parquet(rows: list[dict[str, Any]]) -> bytes:
+    file = io.BytesIO()
+    pq.write_table(pa.Table.from_pylist(rows), file)
+    return file.getvalue()
+
+
+@STREAMING
+@pytest.mark.parametrize("name", ["rows.csv", "rows.csv.gz", "rows.csv.zst"])
+@pytest.mark.parametrize(
+    "compress",
+    [gzip.compress, bz2.compress, lzma.compress, lambda data: pa.compress(data, "zstd", asbytes=True), bytes],
+)
+def test_compression_is_known_by_the_first_bytes(tmp_path: Path, name: str, compress: Any, streaming: bool) -> None:
+    (tmp_path / name).write_bytes(compress(to_csv(ROWS, ",")))
+    assert read_texts(tmp_path / name, streaming=streaming) == ROW_TEXTS
+
+
+def test_parts_of_a_compressed_file_are_joined(tmp_path: Path) -> None:
+    """As bgzip and concatenation write them."""
+    for compress, name in ((gzip.compress, "gz"), (bz2.compress, "bz2"), (lzma.compress, "xz")):
+        (tmp_path / f"rows.txt.{name}").write_bytes(compress(b"one\n") + compress(b"two\n"))
+        assert read_texts(tmp_path / f"rows.txt.{name}") == ["one", "two"]
+
+
+@STREAMING
+@pytest.mark.parametrize(
+    "members",
+    [
+        {"rows.csv": to_csv(ROWS, ",")},
+        {"folder/rows.tsv": to_csv(ROWS, "\t"), "folder/": b"", "__MACOSX/folder/._rows.tsv": b"x", ".DS_Store": b"x"},
+        {"rows.jsonl": to_json_lines(ROWS), "LICENSE": b"none"},
+        {"2.jsonl.gz": gzip.compress(to_json_lines(ROWS[2:])), "1.jsonl": to_json_lines(ROWS[:2])},
+        {"rows.parquet": make_parquet(ROWS)},
+    ],
+)
+def test_zip_archive(tmp_path: Path, members: dict[str, bytes], streaming: bool) -> None:
+    (tmp_path / "rows.zip").write_bytes(make_zip(members))
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder/train.zip").write_bytes(make_zip(members))
+    with fsspec.open(f"memory://{tmp_path.name}/rows.zip", "wb") as file:
+        file.write(make_zip(members))
+    for path in (tmp_path / "rows.zip", tmp_path / "folder", f"memory://{tmp_path.name}/rows.zip"):
+        assert read_texts(path, streaming=streaming) == ROW_TEXTS
+
+
+@pytest.mark.parametrize(
+    ("members", "message"),
+    [
+        ({"a.csv": b"", "b.jsonl": b""}, r"files of several formats \(csv, json\); set dataset\.format"),
+        ({"notes.docx": b""}, r"zip archive rows\.zip holds no file of a known format \(its members are 'notes\.docx'"),
+        ({}, r"zip archive rows\.zip holds no file of a known format \(it is empty\)"),
+    ],
+)
+def test_zip_archive_without_one_format(tmp_path: Path, members: dict[str, bytes], message: str) -> None:
+    (tmp_path / "rows.zip").write_bytes(make_zip(members))
+    with pytest.raises(DatasetError, match=message):
+        open_source(tmp_path / "rows.zip")
+
+
+def test_format_selects_the_members(tmp_path: Path) -> None:
+    path = tmp_path / "rows.zip"
+    path.write_bytes(make_zip({**TEXTS, "c.jsonl": b'{"text": "c"}\n', "README.txt": b"not a row"}))
+    assert read_texts(path, format="json") == ["c"]
+    assert read_texts(path, format="csv") == ["a", "b"]
+    path.write_bytes(make_zip({"rows.data": b"text\na\n"}))
+    assert read_texts(path, format="csv") == ["a"]
+
+
+def test_error_names_the_member(tmp_path: Path) -> None:
+    (tmp_path / "rows.zip").write_bytes(make_zip({**TEXTS, "c.csv": b"text,id\nc,3,\n"}))
+    with pytest.raises(DatasetError, match=r"rows\.zip: .*\(rows\.zip/c\.csv, line 2: 3 cells"):
+        read_rows(open_source(tmp_path / "rows.zip"))
+
+
+def test_archive_that_cannot_be_read(tmp_path: Path) -> None:
+    (tmp_path / "rows.zip").write_bytes(make_zip(TEXTS)[:-30])
+    with pytest.raises(DatasetError, match=r"zip archive cannot be read .* pack it again"):
+        open_source(tmp_path / "rows.zip")
+    data = bytearray(make_zip({"a.csv": b"text\n"}))
+    for mark, offset in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
+        data[data.index(mark) + offset] |= 1
+    (tmp_path / "rows.zip").write_bytes(data)
+    with pytest.raises(DatasetError, match=r"the member 'a\.csv' is encrypted"):
+        open_source(tmp_path / "rows.zip")
+
+
+@pytest.mark.parametrize("format_name", [None, "csv"])
+@pytest.mark.parametrize("name", ["rows.tar", "rows.tar.gz", "rows.tgz", "rows.7z", "rows.rar"])
+def test_other_archives_are_refused(tmp_path: Path, name: str, format_name: str | None) -> None:
+    (tmp_path / name).write_bytes(b"text\na\n")
+    with pytest.raises(DatasetError, match=rf"{name} is an archive .* unpack it, or pack the files as \.zip"):
+        open_source(tmp_path / name, format=format_name)
+
+
+@pytest.mark.parametrize(
+    ("contents", "message"),
+    [
+        (make_zip(TEXTS), r"rows\.csv is a zip archive or an office document .* ending \.zip"),
+        (make_parquet(ROWS), r"rows\.csv is in the format parquet by its first bytes"),
+    ],
+)
+def test_file_of_another_kind_than_its_ending(tmp_path: Path, contents: bytes, message: str) -> None:
+    (tmp_path / "rows.csv").write_bytes(contents)
+    with pytest.raises(DatasetError, match=message):
+        open_source(tmp_path / "rows.csv")
