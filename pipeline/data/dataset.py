@@ -13,7 +13,6 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from lengthwise.config import DatasetSettings, RunConfig
-from lengthwise.data.builder import open_files, read_card
 from lengthwise.data.files import file_format
 from lengthwise.data.readers import (
     SAVED_DATASET_FILES,
@@ -98,6 +97,8 @@ def _open_local(
     path: Path, files: list[Path], settings: DatasetSettings, known_fingerprint: str | None, keep_malformed: bool
 ) -> Source:
     """Open a folder of `save_to_disk`, a folder with a dataset card, or files of one format."""
+    from lengthwise.data.builder import open_files  # here, as it imports `datasets`
+
     if path.is_dir() and any((path / name).exists() for name in SAVED_DATASET_FILES):
         fingerprint = known_fingerprint or _fingerprint_local(files, settings)
         return Source(load_saved_dataset(path, settings), fingerprint, settings)
@@ -129,6 +130,8 @@ def _open_card(
 ) -> Source:
     """Open the data files that a folder's README.md names."""
     import datasets
+
+    from lengthwise.data.builder import open_files, read_card
 
     try:
         card = datasets.load_dataset_builder(str(folder), settings.name)
@@ -174,6 +177,7 @@ def _open_remote(
     files: RemoteFiles, settings: DatasetSettings, known_fingerprint: str | None, keep_malformed: bool
 ) -> Source:
     """Open a folder of `save_to_disk`, or files of one format."""
+    from lengthwise.data.builder import open_files
 
     def fingerprint_remote(paths: Iterable[str]) -> str:
         return known_fingerprint or fingerprint_files({path: files.version(path) for path in paths}, settings)

@@ -53,8 +53,9 @@ def open_text(file: DataFile, settings: DatasetSettings, newline: str | None = "
             yield text
         except UnicodeDecodeError as error:  # of an encoding of several bytes per character
             raise DatasetError(
-                f"{settings.path}: the rows cannot be read ({file}: {error.reason}, byte"
-                f" 0x{error.object[error.start]:02x} is not {encoding}); set dataset.encoding to the file's encoding"
+                f"{settings.path}: the rows cannot be read ({file}, line {_find_line(file, encoding)}: {error.reason}:"
+                f" byte 0x{error.object[error.start]:02x} is not {encoding}); set dataset.encoding to the file's"
+                " encoding"
             ) from error
         finally:
             text.detach()
@@ -84,6 +85,25 @@ def show_undecodable(text: str) -> str:
     return text.encode("utf-8", "surrogateescape" if _has_escapes_only(text) else "backslashreplace").decode(
         "utf-8", "backslashreplace"
     )
+
+
+def _find_line(file: DataFile, encoding: str) -> int:
+    """The line of the first byte that cannot be decoded; the whole file is read again for it."""
+    decoder, line = codecs.getincrementaldecoder(encoding)(), 1
+    with open_data_file(file) as raw:
+        while block := raw.read(_SAMPLE_BYTES):
+            state = decoder.getstate()
+            try:
+                line += decoder.decode(block).count("\n")
+            except UnicodeDecodeError:
+                decoder.setstate(state)
+                for byte in block:
+                    try:
+                        line += decoder.decode(bytes([byte])).count("\n")
+                    except UnicodeDecodeError:
+                        break
+                return line
+    return line
 
 
 def _codec(settings: DatasetSettings) -> str:

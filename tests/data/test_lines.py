@@ -83,9 +83,10 @@ def test_byte_that_the_declared_encoding_lacks(tmp_path: Path) -> None:
     (tmp_path / "rows.txt").write_bytes(b"good\nbad \x81\n")
     with pytest.raises(DatasetError, match=r"rows\.txt, line 2: .*byte 5, 0x81, is not cp1252"):
         read_texts(tmp_path / "rows.txt", encoding="cp1252")
-    (tmp_path / "rows.txt").write_bytes("good\n".encode("utf-16") + b"\x00")
-    with pytest.raises(DatasetError, match=r"rows\.txt: .*is not utf-16"):
-        read_texts(tmp_path / "rows.txt", encoding="utf-16")
+    for encoding, bad in (("utf-16", b"\x00"), ("utf-16-be", b"\xdc\x00\x00a"), ("shift_jis", b"\x81\x20")):
+        (tmp_path / "rows.txt").write_bytes(("good\n" * 3_000).encode(encoding) + bad)
+        with pytest.raises(DatasetError, match=rf"rows\.txt, line 3001: .*is not {encoding}"):
+            read_texts(tmp_path / "rows.txt", encoding=encoding)
 
 
 @STREAMING
