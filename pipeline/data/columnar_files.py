@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Sequence
-from contextlib import closing
 from typing import Any
 
 import pyarrow as pa
@@ -53,13 +52,12 @@ def read_schema(files: Sequence[DataFile], settings: DatasetSettings) -> pa.Sche
 def read_tables(file: DataFile, schema: pa.Schema, settings: DatasetSettings, *, keep_bad: bool) -> Iterator[pa.Table]:
     """The rows of a file."""
     first_row = 0
-    with closing(_read_batches(file, schema.names, settings)) as batches:
-        for table in batches:
-            columns = [_cast(table, field, file, first_row, settings) for field in schema]
-            first_row += table.num_rows
-            if keep_bad:
-                columns.append(pa.nulls(table.num_rows, pa.string()))
-            yield pa.table(columns, schema=with_bad_row(schema) if keep_bad else schema)
+    for table in _read_batches(file, schema.names, settings):
+        columns = [_cast(table, field, file, first_row, settings) for field in schema]
+        first_row += table.num_rows
+        if keep_bad:
+            columns.append(pa.nulls(table.num_rows, pa.string()))
+        yield pa.table(columns, schema=with_bad_row(schema) if keep_bad else schema)
 
 
 def _read_batches(file: DataFile, names: Sequence[str], settings: DatasetSettings) -> Iterator[pa.Table]:

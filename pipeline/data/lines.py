@@ -12,7 +12,7 @@ import codecs
 import io
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TextIO
+from typing import Any, TextIO
 
 from lengthwise.config import DatasetSettings
 from lengthwise.data.files import DataFile, open_data_file
@@ -41,7 +41,8 @@ def open_text(file: DataFile, settings: DatasetSettings, newline: str | None = "
         DatasetError: the file is in an encoding that can be recognized, and `dataset.encoding` does not name it.
     """
     with open_data_file(file) as raw:
-        buffered = raw if hasattr(raw, "peek") else io.BufferedReader(raw)  # type: ignore[arg-type]
+        stream: Any = raw
+        buffered = stream if hasattr(stream, "peek") else io.BufferedReader(stream)
         encoding = _codec(settings)
         if encoding == "utf-8-sig":
             _check_utf8(buffered.peek(_SAMPLE_BYTES)[:_SAMPLE_BYTES], file, settings)
