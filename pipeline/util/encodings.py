@@ -18,7 +18,7 @@ def guess_encoding(data: bytes) -> str:
         return encoding
     high = sum(byte >= 0x80 for byte in data)
     letters = sum(chr(byte).isalpha() for byte in data if byte < 0x80)
-    if high > letters:  # mostly another script
+    if high > max(letters, 9):  # mostly another script, and enough of it
         from charset_normalizer import from_bytes
 
         best = from_bytes(data).best()

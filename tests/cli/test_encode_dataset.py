@@ -35,24 +35,26 @@ def test_whitespace_texts_count_as_empty(trained: Path, tmp_path: Path, invoke: 
     assert "3 empty" in result.stdout
 
 
-NOT_TEXTS: dict[str, tuple[bytes, str]] = {
-    "null": (b'{"text": "moon"}\n{"text": null}\n{"text": "rain"}\n', "(row 1: null)"),
-    "bytes": (b'{"text": "moon"}\n{"text": "\xff"}\n{"text": "rain"}\n', "(row 1: not Unicode"),
+NOT_TEXTS: dict[str, tuple[bytes, str, int]] = {
+    "null": (b'{"text": "moon"}\n{"text": null}\n{"text": "rain"}\n', "(row 1: null)", 1),
+    "bytes": (b'{"text": "moon"}\n{"text": "\xff"}\n{"text": "rain"}\n', "line 2: the column 'text': byte 1, 0xff", 0),
+    "not JSON": (b'{"text": "moon"}\n{"text": "sea\n{"text": "rain"}\n', "line 2: not valid JSON", 0),
 }
 
 
 @pytest.mark.parametrize("case", NOT_TEXTS)
 def test_null_rows_stop_a_run_or_become_zeros(trained: Path, tmp_path: Path, invoke: Invoke, case: str) -> None:
-    data, expected = NOT_TEXTS[case]
+    data, expected, null = NOT_TEXTS[case]
     (tmp_path / "in.jsonl").write_bytes(data)
     path = ("--set", f"dataset.path={tmp_path / 'in.jsonl'}")
     message = refusal(invoke("encode_dataset", trained, *path))
     assert expected in message
-    assert "or set encode.bad_rows to quarantine" in message
+    assert "set encode.bad_rows to quarantine" in message
     assert not [name for name in contents(tmp_path / "vectors") if name.startswith("data") or name.endswith(".part")]
-    result = invoke("encode_dataset", trained, *path, "--set", "encode.bad_rows=zero")
+    path = (*path, "--set", "encode.bad_rows=zero")
+    result = invoke("encode_dataset", trained, *path)
     assert result.exit_code == 0, result.stderr
-    assert "3 rows, 2 tokens (0 empty, 1 null, 0 truncated)" in result.stdout
+    assert f"3 rows, 2 tokens (0 empty, {null} null, 0 truncated)" in result.stdout
     found = pq.read_table(tmp_path / "vectors/data")["embedding"].to_pylist()
     assert [any(vector) for vector in found] == [True, False, True]
     assert "1 null or not Unicode" in invoke("inspect_dataset", trained, *path).stdout

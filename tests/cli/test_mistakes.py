@@ -65,11 +65,11 @@ BAD_INPUTS: dict[str, tuple[str, bytes, str]] = {
     "missing column": ("in.jsonl", b'{"body": "a"}\n', "there is no column 'text'; the columns are 'body'"),
     "not text": ("in.jsonl", b'{"text": 7}\n', "the column 'text' is Value('int64'), not text"),
     "lists": ("in.jsonl", b'{"text": ["a"]}\n', "the column 'text' is List(Value('string')), not text"),
-    "broken JSON": ("in.jsonl", b'{"text": "a"}\n{"text": "b\n', "in.jsonl: split 'train' cannot be loaded (ArrowIn"),
-    "lone surrogate": ("in.jsonl", b'{"text": "a\\ud800b"}\n', "The surrogate pair in string is invalid"),
-    "broken parquet": ("in.parquet", b"PAR1", "in.parquet: split 'train' cannot be loaded (ArrowInvalid"),
+    "broken JSON": ("in.jsonl", b'{"text": "a"}\n{"text": "b\n', "in.jsonl, line 2: not valid JSON: Unterminated"),
+    "lone surrogate": ("in.jsonl", b'{"text": "a\\ud800b"}\n', "a lone surrogate '\\ud800' at character 2, which is"),
+    "broken parquet": ("in.parquet", b"PAR1", "in.parquet: the rows cannot be read (ArrowInvalid"),
     "unknown format": ("in.docx", b"PK", "in.docx: no file of a known format; set dataset.format"),
-    "not UTF-8": ("in.txt", b"caf\xe9\n", "in.txt: split 'train' cannot be loaded (UnicodeDecodeError"),
+    "not UTF-8": ("in.txt", b"caf\xe9\n", "in.txt, line 1: the column 'text': byte 4, 0xe9, is not UTF"),
 }
 
 
