@@ -60,7 +60,7 @@ class Comparison:
             was compared.
         batch_difference: the largest of the runtime from itself.
         p99_difference: the 99th percentile over the vectors' values.
-        cosine: the smallest of a vector to PyTorch's.
+        cosine: the smallest of a vector to PyTorch's; None if vectors are single numbers.
         cases: the largest difference of each comparison.
         rows: each vector of the cases in `row_groups`.
     """
@@ -146,7 +146,7 @@ class Comparator:
         differences = scaled_difference(found, expected, oracle.accumulated).max(axis=1)
         of_rows = cosines(found, expected)
         real = np.flatnonzero(case.lengths)
-        if len(real):
+        if len(real) and vectors_have_a_direction(expected):
             smallest = float(of_rows[real].min())
             self._cosine = float(np.minimum(smallest if self._cosine is None else self._cosine, smallest))
         if case.group in self._row_groups:
@@ -196,6 +196,11 @@ def _largest(cases: Sequence[CaseResult], of_batch: bool) -> float | None:
 
 def _nan_to_inf(difference: float) -> float:
     return float("inf") if np.isnan(difference) else float(difference)
+
+
+def vectors_have_a_direction(vectors: NDArray[np.floating]) -> bool:
+    """Whether a cosine says something of vectors, [batch, dim]: that of two single numbers is but their signs."""
+    return vectors.shape[1] > 1
 
 
 def cosines(found: NDArray[np.floating], expected: NDArray[np.floating]) -> NDArray[np.float64]:

@@ -27,6 +27,23 @@ def test_accumulated_error_of_known_states() -> None:
     np.testing.assert_allclose(accumulated_error(states, weights), [5, (4 * 25 + 4 * 32) ** 0.5])
 
 
+def test_accumulated_error_of_a_repeated_state_has_the_rounding_of_its_sum() -> None:
+    """Each of 512 steps rounds the sum the same way, so the errors of the steps do not cancel."""
+    states = np.full((512, 3), np.float32(0.3))
+    total = np.float32(0)
+    for value in states[:, 0]:
+        total += value
+    rounding = abs(float(total) - 512 * float(np.float32(0.3)))
+    sums = 512 * float(np.float32(0.3))
+    weights = np.array([[1.0, 1.0, 1.0], [1.0, -1.0, 0.0]])
+    expected = [(3 * (512 + sums**2)) ** 0.5 + 2 * 3 * rounding / 1e-6, (2 * (512 + sums**2)) ** 0.5]
+    np.testing.assert_allclose(accumulated_error(states, weights), expected, rtol=1e-6)
+    assert rounding > 1e-5
+    in_pairs = states.sum(axis=0, dtype=np.float64) @ weights.T
+    in_order = np.cumsum(states, axis=0, dtype=np.float32)[-1].astype(np.float64) @ weights.T
+    assert (np.abs(in_pairs - in_order) <= 1e-6 * accumulated_error(states, weights)).all()
+
+
 @pytest.mark.parametrize("projection", [None, 3])
 def test_oracle_has_the_accumulated_error_of_sums(
     projection: int | None, encoder_config: Callable[..., EncoderConfig]

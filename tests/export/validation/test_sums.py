@@ -28,8 +28,9 @@ from lengthwise.encoder.model import PackedEncoder, seeded_encoder
 from lengthwise.export.artifact.build import build_artifact
 from lengthwise.export.artifact.oracle import Oracle, compute_oracle
 from lengthwise.export.graphs.portable import to_portable
-from lengthwise.export.graphs.trace import trace_to_onnx
-from lengthwise.export.graphs.variants import NATIVE, VARIANTS
+from lengthwise.export.graphs.rewrite import REWRITES
+from lengthwise.export.graphs.trace import save_onnx, trace_to_onnx
+from lengthwise.export.graphs.variants import FP16, INT8, NATIVE, VARIANTS
 from lengthwise.export.runtimes import Outputs, Runtime
 from lengthwise.export.runtimes.onnxruntime import OnnxRuntimeCpu
 from lengthwise.export.runtimes.pytorch import PyTorchEager, PyTorchStepwise
@@ -52,7 +53,10 @@ def sums() -> Sums:
     """
     config = EncoderConfig(vocab_size=300, embedding_dim=16, hidden_size=257, pooling="sum", projection_dim=1)
     encoder = seeded_encoder(config, 3)
-    cases = [*grid_cases(300), *vocabulary_cases(300)]
+    ids, lengths = np.random.default_rng(5).integers(300, size=(4, 512)), np.array([512, 3, 200, 512])
+    ids[0] = 3  # a token that is repeated: each step rounds the sum the same way
+    repeated = Case("a repeated token", "real texts", ids, lengths, 300)
+    cases = [*grid_cases(300), *vocabulary_cases(300), repeated]
     checks = [(case, compute_oracle(encoder, case.input_ids, case.lengths)) for case in cases]
     return encoder, checks, trace_to_onnx(encoder, {})
 
@@ -68,6 +72,16 @@ def test_correct_graphs_of_a_sum_pass(tmp_path: Path, sums: Sums) -> None:
     for model in (sums[2], to_portable(sums[2])):
         verdict = judge_graph(model, tmp_path, sums)
         assert (verdict.status, verdict.reason) == ("passed", "")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [FP16, INT8])
+def test_lower_precisions_of_a_sum_pass_without_a_cosine(name: str, tmp_path: Path, sums: Sums) -> None:
+    """That of two single numbers is but their signs, and says nothing of a value near zero."""
+    (tmp_path / "onnx").mkdir()
+    save_onnx(REWRITES[name](sums[2]), tmp_path / VARIANTS[name].file)
+    verdict = judge(OnnxRuntimeCpu(), VARIANTS[name], tmp_path, sums[1])
+    assert (verdict.status, verdict.comparison.cosine) == ("passed", None)
 
 
 @pytest.mark.slow
