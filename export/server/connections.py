@@ -201,6 +201,13 @@ class Connection(HttpToolsProtocol):
         if self.transport.can_write_eof():
             self.transport.write_eof()
 
+    def shutdown(self) -> None:
+        """The server ends: close the connection, after the answers that are due."""
+        if self._due:
+            super().shutdown()
+        else:
+            self.transport.close()
+
     # Parsing
 
     def data_received(self, data: bytes) -> None:
@@ -303,7 +310,11 @@ class Connection(HttpToolsProtocol):
             self.scope["method"], self.scope["http_version"] = method, self.parser.get_http_version()
             return
         if len(self.pipeline) >= _MAX_PIPELINED:
-            self.pipeline[0][0].keep_alive = self._monitor.count_refusal(self)
+            if self._monitor.count_refusal(self):
+                self._due -= len(self.pipeline)
+                self.pipeline.clear()
+            else:
+                self.pipeline[0][0].keep_alive = False
             raise _Stop
         self.phase, self.since = Phase.BODY, self.read
         version = self.parser.get_http_version()

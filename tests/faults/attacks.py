@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import itertools
 import json
+import os
 import socket
 import sys
 from collections.abc import Awaitable, Callable
@@ -171,4 +172,5 @@ async def main(port: int, kind: str, connections: int) -> None:
 
 
 if __name__ == "__main__":
+    os.nice(19)  # real ones have processors of their own
     asyncio.run(main(int(sys.argv[1]), sys.argv[2], int(sys.argv[3])))
