@@ -18,7 +18,8 @@ CONFIG ?= configs/quickstart.yaml
 PYTEST_OPTIONS ?= -n auto --dist worksteal
 DRIVER := export/runtimes/javascript_driver
 BIN   := $(VENV)/bin
-PIP_INSTALL := -m pip install --quiet --disable-pip-version-check -c constraints.txt
+# Without compiling: most of what the packages bring is never imported.
+PIP_INSTALL := -m pip install --quiet --disable-pip-version-check --no-compile -c constraints.txt
 WHEEL_VENV ?= build/wheel/venv
 STAMP := $(VENV)/.installed-$(RUNTIME)
 

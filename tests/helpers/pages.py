@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 import urllib.request
@@ -14,10 +16,12 @@ import datasets
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from click.testing import CliRunner
 from numpy.typing import NDArray
 
 from helpers.paths import ROOT
 from helpers.texts import TEXTS
+from lengthwise.cli.main import main
 
 ROWS = list(TEXTS) * 5
 MAKE_TARGETS = {"make quickstart", "make test", "make runtimes", "make gpu"}  # each is a step of CI
@@ -55,20 +59,25 @@ def write_user_folder(folder: Path) -> None:
 
 
 class UserFolder:
-    """Runs commands and Python code as a user does, in processes of their own, with the folder as the current one."""
+    """Runs commands and Python code as a user does, with the folder as the current one.
+
+    Commands run in this process, which has imported their packages already; what the installed command does in a
+    process of its own is tested with the wheel.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         executables = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
-        self._environment = {**os.environ, "HF_HOME": str(folder / "hf"), "PATH": executables}
+        self._environment = {**os.environ, "PATH": executables}
 
     def run(self, command: str) -> str:
-        """The standard output of a command that has to succeed."""
-        done = subprocess.run(
-            command, shell=True, cwd=self.folder, env=self._environment, capture_output=True, text=True
-        )
-        assert done.returncode == 0, f"{command}\n{done.stderr}"
-        return done.stdout
+        """The standard output of a `lengthwise` command that has to succeed."""
+        program, *arguments = shlex.split(command)
+        assert program == "lengthwise"
+        with contextlib.chdir(self.folder):
+            result = CliRunner().invoke(main, arguments)
+        assert result.exit_code == 0, f"{command}\n{result.stderr}\n{result.exception!r}"
+        return result.stdout
 
     def run_python(self, code: str) -> str:
         """The standard output of a program that has to succeed."""
@@ -99,5 +108,5 @@ class UserFolder:
     def vectors(self, name: str) -> NDArray[np.float32]:
         """The vectors that a run wrote into a folder: float32[rows, dim]."""
         pattern = f"{self.folder / name}/data/*.parquet"
-        dataset = datasets.Dataset.from_parquet(pattern, cache_dir=str(self.folder / "hf"))
+        dataset = datasets.Dataset.from_parquet(pattern, cache_dir=str(self.folder / "cache"))
         return np.array(dataset["embedding"], np.float32)
