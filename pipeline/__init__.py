@@ -7,7 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from lengthwise.api import Encoder, encode_dataset, validate
+    from lengthwise.api import Encoder, encode_dataset, search, validate
     from lengthwise.batching.collate import collate, unpack
     from lengthwise.batching.sampler import LengthBatchSampler
     from lengthwise.batching.stream import iter_batches
@@ -24,6 +24,7 @@ __all__ = [
     "encode_dataset",
     "export",
     "iter_batches",
+    "search",
     "unpack",
     "validate",
 ]
@@ -35,6 +36,7 @@ _MODULES = {
     "collate": "lengthwise.batching.collate",
     "encode_dataset": "lengthwise.api",
     "iter_batches": "lengthwise.batching.stream",
+    "search": "lengthwise.api",
     "unpack": "lengthwise.batching.collate",
     "validate": "lengthwise.api",
 }

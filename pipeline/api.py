@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from lengthwise.encoder.model import PackedEncoder
     from lengthwise.export.artifact.folder import Artifact
     from lengthwise.export.validation.verdict import Validation
+    from lengthwise.run.search import Hit, Metric
     from lengthwise.run.stats import EncodeReport
 
 Device = Literal["cpu", "cuda", "auto"]
@@ -362,6 +363,56 @@ def encode_dataset(
         found = fingerprint or getattr(dataset, "_fingerprint", None) or uuid.uuid4().hex
         source = Source(dataset, found, config.dataset)
     return encode_source(config, source, encoder._engine, encoder.tokenizer, fresh=fresh, show_progress=show_progress)
+
+
+def search(
+    vectors: str | Path,
+    queries: str | Sequence[str],
+    *,
+    model: str | Path | Encoder | None = None,
+    top: int = 10,
+    metric: Metric = "cosine",
+    where: Sequence[str] = (),
+    columns: Sequence[str] | None = None,
+) -> list[Hit] | list[list[Hit]]:
+    """The rows of a folder of vectors that are most similar to a text, found exactly.
+
+    >>> from lengthwise import encode_dataset, search
+    >>> report = encode_dataset("texts.txt", "model", "vectors", keep_columns=["text"], show_progress=False)
+    >>> search("vectors", "the cat sat on the mat", model="model", top=1)[0].columns["text"]
+    'the cat sat on the mat'
+
+    Args:
+        vectors: the folder that `encode_dataset` wrote, or its URL.
+        queries: one text, or several. They are tokenized as the rows were.
+        model: the encoder that made the vectors; by default the folder's `run.yaml` names it.
+        top: how many rows per query; fewer where fewer satisfy the conditions.
+        metric: `cosine` of the angle, or `dot` product.
+        where: conditions on kept columns, all of which a row has to satisfy, such as `year>=2020`.
+        columns: kept columns whose values are wanted; by default all.
+
+    Returns:
+        The hits of one text, or a list of hits for each of several, the most similar first.
+
+    Raises:
+        StoreError: there is no complete folder of vectors, or a shard cannot be read.
+        ConfigError: the vectors are another model's, or an unknown column, or a value that does not fit one.
+        CheckpointError, ArtifactError, TextError: the model cannot be opened, or a query cannot be encoded.
+    """
+    from lengthwise.run.search import VectorFolder
+
+    folder = VectorFolder.open(vectors)
+    encoder = model if isinstance(model, Encoder) else Encoder.load(folder.model_path if model is None else model)
+    for name, found in (("weights", encoder._engine.fingerprint), ("tokenizer", encoder.tokenizer.fingerprint)):
+        if found != folder.identity[name]:
+            raise ConfigError(
+                f"{vectors} was encoded by another model: its {name} have the fingerprint {folder.identity[name][:12]},"
+                f" and those of {encoder!r} {found[:12]}; pass the model that made the vectors"
+            )
+    texts = [queries] if isinstance(queries, str) else list(queries)
+    encoded = encoder._encode_all(texts, folder.tokenization, show_progress=False)
+    hits = folder.search(encoded, top=top, metric=metric, where=where, columns=columns)
+    return hits[0] if isinstance(queries, str) else hits
 
 
 def validate(

@@ -19,6 +19,7 @@ COMMANDS = {
     "inspect": ("inspect_dataset", "Report the lengths of a dataset's texts, and what batching them costs."),
     "init-model": ("init_model", "Create an encoder checkpoint with random weights."),
     "encode": ("encode_dataset", "Encode a dataset into parquet shards of vectors."),
+    "search": ("search_vectors", "Find the rows of a folder of vectors that are most similar to a text."),
     "finalize": ("finalize_vectors", "Check and complete a folder that several processes wrote."),
     "export": ("export_model", "Export an encoder to ONNX and TorchScript, or to Triton."),
     "validate": ("validate_export", "Compare every runtime of an artifact with PyTorch."),

@@ -17,7 +17,7 @@ PAGE = read_page("docs/encoding.md")
 @pytest.mark.longest
 def test_commands_and_code_run_on_a_users_files(user: UserFolder) -> None:
     commands = runnable_commands(PAGE)
-    assert len(commands) == 9
+    assert len(commands) == 10
     for command in commands:
         user.run(command)
 
@@ -27,8 +27,8 @@ def test_commands_and_code_run_on_a_users_files(user: UserFolder) -> None:
         np.testing.assert_array_equal(user.vectors(name), vectors)
     np.testing.assert_allclose(user.vectors("by_onnx"), vectors, atol=1e-6, rtol=0)
     assert (user.folder / "lengths.png").is_file()
-    (snippet,) = code_blocks(PAGE, "python")
-    user.run_python(f"{snippet}\nassert len(vectors) == len(frame) == {len(ROWS)}")
+    snippets = "\n".join(code_blocks(PAGE, "python"))
+    user.run_python(f"{snippets}\nassert len(vectors) == len(frame) == {len(ROWS)}")
 
 
 @pytest.mark.slow

@@ -1,0 +1,67 @@
+"""Search in a folder of vectors."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from lengthwise.cli.common import Command
+
+if TYPE_CHECKING:
+    from lengthwise.run.search import Hit
+
+_CELL_CHARS = 100  # of a value in the table; --json shows all of it
+
+
+@click.command(cls=Command)
+@click.argument("vectors", metavar="VECTORS")
+@click.argument("queries", metavar="QUERY...", nargs=-1, required=True)
+@click.option("--model", help="Checkpoint or artifact that made the vectors. [default: the one that run.yaml names]")
+@click.option("--top", type=click.IntRange(1), default=10, show_default=True, help="Rows per query.")
+@click.option("--metric", type=click.Choice(["cosine", "dot"]), default="cosine", show_default=True)
+@click.option("--where", multiple=True, metavar="CONDITION", help="Such as 'year>=2020' or language=en; repeatable.")
+@click.option("--columns", metavar="A,B", help="Kept columns to show. [default: all]")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object per row found.")
+def main(
+    vectors: str,
+    queries: tuple[str, ...],
+    model: str | None,
+    top: int,
+    metric: Any,
+    where: tuple[str, ...],
+    columns: str | None,
+    as_json: bool,
+) -> None:
+    """Print the rows of VECTORS, a folder that `lengthwise encode` wrote, that are most similar to each QUERY.
+
+    The search is exact: it compares every row.
+    """
+    from lengthwise.api import search
+
+    shown = None if columns is None else [name.strip() for name in columns.split(",")]
+    found = search(vectors, list(queries), model=model, top=top, metric=metric, where=where, columns=shown)
+    for query, hits in zip(queries, found, strict=True):
+        if as_json:
+            for hit in hits:
+                line = {"query": query, "score": hit.score, "row": hit.row, **hit.columns}
+                click.echo(json.dumps(line, ensure_ascii=False, default=str))
+        else:
+            click.echo(f"{query}\n{table(hits)}\n")
+
+
+def table(hits: Sequence[Hit]) -> str:
+    """Score, row and columns of each hit, one line each."""
+    if not hits:
+        return "  no row was found"
+    lines = []
+    for hit in hits:
+        cells = [" ".join(str(value).split())[:_CELL_CHARS] for value in hit.columns.values()]
+        lines.append("  ".join([f"{hit.score:8.4f}", f"row {hit.row:,}", *cells]))
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main()

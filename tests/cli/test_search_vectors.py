@@ -1,0 +1,45 @@
+"""`lengthwise search`: its table, its JSON lines and its refusals."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from helpers.cli import Invoke, refusal
+from helpers.texts import TEXTS
+
+
+@pytest.fixture
+def encoded(trained: Path, tmp_path: Path, invoke: Invoke) -> Path:
+    assert invoke("encode_dataset", trained, "--set", "dataset.keep_columns=[text]").exit_code == 0
+    return tmp_path / "vectors"
+
+
+def test_a_text_of_the_dataset_is_found_first(encoded: Path, invoke: Invoke) -> None:
+    result = invoke("search_vectors", encoded, TEXTS[2], TEXTS[0], "--top", "2", "--json")
+    assert result.exit_code == 0, result.stderr
+    lines = [json.loads(line) for line in result.stdout.splitlines()]
+    assert [line["query"] for line in lines] == [TEXTS[2], TEXTS[2], TEXTS[0], TEXTS[0]]
+    for line in (lines[0], lines[2]):
+        assert line["text"] == line["query"]
+        assert line["score"] == pytest.approx(1, abs=1e-5)
+
+
+def test_the_table_shows_score_row_and_columns(encoded: Path, invoke: Invoke) -> None:
+    result = invoke("search_vectors", encoded, TEXTS[2], "--top", "1", "--columns", "text", "--metric", "cosine")
+    assert result.exit_code == 0, result.stderr
+    query, hit, _ = result.stdout.split("\n", 2)
+    assert query == TEXTS[2]
+    assert hit.split(maxsplit=3) == ["1.0000", "row", "2", TEXTS[2]]
+    nothing = invoke("search_vectors", encoded, "moon", "--where", "text=no such text")
+    assert nothing.stdout == "moon\n  no row was found\n\n"
+
+
+def test_vectors_of_another_model_are_refused(encoded: Path, trained: Path, tmp_path: Path, invoke: Invoke) -> None:
+    other = tmp_path / "other"
+    assert invoke("init_model", trained, "--set", f"model.path={other}", "--set", "model.seed=1").exit_code == 0
+    message = refusal(invoke("search_vectors", encoded, "moon", "--model", other))
+    assert f"{encoded} was encoded by another model: its weights have the fingerprint" in message
+    assert message.endswith("pass the model that made the vectors")
