@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from lengthwise.encoder.model import PackedEncoder
     from lengthwise.export.artifact.folder import Artifact
     from lengthwise.export.validation.verdict import Validation
-    from lengthwise.run.search import Hit, Metric
+    from lengthwise.run.search import Metric
     from lengthwise.run.stats import EncodeReport
 
 Device = Literal["cpu", "cuda", "auto"]
@@ -374,7 +374,7 @@ def search(
     metric: Metric = "cosine",
     where: Sequence[str] = (),
     columns: Sequence[str] | None = None,
-) -> list[Hit] | list[list[Hit]]:
+) -> Any:
     """The rows of a folder of vectors that are most similar to a text, found exactly.
 
     >>> from lengthwise import encode_dataset, search
@@ -392,7 +392,8 @@ def search(
         columns: kept columns whose values are wanted; by default all.
 
     Returns:
-        The hits of one text, or a list of hits for each of several, the most similar first.
+        `Hit`s with `score`, `row` and `columns`, the most similar first: a list for one text, a list of lists for
+        several.
 
     Raises:
         StoreError: there is no complete folder of vectors, or a shard cannot be read.

@@ -42,7 +42,8 @@ def main(
     from lengthwise.api import search
 
     shown = None if columns is None else [name.strip() for name in columns.split(",")]
-    found = search(vectors, list(queries), model=model, top=top, metric=metric, where=where, columns=shown)
+    options = {"model": model, "top": top, "metric": metric, "where": where, "columns": shown}
+    found: list[list[Hit]] = search(vectors, list(queries), **options)
     for query, hits in zip(queries, found, strict=True):
         if as_json:
             for hit in hits:

@@ -20,7 +20,31 @@ from lengthwise.tokens.tokenize import tokenize_texts
 from lengthwise.tokens.training import train_tokenizer
 
 TRAINING_ROWS, TEST_ROWS, EPOCHS, MAX_TOKENS, CLASSES = 10_000, 4_000, 3, 2_048, 45
-NOISES = (0.0, 0.1)
+
+
+@dataclass(frozen=True)
+class Way:
+    """A way to batch the training rows.
+
+    Attributes:
+        noise: of LengthBatchSampler; None for random batches, as many per epoch.
+        equal_rows: whether batches have a number of rows instead of tokens, that of random batches.
+        weight_rows: whether a batch's loss is weighted by its number of rows, so that every row counts the same.
+    """
+
+    noise: float | None = 0.0
+    equal_rows: bool = False
+    weight_rows: bool = False
+
+
+WAYS = {
+    "random": Way(None),
+    "LengthBatchSampler, max_tokens": Way(),
+    "the same, noise 0.1": Way(0.1),
+    "the same, noise 0.3": Way(0.3),
+    "the same, loss weighted by rows": Way(weight_rows=True),
+    "LengthBatchSampler, batch_size": Way(equal_rows=True),
+}
 
 
 @dataclass(frozen=True)
@@ -35,18 +59,16 @@ class Task:
 def compare_learning(result: Result, seeds: int) -> None:
     """A table of test losses by epoch, mean and standard deviation over seeds."""
     task = load_task()
-    ways: dict[str, float | None] = {"random": None}
-    ways |= {f"LengthBatchSampler, noise {noise}": noise for noise in NOISES}
-    runs = [(name, noise, seed) for seed in range(seeds) for name, noise in ways.items()]
-    curves: dict[str, list[list[float]]] = {name: [] for name in ways}
-    accuracies: dict[str, list[float]] = {name: [] for name in ways}
-    for name, noise, seed in tqdm(runs, desc="learning", unit=" runs", leave=False):
-        losses, accuracy = train(task, noise, seed)
+    runs = [(name, seed) for seed in range(seeds) for name in WAYS]
+    curves: dict[str, list[list[float]]] = {name: [] for name in WAYS}
+    accuracies: dict[str, list[float]] = {name: [] for name in WAYS}
+    for name, seed in tqdm(runs, desc="learning", unit=" runs", leave=False):
+        losses, accuracy = train(task, WAYS[name], seed)
         curves[name].append(losses)
         accuracies[name].append(accuracy)
     rows = [
         [name, *map(_mean_and_deviation, zip(*curves[name], strict=True)), _mean_and_deviation(accuracies[name])]
-        for name in ways
+        for name in WAYS
     ]
     result.table(
         f"Test loss after each epoch, and accuracy in the end: {CLASSES} lexicographer files from {TRAINING_ROWS:,}"
@@ -65,29 +87,35 @@ def load_task() -> Task:
     return Task(tokenize_texts(chosen, tokenizer), np.array(labels)[order], tokenizer.vocab_size)
 
 
-def train(task: Task, noise: float | None, seed: int) -> tuple[list[float], float]:
+def train(task: Task, way: Way, seed: int) -> tuple[list[float], float]:
     """Train one model; the test loss after each epoch, and the accuracy in the end.
 
     Args:
         task: what is learned.
-        noise: of LengthBatchSampler; None for random batches, as many per epoch.
+        way: to batch its rows.
         seed: of weights and batches.
     """
     lengths = task.tokens.lengths[:TRAINING_ROWS]
+    mean_rows = round(MAX_TOKENS / float(lengths.mean()))
+    max_tokens, batch_size = (None, mean_rows) if way.equal_rows else (MAX_TOKENS, None)
     torch.manual_seed(seed)
     model = Classifier(task.vocab_size)
     optimizer = torch.optim.Adam(model.parameters(), 4e-3)
-    sampler = LengthBatchSampler(lengths, max_tokens=MAX_TOKENS, noise=noise or 0.0, seed=seed)
+    sampler = LengthBatchSampler(
+        lengths, max_tokens=max_tokens, batch_size=batch_size, noise=way.noise or 0.0, seed=seed
+    )
     generator = np.random.default_rng(seed)
     losses, accuracy = [], 0.0
     for _ in range(EPOCHS):
-        if noise is None:
+        if way.noise is None:
             batches = [part.tolist() for part in np.array_split(generator.permutation(TRAINING_ROWS), len(sampler))]
         else:
             batches = list(sampler)
         model.train()
         for rows in batches:
             loss = model.loss(task, rows)[0]
+            if way.weight_rows:
+                loss = loss * (len(rows) / mean_rows)
             loss.backward()
             optimizer.step()
             optimizer.zero_grad()
