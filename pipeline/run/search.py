@@ -278,7 +278,8 @@ def _vectors(column: pa.ChunkedArray) -> NDArray[np.float32]:
 def _unit(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
     """The vectors scaled to length 1; zeros stay zeros."""
     norms = np.linalg.norm(vectors, axis=1, keepdims=True).astype(np.float32)
-    return vectors / np.where(norms > 0, norms, np.float32(1))
+    norms[norms == 0] = 1
+    return vectors / norms
 
 
 @contextmanager
