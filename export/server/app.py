@@ -60,8 +60,8 @@ def refuse(error: Exception, api: Api) -> ASGIApp:
 
 
 def _match_order(path: str) -> tuple[bool, int]:
-    """A name may hold slashes, so the paths that continue after it are tried first."""
-    return "{name}" in path, -path.count("/")
+    """Names may hold slashes, so of their paths the longest are tried first; all others come before."""
+    return "{name}" in path, -path.count("/") if "{name}" in path else 0
 
 
 class _Endpoint:
