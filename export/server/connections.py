@@ -20,8 +20,7 @@ from __future__ import annotations
 import asyncio
 import urllib.parse
 from collections import deque
-from enum import Enum
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import httptools
 from uvicorn.config import Config
@@ -30,10 +29,8 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResp
 from uvicorn.server import ServerState
 
 from lengthwise.export.server.errors import RequestError
+from lengthwise.export.server.monitor import ConnectionMonitor, Phase
 from lengthwise.export.server.responses import render_refusal
-
-if TYPE_CHECKING:
-    from lengthwise.export.server.monitor import ConnectionMonitor
 
 _MAX_PIPELINED = 16
 _LINGERING_SECONDS, _LINGERING_BYTES, _LINGERING_PAUSE_SECONDS = 2.0, 16 * 2**20, 0.01
@@ -42,16 +39,6 @@ _TINY_BYTES, _MAX_TINY_READS = 512, 16
 _STALLED_SECONDS = 1.0  # without progress; then a connection may be closed in favour of a new one
 _UPGRADE_FIELDS = (b"upgrade", b"http2-settings")
 _REFUSED_SCOPE = {"type": "http", "http_version": "1.1", "method": "GET", "path": "/", "headers": []}
-
-
-class Phase(Enum):
-    """What is read from a connection next."""
-
-    IDLE = "a request"
-    HEADER = "the rest of a header"
-    BODY = "the rest of a body"
-    REFUSED = "nothing, until an error is answered"
-    LINGERING = "bytes that are ignored, until the client closes the connection"
 
 
 class _Stop(Exception):

@@ -16,9 +16,11 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Callable, Iterable
-from typing import Any
+from enum import Enum
+from typing import Any, Protocol
 
-from lengthwise.export.server.connections import Connection, Phase
+from uvicorn.protocols.http.flow_control import FlowControl
+
 from lengthwise.export.server.errors import RequestError
 from lengthwise.export.server.metrics import Metrics
 from lengthwise.export.server.settings import ServeSettings
@@ -27,6 +29,40 @@ _CHECKS_PER_TIMEOUT, _MAX_SECONDS_BETWEEN_CHECKS = 4, 0.1
 _CLOSED_PER_CHECK = 8
 _PROMPT_REFUSALS = 8  # of an address, at a time
 _UNREAD_SECONDS = 2.0
+
+
+class Phase(Enum):
+    """What is read from a connection next."""
+
+    IDLE = "a request"
+    HEADER = "the rest of a header"
+    BODY = "the rest of a body"
+    REFUSED = "nothing, until an error is answered"
+    LINGERING = "bytes that are ignored, until the client closes the connection"
+
+
+class Monitored(Protocol):
+    """What the monitor needs of a connection; see `connections.Connection` for the attributes."""
+
+    address: str
+    phase: Phase
+    since: float
+    buffered: int
+    unsent: int
+    unsent_since: float
+    throttled: bool
+    is_refused: bool
+    flow: FlowControl
+    transport: asyncio.Transport
+
+    def refuse(self, error: RequestError) -> None:
+        """Answer with an error, and close."""
+
+    def check_timeouts(self, now: float) -> bool:
+        """Close the connection if it takes too long; whether it was closed."""
+
+    def rank(self, now: float) -> Any:
+        """How readily it may be closed for another one, the least first; None if it is in use."""
 
 
 class ConnectionMonitor:
@@ -42,15 +78,15 @@ class ConnectionMonitor:
         """
         self.settings, self.refuse = settings, refuse
         self._metrics = metrics
-        self._connections: dict[Connection, None] = {}
-        self._by_address: dict[str, dict[Connection, None]] = {}
+        self._connections: dict[Monitored, None] = {}
+        self._by_address: dict[str, dict[Monitored, None]] = {}
         self._refused: Counter[str] = Counter()  # open connections by address
-        self._throttled: list[Connection] = []
+        self._throttled: list[Monitored] = []
         self._buffered = 0
         self.unsent = 0
         metrics.connections.set_function(lambda: len(self._connections))
 
-    def add(self, connection: Connection) -> RequestError | None:
+    def add(self, connection: Monitored) -> RequestError | None:
         """Register a connection; the error with which it is refused, if there are too many."""
         settings, address = self.settings, connection.address
         peers = self._by_address.setdefault(address, {})
@@ -64,7 +100,7 @@ class ConnectionMonitor:
             return RequestError(503, message, code="too_many_connections")
         return None
 
-    def remove(self, connection: Connection) -> None:
+    def remove(self, connection: Monitored) -> None:
         """Forget a connection."""
         self.release(connection)
         self.unsent -= connection.unsent
@@ -79,7 +115,7 @@ class ConnectionMonitor:
         if not peers:
             self._by_address.pop(connection.address, None)
 
-    def hold(self, connection: Connection, size: int) -> None:
+    def hold(self, connection: Monitored, size: int) -> None:
         """Count bytes of a body; give up other bodies if there are too many."""
         connection.buffered += size
         self._buffered += size
@@ -93,25 +129,25 @@ class ConnectionMonitor:
             message = "too many bodies are being received (max_buffer_bytes); try again later"
             oldest.refuse(RequestError(429, message, code="overloaded"))
 
-    def release(self, connection: Connection) -> None:
+    def release(self, connection: Monitored) -> None:
         """The bodies of a connection are not in memory any more."""
         self._buffered -= connection.buffered
         connection.buffered = 0
 
-    def count_refusal(self, connection: Connection) -> bool:
+    def count_refusal(self, connection: Monitored) -> bool:
         """Count a refused connection; whether so many of its address are open that its answer is delayed."""
         if not connection.is_refused:
             connection.is_refused = True
             self._refused[connection.address] += 1
         return self._refused[connection.address] > _PROMPT_REFUSALS
 
-    def throttle(self, connection: Connection) -> None:
+    def throttle(self, connection: Monitored) -> None:
         """Read nothing from a connection until the next check."""
         connection.throttled = True
         connection.flow.pause_reading()
         self._throttled.append(connection)
 
-    def abort(self, connection: Connection, reason: str) -> bool:
+    def abort(self, connection: Monitored, reason: str) -> bool:
         """Close a connection without an answer."""
         self.count_closed(reason)
         self.remove(connection)
@@ -153,7 +189,7 @@ class ConnectionMonitor:
                     break
                 self.abort(connection, "max_buffer_bytes")
 
-    def _make_room(self, connections: Iterable[Connection], new: Connection) -> bool:
+    def _make_room(self, connections: Iterable[Monitored], new: Monitored) -> bool:
         now = asyncio.get_running_loop().time()
         ranked = ((each.rank(now), each) for each in connections if each is not new)
         candidates = [(rank, each) for rank, each in ranked if rank is not None]
