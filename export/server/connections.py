@@ -413,6 +413,8 @@ class Connection(HttpToolsProtocol):
         self._served = True
         self._due -= 1
         self._monitor.release(self)
+        if not self._due:
+            self._monitor.offer(self)
         if self.phase is Phase.LINGERING or self.transport.is_closing():
             return
         if self.pipeline:
@@ -425,12 +427,14 @@ class Connection(HttpToolsProtocol):
         """Read nothing more."""
         if self.phase is Phase.BODY:
             self.cycle.body = bytearray()
+            self._monitor.release(self)
         if self.phase is not Phase.LINGERING:
             self._enter(Phase.REFUSED)
             self.flow.pause_reading()
 
     def _enter(self, phase: Phase) -> None:
         self.phase, self.since = phase, self.loop.time()
+        self._monitor.offer(self)
 
     # Timeouts
 
@@ -454,8 +458,8 @@ class Connection(HttpToolsProtocol):
             self.since = now
             return now - self.progressed > settings.write_timeout and self._monitor.abort(self, "write_timeout")
         if self.phase is Phase.IDLE:
-            limit = settings.idle_timeout if self._served else settings.header_timeout
-            return age > limit and not self._due and self._monitor.abort(self, "idle_timeout")
+            setting = "idle_timeout" if self._served else "header_timeout"
+            return age > getattr(settings, setting) and not self._due and self._monitor.abort(self, setting)
         if self.phase is Phase.LINGERING:
             return age > _LINGERING_SECONDS and self._monitor.abort(self, "refused")
         if self.phase is Phase.REFUSED:

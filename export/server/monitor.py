@@ -4,8 +4,11 @@ Decisions:
 - A new connection beyond a limit takes the place of one that is not in use: first of those that have sent no whole
   request, then of those between two requests, then of those that have stalled in the middle of a body or an answer. It
   is refused only if every other one is in use.
-- Memory for bodies is limited for all connections together. Beyond the limit, the body that began first is given up:
-  a client that sends at an ordinary rate began later than one that has stalled.
+- Ranking all connections for each new one would delay the answers to others. They are ranked at the first new one
+  after a check, and later only those that may have changed: that are new, or whose last answer was sent.
+- Memory for bodies is limited for all connections together. A complete body counts until its request is answered, but
+  only incomplete ones are given up. The one that began first goes first: a client that sends at an ordinary rate began
+  later than one that has stalled.
 - Few connections are closed at a time, so that many hostile ones do not delay the answers to others.
 - Memory for unread answers is limited likewise. Beyond the limit, clients that have not read theirs for two seconds are
   disconnected, the one that is slowest first, and new requests get 429.
@@ -14,8 +17,9 @@ Decisions:
 from __future__ import annotations
 
 import asyncio
+import heapq
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Container, Iterable
 from enum import Enum
 from typing import Any, Protocol
 
@@ -29,6 +33,7 @@ _CHECKS_PER_TIMEOUT, _MAX_SECONDS_BETWEEN_CHECKS = 4, 0.1
 _CLOSED_PER_CHECK = 8
 _PROMPT_REFUSALS = 8  # of an address, at a time
 _UNREAD_SECONDS = 2.0
+_UNRANKED = (-1, 0.0)  # before all ranks
 
 
 class Phase(Enum):
@@ -61,8 +66,38 @@ class Monitored(Protocol):
     def check_timeouts(self, now: float) -> bool:
         """Close the connection if it takes too long; whether it was closed."""
 
-    def rank(self, now: float) -> Any:
+    def rank(self, now: float) -> tuple[int, float] | None:
         """How readily it may be closed for another one, the least first; None if it is in use."""
+
+
+class _Candidates:
+    """Connections that may be closed in favour of new ones, the first of them in order of their ranks.
+
+    A rank is from when its connection was put in: it is computed again when the connection is about to be chosen.
+    """
+
+    def __init__(self, connections: Iterable[Monitored], now: float) -> None:
+        ranked = ((each.rank(now), each) for each in connections)
+        self._heap = [(rank, number, each) for number, (rank, each) in enumerate(ranked) if rank is not None]
+        heapq.heapify(self._heap)
+        self._next = len(self._heap)
+
+    def put(self, connection: Monitored, rank: tuple[int, float]) -> None:
+        """Put in a connection, again if it is in already."""
+        heapq.heappush(self._heap, (rank, self._next, connection))
+        self._next += 1
+
+    def take(self, connections: Container[Monitored], now: float) -> Monitored | None:
+        """Take out the first one of those that are still open; None if all are in use."""
+        while self._heap:
+            rank, _, connection = heapq.heappop(self._heap)
+            actual = connection.rank(now) if connection in connections else None
+            if actual is None:
+                continue
+            if actual <= rank:
+                return connection
+            self.put(connection, actual)
+        return None
 
 
 class ConnectionMonitor:
@@ -82,6 +117,7 @@ class ConnectionMonitor:
         self._by_address: dict[str, dict[Monitored, None]] = {}
         self._refused: Counter[str] = Counter()  # open connections by address
         self._throttled: list[Monitored] = []
+        self._candidates: dict[str | None, _Candidates] = {}  # since the last check, by address; None: of all
         self._buffered = 0
         self.unsent = 0
         metrics.connections.set_function(lambda: len(self._connections))
@@ -90,15 +126,25 @@ class ConnectionMonitor:
         """Register a connection; the error with which it is refused, if there are too many."""
         settings, address = self.settings, connection.address
         peers = self._by_address.setdefault(address, {})
-        peers[connection] = self._connections[connection] = None
-        if len(peers) > settings.max_connections_per_address and not self._make_room(peers, connection):
+        error = None
+        if len(peers) >= settings.max_connections_per_address and not self._make_room(address):
             limit = settings.max_connections_per_address
             message = f"{address} has more than {limit:,} connections in use (max_connections_per_address)"
-            return RequestError(429, message, code="too_many_connections")
-        if len(self._connections) > settings.max_connections and not self._make_room(self._connections, connection):
+            error = RequestError(429, message, code="too_many_connections")
+        elif len(self._connections) >= settings.max_connections and not self._make_room(None):
             message = f"more than {settings.max_connections:,} connections are in use (max_connections)"
-            return RequestError(503, message, code="too_many_connections")
-        return None
+            error = RequestError(503, message, code="too_many_connections")
+        # The last connection of an address may have been closed.
+        self._by_address.setdefault(address, peers)[connection] = self._connections[connection] = None
+        self.offer(connection)
+        return error
+
+    def offer(self, connection: Monitored) -> None:
+        """A connection may not be in use any more."""
+        for address in (connection.address, None):
+            candidates = self._candidates.get(address)
+            if candidates is not None:
+                candidates.put(connection, _UNRANKED)
 
     def remove(self, connection: Monitored) -> None:
         """Forget a connection."""
@@ -116,7 +162,7 @@ class ConnectionMonitor:
             self._by_address.pop(connection.address, None)
 
     def hold(self, connection: Monitored, size: int) -> None:
-        """Count bytes of a body; give up other bodies if there are too many."""
+        """Count bytes of a body; give up incomplete bodies if there are too many."""
         connection.buffered += size
         self._buffered += size
         while self._buffered > self.settings.max_buffer_bytes:
@@ -171,6 +217,7 @@ class ConnectionMonitor:
 
     def check(self, now: float) -> None:
         """Enforce the timeouts, and the limit of unread answers."""
+        self._candidates.clear()
         throttled, self._throttled = self._throttled, []
         for connection in throttled:
             connection.throttled = False
@@ -189,12 +236,13 @@ class ConnectionMonitor:
                     break
                 self.abort(connection, "max_buffer_bytes")
 
-    def _make_room(self, connections: Iterable[Monitored], new: Monitored) -> bool:
+    def _make_room(self, address: str | None) -> bool:
+        """Close a connection of an address, or of all, that is not in use; whether there was one."""
         now = asyncio.get_running_loop().time()
-        ranked = ((each.rank(now), each) for each in connections if each is not new)
-        candidates = [(rank, each) for rank, each in ranked if rank is not None]
-        if not candidates:
+        connections = self._connections if address is None else self._by_address[address]
+        if address not in self._candidates:
+            self._candidates[address] = _Candidates(connections, now)
+        chosen = self._candidates[address].take(connections, now)
+        if chosen is None:
             return False
-        _, chosen = min(candidates, key=lambda pair: pair[0])
-        self.abort(chosen, "max_connections")
-        return True
+        return self.abort(chosen, "max_connections" if address is None else "max_connections_per_address")

@@ -24,6 +24,7 @@ _ERRORS = {
     "415": "the body is encoded, or not application/json",
     "422": "an item cannot be encoded; param holds its index",
     "429": "the queue is full; Retry-After says when to try again",
+    "431": "the header has too many bytes or fields",
     "500": "the runtime failed",
     "503": "starting, failed, or shutting down",
     "504": "not computed in time",
@@ -38,7 +39,7 @@ class Operation:
         handler: takes the API's state and the request.
         body: the model of the request's body; None where it has none.
         answer: the JSON schema of the answer with status 200; None where it is not JSON.
-        errors: the other statuses.
+        errors: the other statuses, except 431, which any request may get.
         public: whether it is served without the API key.
         aliases: further paths, which are not described.
         described: whether the OpenAPI document lists it.
@@ -81,7 +82,7 @@ def describe(operations: Sequence[Operation], title: str, *, with_key: bool) -> 
 def _describe_operation(operation: Operation, with_key: bool) -> dict[str, Any]:
     schema = {} if operation.answer is None else {"schema": operation.answer}
     responses: dict[str, Any] = {"200": {"description": "success", "content": {operation.media: schema}}}
-    for status in operation.errors:
+    for status in sorted({*operation.errors, "431"}):
         if status != "401" or with_key:
             content = {
                 "application/json": {

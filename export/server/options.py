@@ -49,7 +49,7 @@ class ServeOptions:
     max_connections: Annotated[PositiveInt, Doc("limit of open connections")] = 2_048
     max_connections_per_address: Annotated[PositiveInt, Doc("limit of open connections of one address")] = 1_024
     max_buffer_bytes: Annotated[
-        PositiveInt, Doc("limit of all unfinished bodies together, and of all unread answers, in bytes")
+        PositiveInt, Doc("limit of the bodies of all unanswered requests together, and of all unread answers, in bytes")
     ] = 16 * 2**20
     cors_origin: Annotated[
         NonEmpty | None, Doc("origins whose pages may call the server, separated by spaces, or *; none by default")

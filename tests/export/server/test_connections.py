@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import socket
 import time
@@ -32,6 +33,11 @@ def server(_built_artifact: Path) -> Iterator[ServerProcess]:
 @pytest.fixture(scope="module")
 def vector(_built_artifact: Path) -> list[list[float]]:
     return OnnxEncoder.load(_built_artifact).encode(["the cat"]).tolist()
+
+
+def closed(server: ServerProcess, reason: str) -> float:
+    """How many connections the server closed for a reason."""
+    return server.metric(f'lengthwise_closed_connections_total{{reason="{reason}"}}')
 
 
 REFUSED = {
@@ -125,11 +131,13 @@ def test_request_that_arrives_too_slowly_is_refused(
 
 
 def test_silent_and_idle_connections_are_closed(server: ServerProcess) -> None:
+    before = {reason: closed(server, reason) for reason in ("header_timeout", "idle_timeout")}
     with connect(server.port) as silent, connect(server.port) as idle:
         idle.sendall(GET)
         assert read_answers(idle, 1)[0][0] == 200
         assert read_until_closed(silent) == read_until_closed(idle) == b""
-    assert server.metric("lengthwise_closed_connections_total") >= 2
+    assert closed(server, "header_timeout") == before["header_timeout"] + 1
+    assert closed(server, "idle_timeout") == before["idle_timeout"] + 1
 
 
 def test_answer_that_is_not_read_is_given_up(server: ServerProcess) -> None:
@@ -170,6 +178,21 @@ def test_oldest_body_gives_way_when_memory_is_short(server: ServerProcess, vecto
             np.testing.assert_allclose(json.loads(body), vector, atol=1e-6)
 
 
+def test_bodies_that_were_given_up_take_no_memory(server: ServerProcess, vector: list[list[float]]) -> None:
+    """Also while their answers are delayed, because many requests of this address were refused."""
+    padded = BODY + b" " * 90_000
+    before, given_up = closed(server, "chunk_timeout"), closed(server, "max_buffer_bytes")
+    with contextlib.ExitStack() as stack:
+        for connection in [stack.enter_context(connect(server.port)) for _ in range(24)]:
+            connection.sendall(HEAD + b"Content-Length: 10000\r\n\r\n" + b" " * 6_000)
+        deadline = time.monotonic() + 60
+        while closed(server, "chunk_timeout") < before + 24:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        assert server.request("/embed", padded)[0] == 200
+    assert closed(server, "max_buffer_bytes") == given_up
+
+
 def test_new_connection_takes_the_place_of_an_unused_one(server: ServerProcess) -> None:
     """So clients behind one address are served even if others hold all the connections it may have."""
     with connect(server.port) as used:
@@ -183,6 +206,8 @@ def test_new_connection_takes_the_place_of_an_unused_one(server: ServerProcess) 
         for _ in range(5):
             assert server.request("/embed", {"inputs": "the cat"})[0] == 200
         assert server.metric("lengthwise_connections") <= 61
+        assert closed(server, "max_connections_per_address") >= 20
+        assert closed(server, "max_connections") == 0
         for connection in unused:
             connection.close()
 

@@ -18,6 +18,7 @@ class FakeConnection:
 
     def __init__(self, address: str, rank: tuple[int, float] | None = None) -> None:
         self.address, self._rank = address, rank
+        self.rankings = 0
         self.phase, self.since = Phase.BODY, 0.0
         self.buffered = self.unsent = 0
         self.is_refused = self.is_aborted = False
@@ -25,7 +26,11 @@ class FakeConnection:
         self.transport = self
 
     def rank(self, _: float) -> tuple[int, float] | None:
+        self.rankings += 1
         return self._rank
+
+    def check_timeouts(self, _: float) -> bool:
+        return False
 
     def abort(self) -> None:
         self.is_aborted = True
@@ -52,6 +57,44 @@ def test_connection_is_refused_only_if_all_others_of_its_address_are_in_use() ->
     unused, new = FakeConnection("a", (1, 0.0)), FakeConnection("a")
     assert run({"max_connections_per_address": 1}, unused, new) == [None, None]
     assert unused.is_aborted
+
+
+@pytest.mark.parametrize("limit", ["max_connections", "max_connections_per_address"])
+@pytest.mark.parametrize("kept", [0, 20, 500])
+def test_new_connection_is_cheap(limit: str, kept: int) -> None:
+    """Not every connection is ranked for each new one, however many of them are in use."""
+    connections = [FakeConnection("a", None if number < kept else (1, number)) for number in range(3_000)]
+    errors = run({limit: 500, **({} if limit == "max_connections" else {"max_connections": 2_048})}, *connections)
+    assert [connection.is_aborted for connection in connections[:kept]] == [False] * kept
+    assert sum(connection.rankings for connection in connections) <= 5 * len(connections)
+    if kept < 500:
+        assert errors == [None] * 3_000
+        open_ones = [connection for connection in connections if not connection.is_aborted]
+        assert open_ones == connections[:kept] + connections[-(500 - kept) :]
+
+
+def test_connections_that_become_unused_or_used_are_noticed() -> None:
+    """Those that become unused at once; a stall, which lasts a second, at the next check."""
+
+    async def add() -> list[Any]:
+        monitor = ConnectionMonitor(ServeSettings(max_connections=2), Metrics(), refuse=lambda error: error)
+        first, second = FakeConnection("a"), FakeConnection("a")
+        errors = [monitor.add(each) for each in (first, second, FakeConnection("b"))]  # type: ignore[arg-type]
+        second._rank = (2, 0.0)
+        monitor.offer(second)  # type: ignore[arg-type]
+        second._rank = None
+        errors.append(monitor.add(FakeConnection("b")))  # type: ignore[arg-type]
+        second._rank = (2, 1.0)
+        monitor.offer(second)  # type: ignore[arg-type]
+        errors.append(monitor.add(FakeConnection("b")))  # type: ignore[arg-type]
+        assert second.is_aborted
+        first._rank = (3, 0.0)
+        monitor.check(0.0)
+        errors.append(monitor.add(FakeConnection("b")))  # type: ignore[arg-type]
+        assert first.is_aborted
+        return [error and error.status for error in errors]
+
+    assert asyncio.run(add()) == [None, None, 503, 503, None, None]
 
 
 def test_total_is_limited_too() -> None:
@@ -84,3 +127,23 @@ def test_oldest_bodies_give_way(sizes: list[int]) -> None:
     given_up = [bool(connection.errors) for connection in connections]
     assert given_up == sorted(given_up, reverse=True)
     assert any(given_up)
+
+
+def test_complete_body_counts_until_its_request_is_answered() -> None:
+    """It is not given up itself."""
+
+    async def hold() -> tuple[FakeConnection, list[FakeConnection]]:
+        settings = ServeSettings(max_request_bytes=100, max_buffer_bytes=100)
+        monitor = ConnectionMonitor(settings, Metrics(), refuse=lambda error: error)
+        complete, *others = (FakeConnection("a") for _ in range(3))
+        for connection in (complete, *others):
+            monitor.add(connection)  # type: ignore[arg-type]
+        monitor.hold(complete, 60)  # type: ignore[arg-type]
+        complete.phase = Phase.IDLE
+        monitor.hold(others[0], 60)  # type: ignore[arg-type]
+        monitor.release(complete)  # type: ignore[arg-type]
+        monitor.hold(others[1], 60)  # type: ignore[arg-type]
+        return complete, others
+
+    complete, (early, late) = asyncio.run(hold())
+    assert (complete.errors, [error.status for error in early.errors], late.errors) == ([], [429], [])

@@ -191,6 +191,7 @@ def test_openapi_and_docs_describe_every_route(server: ServerProcess) -> None:
     assert {(path, method) for path, methods in document["paths"].items() for method in methods} == {
         (operation.path, operation.method.lower()) for operation in OPERATIONS if operation.described
     }
+    assert all("431" in method["responses"] for methods in document["paths"].values() for method in methods.values())
     page = server.request_raw("/docs")[1].decode()
     assert all(operation.path in page for operation in OPERATIONS if operation.described)
     assert "//" not in page.replace("<!doctype html>", "")  # it loads nothing from other hosts
