@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -16,17 +17,31 @@ import pytest
 from faults import attacks
 from faults.form import WHOLE, cases
 from helpers.serving import ServerProcess
-from lengthwise.cli.benchmarks.load import Load, post, run_load
+from lengthwise.cli.benchmarks.load import Load, Request, post, run_load
 
 CONNECTIONS = cases(100, 300)
 SECONDS = cases(2, 5)
 MAX_GROWTH = 64 * 2**20
-REQUESTS = [post("/embed", json.dumps({"inputs": "the cat sat"}).encode(), 1)]
+BODY = json.dumps({"inputs": "the cat sat"}).encode()
+REQUESTS = [post("/embed", BODY, 1)]
+LARGE = post("/embed", BODY + b" " * 200_000, 1, "large")
+# Within the seconds of an attack, all of them end connections.
+TIMEOUTS = {"header": 1, "chunk": 0.8, "body": 2, "idle": 2, "write": 2}
+LIMITS = ("--max-connections", "60", "--max-buffer-bytes", "4000000")
 
 
 @pytest.fixture
 def server(_built_artifact: Path) -> Iterator[ServerProcess]:
     server = ServerProcess(_built_artifact).wait_until_ready()
+    yield server
+    assert server.process.poll() is None
+    server.close()
+
+
+@pytest.fixture
+def limited_server(_built_artifact: Path) -> Iterator[ServerProcess]:
+    timeouts = [word for name, seconds in TIMEOUTS.items() for word in (f"--{name}-timeout", str(seconds))]
+    server = ServerProcess(_built_artifact, *timeouts, *LIMITS).wait_until_ready()
     yield server
     assert server.process.poll() is None
     server.close()
@@ -46,9 +61,9 @@ def attacked(server: ServerProcess, kind: str) -> Iterator[None]:
         process.wait()
 
 
-def send_requests(server: ServerProcess) -> Load:
+def send_requests(server: ServerProcess, requests: Sequence[Request] = REQUESTS) -> Load:
     """The requests of a good client, which must all be served."""
-    load = run_load("127.0.0.1", server.port, REQUESTS, connections=4, seconds=SECONDS, rate=50)
+    load = run_load("127.0.0.1", server.port, requests, connections=4, seconds=SECONDS, rate=50)
     assert load.statuses.keys() == {200}
     assert load.lost == 0
     return load
@@ -76,3 +91,14 @@ def test_good_client_is_served_during_an_attack(server: ServerProcess, kind: str
     assert grown <= MAX_GROWTH
     assert not WHOLE or statistics.median(ratios) <= 2
     assert server.request("/embed", {"inputs": "the cat"})[0] == 200
+
+
+@pytest.mark.slow
+def test_good_client_is_served_while_an_attack_exceeds_the_limits(limited_server: ServerProcess) -> None:
+    """There are more hostile connections than the server may have, and the good client comes from their address."""
+    with attacked(limited_server, "all"):
+        load = send_requests(limited_server, [*REQUESTS, LARGE])
+        status = limited_server.request_raw("/metrics")[1].decode()
+    assert load.seconds.keys() == {"", "large"}
+    reasons = set(re.findall(r'closed_connections_total\{reason="(\w+)"\}', status))
+    assert {"header_timeout", "chunk_timeout", "max_connections"} <= reasons, reasons
