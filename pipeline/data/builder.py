@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,13 +16,14 @@ from typing import Any
 
 import datasets
 import pyarrow as pa
-from datasets.builder import Key
 
 from lengthwise.config import DatasetSettings
 from lengthwise.data import columnar_files, csv_files, json_files, text_files
 from lengthwise.data.files import DataFile
 from lengthwise.data.readers import (
     cache_folder,
+    check_options,
+    check_types,
     describe_error,
     known_cause,
     missing_column_error,
@@ -83,12 +85,12 @@ class _FilesBuilder(datasets.ArrowBasedBuilder):
             datasets.SplitGenerator(name=name, gen_kwargs={"files": files}) for name, files in self._plan.splits.items()
         ]
 
-    def _generate_tables(self, files: list[DataFile]) -> Iterator[tuple[Key, pa.Table]]:
+    def _generate_tables(self, files: list[DataFile]) -> Iterator[tuple[Any, pa.Table]]:
         plan = self._plan
         for number, file in enumerate(files):
             tables = _READERS[plan.format].read_tables(file, plan.schema, plan.settings, keep_bad=plan.keep_bad)
             for part, table in enumerate(_wrap_errors(tables, file, plan.settings)):
-                yield Key(number, part), table
+                yield (number, part), table  # datasets before 5 has no class of keys
 
 
 def open_files(
@@ -111,12 +113,14 @@ def open_files(
     Raises:
         DatasetError: a file cannot be read, or lacks the text column or a kept column.
     """
+    check_options(settings, format_name)
     splits = _needed_splits(splits, settings)
     schema = _find_schema(format_name, splits, fingerprint, settings)
     schema = _declare(_select(format_name, schema, settings), features)
     plan = _Plan(format_name, splits, schema, settings, keep_bad)
-    key = hashlib.sha256(repr((schema, schema.metadata, _reading_settings(settings), list(splits), keep_bad)).encode())
-    data = _load(plan, str(Path(cache_folder(fingerprint)) / key.hexdigest()[:16]))
+    versions = {name: [_cache_version(file) for file in files] for name, files in splits.items()}
+    key = repr((schema, schema.metadata, _reading_settings(settings), settings.name, versions, keep_bad))
+    data = _load(plan, str(Path(cache_folder(fingerprint)) / _hash(key)))
     return Source(data, fingerprint, settings, _READERS[format_name].NO_ROWS)
 
 
@@ -191,8 +195,8 @@ def _find_schema(
 ) -> pa.Schema:
     """The columns of the files; kept beside the rows, so that a file is looked at once."""
     files = list(dict.fromkeys(file for found in splits.values() for file in found))
-    wanted = repr((files, _reading_settings(settings)))
-    path = Path(cache_folder(fingerprint)) / f"{hashlib.sha256(wanted.encode()).hexdigest()[:16]}.schema"
+    wanted = repr(([_cache_version(file) for file in files], _reading_settings(settings)))
+    path = Path(cache_folder(fingerprint)) / f"{_hash(wanted)}.schema"
     if path.is_file():
         return pa.ipc.read_schema(pa.py_buffer(path.read_bytes()))
     is_local = not any("://" in file.path for file in files)
@@ -230,6 +234,7 @@ def _select(format_name: str, schema: pa.Schema, settings: DatasetSettings) -> p
         elif format_name == "json":
             hint = json_files.missing_column_hint(schema, settings)
         raise missing_column_error(missing, schema.names, settings, hint)
+    check_types(schema.names, settings)
     return pa.schema([schema.field(name) for name in needed], schema.metadata)
 
 
@@ -240,6 +245,18 @@ def _declare(schema: pa.Schema, features: datasets.Features | None) -> pa.Schema
     chosen = datasets.Features.from_arrow_schema(schema)
     chosen.update({name: features[name] for name in schema.names if name in features})
     return chosen.arrow_schema
+
+
+def _cache_version(file: DataFile) -> tuple[Any, ...]:
+    """What a cached file is found by: a caller may give the same fingerprint after a local file has changed."""
+    if "://" in file.path:
+        return (file,)
+    status = os.stat(file.path)
+    return file, status.st_size, status.st_mtime_ns
+
+
+def _hash(key: str) -> str:
+    return hashlib.sha256(key.encode(errors="surrogateescape")).hexdigest()[:16]
 
 
 def _reading_settings(settings: DatasetSettings) -> list[Any]:

@@ -11,12 +11,15 @@ import hashlib
 import re
 from collections.abc import Iterable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from lengthwise.config import DatasetSettings, RunConfig
 from lengthwise.data.files import file_format
 from lengthwise.data.readers import (
     SAVED_DATASET_FILES,
     cache_folder,
+    check_options,
+    check_types,
     common_format,
     describe_error,
     describe_options,
@@ -33,6 +36,9 @@ from lengthwise.data.remote_files import RemoteFiles, find_remote_files, is_visi
 from lengthwise.data.source import Shard, Source
 from lengthwise.errors import DatasetError, LengthwiseError
 from lengthwise.util.files import file_sha256
+
+if TYPE_CHECKING:
+    import datasets
 
 __all__ = ["Shard", "Source", "open_dataset", "open_run_dataset"]
 _HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
@@ -101,7 +107,7 @@ def _open_local(
 
     if path.is_dir() and any((path / name).exists() for name in SAVED_DATASET_FILES):
         fingerprint = known_fingerprint or _fingerprint_local(files, settings)
-        return Source(load_saved_dataset(path, settings), fingerprint, settings)
+        return _make_source(load_saved_dataset(path, settings), fingerprint, settings, "a saved dataset")
     if path.is_dir() and not settings.format and _has_data_card(path):
         fingerprint = known_fingerprint or _fingerprint_local(files, settings)
         return _open_card(path, files, settings, fingerprint, keep_malformed)
@@ -144,9 +150,8 @@ def _open_card(
     formats = {file_format(file) for file in files if is_visible(str(file), str(folder))} - {None}
     by_name = formats.pop() if len(formats) == 1 else None
     options = read_options(by_name, [file for file in files if file_format(file) == by_name], settings)
-    return Source(
-        load_split(settings, str(folder), cache_dir=cache_folder(fingerprint), **options), fingerprint, settings
-    )
+    data = load_split(settings, str(folder), settings.name, cache_dir=cache_folder(fingerprint), **options)
+    return _make_source(data, fingerprint, settings, "this dataset card")
 
 
 def _open_url(settings: DatasetSettings, known_fingerprint: str | None, keep_malformed: bool) -> Source:
@@ -183,7 +188,8 @@ def _open_remote(
         return known_fingerprint or fingerprint_files({path: files.version(path) for path in paths}, settings)
 
     if files.is_folder and any(f"{files.root.rstrip('/')}/{name}" in files.infos for name in SAVED_DATASET_FILES):
-        return Source(load_saved_dataset(settings.path, settings), fingerprint_remote(files.infos), settings)
+        data = load_saved_dataset(settings.path, settings)
+        return _make_source(data, fingerprint_remote(files.infos), settings, "a saved dataset")
     paths = {files.url(path): path for path in files.infos}
     format_name = common_format(list(paths), settings)
     found = {"train": list(paths)}
@@ -208,7 +214,18 @@ def _open_hub(settings: DatasetSettings, known_fingerprint: str | None) -> Sourc
         f"{settings.path} {builder.config.name} {builder.hash} {settings.split}{describe_options(settings)}".encode()
     )
     data = load_split(settings, settings.path, settings.name, revision=settings.revision)
-    return Source(data, known_fingerprint or found.hexdigest(), settings)
+    return _make_source(data, known_fingerprint or found.hexdigest(), settings, "a dataset of the hub")
+
+
+def _make_source(
+    data: datasets.Dataset | datasets.IterableDataset, fingerprint: str, settings: DatasetSettings, kind: str
+) -> Source:
+    """The source of a dataset that `datasets` reads itself."""
+    check_options(settings, None, kind)
+    source = Source(data, fingerprint, settings)
+    if data.features is not None:
+        check_types(list(data.features), settings)
+    return source
 
 
 def _fingerprint_local(files: Iterable[str | Path], settings: DatasetSettings) -> str:

@@ -33,7 +33,7 @@ def read_schema(files: Sequence[DataFile], settings: DatasetSettings, *, thoroug
         thorough: look at all values of the columns that are kept, rather than at those of the first rows.
     """
     declared = column_types(settings)
-    columns = {name: _Column() for name in [settings.text_column, *settings.keep_columns]}
+    columns = {name: _Column() for name in [settings.text_column, *settings.keep_columns, *declared]}
     others: dict[str, Any] = {}
     kept = set(settings.keep_columns) - set(declared) - {settings.text_column}
     for number, row in enumerate(_read_objects(files, settings)):

@@ -26,7 +26,8 @@ if TYPE_CHECKING:
     import datasets
 
 SAVED_DATASET_FILES = ("state.json", "dataset_dict.json")  # of `save_to_disk`
-_READER_VERSION = 2  # raised when the same file gives other rows
+_READER_VERSION = 3  # raised when the same file gives other rows
+_USED_BY = {"encoding": ("csv", "json", "text"), "field": ("json",), "csv": ("csv",)}
 _PARQUET_BATCH_ROWS = 8_192  # the default, a file's first row group, makes `datasets` fail if that group is empty
 
 
@@ -135,14 +136,14 @@ def select_split(splits: dict[str, list[DataFile]], settings: DatasetSettings) -
 
 
 def fingerprint_files(versions: dict[str, str], settings: DatasetSettings) -> str:
-    """sha256 (hex) of files, in reading order: of format, split, names and versions.
+    """sha256 (hex) of files, in reading order: of format, split, configuration, names and versions.
 
     Names are relative to the common parent, so that a moved folder is the same input.
 
     Args:
         versions: a string per path that changes with the file's contents.
     """
-    options = f"{settings.format} {settings.split} {describe_options(settings)}"
+    options = f"{[settings.format, settings.split, settings.name]} {describe_options(settings)}"
     digest = hashlib.sha256(f"{_READER_VERSION} {options}\n".encode())
     parent = os.path.commonpath([os.path.dirname(file) for file in versions])
     for file, version in versions.items():
@@ -159,6 +160,49 @@ def describe_options(settings: DatasetSettings) -> str:
     """`reading_options` as a part of a fingerprint; empty if they are the defaults."""
     options = reading_options(settings)
     return "" if options == reading_options(DatasetSettings(path="")) else repr(options)
+
+
+def check_options(settings: DatasetSettings, format_name: str | None, kind: str = "") -> None:
+    """Refuse settings that have no effect on an input.
+
+    Args:
+        format_name: the format that this package's own readers read; None if they do not read the input.
+        kind: what the input is, for the error, if it has no such format.
+
+    Raises:
+        DatasetError: a setting that is not the default is not used.
+    """
+    defaults = DatasetSettings(path="")
+    given = {name: getattr(settings, name) for name in ("encoding", "field")}
+    given = {name: value for name, value in given.items() if value != getattr(defaults, name)}
+    for name, value in settings.csv:
+        if value != getattr(defaults.csv, name):
+            given[f"csv.{name}"] = value
+    for name, value in given.items():
+        formats = _USED_BY[name.partition(".")[0]]
+        if format_name not in formats:
+            raise DatasetError(
+                f"{settings.path}: dataset.{name} is {value!r}, but {kind or f'the format {format_name}'} does not use"
+                f" it; leave it out, or set dataset.format if the files are in the format {' or '.join(formats)}"
+            )
+
+
+def check_types(names: Sequence[str], settings: DatasetSettings) -> None:
+    """Refuse `dataset.types` of columns that the input lacks.
+
+    Args:
+        names: all columns of the input.
+
+    Raises:
+        DatasetError: there is no such column.
+    """
+    for name in settings.types:
+        if name not in names:
+            close = _closest(name, names)
+            raise DatasetError(
+                f"{settings.path}: dataset.types names the column {name!r}, which there is not; the columns are"
+                f" {_list_names(names)}{f' (did you mean {close!r}?)' if close is not None else ''}"
+            )
 
 
 def cache_folder(fingerprint: str) -> str:
@@ -200,18 +244,22 @@ def missing_column_error(
     missing: Sequence[str], names: Sequence[str], settings: DatasetSettings, hint: str = ""
 ) -> DatasetError:
     """The error for columns that the input lacks."""
-    lower = {name.casefold().strip(): name for name in names}
-    close = [
-        lower.get(name.casefold().strip()) or next(iter(difflib.get_close_matches(name, names, 1)), None)
-        for name in missing
-    ]
+    close = [_closest(name, names) for name in missing]
     meant = ", ".join(repr(name) for name in close if name is not None)
-    shown = ", ".join(map(repr, list(names)[:50])) + (f" and {len(names) - 50} more" if len(names) > 50 else "")
     return DatasetError(
-        f"{settings.path}: there is no column {', '.join(map(repr, missing))}; the columns are {shown};"
+        f"{settings.path}: there is no column {', '.join(map(repr, missing))}; the columns are {_list_names(names)};"
         f" set dataset.text_column and dataset.keep_columns to some of them"
         f"{f' (did you mean {meant}?)' if meant else ''}{hint}"
     )
+
+
+def _closest(name: str, names: Sequence[str]) -> str | None:
+    lower = {each.casefold().strip(): each for each in names}
+    return lower.get(name.casefold().strip()) or next(iter(difflib.get_close_matches(name, names, 1)), None)
+
+
+def _list_names(names: Sequence[str]) -> str:
+    return ", ".join(map(repr, list(names)[:50])) + (f" and {len(names) - 50} more" if len(names) > 50 else "")
 
 
 def describe_error(error: BaseException) -> str:
