@@ -24,11 +24,12 @@ from typing import Any, cast
 
 import httptools
 from uvicorn.config import Config
-from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT, FlowControl
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
 from lengthwise.export.server.errors import RequestError
+from lengthwise.export.server.exchange import Exchange, ExpectingExchange, Flow
 from lengthwise.export.server.monitor import ConnectionMonitor, Phase
 from lengthwise.export.server.responses import render_refusal
 
@@ -43,64 +44,6 @@ _REFUSED_SCOPE = {"type": "http", "http_version": "1.1", "method": "GET", "path"
 
 class _Stop(Exception):
     """The rest of the data is not read."""
-
-
-class Exchange(RequestResponseCycle):
-    """A request and its answer.
-
-    Attributes:
-        failure: why the rest of the body is not read; raised to the application once.
-    """
-
-    failure: RequestError | None = None
-
-    def fail(self, error: RequestError) -> None:
-        """Raise an error to the application, which is reading the body, and close the connection after its answer."""
-        self.failure, self.keep_alive = error, False
-        self.message_event.set()
-
-    async def receive(self) -> Any:
-        """Part of the body, or the end of the connection."""
-        if self.waiting_for_100_continue and not self.transport.is_closing():
-            self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-            self.waiting_for_100_continue = False
-        if not self.disconnected and not self.response_complete and self.failure is None:
-            self.flow.resume_reading()
-            await self.message_event.wait()
-            self.message_event.clear()
-        if self.disconnected or self.response_complete:
-            return {"type": "http.disconnect"}
-        failure, self.failure = self.failure, None
-        if failure is not None and self.more_body:
-            raise failure
-        message = {"type": "http.request", "body": bytes(self.body), "more_body": self.more_body}
-        self.body = bytearray()
-        return message
-
-
-class _ExpectingExchange(Exchange):
-    """One whose client waits for `100 Continue`, and may never send the body if it gets another answer."""
-
-    async def send(self, message: Any) -> None:
-        """Send a part of the answer."""
-        if self.waiting_for_100_continue:
-            self.keep_alive = False
-        await super().send(message)
-
-
-class _Flow(FlowControl):
-    """Flow control that does not read on while requests of this connection wait, or after one was refused."""
-
-    def __init__(self, connection: Connection) -> None:
-        super().__init__(connection.transport)
-        self._connection = connection
-
-    def resume_reading(self) -> None:
-        connection = self._connection
-        if connection.pipeline or connection.throttled or connection.phase is Phase.REFUSED:
-            return
-        if not connection.transport.is_closing():
-            super().resume_reading()
 
 
 class Connection(HttpToolsProtocol):
@@ -149,12 +92,17 @@ class Connection(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Register the connection, or refuse it."""
         super().connection_made(transport)
-        self.flow = _Flow(self)
+        self.flow = Flow(transport, self._may_read)
         self.write, self.is_closing = transport.write, transport.is_closing
         self.address = self.client[0] if self.client else ""
         error = self._monitor.add(self)
         if error is not None:
             self.refuse(error)
+
+    def _may_read(self) -> bool:
+        """Whether no request waits or was refused."""
+        waits = self.pipeline or self.throttled or self.phase is Phase.REFUSED
+        return not waits and not self.transport.is_closing()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Forget the connection."""
@@ -264,6 +212,7 @@ class Connection(HttpToolsProtocol):
         self._upgrade_offered = False
         self._unparsed = 0
         self.parser = httptools.HttpRequestParser(self)
+        self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn's own
         self._parse(b"\r\n".join([*head, b"", b""]))
         self._parse(rest)
 
@@ -356,7 +305,7 @@ class Connection(HttpToolsProtocol):
     # Answers
 
     def _exchange(self, scope: Any, keep_alive: bool) -> Exchange:
-        kind = _ExpectingExchange if self.expect_100_continue else Exchange
+        kind = ExpectingExchange if self.expect_100_continue else Exchange
         return kind(
             scope=scope,
             transport=cast(asyncio.Transport, self),  # for `write`, `close` and `is_closing`

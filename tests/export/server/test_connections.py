@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import socket
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
+from unittest.mock import MagicMock
 
 import numpy as np
 import pytest
+from uvicorn.config import Config
+from uvicorn.server import ServerState
 
 from helpers.serving import ServerProcess
 from helpers.sockets import BODY, CHUNKED, HEAD, LENGTH, connect, exchange, read_answers, read_until_closed, send
 from lengthwise.export.artifact.engine import OnnxEncoder
+from lengthwise.export.server.connections import Connection
+from lengthwise.export.server.metrics import Metrics
+from lengthwise.export.server.monitor import ConnectionMonitor
+from lengthwise.export.server.settings import ServeSettings
 
 TIMEOUTS = {"header": 1, "chunk": 1, "body": 3, "idle": 2, "write": 2}
 LIMITS = ("--max-request-bytes", "100000", "--max-buffer-bytes", "150000", "--max-connections-per-address", "60")
@@ -259,6 +268,31 @@ def test_error_does_not_cost_the_answer_of_an_earlier_request(server: ServerProc
     answer = exchange(server.port, HEAD + LENGTH + BODY + b"nonsense\r\n\r\n")
     assert answer.startswith(b"HTTP/1.1 200 OK")
     assert b"HTTP/1.1 400 Bad Request" in answer
+
+
+@pytest.mark.parametrize("upgrade", [b"", b"Upgrade: h2c\r\n"])
+def test_data_after_the_last_request_is_no_error(upgrade: bytes) -> None:
+    """As with uvicorn alone, a request that ends the connection may be followed by others, which are not answered."""
+
+    async def app(_scope: Any, _receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 204, "headers": []})
+        await send({"type": "http.response.body"})
+
+    async def receive() -> tuple[bool, list[bytes]]:
+        monitor = ConnectionMonitor(ServeSettings(), Metrics(), refuse=lambda error: error)
+        config = Config(app)
+        config.load()
+        connection = Connection(config, ServerState(), {}, monitor=monitor)
+        transport = MagicMock(**{"is_closing.return_value": False, "get_extra_info.return_value": None})
+        connection.connection_made(transport)
+        end = b"Connection: close" + (b", Upgrade\r\n" if upgrade else b"\r\n")
+        connection.data_received(b"GET / HTTP/1.1\r\nHost: a\r\n" + upgrade + end + b"\r\n" + GET)
+        await asyncio.gather(*connection.tasks)
+        return connection.is_refused, [call.args[0] for call in transport.write.call_args_list]
+
+    is_refused, written = asyncio.run(receive())
+    assert not is_refused
+    assert [data.startswith(b"HTTP/1.1 204 ") for data in written if data] == [True]
 
 
 def test_many_refused_requests_are_answered_later(server: ServerProcess) -> None:
