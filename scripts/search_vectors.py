@@ -22,7 +22,9 @@ _CELL_CHARS = 100  # of a value in the table; --json shows all of it
 @click.option("--model", help="Checkpoint or artifact that made the vectors. [default: the one that run.yaml names]")
 @click.option("--top", type=click.IntRange(1), default=10, show_default=True, help="Rows per query.")
 @click.option("--metric", type=click.Choice(["cosine", "dot"]), default="cosine", show_default=True)
-@click.option("--where", multiple=True, metavar="CONDITION", help="Such as 'year>=2020' or language=en; repeatable.")
+@click.option(
+    "--where", multiple=True, metavar="CONDITION", help="Such as language=en or, of a number, 'year>=2020'; repeatable."
+)
 @click.option("--columns", metavar="A,B", help="Kept columns to show. [default: all]")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object per row found.")
 def main(
@@ -47,7 +49,7 @@ def main(
     for query, hits in zip(queries, found, strict=True):
         if as_json:
             for hit in hits:
-                line = {"query": query, "score": hit.score, "row": hit.row, **hit.columns}
+                line = {"query": query, "score": hit.score, "row": hit.row, "columns": dict(hit.columns)}
                 click.echo(json.dumps(line, ensure_ascii=False, default=str))
         else:
             click.echo(f"{query}\n{table(hits)}\n")

@@ -175,7 +175,9 @@ def _refuse_leftovers(folder: Path, known: Mapping[str, object]) -> None:
     paths = [folder / name for name in _REPORTS]
     paths += [path for name in sorted(_OWN_FOLDERS) for path in sorted((folder / name).rglob("*"))]
     for path in paths:
-        if path.is_file() and path.relative_to(folder).as_posix() not in known:
+        name = path.relative_to(folder)
+        is_hidden = any(part.startswith(".") for part in name.parts)  # of an operating system or an editor
+        if path.is_file() and not is_hidden and name.as_posix() not in known:
             raise ArtifactError(
                 f"{path}: is not of this export ({MANIFEST_FILE} does not have it), but clients would take it for a"
                 " part of it; delete or move it"

@@ -2,7 +2,7 @@
 
 Decisions:
 - Each row, from the longest to the shortest, goes to the batch that costs least so far.
-- What imbalance that leaves is reduced by exchanging two rows, or moving one, between the dearest and the cheapest
+- What imbalance that leaves is reduced by exchanging two rows, or moving one, between the costliest and the cheapest
   batch. The longest row of a batch stays where it is, so that its time steps stay the same.
 """
 
@@ -53,12 +53,12 @@ def deal_step(lengths: Sequence[int], costs: BatchCosts, ranks: int) -> tuple[li
             stop, best = done, max(balance, BALANCE)
     dealt = [[row for row in batch if row < stop] for batch in batches]
     if best > BALANCE:
-        _even_out(dealt, lengths, costs)
+        _rebalance(dealt, lengths, costs)
     return dealt, stop
 
 
-def _even_out(batches: list[list[int]], lengths: Sequence[int], costs: BatchCosts) -> None:
-    """Exchange rows between the dearest and the cheapest batch until the step is balanced, or nothing more helps."""
+def _rebalance(batches: list[list[int]], lengths: Sequence[int], costs: BatchCosts) -> None:
+    """Exchange rows between the costliest and the cheapest batch until the step is balanced, or nothing more helps."""
     for _ in range(_MAX_EXCHANGES):
         found = [_cost(batch, lengths, costs) for batch in batches]
         if max(found) * len(found) <= BALANCE * sum(found):

@@ -101,6 +101,12 @@ class LengthBatchSampler:
         return self._epoch
 
     @property
+    def mean_rows(self) -> float:
+        """Rows per batch, the mean over an epoch: a loss times `rows / mean_rows` gives every row the same weight."""
+        batches = len(self) * (1 if self.rank is None else self.num_replicas)
+        return float(np.count_nonzero(self.lengths)) / max(1, batches)
+
+    @property
     def sampler(self) -> LengthBatchSampler:
         """Itself: trainers call `loader.batch_sampler.sampler.set_epoch`."""
         return self

@@ -33,6 +33,7 @@ from lengthwise.store.protocol import Folder, wrap_os_errors
 
 Metric = Literal["cosine", "dot"]
 EMBEDDING = "embedding"
+_ADDED = {"num_tokens", "truncated"}  # by encoding; they are not kept columns
 _OPERATORS = {"=": pc.equal, "==": pc.equal, "!=": pc.not_equal, "<": pc.less, "<=": pc.less_equal}
 _OPERATORS |= {">": pc.greater, ">=": pc.greater_equal}
 _CONDITION = re.compile(r"\s*(.+?)\s*(==|!=|<=|>=|=|<|>)\s*(.*?)\s*")
@@ -79,6 +80,11 @@ class Condition:
         Raises:
             ConfigError: the value is not of the column's type.
         """
+        if self.operator not in ("=", "==", "!=") and not _is_ordered(column.type):
+            raise ConfigError(
+                f"the column {self.column!r} holds {column.type}, which {self.operator} would order as text, 10 before"
+                f" 9; compare it with = or !=, or encode it as a number with dataset.types.{self.column}"
+            )
         try:
             value = pa.scalar(self.value).cast(column.type)
             found = _OPERATORS[self.operator](column, value)
@@ -95,7 +101,7 @@ class VectorFolder:
 
     Attributes:
         dim: width of the vectors.
-        columns: the columns that were kept beside the vectors, in their order.
+        columns: the columns beside the vectors, in their order.
         identity: what the vectors depend on, see `run.identity`.
     """
 
@@ -171,7 +177,7 @@ class VectorFolder:
             StoreError: a shard is missing or damaged.
         """
         conditions = [Condition.parse(one) if isinstance(one, str) else one for one in where]
-        wanted = self.columns if columns is None else list(columns)
+        wanted = [name for name in self.columns if name not in _ADDED] if columns is None else list(columns)
         self._check(queries, top, metric, [*(condition.column for condition in conditions), *wanted])
         normalized = _unit(queries.astype(np.float32)) if metric == "cosine" else queries.astype(np.float32)
         best = _Best(len(queries), top)
@@ -264,6 +270,11 @@ class _Best:
         numbers = np.concatenate([self.rows, np.broadcast_to(rows, (len(scores), len(rows)))], axis=1)
         order = np.argsort(-scores, axis=1, kind="stable")[:, : self._top]
         self.scores, self.rows = (np.take_along_axis(array, order, axis=1) for array in (scores, numbers))
+
+
+def _is_ordered(kind: pa.DataType) -> bool:
+    """Whether values of a type have an order that a user expects: numbers and times, and not text."""
+    return pa.types.is_primitive(kind) or pa.types.is_decimal(kind)
 
 
 def _vectors(column: pa.ChunkedArray) -> NDArray[np.float32]:

@@ -141,7 +141,8 @@ def _swap(part: Path, folder: Path, old: Path) -> None:
 def _apply_umask(folder: Path) -> None:
     """Give every file below a folder the permissions of a new file.
 
-    Some libraries, such as safetensors, write a temporary file that only its owner can read, and rename it.
+    Some libraries, such as safetensors, write a temporary file that only its owner can read, and rename it. A hard link
+    becomes a copy first, since the permissions would change at its other places too.
     """
     probe = folder / f".{uuid.uuid4().hex}"
     probe.touch()
@@ -149,8 +150,10 @@ def _apply_umask(folder: Path) -> None:
     probe.unlink()
     for path in folder.rglob("*"):
         if path.is_file() and not path.is_symlink() and stat.S_IMODE(path.stat().st_mode) != mode:
-            with contextlib.suppress(PermissionError):  # a hard link to the file of another user
-                path.chmod(mode)
+            if path.stat().st_nlink > 1:
+                shutil.copyfile(path, probe)
+                os.replace(probe, path)
+            path.chmod(mode)
 
 
 def fsync_file(path: Path) -> None:

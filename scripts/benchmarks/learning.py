@@ -23,8 +23,8 @@ TRAINING_ROWS, TEST_ROWS, EPOCHS, MAX_TOKENS, CLASSES = 10_000, 4_000, 3, 2_048,
 
 
 @dataclass(frozen=True)
-class Way:
-    """A way to batch the training rows.
+class BatchingStrategy:
+    """How to batch the training rows.
 
     Attributes:
         noise: of LengthBatchSampler; None for random batches, as many per epoch.
@@ -37,13 +37,13 @@ class Way:
     weight_rows: bool = False
 
 
-WAYS = {
-    "random": Way(None),
-    "LengthBatchSampler, max_tokens": Way(),
-    "the same, noise 0.1": Way(0.1),
-    "the same, noise 0.3": Way(0.3),
-    "the same, loss weighted by rows": Way(weight_rows=True),
-    "LengthBatchSampler, batch_size": Way(equal_rows=True),
+STRATEGIES = {
+    "random": BatchingStrategy(None),
+    "LengthBatchSampler, max_tokens": BatchingStrategy(),
+    "the same, noise 0.1": BatchingStrategy(0.1),
+    "the same, noise 0.3": BatchingStrategy(0.3),
+    "the same, loss weighted by rows": BatchingStrategy(weight_rows=True),
+    "LengthBatchSampler, batch_size": BatchingStrategy(equal_rows=True),
 }
 
 
@@ -59,16 +59,16 @@ class Task:
 def compare_learning(result: Result, seeds: int) -> None:
     """A table of test losses by epoch, mean and standard deviation over seeds."""
     task = load_task()
-    runs = [(name, seed) for seed in range(seeds) for name in WAYS]
-    curves: dict[str, list[list[float]]] = {name: [] for name in WAYS}
-    accuracies: dict[str, list[float]] = {name: [] for name in WAYS}
+    runs = [(name, seed) for seed in range(seeds) for name in STRATEGIES]
+    curves: dict[str, list[list[float]]] = {name: [] for name in STRATEGIES}
+    accuracies: dict[str, list[float]] = {name: [] for name in STRATEGIES}
     for name, seed in tqdm(runs, desc="learning", unit=" runs", leave=False):
-        losses, accuracy = train(task, WAYS[name], seed)
+        losses, accuracy = train(task, STRATEGIES[name], seed)
         curves[name].append(losses)
         accuracies[name].append(accuracy)
     rows = [
         [name, *map(_mean_and_deviation, zip(*curves[name], strict=True)), _mean_and_deviation(accuracies[name])]
-        for name in WAYS
+        for name in STRATEGIES
     ]
     result.table(
         f"Test loss after each epoch, and accuracy in the end: {CLASSES} lexicographer files from {TRAINING_ROWS:,}"
@@ -87,35 +87,35 @@ def load_task() -> Task:
     return Task(tokenize_texts(chosen, tokenizer), np.array(labels)[order], tokenizer.vocab_size)
 
 
-def train(task: Task, way: Way, seed: int) -> tuple[list[float], float]:
+def train(task: Task, strategy: BatchingStrategy, seed: int) -> tuple[list[float], float]:
     """Train one model; the test loss after each epoch, and the accuracy in the end.
 
     Args:
         task: what is learned.
-        way: to batch its rows.
+        strategy: how its rows are batched.
         seed: of weights and batches.
     """
     lengths = task.tokens.lengths[:TRAINING_ROWS]
     mean_rows = round(MAX_TOKENS / float(lengths.mean()))
-    max_tokens, batch_size = (None, mean_rows) if way.equal_rows else (MAX_TOKENS, None)
+    max_tokens, batch_size = (None, mean_rows) if strategy.equal_rows else (MAX_TOKENS, None)
     torch.manual_seed(seed)
     model = Classifier(task.vocab_size)
     optimizer = torch.optim.Adam(model.parameters(), 4e-3)
     sampler = LengthBatchSampler(
-        lengths, max_tokens=max_tokens, batch_size=batch_size, noise=way.noise or 0.0, seed=seed
+        lengths, max_tokens=max_tokens, batch_size=batch_size, noise=strategy.noise or 0.0, seed=seed
     )
     generator = np.random.default_rng(seed)
     losses, accuracy = [], 0.0
     for _ in range(EPOCHS):
-        if way.noise is None:
+        if strategy.noise is None:
             batches = [part.tolist() for part in np.array_split(generator.permutation(TRAINING_ROWS), len(sampler))]
         else:
             batches = list(sampler)
         model.train()
         for rows in batches:
             loss = model.loss(task, rows)[0]
-            if way.weight_rows:
-                loss = loss * (len(rows) / mean_rows)
+            if strategy.weight_rows:
+                loss = loss * (len(rows) / sampler.mean_rows)
             loss.backward()
             optimizer.step()
             optimizer.zero_grad()

@@ -190,6 +190,15 @@ def test_rows_and_batches_are_in_random_order_anew_in_every_epoch() -> None:
     assert report.companions == pytest.approx(19 / 3_999, abs=0.002)
 
 
+@pytest.mark.parametrize(("ranks", "rank"), [(1, None), (3, None), (3, 1)])
+def test_the_mean_of_rows_is_that_of_all_batches(ranks: int, rank: int | None) -> None:
+    lengths = [0, *np.random.default_rng(0).integers(1, 20, 500)]
+    sampler = LengthBatchSampler(lengths, max_tokens=100, num_replicas=ranks, rank=rank)
+    batches = list(LengthBatchSampler(lengths, max_tokens=100, num_replicas=ranks, rank=None))
+    assert sampler.mean_rows == pytest.approx(500 / len(batches))
+    assert LengthBatchSampler([], max_tokens=1).mean_rows == 0
+
+
 def test_without_shuffling_long_batches_come_first_and_rows_keep_their_order() -> None:
     lengths = [3, 9, 3, 9, 0, 3, 9, 1]
     sampler = LengthBatchSampler(lengths, max_tokens=18, shuffle=False, costs=PADDED)

@@ -152,8 +152,8 @@ def test_learning_trains_on_labelled_glosses(monkeypatch: pytest.MonkeyPatch, tm
     monkeypatch.setattr(learning, "TRAINING_ROWS", 60)
     monkeypatch.setattr(learning, "TEST_ROWS", 20)
     task = learning.load_task()
-    for way in learning.WAYS.values():
-        losses, accuracy = learning.train(task, way, seed=0)
+    for strategy in learning.STRATEGIES.values():
+        losses, accuracy = learning.train(task, strategy, seed=0)
         assert len(losses) == learning.EPOCHS
         assert all(0 < loss < 10 for loss in losses)
         assert 0 <= accuracy <= 1

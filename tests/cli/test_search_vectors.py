@@ -23,7 +23,7 @@ def test_a_text_of_the_dataset_is_found_first(encoded: Path, invoke: Invoke) -> 
     lines = [json.loads(line) for line in result.stdout.splitlines()]
     assert [line["query"] for line in lines] == [TEXTS[2], TEXTS[2], TEXTS[0], TEXTS[0]]
     for line in (lines[0], lines[2]):
-        assert line["text"] == line["query"]
+        assert line["columns"] == {"text": line["query"]}
         assert line["score"] == pytest.approx(1, abs=1e-5)
 
 

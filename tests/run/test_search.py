@@ -105,6 +105,7 @@ def test_conditions_are_read_whole(operator: str, value: str) -> None:
         ({"where": ["year>3"]}, "has no column 'year'; it has text, number, letter"),
         ({"where": ["number>many"]}, "the column 'number' holds int64, which cannot be compared with 'many'"),
         ({"columns": ["year"]}, "has no column 'year'"),
+        ({"where": ["letter>=10"]}, "'letter' holds string, which >= would order as text.* dataset.types.letter"),
         ({"metric": "angle"}, "metric is 'angle'; choose cosine or dot"),
         ({"top": 0}, "top is 0"),
     ],

@@ -191,11 +191,12 @@ def test_replaced_folder_has_the_permissions_of_new_files(tmp_path: Path, mask: 
     assert sorted(contents(folder)) == ["all", "below/own", "own", "usual"]
 
 
-def test_file_of_another_user_keeps_its_permissions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(path: Path, mode: int) -> None:
-        raise PermissionError(errno.EPERM, "Operation not permitted")
-
-    monkeypatch.setattr(Path, "chmod", refuse)
+def test_hard_link_keeps_the_permissions_of_its_other_places(tmp_path: Path) -> None:
+    private = tmp_path / "private"
+    os.close(os.open(private, os.O_CREAT, 0o600))
+    private.write_text("weights")
     with umask(0o022), replace_folder(tmp_path / "folder") as part:
-        os.close(os.open(part / "file", os.O_CREAT, 0o600))
-    assert other_modes(tmp_path / "folder", 0o022) == {"file": "0o600"}
+        os.link(private, part / "file")
+    assert other_modes(tmp_path / "folder", 0o022) == {}
+    assert (tmp_path / "folder/file").read_text() == "weights"
+    assert private.stat().st_mode & 0o777 == 0o600

@@ -138,6 +138,7 @@ def test_graph_or_report_of_another_export_is_refused_by_name(artifact_folder: P
     path.unlink()
     (artifact_folder / ".gitattributes").write_text("*.onnx filter=lfs")
     (artifact_folder / "notes.txt").write_text("of a user")
+    (artifact_folder / "onnx/.DS_Store").write_text("of an operating system")
     Artifact.open(artifact_folder)
 
 
