@@ -167,6 +167,14 @@ def _cast(table: pa.Table, field: pa.Field, file: DataFile, first_row: int, sett
     if field.name not in table.column_names:
         return pa.nulls(table.num_rows, field.type)
     column = table[field.name]
+    if field.name != settings.text_column:  # a text is checked when it is tokenized, as a row of its own
+        try:
+            column.validate(full=True)
+        except pa.ArrowInvalid as error:
+            raise DatasetError(
+                f"{settings.path}: the column {field.name!r} of {file} is damaged in rows {first_row} to"
+                f" {first_row + table.num_rows - 1} ({error}); repair it, or leave it out of dataset.keep_columns"
+            ) from error
     if column.type == field.type:
         return column
     try:

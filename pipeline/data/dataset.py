@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import glob
 import hashlib
+import logging
 import re
 from collections.abc import Iterable
 from pathlib import Path
@@ -19,6 +20,7 @@ from lengthwise.data.readers import (
     SAVED_DATASET_FILES,
     cache_folder,
     check_options,
+    check_split_files,
     check_types,
     common_format,
     describe_error,
@@ -41,6 +43,8 @@ if TYPE_CHECKING:
     import datasets
 
 __all__ = ["Shard", "Source", "open_dataset", "open_run_dataset"]
+log = logging.getLogger(__name__)
+_MAX_SKIPPED = 5  # names in a warning
 _HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
 
 
@@ -54,6 +58,8 @@ def open_dataset(settings: DatasetSettings, fingerprint: str | None = None, *, k
     Raises:
         DatasetError: there is no such dataset, split or column, or it cannot be read.
     """
+    if not settings.path.strip():
+        raise DatasetError("dataset.path is empty; set it to a file, a folder, a glob or a hub name")
     if "://" in settings.path:
         return _open_url(settings, fingerprint, keep_malformed)
     try:
@@ -119,10 +125,32 @@ def _open_local(
     found = {"train": [str(file) for file in files]}
     if path.is_dir():
         folder = path.resolve()
-        found = find_splits(str(folder), settings, {str(folder / file.relative_to(path)) for file in files})
+        visible = {str(folder / file.relative_to(path)) for file in files}
+        found = find_splits(str(folder), settings, visible)
+        check_split_files(found, visible, format_name, settings)
+        _warn_of_skipped(path, format_name, settings)
     splits = select_format(format_name, found, settings)
     fingerprint = known_fingerprint or _fingerprint_local(select_split(splits, settings), settings)
     return open_files(format_name, splits, fingerprint, settings, keep_bad=keep_malformed)
+
+
+def _warn_of_skipped(folder: Path, format_name: str, settings: DatasetSettings) -> None:
+    """Log what a user may expect to be read of a folder, and is not."""
+    skipped = []
+    for path in sorted(folder.rglob("*")):
+        name = path.relative_to(folder).as_posix()
+        if _is_hidden(path, folder):
+            continue
+        if path.is_dir() and path.is_symlink():
+            skipped.append(f"{name} (a link to a folder)")
+        elif path.is_file() and file_format(path) == format_name and not is_visible(str(path), str(folder)):
+            skipped.append(f"{name} (its path has a name that begins with _)")
+        elif path.is_file() and settings.format and file_format(path) is None and is_visible(str(path), str(folder)):
+            skipped.append(f"{name} (its extension is not of the format {format_name})")
+    if skipped:
+        names = ", ".join(skipped[:_MAX_SKIPPED])
+        more = f" and {len(skipped) - _MAX_SKIPPED} more" if len(skipped) > _MAX_SKIPPED else ""
+        log.warning("%s: not read: %s%s; to read them, set dataset.path to a glob", folder, names, more)
 
 
 def _has_data_card(folder: Path) -> bool:
@@ -195,6 +223,7 @@ def _open_remote(
     found = {"train": list(paths)}
     if files.is_folder:
         found = find_splits(files.url(files.root), settings, set(paths))
+        check_split_files(found, set(paths), format_name, settings)
     splits = select_format(format_name, found, settings)
     fingerprint = fingerprint_remote(paths[url] for url in select_split(splits, settings))
     return open_files(format_name, splits, fingerprint, settings, keep_bad=keep_malformed)

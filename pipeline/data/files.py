@@ -14,6 +14,7 @@ import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import PurePosixPath
 from typing import IO, Any
 
@@ -177,7 +178,10 @@ def _list_zip(path: str) -> list[str]:
         raise DatasetError(f"{path}: the zip archive cannot be read ({error}); pack it again") from error
     if encrypted := [info.filename for info in infos if info.flag_bits & 1]:
         raise DatasetError(f"{path}: the member {encrypted[0]!r} is encrypted; unpack the archive with its password")
-    return sorted(info.filename for info in infos)
+    names = sorted(info.filename for info in infos)
+    if twice := next((name for name, following in pairwise(names) if name == following), None):
+        raise DatasetError(f"{path}: two members are named {twice!r}; pack the archive again, with one file per name")
+    return names
 
 
 def _is_data(member: str) -> bool:

@@ -14,7 +14,7 @@ import glob
 import hashlib
 import os
 from collections.abc import Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from lengthwise.config import DatasetSettings
@@ -112,6 +112,29 @@ def find_splits(folder: str, settings: DatasetSettings, visible: set[str]) -> di
     if not splits:
         raise DatasetError(f"{settings.path}: no file is a data file by its name; set dataset.path to the files")
     return splits
+
+
+def check_split_files(
+    splits: dict[str, list[str]], visible: set[str], format_name: str, settings: DatasetSettings
+) -> None:
+    """Refuse a folder in which some files are named after splits, and others would belong to none of them.
+
+    Raises:
+        DatasetError: a data file is in no split.
+    """
+    chosen = {file for files in splits.values() for file in files}
+    left = sorted(file for file in visible - chosen if file_format(file) == format_name)
+    if left:
+        named = "; ".join(f"{split}: {_name_some(files)}" for split, files in splits.items())
+        raise DatasetError(
+            f"{settings.path}: {_name_some(left)} would not be read, since other files have names of splits ({named});"
+            " set dataset.path to a glob of the files to read, or rename them"
+        )
+
+
+def _name_some(files: Sequence[str]) -> str:
+    names = [PurePosixPath(file).name for file in files]
+    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
 
 
 def select_format(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -148,3 +149,14 @@ def test_number_column_can_be_read_as_text(tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match=r"int64.*not text; .* dataset\.types\.text to string"):
         open_source(path)
     assert read_texts(path, types={"text": "string"}) == ["7", "8"]
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_kept_column_that_is_no_unicode_is_refused(tmp_path: Path, streaming: bool) -> None:
+    offsets, data = pa.py_buffer(np.array([0, 2], np.int32)), pa.py_buffer(b"\xff\xfe")
+    damaged = pa.Array.from_buffers(pa.string(), 1, [None, offsets, data])
+    pq.write_table(pa.table({"text": ["moon"], "id": damaged}), tmp_path / "rows.parquet")
+    message = "the column 'id' of rows.parquet is damaged in rows 0 to 0 .*; repair it, or leave it out"
+    with pytest.raises(DatasetError, match=message):
+        read_rows(open_source(tmp_path / "rows.parquet", keep_columns=["id"], streaming=streaming))
+    assert read_texts(tmp_path / "rows.parquet", streaming=streaming) == ["moon"]

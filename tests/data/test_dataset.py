@@ -120,6 +120,33 @@ def test_hidden_and_temporary_files_are_ignored(tmp_path: Path, streaming: bool)
     assert open_source(tmp_path).fingerprint == first
 
 
+def test_files_that_no_split_would_have_are_refused(tmp_path: Path) -> None:
+    for name in ("reviews", "notes", "train"):
+        (tmp_path / f"{name}.txt").write_text(f"{name}\n")
+    message = r"notes\.txt, reviews\.txt would not be read, since .* names of splits \(train: train\.txt\); .* a glob"
+    with pytest.raises(DatasetError, match=message):
+        open_source(tmp_path)
+    assert read_texts(tmp_path / "*.txt") == ["notes", "reviews", "train"]
+
+
+def test_files_that_a_folder_skips_are_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    folder, other = tmp_path / "folder", tmp_path / "other"
+    for path in (folder / "a.txt", folder / "_b.txt", folder / "c.dat", other / "d.txt"):
+        path.parent.mkdir(exist_ok=True)
+        path.write_text("moon\n")
+    (folder / "link").symlink_to(other)
+    assert read_texts(folder, format="text") == ["moon"]
+    (record,) = caplog.records
+    for skipped in ("_b.txt (its path has a name", "c.dat (its extension", "link (a link to a folder)", "to a glob"):
+        assert skipped in record.getMessage()
+
+
+@pytest.mark.parametrize("path", ["", "  "])
+def test_empty_path_is_refused(path: str) -> None:
+    with pytest.raises(DatasetError, match=r"dataset\.path is empty; set it to a file"):
+        open_dataset(DatasetSettings(path=path))
+
+
 @pytest.mark.parametrize("streaming", [False, True])
 def test_file_that_matches_a_split_twice_is_read_once(tmp_path: Path, streaming: bool) -> None:
     write(tmp_path / "train-of-train.txt")

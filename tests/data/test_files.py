@@ -6,6 +6,7 @@ import bz2
 import gzip
 import io
 import lzma
+import warnings
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -135,3 +136,12 @@ def test_file_of_another_kind_than_its_ending(tmp_path: Path, contents: bytes, m
     (tmp_path / "rows.csv").write_bytes(contents)
     with pytest.raises(DatasetError, match=message):
         open_source(tmp_path / "rows.csv")
+
+
+def test_zip_archive_with_two_members_of_one_name_is_refused(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "rows.zip", "w") as archive, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of zipfile, about what is tested
+        for _ in range(2):
+            archive.writestr("a.jsonl", to_json_lines(ROWS))
+    with pytest.raises(DatasetError, match=r"rows\.zip: two members are named 'a\.jsonl'"):
+        read_texts(tmp_path / "rows.zip")
