@@ -27,7 +27,7 @@ REQUESTS = [post("/embed", BODY, 1)]
 LARGE = post("/embed", BODY + b" " * 200_000, 1, "large")
 # Within the seconds of an attack, all of them end connections.
 TIMEOUTS = {"header": 1, "chunk": 0.8, "body": 2, "idle": 2, "write": 2}
-# Fewer connections than the hostile ones; of `half_body`, they hold more of the memory than the good client leaves.
+# Fewer connections than the hostile ones.
 LIMITS = {
     "all": {"max-connections": 60, "max-buffer-bytes": 4_000_000},
     "half_body": {"max-connections": 80, "max-request-bytes": 250_000, "max-buffer-bytes": 250_000},
