@@ -45,7 +45,7 @@ class CsvSettings(Settings):
     }
 
     delimiter: str | None = Field(
-        None, description="the character between cells; by a file's ending if null: a tab in .tsv, else a comma"
+        None, description="the character between cells; by a file's extension if null: a tab in .tsv, else a comma"
     )
     quoting: Literal["standard", "none"] | None = Field(
         None,

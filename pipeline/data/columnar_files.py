@@ -132,7 +132,7 @@ def _merge(name: str, found: dict[DataFile, pa.Field], settings: DatasetSettings
         except pa.ArrowException as error:
             raise DatasetError(
                 f"{settings.path}: the column {name!r} is {field.type} in {file}, but {merged and merged.type} in other"
-                f" files; set dataset.types.{name} to the type that it shall have, such as string"
+                f" files; set dataset.types.{name} to the type that it should have, such as string"
             ) from error
     return merged if merged is not None else pa.field(name, pa.null())
 
@@ -185,5 +185,5 @@ def _cast(table: pa.Table, field: pa.Field, file: DataFile, first_row: int, sett
         raise DatasetError(
             f"{settings.path}: the column {field.name!r} of {file} is {column.type} in rows {first_row} to"
             f" {first_row + table.num_rows - 1}, but {field.type} elsewhere ({error}); set dataset.types.{field.name}"
-            " to the type that it shall have, such as string"
+            " to the type that it should have, such as string"
         ) from error

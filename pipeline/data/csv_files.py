@@ -4,9 +4,10 @@
   007 into 7 and fails at A12.
 - A row has as many cells as the header has names, and a quoted cell ends before a delimiter or a line break. Any other
   row is malformed. If it goes over several lines, its first line is the malformed row, and reading goes on at the next.
-- Nothing in a file tells a quoted cell of several lines from rows between two stray quotes. If each of its lines alone
-  has the cells of a row, it is taken for rows: in a file with tabs always, as texts hardly hold tabs, and otherwise
-  where that is no coincidence. `dataset.csv.quoting` decides it.
+- A quoted cell of several lines and rows between two stray quotes look the same. If each of its lines alone has the
+  cells of a row, it is taken for rows: in a file with tabs always, as texts hardly hold tabs, and otherwise where that
+  is unlikely to be chance. `dataset.csv.quoting` decides it.
+- A row of several lines has a limit, so that a stray quote does not read the rest of the file into memory.
 """
 
 from __future__ import annotations
@@ -30,7 +31,8 @@ NO_ROWS = (
     "there is nothing but a header; if the first line is a row and not the names of the columns, give these in"
     " dataset.csv.column_names"
 )
-_COINCIDENCE = 4  # this many delimiters, each where a row would have it, are none
+_COINCIDENCE = 4  # so many delimiters, each where a row would have it, are not there by chance
+_MAX_ROW_LINES, _MAX_ROW_CHARACTERS = 10_000, 16 * 2**20  # of a row of several lines
 _OTHER_DELIMITERS = ";\t|,"
 _MAX_CELL = 2**31 - 1
 log = logging.getLogger(__name__)
@@ -62,7 +64,7 @@ def missing_column_hint(names: Sequence[str], settings: DatasetSettings) -> str:
 
 
 class _Lines:
-    """The lines of a file; those of the current row can be given back.
+    """The lines of a file; those of the current row can be pushed back.
 
     Attributes:
         row: the lines of the current row.
@@ -72,7 +74,7 @@ class _Lines:
     def __init__(self, lines: Iterator[str]) -> None:
         self._lines, self._returned = lines, deque[str]()
         self.row: list[str] = []
-        self.number = 0
+        self.number = self._characters = 0
 
     def __iter__(self) -> _Lines:
         return self
@@ -81,9 +83,12 @@ class _Lines:
         line = self._returned.popleft() if self._returned else next(self._lines)
         self.row.append(line)
         self.number += 1
+        self._characters = len(line) if len(self.row) == 1 else self._characters + len(line)
+        if len(self.row) > 1 and (len(self.row) > _MAX_ROW_LINES or self._characters > _MAX_ROW_CHARACTERS):
+            raise csv.Error(f"a cell of more than {_MAX_ROW_LINES:,} lines or {_MAX_ROW_CHARACTERS:,} characters")
         return line
 
-    def give_back(self) -> str:
+    def push_back(self) -> str:
         """All lines of the row but the first, which is returned."""
         first, *others = self.row
         self._returned.extendleft(reversed(others))
@@ -134,7 +139,7 @@ def _parse_rows(text: Any, file: DataFile, settings: DatasetSettings) -> Iterato
         except csv.Error as error:
             end = f"up to line {lines.number} " if lines.number > start else ""
             reason = f"the quotes of a cell do not fit {end}({error}); set dataset.csv.quoting to none if they are text"
-            yield start, Malformed(reason, lines.give_back().rstrip("\r\n"))
+            yield start, Malformed(reason, lines.push_back().rstrip("\r\n"))
             continue
         if not row or (width != 1 and len(row) == 1 and not row[0].strip()):
             continue
@@ -144,7 +149,7 @@ def _parse_rows(text: Any, file: DataFile, settings: DatasetSettings) -> Iterato
                 f"a quoted cell goes on to line {lines.number}, but each of these lines could be a row by itself;"
                 " set dataset.csv.quoting to standard if the cell is meant so, or to none if the quotes are text"
             )
-            yield start, Malformed(reason, lines.give_back().rstrip("\r\n"))
+            yield start, Malformed(reason, lines.push_back().rstrip("\r\n"))
         elif len(row) != width:
             cells = "1 cell" if len(row) == 1 else f"{len(row)} cells"
             yield start, Malformed(f"{cells}, but the header has {width}", "".join(lines.row).rstrip("\r\n"))

@@ -1,6 +1,6 @@
 """Data files: local or at a URL, compressed or not, or members of a zip archive.
 
-- A compression is recognized by the file's first bytes, so that a wrong ending does no harm.
+- A compression is recognized by the file's first bytes, so that a wrong extension does no harm.
 - A zip archive is read as the data files in it, in the order of their names. Archives of other kinds are not read.
 """
 
@@ -109,8 +109,8 @@ def _decompress(raw: IO[bytes], file: DataFile) -> IO[bytes]:
             return opened
     if start.startswith(b"PK\x03\x04"):
         raise DatasetError(
-            f"{file.path}: {file} is a zip archive or an office document by its first bytes; give it the ending .zip if"
-            " it holds data files, or save the document as CSV"
+            f"{file.path}: {file} is a zip archive or an office document by its first bytes; give it the extension .zip"
+            " if it holds data files, or save the document as CSV"
         )
     return raw
 

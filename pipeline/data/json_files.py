@@ -16,7 +16,16 @@ import pyarrow as pa
 from lengthwise.config import DatasetSettings
 from lengthwise.data.files import DataFile
 from lengthwise.data.json_values import JsonObject, read_values
-from lengthwise.data.tables import JsonFloat, Malformed, column_types, make_tables, row_error, to_text
+from lengthwise.data.tables import (
+    NEGATIVE_ZERO,
+    JsonFloat,
+    Malformed,
+    column_types,
+    make_tables,
+    row_error,
+    to_plain,
+    to_text,
+)
 from lengthwise.errors import DatasetError
 
 NO_ROWS = "there is no value in it"
@@ -105,12 +114,12 @@ class _Column:
         self.is_present = True
         if value is None:
             return
-        kind = dict if isinstance(value, dict) else type(value)
+        kind = dict if isinstance(value, dict) else int if value is NEGATIVE_ZERO else type(value)
         self._types.add(kind)
         if kind is int:
             self._low, self._high = min(self._low, value), max(self._high, value)
         elif kind is JsonFloat:
-            self._fits &= abs(value) != float("inf")
+            self._fits &= abs(float(value)) != float("inf")
         elif kind in (dict, list):
             self._nested.append(value)
             if len(self._nested) == _FIRST_ROWS:
@@ -149,8 +158,8 @@ def _merge(first: pa.DataType, second: pa.DataType | None) -> pa.DataType | None
 def _infer(values: list[Any]) -> Any:
     """The type of nested values; None if there is none that holds them all."""
     try:
-        return pa.array(values).type
-    except (pa.ArrowException, UnicodeEncodeError, OverflowError):
+        return pa.array([to_plain(value) for value in values]).type
+    except (pa.ArrowException, UnicodeEncodeError, OverflowError, RecursionError):
         return None
 
 
@@ -179,7 +188,7 @@ def _as_row(value: Any) -> Mapping[str, Any] | Malformed:
         return value
     if value is None:
         return {}
-    if isinstance(value, str):
+    if type(value) is str:
         return {"text": value}
     shown = (to_text(value) or "")[:1_000]
     return Malformed(f"{shown[:60]} is not an object", shown)

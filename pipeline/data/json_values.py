@@ -1,7 +1,7 @@
 """The rows of a JSON file, in bounded memory: one per line, or the items of arrays, or objects over several lines.
 
 - Lines are decoded one by one, so that a malformed line is a malformed row. In a file whose first value goes on over
-  several lines, or is an array, a mistake is an error: what follows it cannot be told.
+  several lines, or is an array, a mistake is an error: where the next row begins is not known.
 - A number keeps how it is written, an integer of any size its digits.
 """
 
@@ -16,10 +16,11 @@ from typing import Any, TextIO
 from lengthwise.config import DatasetSettings
 from lengthwise.data.files import DataFile
 from lengthwise.data.lines import find_undecodable, open_text
-from lengthwise.data.tables import JsonFloat, Malformed
+from lengthwise.data.tables import NEGATIVE_ZERO, JsonFloat, Malformed
 from lengthwise.errors import DatasetError
 
 _READ_CHARACTERS = 2**18
+_LONGEST_TOKEN = 16  # characters, of a literal or an escape that the end of the buffer cuts; they have up to 12
 _SPACE = " \t\n\r\ufeff"
 
 
@@ -61,7 +62,7 @@ def _has_rows_by_line(start: str) -> bool:
         return True
     try:
         _DECODER.raw_decode(first.lstrip(_SPACE))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         goes_on = getattr(error, "pos", 0) >= len(first.strip(_SPACE))
         return not goes_on or second.startswith("{")
     return True
@@ -201,13 +202,19 @@ class _Document:
             try:
                 value, end = _DECODER.raw_decode(self._buffer, self._position)
             except (ValueError, RecursionError) as error:
-                if self._fill():
+                if self._may_go_on(error) and self._fill():
                     continue
                 self.line += self._buffer.count("\n", self._counted, getattr(error, "pos", self._position))
                 raise self._error(_explain(error)) from error
             if end < len(self._buffer) or not self._fill():  # a number may go on
                 self._position = end
                 return value
+
+    def _may_go_on(self, error: Exception) -> bool:
+        """Whether an error may only be due to the end of the buffer."""
+        if not isinstance(error, json.JSONDecodeError):
+            return False
+        return error.pos >= len(self._buffer) - _LONGEST_TOKEN or error.msg.startswith("Unterminated string")
 
     def _fill(self) -> bool:
         """Read more, at least as much as there is; returns whether there was more."""
@@ -238,5 +245,9 @@ def _make_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return repeating
 
 
+def _parse_int(literal: str) -> int:
+    return NEGATIVE_ZERO if literal == "-0" else int(literal)
+
+
 # Tabs and other control characters in a string, which the standard forbids, have one meaning only.
-_DECODER = json.JSONDecoder(object_pairs_hook=_make_object, parse_float=JsonFloat, strict=False)
+_DECODER = json.JSONDecoder(object_pairs_hook=_make_object, parse_float=JsonFloat, parse_int=_parse_int, strict=False)

@@ -1,9 +1,10 @@
-"""Load files with `datasets`: the format of a file, the reader's options, the splits of a folder, and its errors.
+"""What all inputs share: the format of files, the splits of a folder, fingerprints, the cache's folder and errors.
 
-- In a CSV file only an empty cell is null, and a text is exactly what the file holds: pandas would read "NA", "None"
-  and "null" as nulls, and "007" as 7. The same holds for JSON strings that look like times (`compat.read_json_lines`).
+- Files are read by this package's own readers (`lengthwise.data.builder`). `datasets` reads hub datasets, folders of
+  `save_to_disk`, and the files of a dataset card with options that only its readers have. `read_options` and
+  `compat.read_json_lines` then keep a text what the file holds: pandas would read "NA" as null and "007" as 7.
 - `datasets` caches a local file by its path and time stamp, and would return the old rows of a file that was replaced
-  by one of the same age. So its cache is kept apart by the input's fingerprint.
+  by one of the same age. So the cache is kept apart by the input's fingerprint.
 """
 
 from __future__ import annotations

@@ -7,6 +7,7 @@ whose text is the line and whose column `BAD_ROW` says what is wrong with it.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -19,6 +20,7 @@ from lengthwise.data.lines import find_undecodable, show_undecodable
 from lengthwise.errors import DatasetError
 
 BAD_ROW = "__bad_row__"  # the column that says why a row is malformed; null for all others
+_NOT_OF_THE_TYPE = (pa.ArrowException, UnicodeEncodeError, TypeError, ValueError, OverflowError, RecursionError)
 _TABLE_ROWS, _TABLE_CHARACTERS = 10_000, 16 * 2**20
 
 
@@ -35,16 +37,17 @@ class Malformed:
     text: str
 
 
-class JsonFloat(float):
-    """A number of JSON with a fraction or an exponent, and how it is written."""
+class JsonFloat(str):
+    """A number of JSON with a fraction or an exponent, as it is written: the number itself is seldom needed."""
 
-    literal: str
+    __slots__ = ()
 
-    def __new__(cls, literal: str) -> JsonFloat:
-        """The number that a literal writes."""
-        self = super().__new__(cls, literal)
-        self.literal = literal
-        return self
+
+class _NegativeZero(int):
+    """The integer that JSON writes as -0."""
+
+
+NEGATIVE_ZERO = _NegativeZero(0)
 
 
 def row_error(settings: DatasetSettings, file: DataFile, line: int, reason: str) -> DatasetError:
@@ -103,8 +106,7 @@ class _Block:
         if isinstance(row, Malformed):
             self._set_bad(len(self.lines), line, row)
             row = [None] * len(self._schema)
-        text = row[self._text]
-        self.characters += len(text) if isinstance(text, str) else 0
+        self.characters += sum(map(_count_characters, row))
         self.lines.append(line)
         self._rows.append(row)
 
@@ -124,14 +126,14 @@ class _Block:
         """The values of a column; those that do not have its type are null, and their rows are bad."""
         try:
             return _convert(values, field.type)
-        except (pa.ArrowException, UnicodeEncodeError, TypeError, ValueError, OverflowError):
+        except _NOT_OF_THE_TYPE:
             converted = [self._convert_cell(field, row, value) for row, value in enumerate(values)]
             return pa.array(converted, field.type)
 
     def _convert_cell(self, field: pa.Field, row: int, value: Any) -> Any:
         try:
             return _convert([value], field.type)[0].as_py()
-        except (pa.ArrowException, UnicodeEncodeError, TypeError, ValueError, OverflowError):
+        except _NOT_OF_THE_TYPE:
             undecodable = find_undecodable(value, self._settings) if isinstance(value, str) else None
             reason = undecodable or f"{_describe(value)} is not {_type_name(field.type)}"
             remedy = "" if undecodable or field.type == pa.string() else f"; dataset.types.{field.name} sets the type"
@@ -162,10 +164,67 @@ def with_bad_row(schema: pa.Schema) -> pa.Schema:
 
 
 def to_text(value: Any) -> str | None:
-    """A value as JSON writes it, and a string as it is."""
-    if value is None or isinstance(value, str):
+    """A value as JSON writes it, numbers as they were written, and a string as it is."""
+    if value is None or type(value) is str:
         return value
-    return value.literal if isinstance(value, JsonFloat) else json.dumps(value, ensure_ascii=False)
+    written: list[str] = []
+    waiting = [value]  # a tuple holds what is written already; recursion would fail at the depth that is just read
+    while waiting:
+        item = waiting.pop()
+        if isinstance(item, tuple | JsonFloat):
+            written.append(item[0] if isinstance(item, tuple) else item)
+        elif item is NEGATIVE_ZERO:
+            written.append("-0")
+        elif isinstance(item, dict):
+            keys = [(f"{json.dumps(name, ensure_ascii=False)}: ",) for name in item]
+            waiting += _enclose("{}", [list(pair) for pair in zip(keys, item.values(), strict=True)])
+        elif isinstance(item, list):
+            waiting += _enclose("[]", [[each] for each in item])
+        else:
+            written.append(json.dumps(item, ensure_ascii=False))
+    return "".join(written)
+
+
+def _enclose(brackets: str, items: list[list[Any]]) -> list[Any]:
+    """Brackets and the items between them, the last one first."""
+    parts: list[Any] = [(brackets[0],)]
+    for number, item in enumerate(items):
+        parts += [(", ",), *item] if number else item
+    return [(brackets[1],), *reversed(parts)]
+
+
+def to_plain(value: Any) -> Any:
+    """A value of JSON with numbers of Python.
+
+    Raises:
+        OverflowError: a number is too large for a float.
+    """
+    if isinstance(value, JsonFloat):
+        number = float(value)
+        if math.isinf(number):
+            raise OverflowError(f"{value} is too large")
+        return number
+    if isinstance(value, dict):
+        return {name: to_plain(item) for name, item in value.items()}
+    if isinstance(value, list):
+        return [to_plain(item) for item in value]
+    return 0 if value is NEGATIVE_ZERO else value
+
+
+def _count_characters(cell: Any) -> int:
+    """The characters of the strings of a cell."""
+    if isinstance(cell, str):
+        return len(cell)
+    if not isinstance(cell, dict | list):
+        return 0
+    found, waiting = 0, [cell]
+    while waiting:
+        item = waiting.pop()
+        if isinstance(item, str):
+            found += len(item)
+        elif isinstance(item, dict | list):
+            waiting += item.values() if isinstance(item, dict) else item
+    return found
 
 
 def _convert(values: Sequence[Any], target: pa.DataType) -> pa.Array:
@@ -180,6 +239,8 @@ def _convert(values: Sequence[Any], target: pa.DataType) -> pa.Array:
         return array if target == array.type else array.cast(target)
     if target == pa.string():
         raise TypeError("not a string")
+    if kinds & _PARSED_LATE:
+        values = [to_plain(value) for value in values]
     if pa.types.is_nested(target) or kinds == {_NATURAL.get(target)}:
         return pa.array(values, target)
     scalars = []
@@ -191,6 +252,7 @@ def _convert(values: Sequence[Any], target: pa.DataType) -> pa.Array:
     return pa.array(scalars, target)
 
 
+_PARSED_LATE = {JsonFloat, _NegativeZero, dict, list}
 _NATURAL = {pa.int64(): int, pa.int32(): int, pa.bool_(): bool, pa.float64(): JsonFloat}
 
 
@@ -201,7 +263,7 @@ def column_types(settings: DatasetSettings) -> Mapping[str, pa.DataType]:
 
 def _describe(value: Any) -> str:
     text = to_text(value) or ""
-    shown = repr(value) if isinstance(value, str) else text
+    shown = repr(value) if type(value) is str else text
     return shown if len(shown) <= 60 else f"{shown[:60]}…"
 
 

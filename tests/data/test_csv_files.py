@@ -7,6 +7,7 @@ import csv
 import gzip
 import io
 import logging
+import re
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from helpers.dataset_files import open_source, read_malformed, read_rows, read_texts
+from lengthwise.data import csv_files
 from lengthwise.errors import DatasetError
 
 STREAMING = pytest.mark.parametrize("streaming", [False, True])
@@ -267,3 +269,19 @@ def test_dataset_card_declares_delimiter_and_types(tmp_path: Path) -> None:
     write_file(tmp_path / "README.md", card)
     rows = read_rows(open_source(tmp_path, keep_columns=("id",)))
     assert rows == [{"text": "a", "id": "007"}, {"text": "b", "id": "8"}]
+
+
+def test_stray_quote_does_not_read_the_rest_of_the_file(tmp_path: Path) -> None:
+    path = write_file(tmp_path / "rows.csv", 'text,id\n"a,1\n' + "b,2\n" * 30_000)
+    rows, malformed = read_malformed(path, keep_columns=("id",))
+    assert len(rows) == 30_001
+    assert list(malformed) == [0]
+    assert re.search(r"line 2: .*up to line 10002 .*more than 10,000 lines.*csv\.quoting", malformed[0])
+
+
+def test_row_of_several_lines_has_a_limit_of_characters(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(csv_files, "_MAX_ROW_CHARACTERS", 1_000)
+    path = write_file(tmp_path / "rows.csv", f'text\n"a\n{"b" * 900}\nc"\n"d\n{"e" * 1_000}\nf\n{"g" * 2_000}\n')
+    rows, malformed = read_malformed(path)
+    assert [row["text"] for row in rows] == [f"a\n{'b' * 900}\nc", '"d', "e" * 1_000, "f", "g" * 2_000]
+    assert list(malformed) == [1]

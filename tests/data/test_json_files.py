@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from helpers.dataset_files import open_source, read_malformed, read_rows, read_texts
+from lengthwise.config import DatasetSettings
+from lengthwise.data import json_values, tables
+from lengthwise.data.files import DataFile
 from lengthwise.errors import DatasetError
 
 STREAMING = pytest.mark.parametrize("streaming", [False, True])
@@ -231,3 +236,61 @@ def test_nested_file(tmp_path: Path, contents: str, field: str | None, message: 
     (tmp_path / "rows.json").write_text(contents)
     with pytest.raises(DatasetError, match=message):
         read_texts(tmp_path / "rows.json", field=field, streaming=streaming)
+
+
+# Numbers as they are written, deep values, and how far a mistake is searched
+
+
+@STREAMING
+@pytest.mark.parametrize("number", ["1e400", "-1E+400", "0.10", "-0", "-0.0", "1.00000000000000000001", "12e0"])
+def test_numbers_of_text_are_as_written(tmp_path: Path, number: str, streaming: bool) -> None:
+    nested = f'{{"é": [{number}, "x\\"", null, true], "b": {{}}, "c": []}}'
+    expected = [f'{{"é": [{number}, "x\\"", null, true], "b": {{}}, "c": []}}', number, "x"]
+    assert to_ids(tmp_path, lines(nested, number, '"x"'), streaming=streaming) == expected
+
+
+@STREAMING
+def test_nested_numbers_are_numbers_where_the_type_holds_them(tmp_path: Path, streaming: bool) -> None:
+    found = to_ids(tmp_path, lines('{"a": [0.5, 2]}', '{"a": [-0, 1e3]}'), streaming=streaming)
+    assert found == [{"a": [0.5, 2.0]}, {"a": [0.0, 1000.0]}]
+    assert to_ids(tmp_path, lines("-0", "2"), "ints.jsonl", streaming=streaming) == [0, 2]
+    wide = to_ids(tmp_path, lines('{"a": 1e400}', '{"a": 0.50}'), "wide.jsonl", streaming=streaming)
+    assert wide == ['{"a": 1e400}', '{"a": 0.50}']
+
+
+@pytest.mark.parametrize("depth", [700, 100_000])
+@pytest.mark.parametrize("first", [True, False])
+def test_deep_value_is_a_row_of_its_line(tmp_path: Path, depth: int, first: bool) -> None:
+    """Whether it is read or malformed, the other rows are there."""
+    deep = f'{{"text": "deep", "id": {"[" * depth}1.5{"]" * depth}}}\n'
+    contents = deep + lines("1") if first else lines("1") + deep
+    (tmp_path / "rows.jsonl").write_text(contents)
+    rows, malformed = read_malformed(tmp_path / "rows.jsonl", keep_columns=("id",), types={"id": "string"})
+    assert len(rows) == 2
+    assert rows[1 if first else 0]["id"] == "1"
+    if depth > 1_000:
+        assert list(malformed) == [0 if first else 1]
+        assert f"line {1 if first else 2}: not valid JSON: nested too deeply" in next(iter(malformed.values()))
+    else:
+        assert not malformed
+        assert rows[0 if first else 1]["id"] == "[" * depth + "1.5" + "]" * depth
+
+
+def test_mistake_in_a_document_is_an_error_before_the_rest_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = io.StringIO('[{"text": "a"},\n {"text" "b"},\n' + ' {"text": "c"},\n' * 200_000 + ' {"text": "d"}]')
+    monkeypatch.setattr(json_values, "open_text", lambda *arguments, **options: contextlib.nullcontext(text))
+    with pytest.raises(DatasetError, match=r"line 2: .*Expecting ':'"):
+        list(json_values.read_values(DataFile("rows.json"), DatasetSettings(path="rows.json")))
+    assert text.tell() < 2**20
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 5, 17])
+def test_document_is_read_in_blocks_of_any_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int) -> None:
+    """Blocks end within numbers, literals and escapes."""
+    values = [{"text": 'a\U0001f600"\\\n', "x": [1.5e-7, -12, True, None, False]}, {"text": "", "x": {"é": 1e300}}]
+    (tmp_path / "rows.json").write_text(json.dumps(values, indent=2))
+    monkeypatch.setattr(json_values, "_READ_CHARACTERS", size)
+    found = json_values.read_values(DataFile(str(tmp_path / "rows.json")), DatasetSettings(path="rows.json"))
+    assert [tables.to_plain(value) for _, value in found] == values
