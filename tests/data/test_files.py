@@ -128,11 +128,11 @@ def test_other_archives_are_refused(tmp_path: Path, name: str, format_name: str 
 @pytest.mark.parametrize(
     ("contents", "message"),
     [
-        (make_zip(TEXTS), r"rows\.csv is a zip archive or an office document .* ending \.zip"),
+        (make_zip(TEXTS), r"rows\.csv is a zip archive or an office document .* extension \.zip"),
         (make_parquet(ROWS), r"rows\.csv is in the format parquet by its first bytes"),
     ],
 )
-def test_file_of_another_kind_than_its_ending(tmp_path: Path, contents: bytes, message: str) -> None:
+def test_file_of_another_kind_than_its_extension(tmp_path: Path, contents: bytes, message: str) -> None:
     (tmp_path / "rows.csv").write_bytes(contents)
     with pytest.raises(DatasetError, match=message):
         open_source(tmp_path / "rows.csv")
