@@ -15,7 +15,7 @@ RUNTIME ?= $(shell command -v nvidia-smi >/dev/null 2>&1 && echo gpu || echo cpu
 CONFIG ?= configs/quickstart.yaml
 
 # Several processes, each with one thread: the models of the tests are tiny.
-PYTEST_OPTIONS ?= -n auto --dist worksteal
+PYTEST_OPTIONS ?= -n auto --dist worksteal --durations=30
 DRIVER := export/runtimes/javascript_driver
 BIN   := $(VENV)/bin
 # Without compiling: most of what the packages bring is never imported.

@@ -352,7 +352,7 @@ def test_best_batch_size_skips_sizes_that_do_not_run() -> None:
             rates._best_batch_size(context, {4: fail, 8: lambda: None})
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 def test_a_rehearsal_runs_every_check_on_the_cpu(invoke: Callable[..., Result], tmp_path: Path) -> None:
     (tmp_path / "texts.txt").write_text("\n".join(f"{text} {number}" for number in range(10) for text in TEXTS) + "\n")
     run = {"dataset": {"path": str(tmp_path / "texts.txt")}, "model": {"path": "none"}}

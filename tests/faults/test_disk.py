@@ -42,7 +42,7 @@ def resize(folder: Path, size: int) -> None:
     subprocess.run(["mount", "-o", f"remount,size={size}", folder], check=True)
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 @pytest.mark.parametrize("fraction", FRACTIONS)
 def test_full_disk_stops_the_run_and_it_resumes(
     undisturbed: Job, small_disk: Path, tmp_path: Path, tokenizer: TextTokenizer, fraction: float

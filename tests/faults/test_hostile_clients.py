@@ -98,7 +98,7 @@ def test_good_client_is_served_during_an_attack(server: ServerProcess, kind: str
     assert server.request("/embed", {"inputs": "the cat"})[0] == 200
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 @pytest.mark.parametrize("kind", LIMITS)
 def test_good_client_is_served_while_an_attack_exceeds_the_limits(limited_server: ServerProcess, kind: str) -> None:
     """There are more hostile connections than the server may have, and the good client comes from their address."""

@@ -83,7 +83,7 @@ def test_run_that_is_killed_repeatedly_ends_with_the_same_files(
     assert job.files() == expected.files()
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 @pytest.mark.parametrize("number", range(TERMINATIONS))
 def test_terminated_run_ends_in_time_and_resumes(
     undisturbed: Job, tmp_path: Path, tokenizer: TextTokenizer, number: int
@@ -109,7 +109,7 @@ def test_terminated_run_ends_in_time_and_resumes(
     assert job.files() == undisturbed.files()
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 def test_killed_part_can_be_started_again(undisturbed: Job, tmp_path: Path, tokenizer: TextTokenizer) -> None:
     """Three processes share a run; one is killed and started again, then the folder is finalized."""
     job = Job(tmp_path, tokenizer, ROWS)

@@ -53,7 +53,7 @@ def ancestors(pid: int) -> list[int]:
     return found
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 def test_killed_workers_change_no_byte(single_process: Job, tmp_path: Path, tokenizer: TextTokenizer) -> None:
     job = Job(tmp_path, tokenizer, ROWS, cluster={"workers": 2, "retries": 20})
     process, chance, killed, seen = job.start("--cluster", "local"), random.Random(0), 0, 0

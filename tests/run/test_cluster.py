@@ -64,7 +64,7 @@ def test_stream_is_encoded_and_an_error_in_a_worker_is_reported(config: RunConfi
     assert contents(Path("streamed")) == before
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 @pytest.mark.usefixtures("_connected")
 def test_shard_that_kills_every_worker_ends_the_run(config: RunConfig, tmp_path: Path) -> None:
     opened = tmp_path / "opened"
