@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     import datasets
     from tokenizers import Tokenizer
 
+    from lengthwise.data.dataset import Source
     from lengthwise.encoder.model import PackedEncoder
     from lengthwise.export.artifact.folder import Artifact
     from lengthwise.export.validation.verdict import Validation
@@ -332,14 +333,12 @@ def encode_dataset(
         DatasetError, TextError: the input cannot be read, or a row cannot be encoded.
         StoreError: the folder holds other vectors, or cannot be written.
     """
-    from lengthwise.data.dataset import Source, open_run_dataset
     from lengthwise.steps import encode_source
 
     encoder = model if isinstance(model, Encoder) else Encoder.load(model)
-    named = isinstance(dataset, str | Path)
     data: dict[str, Any] = {
         "dataset": {
-            "path": str(dataset) if named else "(in memory)",
+            "path": str(dataset) if isinstance(dataset, str | Path) else "(in memory)",
             "split": split,
             "text_column": text_column,
             "keep_columns": list(keep_columns),
@@ -357,12 +356,19 @@ def encode_dataset(
         section, _, name = key.partition(".")
         data[section] = {**data.get(section, {}), name: value} if name else value
     config = parse_settings(RunConfig, data, "encode_dataset")
-    if isinstance(dataset, str | Path):
-        source = open_run_dataset(config, fingerprint)
-    else:
-        found = fingerprint or getattr(dataset, "_fingerprint", None) or uuid.uuid4().hex
-        source = Source(dataset, found, config.dataset)
+    source = _open_source(dataset, config, fingerprint)
     return encode_source(config, source, encoder._engine, encoder.tokenizer, fresh=fresh, show_progress=show_progress)
+
+
+def _open_source(
+    dataset: str | Path | datasets.Dataset | datasets.IterableDataset, config: RunConfig, fingerprint: str | None
+) -> Source:
+    """The input of a run: what `dataset.path` names, or a dataset in memory."""
+    from lengthwise.data.dataset import Source, open_run_dataset
+
+    if isinstance(dataset, str | Path):
+        return open_run_dataset(config, fingerprint)
+    return Source(dataset, fingerprint or getattr(dataset, "_fingerprint", None) or uuid.uuid4().hex, config.dataset)
 
 
 def search(

@@ -21,6 +21,7 @@ from safetensors.numpy import load_file
 
 from lengthwise.config import CONFIG_FILE, EncoderConfig, TokenizationSettings, load_encoder_config
 from lengthwise.errors import ArtifactError
+from lengthwise.export.artifact.difference import largest_difference
 from lengthwise.export.graphs.variants import PROGRAM_FILES, TORCHSCRIPT_FILES, VARIANTS
 from lengthwise.util.files import file_sha256, link_or_copy, replace_folder, write_atomically
 from lengthwise.util.model_paths import LFS_REMEDY, explain_model_path, hub_hint, is_lfs_pointer
@@ -58,10 +59,7 @@ class Golden:
 
         It is divided by max(1, largest value of the row, accumulated error); infinite if a value is not a number.
         """
-        scale = np.abs(self.vectors).max(axis=1, keepdims=True, initial=1.0)
-        if self.accumulated is not None:
-            scale = np.maximum(scale, self.accumulated)
-        return float(np.nan_to_num(np.abs(vectors - self.vectors) / scale, nan=np.inf).max())
+        return largest_difference(vectors, self.vectors, self.accumulated)
 
 
 @dataclass(frozen=True)

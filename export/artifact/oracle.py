@@ -15,8 +15,8 @@ import torch
 from numpy.typing import NDArray
 
 from lengthwise.encoder.model import PackedEncoder
+from lengthwise.export.runtimes.tolerances import CPU_TOLERANCE
 
-STATE_ERROR = 1e-6  # of a state on a CPU, as it is tolerated; see `runtimes.tolerances`
 _FACTORS = (1, 1.0001, 1.0004, 1.001)
 
 
@@ -70,8 +70,8 @@ def accumulated_error(states: NDArray[np.float32], weights: NDArray[np.float64])
 
     They are not where a text repeats a token: each step then rounds the sum the same way. So the error that these
     states have when they are summed from the first to the last in float32 is added, twice: a difference is of two sums.
-    It depends on their last bits, which another runtime has others of, so it is the largest for some slightly larger
-    states.
+    It depends on the last bits of the states, which differ between runtimes, so the largest error for some slightly
+    larger states is taken.
 
     Args:
         states: float32[tokens, state_dim].
@@ -83,7 +83,7 @@ def accumulated_error(states: NDArray[np.float32], weights: NDArray[np.float64])
     sums = states.sum(axis=0, dtype=np.float64)
     independent = np.sqrt(weights**2 @ (len(states) + sums**2))
     rounded = [np.abs(weights @ _rounding(states * np.float32(factor))) for factor in _FACTORS]
-    scale: NDArray[np.float64] = independent + 2 * np.max(rounded, axis=0) / STATE_ERROR
+    scale: NDArray[np.float64] = independent + 2 * np.max(rounded, axis=0) / CPU_TOLERANCE
     return scale
 
 

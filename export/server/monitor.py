@@ -205,7 +205,7 @@ class ConnectionMonitor:
         self._metrics.closed_connections.labels(reason).inc()
 
     async def watch(self) -> None:
-        """Check the timeouts of all connections, for ever."""
+        """Check the timeouts of all connections, until it is cancelled."""
         settings = self.settings
         timeouts = (settings.header_timeout, settings.chunk_timeout, settings.body_timeout, settings.write_timeout)
         shortest = min(*timeouts, settings.idle_timeout)

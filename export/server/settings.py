@@ -51,18 +51,12 @@ class ServeSettings(Settings, BaseSettings, ServeOptions):
     @field_validator("max_queue_tokens")
     @classmethod
     def _text_fits_into_the_queue(cls, value: int, info: ValidationInfo) -> int:
-        longest = info.data.get("max_text_tokens", value)
-        if value < longest:
-            raise ValueError(f"is {value}, but a text may have {longest} tokens (max_text_tokens); raise this")
-        return value
+        return _at_least(value, info, "max_text_tokens", "a text may have {} tokens")
 
     @field_validator("max_buffer_bytes")
     @classmethod
     def _body_fits_into_the_buffers(cls, value: int, info: ValidationInfo) -> int:
-        largest = info.data.get("max_request_bytes", value)
-        if value < largest:
-            raise ValueError(f"is {value}, but a body may have {largest} bytes (max_request_bytes); raise this")
-        return value
+        return _at_least(value, info, "max_request_bytes", "a body may have {} bytes")
 
     @field_validator("model_name")
     @classmethod
@@ -90,6 +84,14 @@ class ServeSettings(Settings, BaseSettings, ServeOptions):
     def redacted(self) -> dict[str, Any]:
         """The settings without the API key."""
         return {**self.model_dump(), "api_key": None if self.api_key is None else "(set)"}
+
+
+def _at_least(value: int, info: ValidationInfo, name: str, limit: str) -> int:
+    """A value that must not be less than the setting of this name, which is validated before it."""
+    least = info.data.get(name, value)
+    if value < least:
+        raise ValueError(f"is {value}, but {limit.format(least)} ({name}); raise this")
+    return value
 
 
 def split_origins(value: str) -> list[str]:

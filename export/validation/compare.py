@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from lengthwise.export.artifact.difference import scaled_difference
 from lengthwise.export.artifact.oracle import Oracle
 from lengthwise.export.runtimes.base import Outputs, Runtime
 from lengthwise.export.validation.cases import Case
@@ -160,21 +161,6 @@ class Comparator:
             return None
         values = np.nan_to_num(np.concatenate(self._differences), nan=np.inf)
         return float(np.percentile(values, percent, method="higher"))
-
-
-def scaled_difference(
-    found: NDArray[np.floating], expected: NDArray[np.floating], floors: NDArray[np.float64] | None = None
-) -> NDArray[np.float64]:
-    """|found - expected| / max(1, largest |expected| of the row, floors); infinite where the shapes differ.
-
-    Args:
-        floors: of the shape of `expected`, what each value is divided by at least; 1 where it is left out.
-    """
-    if found.shape != expected.shape:
-        return np.full(1, np.inf)
-    expected = expected.astype(np.float64)
-    scale = np.abs(expected).max(axis=-1, keepdims=True, initial=1.0)
-    return np.abs(found - expected) / (scale if floors is None else np.maximum(scale, floors))
 
 
 def _other_batches(case: Case) -> Iterator[tuple[str, Case, NDArray[np.int64]]]:

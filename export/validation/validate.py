@@ -21,12 +21,12 @@ from pathlib import Path
 import numpy as np
 import onnx
 from google.protobuf.message import DecodeError
-from numpy.typing import NDArray
 from tqdm import tqdm
 
 from lengthwise.config import CONFIG_FILE
 from lengthwise.encoder.checkpoint import WEIGHTS_FILE, load_encoder
 from lengthwise.encoder.model import PackedEncoder
+from lengthwise.export.artifact.difference import largest_difference
 from lengthwise.export.artifact.folder import GOLDEN_FILE, Artifact
 from lengthwise.export.artifact.oracle import Oracle, compute_oracle
 from lengthwise.export.graphs.variants import NATIVE, VARIANTS, Variant
@@ -45,7 +45,7 @@ from lengthwise.export.validation.cases import (
     text_cases,
     vocabulary_cases,
 )
-from lengthwise.export.validation.compare import CaseResult, Comparator, Comparison, scaled_difference
+from lengthwise.export.validation.compare import CaseResult, Comparator, Comparison
 from lengthwise.export.validation.speed import RuntimeFactory, measure_speed
 from lengthwise.export.validation.verdict import Status, SumScale, Validation, Verdict
 from lengthwise.tokens.ragged import RaggedTokens
@@ -234,15 +234,9 @@ def _ignores_lengths(runtime: Runtime, variant: Variant, path: Path, checks: Seq
     to_control = control_difference = 0.0
     for case, oracle in checks:
         found, cut, correct = (one.run(case.input_ids, case.attention_mask)[0] for one in (runtime, control, reader))
-        if not _largest_difference(correct, oracle.vectors, oracle.accumulated) <= tolerance:
+        if not largest_difference(correct, oracle.vectors, oracle.accumulated) <= tolerance:
             return False
-        to_control = max(to_control, _largest_difference(found, cut))
-        control_difference = max(control_difference, _largest_difference(cut, correct))
+        to_control = max(to_control, largest_difference(found, cut))
+        control_difference = max(control_difference, largest_difference(cut, correct))
     close = 10 * runtime.tolerances(variant).difference if variant.exact else control_difference / 10
     return to_control <= close < control_difference
-
-
-def _largest_difference(
-    found: NDArray[np.floating], expected: NDArray[np.floating], floors: NDArray[np.float64] | None = None
-) -> float:
-    return float(np.nan_to_num(scaled_difference(found, expected, floors), nan=np.inf).max(initial=0))

@@ -29,6 +29,7 @@ from lengthwise.data.readers import (
     missing_column_error,
     no_rows_error,
     reading_options,
+    split_error,
 )
 from lengthwise.data.source import Source
 from lengthwise.data.tables import BAD_ROW
@@ -137,10 +138,7 @@ def _load(plan: _Plan, cache_dir: str) -> datasets.Dataset | datasets.IterableDa
     except Exception as error:  # the library raises exceptions of any type
         if (known := known_cause(error)) is not None:
             raise known from error
-        raise DatasetError(
-            f"{settings.path}: split {settings.split!r} cannot be loaded ({describe_error(error)});"
-            " check dataset.split, dataset.format and the data"
-        ) from error
+        raise split_error(error, settings) from error
 
 
 def read_card(

@@ -1,4 +1,4 @@
-"""Parquet and Arrow files: only the needed columns are read, whatever types the others have.
+"""Parquet and Arrow files: only the needed columns are read; the types of the others do not matter.
 
 - A column has the type that holds the values of all files; a file that lacks a kept column has nulls there.
 - Types that `datasets` does not know are converted where that changes no value: views to strings and lists,

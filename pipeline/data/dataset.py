@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lengthwise.config import DatasetSettings, RunConfig
-from lengthwise.data.files import file_format
+from lengthwise.data.files import file_format, is_visible
 from lengthwise.data.readers import (
     SAVED_DATASET_FILES,
     cache_folder,
@@ -34,7 +34,7 @@ from lengthwise.data.readers import (
     select_format,
     select_split,
 )
-from lengthwise.data.remote_files import RemoteFiles, find_remote_files, is_visible
+from lengthwise.data.remote_files import RemoteFiles, find_remote_files
 from lengthwise.data.source import Shard, Source
 from lengthwise.errors import DatasetError, LengthwiseError
 from lengthwise.util.files import file_sha256

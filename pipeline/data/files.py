@@ -173,7 +173,7 @@ def _list_zip(path: str) -> list[str]:
     """The names of an archive's files, sorted, without hidden ones."""
     try:
         with open_file(path) as raw, zipfile.ZipFile(raw) as archive:
-            infos = [info for info in archive.infolist() if not info.is_dir() and _is_data(info.filename)]
+            infos = [info for info in archive.infolist() if not info.is_dir() and is_visible(info.filename)]
     except zipfile.BadZipFile as error:
         raise DatasetError(f"{path}: the zip archive cannot be read ({error}); pack it again") from error
     if encrypted := [info.filename for info in infos if info.flag_bits & 1]:
@@ -184,6 +184,11 @@ def _list_zip(path: str) -> list[str]:
     return names
 
 
-def _is_data(member: str) -> bool:
-    """Whether no part of a member's path is hidden, temporary, or the __MACOSX folder that macOS adds."""
-    return not any(part.startswith((".", "_")) for part in PurePosixPath(member).parts)
+def is_visible(file: str, folder: str | None = None) -> bool:
+    """Whether no part of a path begins with "." or "_", as those of hidden and temporary files and of __MACOSX do.
+
+    Args:
+        folder: only the parts below it count; all of them where it is left out.
+    """
+    path = PurePosixPath(file)
+    return not any(part.startswith((".", "_")) for part in (path if folder is None else path.relative_to(folder)).parts)

@@ -63,10 +63,15 @@ def load_split(
     try:
         return datasets.load_dataset(*arguments, split=settings.split, streaming=settings.streaming, **options)
     except Exception as error:  # readers raise exceptions of any type
-        raise DatasetError(
-            f"{settings.path}: split {settings.split!r} cannot be loaded ({describe_error(error)});"
-            " check dataset.split, dataset.format and the data"
-        ) from error
+        raise split_error(error, settings) from error
+
+
+def split_error(error: Exception, settings: DatasetSettings) -> DatasetError:
+    """The error for a split that `datasets` cannot load."""
+    return DatasetError(
+        f"{settings.path}: split {settings.split!r} cannot be loaded ({describe_error(error)});"
+        " check dataset.split, dataset.format and the data"
+    )
 
 
 def load_saved_dataset(path: str | Path, settings: DatasetSettings) -> datasets.Dataset | datasets.IterableDataset:

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
-from pathlib import PurePosixPath
 from typing import Any
+
+from lengthwise.data.files import is_visible
 
 _CONTENT_KEYS = ("ETag", "etag", "md5Hash", "content_md5", "crc32c", "blob_id")  # keys of fsspec's file info
 _TIME_KEYS = ("LastModified", "last_modified", "updated", "mtime", "created")
@@ -70,8 +71,3 @@ def find_remote_files(fs: Any, root: str) -> RemoteFiles:
         return RemoteFiles(fs, root, True, {name: info for name, info in sorted(below) if is_visible(name, root)})
     found = fs.glob(root, detail=True).items()
     return RemoteFiles(fs, root, False, {name: info for name, info in sorted(found) if info["type"] == "file"})
-
-
-def is_visible(file: str, folder: str) -> bool:
-    """Whether no part of a file's path below a folder begins with "." or "_", as hidden and temporary files do."""
-    return not any(part.startswith((".", "_")) for part in PurePosixPath(file).relative_to(folder).parts)

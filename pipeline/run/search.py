@@ -12,7 +12,6 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -29,6 +28,7 @@ from lengthwise.errors import ConfigError, StoreError
 from lengthwise.store.fingerprint import read_identity
 from lengthwise.store.folder import open_folder
 from lengthwise.store.layout import MANIFEST, RUN
+from lengthwise.store.parquet import wrap_arrow_errors
 from lengthwise.store.protocol import Folder, wrap_os_errors
 
 Metric = Literal["cosine", "dot"]
@@ -215,7 +215,7 @@ class VectorFolder:
                 continue
             shard = self._open_shard(file)
             for group in range(shard.num_row_groups):
-                with _naming(self._folder.location(file)):
+                with wrap_arrow_errors(self._folder.location(file)):
                     table = shard.read_row_group(group, columns=list(columns))
                 yield row, table
                 row += table.num_rows
@@ -245,14 +245,15 @@ class VectorFolder:
             count = shard.metadata.row_group(group).num_rows
             here = rows[(rows >= first) & (rows < first + count)]
             if len(here):
-                with _naming(self._folder.location(file)):
+                with wrap_arrow_errors(self._folder.location(file)):
                     table = shard.read_row_group(group, columns=list(columns)).take(pa.array(here - first))
                 found.update(zip(here.tolist(), table.to_pylist(), strict=True))
             first += count
 
     def _open_shard(self, file: str) -> pq.ParquetFile:
         location = self._folder.location(file)
-        with wrap_os_errors(f"{location}: cannot be read", "run the command that encodes again"), _naming(location):
+        problem, remedy = f"{location}: cannot be read", "run the command that encodes again"
+        with wrap_os_errors(problem, remedy), wrap_arrow_errors(location):
             return pq.ParquetFile(self._folder.open(file))
 
 
@@ -291,14 +292,3 @@ def _unit(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
     norms = np.linalg.norm(vectors, axis=1, keepdims=True).astype(np.float32)
     norms[norms == 0] = 1
     return vectors / norms
-
-
-@contextmanager
-def _naming(location: str) -> Iterator[None]:
-    """Turn an error of pyarrow into a StoreError that names the shard."""
-    try:
-        yield
-    except pa.ArrowException as error:
-        raise StoreError(
-            f"{location}: cannot be read ({error}); remove it, and run the command that encodes again"
-        ) from error

@@ -7,7 +7,8 @@ Vectors are stored plain with zstd: a dictionary would make a column of distinct
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -89,12 +90,18 @@ def read_schema(folder: Folder, name: str) -> pa.Schema:
     Raises:
         StoreError: it is not a parquet file.
     """
+    with wrap_arrow_errors(folder.location(name)), folder.open(name) as file:
+        return pq.read_schema(file)
+
+
+@contextmanager
+def wrap_arrow_errors(location: str) -> Iterator[None]:
+    """Turn an error of pyarrow into a StoreError that names the shard's file."""
     try:
-        with folder.open(name) as file:
-            return pq.read_schema(file)
+        yield
     except pa.ArrowException as error:
         raise StoreError(
-            f"{folder.location(name)}: cannot be read ({error}); remove it, and run the command that encodes again"
+            f"{location}: cannot be read ({error}); remove it, and run the command that encodes again"
         ) from error
 
 

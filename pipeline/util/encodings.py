@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import codecs
 
-_MARKS = {
+BYTE_ORDER_MARKS = {  # in this order: the mark of UTF-32 begins with that of UTF-16
     codecs.BOM_UTF32_LE: "utf-32",
     codecs.BOM_UTF32_BE: "utf-32",
     codecs.BOM_UTF16_LE: "utf-16",
@@ -36,7 +36,7 @@ def guess_wide(data: bytes) -> str | None:
 
     Each second byte of UTF-16 is a NUL in Latin texts, and in others one of a few control characters and NUL.
     """
-    for mark, encoding in _MARKS.items():
+    for mark, encoding in BYTE_ORDER_MARKS.items():
         if data.startswith(mark):
             return encoding
     even, odd = data[0::2], data[1::2]

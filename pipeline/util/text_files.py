@@ -1,8 +1,8 @@
-"""Text files that people edit: JSON and YAML in UTF-8, or in another encoding that can be told for certain.
+"""Text files that people edit: JSON and YAML in UTF-8, or in another encoding that can be identified.
 
 Editors on Windows save a byte order mark or UTF-16. Both are read, since the first bytes of JSON and YAML identify
-them. A single-byte encoding such as cp1252 cannot be told from another one, so it is refused with the byte and the
-remedy.
+them. A single-byte encoding such as cp1252 cannot be distinguished from others, so it is refused with the byte
+and the remedy.
 """
 
 from __future__ import annotations
@@ -10,18 +10,14 @@ from __future__ import annotations
 import codecs
 from pathlib import Path
 
-_MARKS = (  # the mark of UTF-32 begins with that of UTF-16
-    (codecs.BOM_UTF8, "utf-8-sig"),
-    (codecs.BOM_UTF32_LE, "utf-32"),
-    (codecs.BOM_UTF32_BE, "utf-32"),
-    (codecs.BOM_UTF16_LE, "utf-16"),
-    (codecs.BOM_UTF16_BE, "utf-16"),
-)
+from lengthwise.util.encodings import BYTE_ORDER_MARKS
+
+_MARKS = {codecs.BOM_UTF8: "utf-8-sig", **BYTE_ORDER_MARKS}
 _SINGLE_BYTE = "cp1252"  # the most frequent encoding that is not Unicode
 
 
 class EncodingError(ValueError):
-    """A file is in no encoding that can be told for certain; the message names the byte and the remedy."""
+    """A file is in no encoding that can be identified; the message names the byte and the remedy."""
 
 
 def read_text(path: Path) -> str:
@@ -49,7 +45,7 @@ def decode_text(data: bytes) -> str:
 
 def _detect_encoding(data: bytes) -> str:
     """From the byte order mark, or from the zero bytes beside the first character, which is ASCII in JSON and YAML."""
-    for mark, encoding in _MARKS:
+    for mark, encoding in _MARKS.items():
         if data.startswith(mark):
             return encoding
     zeros = [byte == 0 for byte in data[:4]]

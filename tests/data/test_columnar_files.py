@@ -1,4 +1,4 @@
-"""Parquet and Arrow files: only needed columns are read, whatever the others are, and files are joined by name."""
+"""Parquet and Arrow files: only needed columns are read, with any others beside them, and files are joined by name."""
 
 from __future__ import annotations
 
