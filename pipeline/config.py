@@ -22,7 +22,7 @@ from lengthwise.util.yaml_files import load_yaml, parse_yaml
 
 Precision = Literal["fp32", "bf16", "fp16"]
 Variant = Literal["native", "portable", "fp16", "int8", "int8_dynamic"]  # see lengthwise.export.graphs.variants
-Pooling = Literal["last", "mean", "max", "sum"]
+Pooling = Literal["last", "mean", "max", "sum", "mean_last"]
 TokenizerModel = Literal["wordpiece", "bpe", "byte_bpe", "unigram", "wordlevel", "char"]
 Normalizer = Literal["nfc", "nfd", "nfkc", "nfkd", "lowercase", "strip", "strip_accents", "bert"]
 PreTokenizer = Literal["whitespace", "whitespace_split", "bert", "punctuation", "digits", "byte_level", "metaspace"]
@@ -212,8 +212,16 @@ class EncoderSettings(Settings):
     hidden_size: PositiveInt = Field(256, description="width of one direction of one LSTM layer")
     num_layers: PositiveInt = Field(1, description="stacked LSTM layers")
     bidirectional: bool = Field(False, description="also read each text from its end")
-    pooling: Pooling = Field("mean", description="how token states become one vector: last, mean, max or sum")
+    pooling: Pooling = Field(
+        "mean",
+        description="how token states become one vector: last, mean, max, sum, or mean_last (the mean, then the last)",
+    )
     projection_dim: PositiveInt | None = Field(None, description="width of a Linear layer after pooling; none if null")
+    static_residual: bool = Field(
+        False,
+        description="add a Linear map of the mean of the token embeddings, past the LSTM",
+        exclude_if=lambda value: not value,  # files and identities are those of versions without the setting
+    )
     normalize: bool = Field(False, description="scale every vector to length 1")
 
 
@@ -239,9 +247,23 @@ class EncoderConfig(EncoderSettings):
         return self.directions * self.hidden_size
 
     @property
+    def pooled_dim(self) -> int:
+        """Width of what the token states of a text are pooled to: state_dim, or twice that under mean_last."""
+        return 2 * self.state_dim if self.pooling == "mean_last" else self.state_dim
+
+    @property
     def dim(self) -> int:
         """Width of a text's vector."""
-        return self.projection_dim or self.state_dim
+        return self.projection_dim or self.pooled_dim
+
+    @property
+    def lengths_matter(self) -> bool:
+        """Whether an LSTM that reads the padding too would give other vectors.
+
+        It would with a reverse direction, which would start in the padding, and where the last state is pooled. The
+        states of a forward direction at real tokens are the same.
+        """
+        return self.bidirectional or self.pooling in ("last", "mean_last")
 
     @field_validator("pad_token_id", "unk_token_id")
     @classmethod

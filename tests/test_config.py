@@ -18,6 +18,7 @@ from lengthwise.config import (
     OUTPUT_COLUMNS,
     EncoderConfig,
     ExportSettings,
+    Pooling,
     RunConfig,
     TokenizationSettings,
     Variant,
@@ -183,6 +184,7 @@ def test_set_changes_one_setting_and_the_last_wins(tmp_path: Path) -> None:
         "tokenizer.max_length=null",
         "dataset.path=a=b",
         "model.init={num_layers: 2, pooling: last}",
+        "model.init.static_residual=true",
         "model.init.bidirectional=true",
     ]
     config = load_config(write(tmp_path, MINIMAL), overrides)
@@ -190,11 +192,8 @@ def test_set_changes_one_setting_and_the_last_wins(tmp_path: Path) -> None:
     assert config.dataset.keep_columns == ("id", "title")
     assert config.tokenizer.max_length is None
     assert config.dataset.path == "a=b"
-    assert (config.model.init.num_layers, config.model.init.pooling, config.model.init.bidirectional) == (
-        2,
-        "last",
-        True,
-    )
+    init = config.model.init
+    assert (init.num_layers, init.pooling, init.bidirectional, init.static_residual) == (2, "last", True, True)
 
 
 def test_set_may_add_a_section(tmp_path: Path) -> None:
@@ -313,12 +312,33 @@ def test_id_beyond_the_vocabulary_is_refused(key: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("changes", "state_dim", "dim"),
-    [({}, 5, 5), ({"bidirectional": True}, 10, 10), ({"bidirectional": True, "projection_dim": 3}, 10, 3)],
+    ("changes", "widths"),
+    [
+        ({}, (5, 5, 5)),
+        ({"bidirectional": True}, (10, 10, 10)),
+        ({"bidirectional": True, "projection_dim": 3}, (10, 10, 3)),
+        ({"bidirectional": True, "pooling": "mean_last", "static_residual": True}, (10, 20, 20)),
+        ({"pooling": "mean_last", "projection_dim": 3}, (5, 10, 3)),
+    ],
 )
-def test_widths_of_an_encoder(changes: dict[str, Any], state_dim: int, dim: int) -> None:
+def test_widths_of_an_encoder(changes: dict[str, Any], widths: tuple[int, int, int]) -> None:
     config = EncoderConfig(vocab_size=10, hidden_size=5, **changes)
-    assert (config.state_dim, config.dim) == (state_dim, dim)
+    assert (config.state_dim, config.pooled_dim, config.dim) == widths
+
+
+@pytest.mark.parametrize("pooling", get_args(Pooling))
+def test_lengths_matter_where_the_end_of_a_row_is_read(pooling: Pooling) -> None:
+    config = EncoderConfig(vocab_size=10, pooling=pooling, static_residual=True)
+    assert config.lengths_matter == (pooling in ("last", "mean_last"))
+    assert config.model_copy(update={"bidirectional": True}).lengths_matter
+
+
+def test_settings_that_came_later_are_written_only_where_they_are_set() -> None:
+    config = EncoderConfig(vocab_size=10)
+    assert "static_residual" not in config.model_dump(mode="json")
+    residual = EncoderConfig(vocab_size=10, static_residual=True)
+    assert residual.model_dump(mode="json")["static_residual"] is True
+    assert EncoderConfig.model_validate(residual.model_dump()) == residual
 
 
 @pytest.mark.parametrize(

@@ -155,6 +155,7 @@ def _metadata(encoder: PackedEncoder, weights: str) -> dict[str, str]:
         "lengthwise.torch_version": torch.__version__,
         "lengthwise.weights_sha256": weights,
         "lengthwise.pooling": config.pooling,
+        "lengthwise.static_residual": str(config.static_residual).lower(),
         "lengthwise.normalize": str(config.normalize).lower(),
         "lengthwise.dim": str(config.dim),
         "lengthwise.vocab_size": str(config.vocab_size),

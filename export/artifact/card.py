@@ -178,11 +178,12 @@ def _architecture(config: EncoderConfig) -> str:
     directions = "bidirectional" if config.bidirectional else "unidirectional"
     layers = "1 layer" if config.num_layers == 1 else f"{config.num_layers} layers"
     projection = f", a Linear projection to {config.projection_dim}" if config.projection_dim else ""
+    residual = ", plus a Linear map of the mean of the token embeddings" if config.static_residual else ""
     normalised = ", scaled to length 1" if config.normalize else ""
     return (
         f"An embedding of {config.vocab_size:,} tokens (width {config.embedding_dim}), a {directions} LSTM of {layers}"
-        f" and\n{config.hidden_size} units per direction, {config.pooling} pooling{projection}{normalised}: one vector"
-        f" of\n{config.dim} float32 values per text."
+        f" and\n{config.hidden_size} units per direction, {config.pooling} pooling{projection}{residual}{normalised}:"
+        f" one vector of\n{config.dim} float32 values per text."
     )
 
 
@@ -209,7 +210,7 @@ def _use(config: EncoderConfig, folder: Path) -> str:
     names = {
         "native": VARIANTS[NATIVE].file,
         "portable": VARIANTS[PORTABLE].file,
-        "why": _OPENVINO_WRONG if config.bidirectional or config.pooling == "last" else _OPENVINO_SAFE,
+        "why": _OPENVINO_WRONG if config.lengths_matter else _OPENVINO_SAFE,
         "script": TORCHSCRIPT_FILES[NATIVE],
         "program": PROGRAM_FILES[NATIVE],
         "dim": config.dim,

@@ -3,7 +3,8 @@
 Rows are encoded one at a time, at their own length and without padding, so no row can depend on another.
 
 A sum over time adds up the errors of its states. What a value of it may differ by is estimated here, per row and value
-(`accumulated_error`), since a projection can cancel large sums into a small value, whose size then says nothing.
+(`accumulated_error`, and `mean_error` for a static residual beside it), since a projection can cancel large sums into a
+small value, whose size then says nothing.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ class Oracle:
         vectors: float32[batch, dim], zeros for rows of length 0.
         states: float32[batch, sequence, state_dim], zero beyond a row's length; None where only vectors are known.
         accumulated: float64[batch, dim], how many times the error of one state each value may have; None unless states
-            are summed. See `accumulated_error`.
+            are summed. See `accumulated_error` and `mean_error`.
     """
 
     vectors: NDArray[np.float32]
@@ -54,9 +55,12 @@ def compute_oracle(encoder: PackedEncoder, input_ids: NDArray[np.int64], lengths
             if length:
                 ids, own_length = torch.from_numpy(input_ids[row : row + 1, :length]), torch.tensor([length])
                 vectors[row] = encoder(ids, own_length).numpy()[0]
-                states[row, :length] = encoder.token_states(ids, own_length)[0].numpy()[0]
-            if accumulated is not None and weights is not None:
-                accumulated[row] = accumulated_error(states[row, :length], weights)
+                states[row, :length] = encoder.token_states(ids, own_length).states.numpy()[0]
+                if accumulated is not None and weights is not None:
+                    accumulated[row] = accumulated_error(states[row, :length], weights)
+                    if encoder.static_projection is not None:
+                        embeddings = encoder.embedding(ids)[0].numpy()
+                        accumulated[row] += mean_error(embeddings, _float64(encoder.static_projection))
     return Oracle(vectors, states, accumulated)
 
 
@@ -87,10 +91,28 @@ def accumulated_error(states: NDArray[np.float32], weights: NDArray[np.float64])
     return scale
 
 
-def _rounding(states: NDArray[np.float32]) -> NDArray[np.float64]:
-    """The error of summing states from the first to the last in float32: float64[state_dim]."""
-    totals = np.cumsum(states, axis=0, dtype=np.float32)[-1:].sum(axis=0, dtype=np.float64)
-    error: NDArray[np.float64] = totals - states.sum(axis=0, dtype=np.float64)
+def mean_error(values: NDArray[np.float32], weights: NDArray[np.float64]) -> NDArray[np.float64]:
+    """As `accumulated_error`, for a map of the mean of values that have no errors of their own.
+
+    A mean m_j is rounded to e m_j, and its sum has the error of summing these values in float32.
+
+    Args:
+        values: float32[tokens, width], at least one token.
+        weights: float64[dim, width].
+
+    Returns:
+        float64[dim].
+    """
+    mean = values.mean(axis=0, dtype=np.float64)
+    rounded = np.abs(weights @ _rounding(values)) / len(values)
+    error: NDArray[np.float64] = np.sqrt(weights**2 @ mean**2) + 2 * rounded / CPU_TOLERANCE
+    return error
+
+
+def _rounding(values: NDArray[np.float32]) -> NDArray[np.float64]:
+    """The error of summing values, [tokens, width], from the first to the last in float32: float64[width]."""
+    totals = np.cumsum(values, axis=0, dtype=np.float32)[-1:].sum(axis=0, dtype=np.float64)
+    error: NDArray[np.float64] = totals - values.sum(axis=0, dtype=np.float64)
     return error
 
 
@@ -102,6 +124,9 @@ def _summed_weights(encoder: PackedEncoder) -> NDArray[np.float64] | None:
     config = encoder.config
     if config.pooling != "sum" or config.normalize:
         return None
-    if encoder.projection is None:
-        return np.eye(config.state_dim)
-    return encoder.projection.weight.detach().numpy().astype(np.float64)
+    return np.eye(config.state_dim) if encoder.projection is None else _float64(encoder.projection)
+
+
+def _float64(layer: torch.nn.Linear) -> NDArray[np.float64]:
+    """The weights of a Linear layer, [out, in]."""
+    return layer.weight.detach().numpy().astype(np.float64)

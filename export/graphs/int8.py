@@ -4,7 +4,8 @@
   on its batch. In `int8` every row carries both ends of the range: two input columns hold them, with weights of zero,
   and two hidden units stay at -1 and 1 through forced gates. Nothing reads them, but they make the range the same in
   every batch. Integer sums are exact, so the vectors are the same too. `int8_dynamic` leaves the range to the batch.
-- The embedding table is rounded once, to the grid that DynamicQuantizeLSTM would round its rows to.
+- The embedding table is rounded once, to the grid that DynamicQuantizeLSTM would round its rows to. A static residual
+  reads the same rows.
 - Weights keep 7 bits: x86 processors without VNNI add pairs of products in 16 bits, which 8 bits overflow
   (https://onnxruntime.ai/docs/performance/model-optimizations/quantization.html, on reduce_range).
 """
@@ -12,6 +13,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -19,7 +21,7 @@ import onnx
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from lengthwise.export.graphs.lstm_nodes import CONTRIB, LstmNode, States, Tape, replace_lstm_nodes
+from lengthwise.export.graphs.lstm_nodes import CONTRIB, Embeddings, LstmNode, States, Tape, replace_lstm_nodes
 from lengthwise.export.graphs.variants import INT8, INT8_DYNAMIC
 
 _WEIGHT_LIMIT = 63  # 7 bits with a sign
@@ -30,12 +32,12 @@ _ENDS = 2  # columns or units that hold the ends of a range
 
 def to_int8(native: onnx.ModelProto) -> onnx.ModelProto:
     """8-bit embedding and LSTM; a row's vector does not depend on its batch."""
-    return replace_lstm_nodes(native, INT8, _fixed_range_lstm)
+    return replace_lstm_nodes(native, INT8, _fixed_range_lstm, partial(_embed, ends=True))
 
 
 def to_int8_dynamic(native: onnx.ModelProto) -> onnx.ModelProto:
     """8-bit embedding and LSTM; a row's vector depends on its batch."""
-    return replace_lstm_nodes(native, INT8_DYNAMIC, _dynamic_range_lstm)
+    return replace_lstm_nodes(native, INT8_DYNAMIC, _dynamic_range_lstm, partial(_embed, ends=False))
 
 
 class Grid(NamedTuple):
@@ -57,8 +59,7 @@ class Grid(NamedTuple):
 
 
 def _dynamic_range_lstm(tape: Tape, lstm: LstmNode) -> States:
-    x = lstm.x if lstm.table is None else _embed(tape, lstm.table, lstm.ids, ends=False)
-    return _quantized_lstm(tape, lstm, x, lstm.weight, lstm.recurrence, lstm.bias)
+    return _quantized_lstm(tape, lstm, lstm.weight, lstm.recurrence, lstm.bias)
 
 
 def _fixed_range_lstm(tape: Tape, lstm: LstmNode) -> States:
@@ -66,32 +67,30 @@ def _fixed_range_lstm(tape: Tape, lstm: LstmNode) -> States:
 
     The columns are the table's in the first layer, and the units of the layer below in the others.
     """
-    x, weight = _widen_input(tape, lstm)
-    bias, initial = _pin_end_units(tape, lstm, x)
+    bias, initial = _pin_end_units(tape, lstm)
     recurrence = _pad(_add_units(lstm.recurrence, 4), 0, 0, _ENDS)
-    states, last = _quantized_lstm(tape, lstm, x, _add_units(weight, 4), recurrence, bias, initial)
+    states, last = _quantized_lstm(tape, lstm, _add_units(_widen_input(lstm), 4), recurrence, bias, initial)
     if not lstm.is_last:
         return states, last  # the next layer reads the additional units too
-    without_units = (tape.ints(0), tape.ints(lstm.hidden), tape.ints(-1))
-    return tape.op("Slice", [states, *without_units]), tape.op("Slice", [last, *without_units])
+    return _columns(tape, states, lstm.hidden), _columns(tape, last, lstm.hidden)
 
 
-def _widen_input(tape: Tape, lstm: LstmNode) -> tuple[ir.Value, NDArray[np.float32]]:
-    """The input with its end columns, and weights of zero for them."""
+def _widen_input(lstm: LstmNode) -> NDArray[np.float32]:
+    """The input weights, with zeros for the end columns of the input."""
+    if lstm.is_first:
+        return _pad(lstm.weight, 0, 0, _ENDS)
     directions, hidden = lstm.directions, lstm.hidden
-    if lstm.table is None:
-        below = _pad(lstm.weight.reshape(directions, 4 * hidden, directions, hidden), 0, 0, 0, _ENDS)
-        return lstm.x, below.reshape(directions, 4 * hidden, directions * (hidden + _ENDS))
-    return _embed(tape, lstm.table, lstm.ids, ends=True), _pad(lstm.weight, 0, 0, _ENDS)
+    below = _pad(lstm.weight.reshape(directions, 4 * hidden, directions, hidden), 0, 0, 0, _ENDS)
+    return below.reshape(directions, 4 * hidden, directions * (hidden + _ENDS))
 
 
-def _pin_end_units(tape: Tape, lstm: LstmNode, x: ir.Value) -> tuple[NDArray[np.float32], list[ir.Value]]:
+def _pin_end_units(tape: Tape, lstm: LstmNode) -> tuple[NDArray[np.float32], list[ir.Value]]:
     """Biases and initial states with which the two additional units stay at -1 and 1."""
     directions, hidden = lstm.directions, lstm.hidden
     bias = _add_units(lstm.bias[:, :, None], 8)[:, :, 0]
     gates = bias.reshape(directions, 8, hidden + _ENDS)
     gates[:, :3, hidden:] = np.array([-_SATURATED, _SATURATED, _SATURATED])[:, None]  # input, output, forget
-    batch = tape.op("Shape", [x], {"start": 1, "end": 2})
+    batch = tape.op("Shape", [lstm.x], {"start": 1, "end": 2})
     shape = tape.op("Concat", [tape.ints(directions), batch, tape.ints(hidden + _ENDS)], {"axis": 0})
     initial = []
     for size in (1.0, _CELL):
@@ -100,21 +99,27 @@ def _pin_end_units(tape: Tape, lstm: LstmNode, x: ir.Value) -> tuple[NDArray[np.
     return bias, initial
 
 
-def _embed(tape: Tape, table: NDArray[np.float32], ids: ir.Value | None, *, ends: bool) -> ir.Value:
-    """Rows of the 8-bit embedding table, float[sequence, batch, features]; `ends` adds the two end columns."""
+def _embed(tape: Tape, table: NDArray[np.float32], ids: ir.Value, *, ends: bool) -> Embeddings:
+    """Rows of the 8-bit embedding table, float[sequence, batch, features]; `ends` adds the LSTM's two end columns."""
     grid = Grid.between(float(table.min()), float(table.max()))
     rounded = grid.quantize(table)
     if ends:
         rounded = np.concatenate([rounded, np.tile(np.array([0, 255], np.uint8), (len(table), 1))], axis=1)
     rows = tape.op("Gather", [tape.weight("embedding.int8", rounded), ids])
     scale = tape.weight("embedding.scale", np.array(grid.scale))
-    return tape.op("DequantizeLinear", [rows, scale, tape.weight("embedding.zero_point", np.array(grid.zero_point))])
+    zero_point = tape.weight("embedding.zero_point", np.array(grid.zero_point))
+    embeddings = tape.op("DequantizeLinear", [rows, scale, zero_point])
+    return embeddings, _columns(tape, embeddings, table.shape[1]) if ends else embeddings
+
+
+def _columns(tape: Tape, values: ir.Value, width: int) -> ir.Value:
+    """The first columns of the last axis."""
+    return tape.op("Slice", [values, tape.ints(0), tape.ints(width), tape.ints(-1)])
 
 
 def _quantized_lstm(
     tape: Tape,
     lstm: LstmNode,
-    x: ir.Value,
     weight: NDArray[np.float32],
     recurrence: NDArray[np.float32],
     bias: NDArray[np.float32],
@@ -127,7 +132,7 @@ def _quantized_lstm(
         matrices.append(tape.weight(f"{lstm.name}.{letter}.int8", np.ascontiguousarray(quantized.transpose(0, 2, 1))))
         parameters.append(tape.weight(f"{lstm.name}.{letter}.scale", scale))
         parameters.append(tape.weight(f"{lstm.name}.{letter}.zero_point", np.zeros(scale.shape, np.int8)))
-    inputs = [x, *matrices, tape.weight(f"{lstm.name}.B.float", bias), lstm.lengths, *initial, None]
+    inputs = [lstm.x, *matrices, tape.weight(f"{lstm.name}.B.float", bias), lstm.lengths, *initial, None]
     states, last, _ = tape.op_multi_out(
         "DynamicQuantizeLSTM",
         [*inputs, *parameters],

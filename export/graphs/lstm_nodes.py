@@ -1,11 +1,12 @@
-"""Replaces the LSTM nodes of the native graph, and the embedding table before them, by other nodes.
+"""Replaces the LSTM nodes of the native graph, and the embedding before them, by other nodes.
 
-Pooling, projection and normalisation stay as they are in the native graph, in float32.
+Pooling, projections and normalisation stay as they are in the native graph, in float32. A static residual reads the
+same rows of the embedding table as the first LSTM, so a graph holds one table, in one precision.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -19,6 +20,7 @@ from lengthwise.export.graphs.variants import VARIANTS
 
 CONTRIB = "com.microsoft"  # the domain of onnxruntime's own operators
 States = tuple[ir.Value, ir.Value]  # float[sequence, directions, batch, hidden] and float[directions, batch, hidden]
+Embeddings = tuple[ir.Value, ir.Value]  # [sequence, batch, features]: as the LSTM reads them, and as the head does
 
 
 class LstmNode(NamedTuple):
@@ -31,8 +33,7 @@ class LstmNode(NamedTuple):
         weight: float32[directions, 4 * hidden, features].
         recurrence: float32[directions, 4 * hidden, hidden].
         bias: float32[directions, 8 * hidden].
-        table: the embedding table if `x` is a Gather of its rows, else None.
-        ids: the indices of that Gather, else None.
+        is_first: whether this is the first layer, whose `x` are embeddings.
         is_last: whether this is the last layer.
     """
 
@@ -42,8 +43,7 @@ class LstmNode(NamedTuple):
     weight: NDArray[np.float32]
     recurrence: NDArray[np.float32]
     bias: NDArray[np.float32]
-    table: NDArray[np.float32] | None
-    ids: ir.Value | None
+    is_first: bool
     is_last: bool
 
     @property
@@ -84,9 +84,18 @@ class Tape(IrTape):
 
 
 def replace_lstm_nodes(
-    native: onnx.ModelProto, variant: str, translate: Callable[[Tape, LstmNode], States]
+    native: onnx.ModelProto,
+    variant: str,
+    translate: Callable[[Tape, LstmNode], States],
+    embed: Callable[[Tape, NDArray[np.float32], ir.Value], Embeddings] | None = None,
 ) -> onnx.ModelProto:
     """A copy of the native graph with each LSTM node translated, and metadata for the variant.
+
+    Args:
+        native: the native graph.
+        variant: the name of the graph that is made.
+        translate: makes the states of an LSTM node.
+        embed: makes the embeddings of ids, int64[sequence, batch], from the table; if left out, they stay as they are.
 
     Raises:
         ValueError: the graph is not a native one.
@@ -94,14 +103,12 @@ def replace_lstm_nodes(
     model = ir.from_proto(native)
     graph = model.graph
     nodes = [node for node in graph if node.op_type == "LSTM"]
+    if embed is not None:
+        _replace_embedding(graph, nodes[0], embed)
     for node in nodes:
         tape = Tape()
-        states = translate(tape, _read(node, is_last=node is nodes[-1]))
-        translated = dict(zip(node.outputs, states, strict=False))  # a node has one output or both
-        for value in tape.initializers:
-            graph.register_initializer(value)
-        old, new = list(translated), list(translated.values())
-        ir.convenience.replace_nodes_and_values(graph, node, [node], tape.nodes, old, new)
+        states = translate(tape, _read(node, is_first=node is nodes[0], is_last=node is nodes[-1]))
+        _replace(graph, node, tape, dict(zip(node.outputs, states, strict=False)))  # a node has one output or both
     RemoveUnusedNodesPass()(model)
     for node in graph:
         for output in node.outputs:
@@ -114,13 +121,30 @@ def replace_lstm_nodes(
     return ir.to_proto(model)
 
 
-def _read(node: ir.Node, is_last: bool) -> LstmNode:
+def _replace_embedding(
+    graph: ir.Graph, first: ir.Node, embed: Callable[[Tape, NDArray[np.float32], ir.Value], Embeddings]
+) -> None:
+    gather = _required(first.inputs[0]).producer()
+    if gather is None or gather.op_type != "Gather":
+        raise ValueError("the first LSTM reads no embeddings; rewrite the native graph only")
+    tape = Tape()
+    table, ids = (_required(value) for value in gather.inputs)
+    of_lstm, of_head = embed(tape, _constant(table), ids)
+    first.replace_input_with(0, of_lstm)
+    _replace(graph, gather, tape, {gather.outputs[0]: of_head})
+
+
+def _replace(graph: ir.Graph, node: ir.Node, tape: Tape, values: Mapping[ir.Value, ir.Value]) -> None:
+    """Put what is on the tape in the place of a node; `values` are its outputs and what is read instead."""
+    for initializer in tape.initializers:
+        graph.register_initializer(initializer)
+    ir.convenience.replace_nodes_and_values(graph, node, [node], tape.nodes, list(values), list(values.values()))
+
+
+def _read(node: ir.Node, *, is_first: bool, is_last: bool) -> LstmNode:
     x, weight, recurrence, bias, lengths = (_required(value) for value in node.inputs[:5])
-    gather = x.producer()
-    table = ids = None
-    if gather is not None and gather.op_type == "Gather":
-        table, ids = _constant(_required(gather.inputs[0])), gather.inputs[1]
-    return LstmNode(node, x, lengths, _constant(weight), _constant(recurrence), _constant(bias), table, ids, is_last)
+    weights = (_constant(value) for value in (weight, recurrence, bias))
+    return LstmNode(node, x, lengths, *weights, is_first, is_last)
 
 
 def _required(value: ir.Value | None) -> ir.Value:

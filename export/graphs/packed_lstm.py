@@ -84,7 +84,8 @@ class OnnxOrderedLstm(nn.Module):
         self.layers = nn.ModuleList(_OnnxOrderedLayer(lstm, layer) for layer in range(lstm.num_layers))
 
     def forward(self, x: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """float[sequence, batch, features] and int32[batch] to the last layer's states and last states."""
+        """float[sequence, batch, features] and int[batch] to the last layer's states and last states."""
+        lengths = lengths.to(torch.int32)
         for layer in self.layers:
             x, last = packed_lstm(x, lengths, layer.W, layer.R, layer.B)
         return x, last

@@ -21,7 +21,7 @@ import onnx
 import torch
 from torch import Tensor, nn
 
-from lengthwise.encoder.model import PackedEncoder
+from lengthwise.encoder.model import PackedEncoder, TokenStates
 from lengthwise.errors import ArtifactError
 from lengthwise.export.graphs.packed_lstm import OnnxOrderedLstm, to_onnx_lstm
 from lengthwise.export.graphs.portable_lstm import PortableLstm, RunLayer
@@ -47,41 +47,42 @@ class ClientEncoder(nn.Module):
         mask = attention_mask > 0
         lengths = attention_mask.sum(dim=1)
         at_least_one = lengths.clamp(min=1)
-        states, last = self.token_states(input_ids, at_least_one)
-        states = torch.where(mask[:, :, None], states, 0.0)
-        vectors = self.encoder.finish(self.encoder.pool(states, last, at_least_one, mask))
-        return torch.where((lengths > 0)[:, None], vectors, 0.0), states
+        tokens = self.token_states(input_ids, at_least_one).clear_padding(mask)
+        vectors = self.encoder.head(tokens, at_least_one, mask)
+        return torch.where((lengths > 0)[:, None], vectors, 0.0), tokens.states
 
-    def token_states(self, input_ids: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """As `PackedEncoder.token_states`."""
+    def token_states(self, input_ids: Tensor, lengths: Tensor) -> TokenStates:
+        """As `PackedEncoder.token_states`, except that the padding may hold anything."""
         return self.encoder.token_states(input_ids, lengths)
 
 
-class OnnxClientEncoder(ClientEncoder):
+class _TimeFirstEncoder(ClientEncoder):
+    """The same with other layers in place of the LSTM, which take embeddings time first, as ONNX requires."""
+
+    def __init__(self, encoder: PackedEncoder, lstm: nn.Module) -> None:
+        super().__init__(copy_without(encoder, "lstm"))
+        self.lstm = lstm
+
+    def token_states(self, input_ids: Tensor, lengths: Tensor) -> TokenStates:
+        """As `ClientEncoder.token_states`."""
+        embeddings = self.encoder.embedding(input_ids.t())  # ids are cheap to transpose
+        states, last = self.lstm(embeddings, lengths)
+        is_read = self.encoder.config.static_residual
+        return TokenStates(states.transpose(0, 1), last, embeddings.transpose(0, 1) if is_read else None)
+
+
+class OnnxClientEncoder(_TimeFirstEncoder):
     """The same with `packed_lstm` operators, which the ONNX exporter can trace."""
 
     def __init__(self, encoder: PackedEncoder) -> None:
-        super().__init__(copy_without(encoder, "lstm"))
-        self.lstm = OnnxOrderedLstm(encoder.lstm)
-
-    def token_states(self, input_ids: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """As `PackedEncoder.token_states`."""
-        embedded = self.encoder.embedding(input_ids.t())  # time first, as ONNX requires: ids are cheap to transpose
-        states, last = self.lstm(embedded, lengths.to(torch.int32))
-        return states.transpose(0, 1), last
+        super().__init__(encoder, OnnxOrderedLstm(encoder.lstm))
 
 
-class PortableClientEncoder(ClientEncoder):
+class PortableClientEncoder(_TimeFirstEncoder):
     """The same without packing, with PyTorch's own operators only."""
 
     def __init__(self, encoder: PackedEncoder, run: RunLayer) -> None:
-        super().__init__(copy_without(encoder, "lstm"))
-        self.lstm = PortableLstm(encoder.lstm, run)
-
-    def token_states(self, input_ids: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """As `PackedEncoder.token_states`, except that states beyond a row's length are undefined."""
-        states, last = self.lstm(self.encoder.embedding(input_ids.t()), lengths)
-        return states.transpose(0, 1), last
+        super().__init__(encoder, PortableLstm(encoder.lstm, run))
 
 
 def example_inputs(vocab_size: int) -> tuple[Tensor, Tensor]:

@@ -84,14 +84,13 @@ def validate_artifact(
         for make_runtime, variant in tqdm(pairs, "validate", disable=not show_progress)
     ]
     control = judge(LengthsIgnored(), VARIANTS[NATIVE], artifact.folder, checks, explain=False)
-    lengths_matter = encoder.config.bidirectional or encoder.config.pooling == "last"
     speeds = {}
     if speed:
         ran = [pair for pair, verdict in zip(pairs, verdicts, strict=True) if verdict.environment]
         cases = list(speed_cases(encoder.config.vocab_size))
         speeds = measure_speed(ran, artifact.folder, cases, show_progress=show_progress)
     files = _judged_files(artifact, verdicts)
-    return Validation(tuple(verdicts), control, lengths_matter, speeds, files, _sum_scales(checks))
+    return Validation(tuple(verdicts), control, encoder.config.lengths_matter, speeds, files, _sum_scales(checks))
 
 
 def _judged_files(artifact: Artifact, verdicts: Iterable[Verdict]) -> dict[str, str]:

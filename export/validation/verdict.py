@@ -63,8 +63,7 @@ class Validation:
     Attributes:
         verdicts: one per runtime and graph, in the order of the request.
         control: of a graph that ignores lengths, on the same comparisons.
-        lengths_matter: whether such a graph computes another function than the encoder: it does with a reverse
-            direction, which would start in the padding, and with last pooling.
+        lengths_matter: whether such a graph computes another function than the encoder, see `EncoderConfig`.
         speeds: milliseconds per batch, by runtime and graph.
         files: sha256 (hex), by name, of the artifact's files that the verdicts are about.
         sum_scales: of an encoder that sums states over time, by length of text; else empty.

@@ -5,7 +5,7 @@
 - Rows of one length go to cuDNN as they are, which is its fast path; the rest is packed. Rows are sorted from the
   longest to the shortest on the host, since PyTorch's own sorting makes the host wait for the GPU.
 - Tensor cores take half precision in multiples of eight only, so an embedding of 300 is padded with four columns of
-  zeros, and the LSTM's input weights with four that multiply them (docs.nvidia.com, "Deep Learning Performance").
+  zeros, and the weights that it is multiplied by with four more (docs.nvidia.com, "Deep Learning Performance").
 - TF32 is off in float32: it would move vectors by more than exports may differ. In bfloat16 it has to be on, because
   PyTorch takes "off" to mean no tensor cores at all (`tf32_settings`).
 - Memory per cell (a token's place in the padded batch) is measured once, on two small batches. Free memory then limits
@@ -173,7 +173,7 @@ def pad_to_multiple_of_8(encoder: PackedEncoder) -> PackedEncoder:
     missing = -encoder.config.embedding_dim % _TENSOR_CORE_MULTIPLE
     if not missing:
         return encoder
-    widened = {"embedding.weight", "lstm.weight_ih_l0", "lstm.weight_ih_l0_reverse"}
+    widened = {"embedding.weight", "lstm.weight_ih_l0", "lstm.weight_ih_l0_reverse", "static_projection.weight"}
     weights = {
         name: torch.nn.functional.pad(weight, (0, missing)) if name in widened else weight
         for name, weight in encoder.state_dict().items()

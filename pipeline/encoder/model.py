@@ -1,14 +1,18 @@
-"""`PackedEncoder`: Embedding, packed LSTM, pooling, and optionally a projection and normalisation.
+"""`PackedEncoder`: Embedding, packed LSTM, pooling, and optionally a projection, a static residual and normalisation.
 
 - Ids are packed before they are embedded, so neither the embedding nor the LSTM computes padding. In a batch of mixed
   lengths, pooling reads the zeros that unpacking puts beyond a row's end.
-- The pooling head takes token states, the last state and the lengths. The exported graphs run the same head behind
+- The head takes token states, the last state, embeddings and lengths. The exported graphs run the same head behind
   their own LSTM (`graphs.trace`), so there is one definition of a vector.
+- The static residual adds a Linear map of the mean of the token embeddings: what a bag of words says of a text need
+  not pass through the LSTM, which lifts the quality of a small LSTM that is distilled from a transformer.
 - `lengths` is an input of its own, not a mask: the contents of the padding are never read.
-- Pooling, projection and normalisation compute in float32 also where embedding and LSTM have a shorter type.
+- Pooling, projections and normalisation compute in float32 also where embedding and LSTM have a shorter type.
 """
 
 from __future__ import annotations
+
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -19,10 +23,33 @@ from lengthwise.config import EncoderConfig
 NORM_FLOOR = 1e-12
 
 
+class TokenStates(NamedTuple):
+    """What the head reads of a batch.
+
+    Attributes:
+        states: float[batch, sequence, state_dim], of the last layer at each token, zero beyond a row's length.
+        last: float[batch, state_dim], the state of the forward direction at a row's last token, then that of the
+            reverse direction at its first.
+        embeddings: float[batch, sequence, embedding_dim], zero beyond a row's length; None without a static residual.
+    """
+
+    states: Tensor
+    last: Tensor
+    embeddings: Tensor | None
+
+    def clear_padding(self, mask: Tensor) -> TokenStates:
+        """The same with zeros where `mask`, bool[batch, sequence], is false."""
+        states, last, embeddings = self
+        if embeddings is not None:
+            embeddings = torch.where(mask[:, :, None], embeddings, 0.0)
+        return TokenStates(torch.where(mask[:, :, None], states, 0.0), last, embeddings)
+
+
 class PackedEncoder(nn.Module):
     """Maps ids of texts to one vector per text, through a packed LSTM.
 
-    Weights are named as PyTorch names them: `embedding.weight`, `lstm.weight_ih_l0`, ..., `projection.weight`.
+    Weights are named as PyTorch names them: `embedding.weight`, `lstm.weight_ih_l0`, ..., `projection.weight`,
+    `static_projection.weight`.
     """
 
     def __init__(self, config: EncoderConfig) -> None:
@@ -36,7 +63,10 @@ class PackedEncoder(nn.Module):
             batch_first=True,
             bidirectional=config.bidirectional,
         )
-        self.projection = nn.Linear(config.state_dim, config.projection_dim) if config.projection_dim else None
+        self.projection = nn.Linear(config.pooled_dim, config.projection_dim) if config.projection_dim else None
+        self.static_projection = (
+            nn.Linear(config.embedding_dim, config.dim, bias=False) if config.static_residual else None
+        )
 
     def forward(self, input_ids: Tensor, lengths: Tensor, is_sorted: bool = False) -> Tensor:
         """Vectors of a batch.
@@ -50,13 +80,12 @@ class PackedEncoder(nn.Module):
         Returns:
             float[batch, dim], in the order of the input.
         """
-        if self.config.pooling == "last":
-            _, last = self.run_lstm(self.pack(input_ids, lengths, is_sorted))
+        if self.config.pooling == "last" and self.static_projection is None:  # states need not be unpacked
+            _, _, last = self.run_lstm(self.pack(input_ids, lengths, is_sorted))
             return self.finish(_at_least_float32(last))
-        states, last = self.token_states(input_ids, lengths, is_sorted)
+        tokens = self.token_states(input_ids, lengths, is_sorted)
         lengths = lengths.to(input_ids.device, non_blocking=True)
-        mask = torch.arange(input_ids.shape[1], device=input_ids.device) < lengths[:, None]
-        return self.finish(self.pool(_at_least_float32(states), last, lengths, mask))
+        return self.head(tokens, lengths, torch.arange(input_ids.shape[1], device=input_ids.device) < lengths[:, None])
 
     def forward_equal_lengths(self, input_ids: Tensor) -> Tensor:
         """Vectors of rows of equal length, int64[batch, sequence]: float[batch, dim], without packing.
@@ -64,93 +93,113 @@ class PackedEncoder(nn.Module):
         Dense kernels run, and neither a mask nor a float32 copy of the states is made: beside a fast LSTM, both take
         noticeable time.
         """
-        states, (hidden, _) = self.lstm(self.embedding(input_ids))
-        if self.config.pooling == "last":
-            pooled = self._last(hidden)
-        elif self.config.pooling == "max":
-            pooled = states.amax(dim=1)
-        else:
-            pooled = states.sum(dim=1, dtype=torch.promote_types(states.dtype, torch.float32))
-            if self.config.pooling == "mean":
-                pooled = pooled / input_ids.shape[1]
-        return self.finish(_at_least_float32(pooled))
+        embeddings = self.embedding(input_ids)
+        states, (hidden, _) = self.lstm(embeddings)
+        batch, sequence = input_ids.shape
+        return self.head(TokenStates(states, self._last(hidden), embeddings), input_ids.new_full((batch,), sequence))
 
     def pack(self, input_ids: Tensor, lengths: Tensor, is_sorted: bool = False) -> PackedSequence:
         """Pack the real ids: `data` is int64[tokens]."""
         return pack_padded_sequence(input_ids, lengths.cpu(), batch_first=True, enforce_sorted=is_sorted)
 
-    def run_lstm(self, ids: PackedSequence) -> tuple[PackedSequence, Tensor]:
+    def run_lstm(self, ids: PackedSequence) -> tuple[PackedSequence, PackedSequence, Tensor]:
         """Embed packed ids and run the LSTM.
 
         Returns:
-            Packed states of the last layer, and its final states float[batch, directions * hidden]: that of the forward
-            direction at a row's last token, then that of the reverse direction at its first.
+            Packed embeddings, packed states of the last layer, and its final states, as in `TokenStates`.
         """
         embedded = PackedSequence(self.embedding(ids.data), ids.batch_sizes, ids.sorted_indices, ids.unsorted_indices)
         states, (hidden, _) = self.lstm(embedded)
-        return states, self._last(hidden)
+        return embedded, states, self._last(hidden)
 
     def _last(self, hidden: Tensor) -> Tensor:
         """From float[layers * directions, batch, hidden] the last layer's part, float[batch, directions * hidden]."""
         return hidden[-self.config.directions :].transpose(0, 1).flatten(1)
 
-    def token_states(self, input_ids: Tensor, lengths: Tensor, is_sorted: bool = False) -> tuple[Tensor, Tensor]:
-        """States of every token, and the final states.
+    def token_states(self, input_ids: Tensor, lengths: Tensor, is_sorted: bool = False) -> TokenStates:
+        """What the head reads, in the order of the input."""
 
-        Returns:
-            float[batch, sequence, directions * hidden], exactly zero beyond a row's length, and
-            float[batch, directions * hidden], both in the order of the input.
-        """
-        packed, last = self.run_lstm(self.pack(input_ids, lengths, is_sorted))
-        states, _ = pad_packed_sequence(packed, batch_first=True, total_length=input_ids.shape[1])
-        return states, last
+        def unpacked(values: PackedSequence) -> Tensor:
+            return pad_packed_sequence(values, batch_first=True, total_length=input_ids.shape[1])[0]
 
-    def pool(self, states: Tensor, last: Tensor, lengths: Tensor, mask: Tensor) -> Tensor:
-        """Reduce the states of each row to one.
+        embedded, states, last = self.run_lstm(self.pack(input_ids, lengths, is_sorted))
+        return TokenStates(unpacked(states), last, None if self.static_projection is None else unpacked(embedded))
+
+    def head(self, tokens: TokenStates, lengths: Tensor, mask: Tensor | None = None) -> Tensor:
+        """From tokens to vectors: `pool` the states, average the embeddings, and `finish` both.
 
         Args:
-            states: float[batch, sequence, state_dim], zero where `mask` is false.
-            last: float[batch, state_dim], from `run_lstm`.
+            tokens: of any float type; their padding is zero.
             lengths: int64[batch], at least 1.
-            mask: bool[batch, sequence], true at real tokens.
+            mask: bool[batch, sequence], true at real tokens; None if all are real.
 
         Returns:
-            float[batch, state_dim].
+            float[batch, dim], at least float32.
         """
-        if self.config.pooling == "last":
-            return last
-        if self.config.pooling == "max":
-            return states.masked_fill(~mask[:, :, None], -torch.inf).amax(dim=1)
-        total = states.sum(dim=1)
-        if self.config.pooling == "sum":
-            return total
-        return total / lengths[:, None].to(total.dtype)
+        pooled = self.pool(tokens, lengths, mask)
+        if self.static_projection is None or tokens.embeddings is None:
+            return self.finish(pooled)
+        return self.finish(pooled, _mean(tokens.embeddings, lengths))
 
-    def finish(self, pooled: Tensor) -> Tensor:
-        """Project and normalise: float[batch, state_dim] to float[batch, dim]."""
+    def pool(self, tokens: TokenStates, lengths: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Reduce the states of each row to one, float[batch, pooled_dim]; arguments as for `head`."""
+        pooling, last = self.config.pooling, _at_least_float32(tokens.last)
+        if pooling == "last":
+            return last
+        if pooling == "max":
+            states = tokens.states if mask is None else tokens.states.masked_fill(~mask[:, :, None], -torch.inf)
+            return _at_least_float32(states.amax(dim=1))
+        if pooling == "sum":
+            return _sum(tokens.states)
+        mean = _mean(tokens.states, lengths)
+        return torch.cat([mean, last], dim=1) if pooling == "mean_last" else mean
+
+    def finish(self, pooled: Tensor, static: Tensor | None = None) -> Tensor:
+        """`combine` and normalise: float[batch, pooled_dim] to float[batch, dim]; arguments as for `combine`."""
+        vectors = self.combine(pooled, static)
+        return vectors / vectors.norm(dim=1, keepdim=True).clamp(min=NORM_FLOOR) if self.config.normalize else vectors
+
+    def combine(self, pooled: Tensor, static: Tensor | None = None) -> Tensor:
+        """Project, and add the static residual: float[batch, pooled_dim] to float[batch, dim], before normalisation.
+
+        Args:
+            pooled: from `pool`.
+            static: float[batch, embedding_dim], the means of a row's token embeddings; None without a static residual.
+        """
         if self.projection is not None:
             pooled = self.projection(pooled)
-        if self.config.normalize:
-            pooled = pooled / pooled.norm(dim=1, keepdim=True).clamp(min=NORM_FLOOR)
-        return pooled
+        return pooled if static is None or self.static_projection is None else pooled + self.static_projection(static)
 
 
 def seeded_encoder(config: EncoderConfig, seed: int) -> PackedEncoder:
     """An untrained encoder whose weights depend only on the seed.
 
-    Embeddings are drawn from N(0, 1); LSTM and projection uniformly from +-1/sqrt(fan-in), as PyTorch initialises them.
+    Embeddings are drawn from N(0, 1); LSTM and projections uniformly from +-1/sqrt(fan-in), as PyTorch initialises
+    them.
     """
     encoder = PackedEncoder(config)
+    fan_in = {"lstm": config.hidden_size, "projection": config.pooled_dim, "static_projection": config.embedding_dim}
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, weight in encoder.named_parameters():
             if name == "embedding.weight":
                 weight.normal_(generator=generator)
             else:
-                fan_in = config.hidden_size if name.startswith("lstm.") else config.state_dim
-                weight.uniform_(-(fan_in**-0.5), fan_in**-0.5, generator=generator)
+                bound = fan_in[name.partition(".")[0]] ** -0.5
+                weight.uniform_(-bound, bound, generator=generator)
     return encoder.eval()
 
 
 def _at_least_float32(values: Tensor) -> Tensor:
     return values.to(torch.promote_types(values.dtype, torch.float32))
+
+
+def _sum(values: Tensor) -> Tensor:
+    """Over the tokens: [batch, sequence, width] to [batch, width], in at least float32."""
+    return values.sum(dim=1, dtype=torch.promote_types(values.dtype, torch.float32))
+
+
+def _mean(values: Tensor, lengths: Tensor) -> Tensor:
+    """Over the tokens of rows of these lengths, whose padding is zero, as `_sum`."""
+    total = _sum(values)
+    return total / lengths[:, None].to(total.dtype)

@@ -7,10 +7,10 @@
   tokens of each batch.
 - tanh(x) is computed as 2 sigmoid(2x) - 1, since PyTorch's vectorised sigmoid takes a quarter of the time of its tanh;
   the factor 2 is part of the weights. The error per step is at most 1.2e-7, absolute. Where that is amplified later
-  (a short vector is normalised or projected, or small states are summed), rows are computed again in float64, so that
-  the promised 1e-6 holds there too.
+  (a short vector is normalised or projected, small states are summed, or projection and static residual cancel), rows
+  are computed again in float64, head included, so that the promised 1e-6 holds there too.
 - Sums over time are in float64 beyond a few steps: a text that repeats one token rounds a float32 sum the same way
-  at each step.
+  at each step. Sums of embeddings, for a static residual, are in float64 throughout.
 - States are pooled as they are computed, so the memory of a long text is that of its ids. Stacked layers keep theirs,
   4 bytes per token and unit, because a layer that reads backwards starts with the last of them.
 - Products run on one thread and batches in parallel (`TorchEngine`), so a vector does not depend on the number of
@@ -29,9 +29,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.nn.functional import embedding_bag
 
 from lengthwise.encoder.model import PackedEncoder
 from lengthwise.encoder.order import encode_longest_first
+from lengthwise.util.compat import copy_without
 
 TABLE_BYTES = 512 * 2**20
 FLOAT32_STEPS = 8  # number of steps that are summed in float32
@@ -55,6 +57,7 @@ class StepwiseEncoder:
         config = encoder.config
         self.config = config
         self._packed = encoder = copy.deepcopy(encoder).eval().to("cpu", torch.float32)
+        self._exact_head = copy.deepcopy(copy_without(encoder, "embedding", "lstm")).double()
         suffixes = ("", "_reverse")[: config.directions]
         with torch.inference_mode():
             self._layers, self._exact_layers = (
@@ -82,29 +85,43 @@ class StepwiseEncoder:
 
     def _encode_sorted(self, input_ids: NDArray[np.int64], lengths: NDArray[np.int64]) -> NDArray[np.float32]:
         with torch.inference_mode():
-            pooled = self._pool(input_ids, lengths)
-            vectors = self._packed.finish(pooled)
-            sensitive = self._sensitive_rows(pooled, torch.from_numpy(lengths))
+            pooled, static = self._pool(input_ids, lengths), self._static_means(input_ids, lengths)
+            vectors = self._packed.finish(pooled, None if static is None else static.float())
+            sensitive = self._sensitive_rows(pooled, static, torch.from_numpy(lengths))
             if len(sensitive):
                 exact = self._pool(input_ids[sensitive], lengths[sensitive], exact=True)
-                vectors[sensitive] = self._packed.finish(exact.float())
+                exact_static = None if static is None else static[sensitive]
+                vectors[sensitive] = self._exact_head.finish(exact, exact_static).float()
         return vectors.numpy()
 
-    def _sensitive_rows(self, pooled: Tensor, lengths: Tensor) -> NDArray[np.int64]:
+    def _static_means(self, input_ids: NDArray[np.int64], lengths: NDArray[np.int64]) -> Tensor | None:
+        """The means of the rows' token embeddings, float64[batch, embedding_dim]; None without a static residual."""
+        if not self.config.static_residual:
+            return None
+        is_real = np.arange(input_ids.shape[1]) < lengths[:, None]
+        distinct, ids = torch.from_numpy(input_ids[is_real]).unique(return_inverse=True)
+        starts = torch.from_numpy(np.cumsum(lengths) - lengths)
+        return embedding_bag(ids, self._packed.embedding(distinct).double(), starts, mode="mean")
+
+    def _sensitive_rows(self, pooled: Tensor, static: Tensor | None, lengths: Tensor) -> NDArray[np.int64]:
         """The rows whose error in the vector would exceed that of their states."""
-        is_sum = self.config.pooling == "sum"
+        is_sum, is_projected = self.config.pooling == "sum", self._packed.projection is not None
         times = lengths if is_sum else torch.ones_like(lengths)  # number of step errors in a pooled state
+        projected = combined = self._packed.combine(pooled)
         short = torch.zeros(len(pooled), dtype=torch.bool)
+        if static is not None:
+            combined = self._packed.combine(pooled, static.float())
+            short |= combined.norm(dim=1) < SHORT_NORM * (combined - projected).norm(dim=1)
         if is_sum and not self.config.normalize:
             short |= STEP_ERROR * times > TOLERANCE * pooled.abs().amax(dim=1).clamp(min=1)
-        if self.config.normalize or self._packed.projection is not None:
+        if is_projected:
             short |= pooled.norm(dim=1) < SHORT_NORM * times
-        if (self.config.normalize or is_sum) and self._packed.projection is not None:
-            short |= self._packed.projection(pooled).norm(dim=1) < SHORT_NORM * times
+        if self.config.normalize or (is_sum and (is_projected or static is not None)):
+            short |= combined.norm(dim=1) < SHORT_NORM * times
         return np.flatnonzero(short.numpy())
 
     def _pool(self, input_ids: NDArray[np.int64], lengths: NDArray[np.int64], exact: bool = False) -> Tensor:
-        """float32[batch, state_dim], or float64 if exact, of rows sorted from longest to shortest."""
+        """float32[batch, pooled_dim], or float64 if exact, of rows sorted from longest to shortest."""
         layers = self._exact_layers if exact else self._layers
         times = np.arange(lengths[0])
         steps = len(lengths) - np.searchsorted(lengths[::-1], times, side="right")
@@ -117,7 +134,8 @@ class StepwiseEncoder:
                 direction.run(fill, steps, partial(_store_states, part))
             fills = [partial(direction.fill_gates, states) for direction in above]
         last = zip(layers[-1], fills, strict=True)
-        return torch.cat([self._pool_direction(direction, fill, steps, lengths) for direction, fill in last], dim=1)
+        pooled = [self._pool_direction(direction, fill, steps, lengths) for direction, fill in last]
+        return torch.cat([part for parts in zip(*pooled, strict=True) for part in parts], dim=1)
 
     def _fills(self, ids: Tensor, layer: list[_Direction], tables: list[Tensor] | None) -> list[Fill]:
         """The gate inputs of packed ids, int64[tokens], in the first layer, per direction."""
@@ -127,19 +145,23 @@ class StepwiseEncoder:
             tables = [direction.input_gates(embedded) for direction in layer]
         return [partial(_fill_from_table, table, ids) for table in tables]
 
-    def _pool_direction(self, direction: _Direction, fill: Fill, steps: Steps, lengths: NDArray[np.int64]) -> Tensor:
-        """One state per row, [batch, hidden], in the dtype of the direction's weights."""
-        shape, dtype = (len(lengths), self.config.hidden_size), direction.bias.dtype
-        if self.config.pooling == "last":
-            return direction.run(fill, steps, lambda start, states: None)
-        if self.config.pooling == "max":
+    def _pool_direction(
+        self, direction: _Direction, fill: Fill, steps: Steps, lengths: NDArray[np.int64]
+    ) -> list[Tensor]:
+        """The parts of a pooled row, [batch, hidden] each, in the dtype of the direction's weights."""
+        shape, dtype, pooling = (len(lengths), self.config.hidden_size), direction.bias.dtype, self.config.pooling
+        if pooling == "last":
+            return [direction.run(fill, steps, lambda start, states: None)]
+        if pooling == "max":
             pooled = torch.full(shape, -torch.inf, dtype=dtype)
             direction.run(fill, steps, lambda start, states: _update_maximum(pooled[: len(states)], states))
-        else:
-            total = _StateSum(*shape, dtype)
-            direction.run(fill, steps, total.add)
-            pooled = total.result(torch.from_numpy(lengths) if self.config.pooling == "mean" else None)
-        return pooled
+            return [pooled]
+        total = _StateSum(*shape, dtype)
+        last = direction.run(fill, steps, total.add)
+        if pooling == "sum":
+            return [total.result()]
+        mean = total.result(torch.from_numpy(lengths))
+        return [mean, last] if pooling == "mean_last" else [mean]
 
 
 @dataclass(frozen=True, eq=False)
@@ -217,7 +239,7 @@ class _StateSum:
             self._total += self._partial
             self._partial.zero_()
 
-    def result(self, lengths: Tensor | None) -> Tensor:
+    def result(self, lengths: Tensor | None = None) -> Tensor:
         """The sums, or with lengths the means: [rows, hidden], in the states' own dtype."""
         self._total += self._partial
         return (self._total if lengths is None else self._total / lengths[:, None]).to(self._partial.dtype)

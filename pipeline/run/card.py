@@ -18,13 +18,17 @@ def dataset_card(config: RunConfig, store: VectorStore) -> str:
     identity, dataset, totals = store.identity, config.dataset, store.totals()
     encoder = EncoderConfig.model_validate(identity["encoder"])
     training = "" if encoder.trained else f"\n\n**The encoder was never trained** (seed {encoder.seed})."
+    residual = ", static residual" if encoder.static_residual else ""
     layers = f"{encoder.num_layers} {'bidirectional ' if encoder.bidirectional else ''}LSTM layers of"
     provenance = [
         ("input", f"`{dataset.path}`, split `{dataset.split}`, column `{dataset.text_column}`"),
         ("input's fingerprint", f"`{identity['input']}`"),
         ("tokenizer's fingerprint", f"`{identity['tokenizer']}`"),
         ("weights' fingerprint", f"`{identity['weights']}`"),
-        ("encoder", f"embedding {encoder.embedding_dim}, {layers} {encoder.hidden_size}, {encoder.pooling} pooling"),
+        (
+            "encoder",
+            f"embedding {encoder.embedding_dim}, {layers} {encoder.hidden_size}, {encoder.pooling} pooling{residual}",
+        ),
         ("computed by", f"{identity['engine']}, Lengthwise {__version__}"),
         ("run's identity", f"`{store.identity_hash}`"),
     ]

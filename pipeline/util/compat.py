@@ -124,13 +124,13 @@ def load_scan() -> Callable[..., Any]:
     return scan
 
 
-def copy_without(module: Module, child: str) -> Module:
-    """A shallow copy of a module that shares its weights, without one of its children.
+def copy_without(module: Module, *children: str) -> Module:
+    """A shallow copy of a module that shares its weights, without some of its children.
 
     Why: `copy.copy` shares the dictionary of children, so that `del` on the copy would change the original.
     """
     copied = copy.copy(module)
-    copied._modules = {name: each for name, each in module._modules.items() if name != child}
+    copied._modules = {name: each for name, each in module._modules.items() if name not in children}
     return copied
 
 

@@ -44,6 +44,12 @@ ENCODERS: Mapping[str, Mapping[str, Any]] = {
         "projection_dim": 64,
         "normalize": True,
     },
+    "1 layer, bidirectional, mean and last, projected, static residual": {
+        "bidirectional": True,
+        "pooling": "mean_last",
+        "projection_dim": 64,
+        "static_residual": True,
+    },
 }
 
 

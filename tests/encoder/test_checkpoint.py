@@ -186,6 +186,30 @@ def test_checkpoint_without_tokenization_settings_has_the_defaults(checkpoint: P
     assert load_checkpoint(checkpoint)[0].config.tokenization == TokenizationSettings()
 
 
+def test_checkpoint_of_before_the_static_residual_loads_and_is_written_again(checkpoint: Path) -> None:
+    """An encoder without one has the files, and so the identity, that older versions gave it."""
+    assert "static_residual" not in json.loads((checkpoint / "config.json").read_text())
+    encoder, _ = load_checkpoint(checkpoint)
+    assert encoder.config.static_residual is False
+    assert encoder.static_projection is None
+
+
+def test_static_residual_survives_a_round_trip(
+    tmp_path: Path, tokenizer: TextTokenizer, encoder_config: Callable[..., EncoderConfig]
+) -> None:
+    original = seeded_encoder(encoder_config(static_residual=True, pooling="mean_last"), 0)
+    save_checkpoint(tmp_path / "model", original, tokenizer)
+    encoder, _ = load_checkpoint(tmp_path / "model")
+    assert encoder.config.static_residual
+    assert weights_fingerprint(encoder) == weights_fingerprint(original)
+    edit_config(tmp_path / "model", static_residual=False)
+    with pytest.raises(CheckpointError, match=r"static_projection\.weight is not part of this encoder"):
+        load_checkpoint(tmp_path / "model")
+    edit_config(tmp_path / "model", static_residual=True, pooling="mean")
+    with pytest.raises(CheckpointError, match=r"static_projection\.weight is \[12, 8\] in the file, \[6, 8\] by"):
+        load_checkpoint(tmp_path / "model")
+
+
 def test_tokenization_settings_survive_a_round_trip(checkpoint: Path, tmp_path: Path) -> None:
     tokenization = TokenizationSettings(add_special_tokens=False, max_length=3, truncate=True)
     edit_config(checkpoint, tokenization=tokenization.model_dump())

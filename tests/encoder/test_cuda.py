@@ -11,7 +11,7 @@ import threading
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -23,7 +23,7 @@ from torch import Tensor
 
 from lengthwise.batching.costs import PACKED_CUDA
 from lengthwise.cli.gpu.lstm_probes import tf32_allowed
-from lengthwise.config import EncoderConfig
+from lengthwise.config import EncoderConfig, Pooling
 from lengthwise.encoder import cuda
 from lengthwise.encoder.cuda import (
     DTYPES,
@@ -50,7 +50,7 @@ GPU_MARKS = (
 )
 TOLERANCE = 1e-5  # of float32 on a GPU
 BELOW = {"bf16": 0.05, "fp16": 0.01}
-KINDS = list(itertools.product((1, 2), (False, True), ("last", "mean", "max", "sum")))
+KINDS = list(itertools.product((1, 2), (False, True), get_args(Pooling)))
 
 
 def on_gpu(test: Callable[..., Any]) -> Callable[..., Any]:
@@ -105,7 +105,7 @@ def test_vectors_equal_the_stepwise_encoders(
     encoder_config: Callable[..., EncoderConfig],
 ) -> None:
     kind = {"num_layers": layers, "bidirectional": bidirectional, "pooling": pooling}
-    for head in ({}, {"projection_dim": 5, "normalize": True}):
+    for head in ({}, {"projection_dim": 5, "normalize": True}, {"projection_dim": 5, "static_residual": True}):
         encoder = seeded_encoder(encoder_config(**kind, **head, vocab_size=20), 0)
         found, right = make_encoder(encoder), StepwiseEncoder(encoder)
         for batch in batches(20):
@@ -118,11 +118,14 @@ def test_vectors_equal_the_stepwise_encoders(
 @given(
     lengths=st.lists(st.integers(1, 12), min_size=1, max_size=9),
     max_batch_cells=st.one_of(st.none(), st.integers(1, 60)),
-    pooling=st.sampled_from(["last", "mean", "max", "sum"]),
+    pooling=st.sampled_from(get_args(Pooling)),
+    static=st.booleans(),
 )
-def test_split_batches_keep_row_order(lengths: list[int], max_batch_cells: int | None, pooling: str) -> None:
-    config = EncoderConfig(vocab_size=20, embedding_dim=3, hidden_size=4, bidirectional=True, pooling=pooling)
-    encoder = seeded_encoder(config, 0)
+def test_split_batches_keep_row_order(
+    lengths: list[int], max_batch_cells: int | None, pooling: str, static: bool
+) -> None:
+    shape = {"vocab_size": 20, "embedding_dim": 3, "hidden_size": 4, "bidirectional": True, "pooling": pooling}
+    encoder = seeded_encoder(EncoderConfig(**shape, static_residual=static), 0)
     ids = np.random.default_rng(len(lengths)).integers(0, 20, (len(lengths), max(lengths)))
     found, slot = on_host(encoder, max_batch_cells)
     vectors = found(ids, np.array(lengths))
@@ -163,10 +166,8 @@ def test_slot_is_freed_after_a_failure(encoder_config: Callable[..., EncoderConf
 @pytest.mark.parametrize(("columns", "wide"), [(5, 8), (8, 8), (300, 304)])
 @pytest.mark.parametrize("layers", [1, 2])
 def test_zero_columns_do_not_change_vectors(columns: int, wide: int, layers: int) -> None:
-    config = EncoderConfig(
-        vocab_size=20, embedding_dim=columns, hidden_size=6, num_layers=layers, bidirectional=True, pooling="mean"
-    )
-    encoder = seeded_encoder(config, 0)
+    shape = {"vocab_size": 20, "embedding_dim": columns, "hidden_size": 6, "num_layers": layers}
+    encoder = seeded_encoder(EncoderConfig(**shape, bidirectional=True, static_residual=True), 0)
     wider = pad_to_multiple_of_8(encoder)
     assert wider.embedding.weight.shape == (20, wide)
     assert (wider is encoder) == (columns == wide)
@@ -175,7 +176,7 @@ def test_zero_columns_do_not_change_vectors(columns: int, wide: int, layers: int
 
 
 def test_bfloat16_is_close_to_float32(encoder_config: Callable[..., EncoderConfig]) -> None:
-    encoder = seeded_encoder(encoder_config(vocab_size=20, bidirectional=True, pooling="mean"), 0)
+    encoder = seeded_encoder(encoder_config(vocab_size=20, bidirectional=True, static_residual=True), 0)
     lower = convert_encoder(pad_to_multiple_of_8(encoder), torch.device("cpu"), DTYPES["bf16"])
     for batch in batches(20):
         vectors = on_host(lower)[0](*batch)
@@ -402,10 +403,10 @@ def min_cosine(found: NDArray[np.float32], right: NDArray[np.float32]) -> float:
 
 @on_gpu
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
-@pytest.mark.parametrize("pooling", ["last", "mean", "max", "sum"])
+@pytest.mark.parametrize("pooling", get_args(Pooling))
 def test_vectors_on_a_gpu_equal_the_cpus(precision: Any, pooling: str, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.WARNING)
-    encoder = large_encoder(pooling=pooling, num_layers=2)
+    encoder = large_encoder(pooling=pooling, num_layers=2, static_residual=pooling == "mean_last")
     engine, on_cpu = TorchEngine(encoder, "cuda", precision), TorchEngine(encoder)
     many_batches = batches(1_000, longest=40) * 8
     with warnings.catch_warnings(record=True) as caught:
@@ -435,9 +436,10 @@ def test_row_alone_on_a_gpu_equals_row_in_a_batch() -> None:
 
 
 @on_gpu
-@pytest.mark.parametrize("pooling", ["last", "mean"])
+@pytest.mark.parametrize("pooling", ["last", "mean", "mean_last"])
 def test_batch_synchronizes_only_at_its_end(pooling: str) -> None:
-    encoder = make_cuda_encoder(large_encoder(pooling=pooling), torch.device("cuda", 0), "fp16", 1, 4_096)
+    shape = {"pooling": pooling, "static_residual": pooling == "mean_last"}
+    encoder = make_cuda_encoder(large_encoder(**shape), torch.device("cuda", 0), "fp16", 1, 4_096)
     many_batches = batches(1_000, longest=40)
     before = [encoder(*batch) for batch in many_batches]  # cuDNN and cuBLAS start
     with raise_on_synchronization():

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 import subprocess
 import sys
 import textwrap
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -16,13 +17,15 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from helpers.paths import ROOT
-from lengthwise.config import EncoderConfig
+from lengthwise.config import EncoderConfig, Pooling
 from lengthwise.encoder import stepwise
 from lengthwise.encoder.model import PackedEncoder, seeded_encoder
 from lengthwise.encoder.stepwise import StepwiseEncoder
 
 VOCABULARY = 30
-SHAPES = list(itertools.product((1, 2, 3), (False, True), ("last", "mean", "max", "sum")))
+POOLINGS = get_args(Pooling)
+SHAPES = list(itertools.product((1, 2, 3), (False, True), POOLINGS))
+OUTSIDE = 1_000_000  # an id that no vocabulary here has, so that reading it is an error
 
 
 def make_encoder(**shape: Any) -> PackedEncoder:
@@ -32,6 +35,7 @@ def make_encoder(**shape: Any) -> PackedEncoder:
 
 def batch_of(lengths: list[int], columns: int = 0, seed: int = 0) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     ids = np.random.default_rng(seed).integers(0, VOCABULARY, (len(lengths), max(lengths) + columns))
+    ids[np.arange(ids.shape[1]) >= np.array(lengths)[:, None]] = OUTSIDE
     return ids, np.array(lengths, np.int64)
 
 
@@ -50,9 +54,20 @@ def difference(encoder: PackedEncoder, ids: NDArray[np.int64], lengths: NDArray[
 
 
 @pytest.mark.parametrize(("layers", "bidirectional", "pooling"), SHAPES)
-@pytest.mark.parametrize(("projection", "normalize"), [(None, False), (3, False), (None, True), (3, True)])
+@pytest.mark.parametrize(
+    ("projection", "normalize", "static"),
+    [
+        (None, False, False),
+        (3, False, False),
+        (None, True, False),
+        (3, True, False),
+        (None, False, True),
+        (3, False, True),
+        (3, True, True),
+    ],
+)
 def test_every_shape_equals_the_packed_encoder(
-    layers: int, bidirectional: bool, pooling: str, projection: int | None, normalize: bool
+    layers: int, bidirectional: bool, pooling: str, projection: int | None, normalize: bool, static: bool
 ) -> None:
     encoder = make_encoder(
         num_layers=layers,
@@ -60,6 +75,7 @@ def test_every_shape_equals_the_packed_encoder(
         pooling=pooling,
         projection_dim=projection,
         normalize=normalize,
+        static_residual=static,
     )
     assert difference(encoder, *batch_of([4, 1, 9, 9, 2, 1, 6], columns=3)) <= 1e-6
 
@@ -70,20 +86,26 @@ def test_every_shape_equals_the_packed_encoder(
     columns=st.integers(0, 5),
     shape=st.sampled_from(SHAPES),
     normalize=st.booleans(),
+    static=st.booleans(),
     seed=st.integers(0, 9),
 )
 def test_any_lengths_equal_the_packed_encoder(
-    lengths: list[int], columns: int, shape: tuple[int, bool, str], normalize: bool, seed: int
+    lengths: list[int], columns: int, shape: tuple[int, bool, str], normalize: bool, static: bool, seed: int
 ) -> None:
     layers, bidirectional, pooling = shape
-    encoder = make_encoder(num_layers=layers, bidirectional=bidirectional, pooling=pooling, normalize=normalize)
+    head = {"pooling": pooling, "normalize": normalize, "static_residual": static}
+    encoder = make_encoder(num_layers=layers, bidirectional=bidirectional, **head)
     assert difference(encoder, *batch_of(lengths, columns, seed)) <= 1e-6
 
 
 @settings(max_examples=60, deadline=None)
-@given(lengths=st.lists(st.integers(1, 30), min_size=1, max_size=12), seed=st.integers(0, 9))
-def test_row_alone_equals_row_in_its_batch(lengths: list[int], seed: int) -> None:
-    encode = StepwiseEncoder(make_encoder(bidirectional=True))
+@given(
+    lengths=st.lists(st.integers(1, 30), min_size=1, max_size=12),
+    seed=st.integers(0, 9),
+    head=st.sampled_from([{}, {"pooling": "mean_last", "static_residual": True}]),
+)
+def test_row_alone_equals_row_in_its_batch(lengths: list[int], seed: int, head: dict[str, Any]) -> None:
+    encode = StepwiseEncoder(make_encoder(bidirectional=True, **head))
     ids, batch_lengths = batch_of(lengths, 2, seed)
     together = encode(ids, batch_lengths)
     for row in range(len(lengths)):
@@ -95,7 +117,7 @@ def test_row_alone_equals_row_in_its_batch(lengths: list[int], seed: int) -> Non
 def test_table_per_batch_gives_the_same_vectors(
     layers: int, bidirectional: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    encoder = make_encoder(num_layers=layers, bidirectional=bidirectional)
+    encoder = make_encoder(num_layers=layers, bidirectional=bidirectional, static_residual=bidirectional)
     batch = batch_of([7, 3, 12, 1])
     whole = StepwiseEncoder(encoder)
     monkeypatch.setattr(stepwise, "TABLE_BYTES", 0)
@@ -119,10 +141,10 @@ def test_padding_is_not_computed(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("size", [1e-4, 1e-2])
-@pytest.mark.parametrize("changes", [{"normalize": True}, {"projection_dim": 4, "normalize": True}])
+@pytest.mark.parametrize("changes", [{}, {"projection_dim": 4}, {"pooling": "mean_last", "static_residual": True}])
 def test_short_vectors_are_normalised_within_tolerance(size: float, changes: dict[str, Any]) -> None:
     """States near zero, where 2 sigmoid(2x) - 1 has no relative precision left."""
-    encoder = make_encoder(hidden_size=16, **changes)
+    encoder = make_encoder(hidden_size=16, normalize=True, **changes)
     with torch.no_grad():
         for weight in encoder.parameters():
             weight.mul_(size)
@@ -132,7 +154,7 @@ def test_short_vectors_are_normalised_within_tolerance(size: float, changes: dic
 
 
 @pytest.mark.parametrize("layers", [1, 2])
-@pytest.mark.parametrize("pooling", ["mean", "sum", "last", "max"])
+@pytest.mark.parametrize("pooling", POOLINGS)
 def test_short_vectors_are_closer_to_float64_than_float32_is(pooling: str, layers: int) -> None:
     shape = {"hidden_size": 32, "embedding_dim": 16, "num_layers": layers, "bidirectional": True}
     encoder = make_encoder(**shape, pooling=pooling, normalize=True)
@@ -146,7 +168,9 @@ def test_short_vectors_are_closer_to_float64_than_float32_is(pooling: str, layer
     assert np.abs(found - exact).max() <= min(1e-7, np.abs(in_float32 - exact).max())
 
 
-@pytest.mark.parametrize("changes", [{}, {"normalize": True}, {"projection_dim": 4}])
+@pytest.mark.parametrize(
+    "changes", [{}, {"normalize": True}, {"projection_dim": 4}, {"static_residual": True, "normalize": True}]
+)
 @pytest.mark.parametrize("size", [0.3, 0.1, 0.03, 0.01])
 def test_small_states_sum_within_tolerance(size: float, changes: dict[str, Any]) -> None:
     """The error of each step is added up, and so is not small beside the sum."""
@@ -177,7 +201,7 @@ def test_memory_of_a_long_text_is_that_of_its_ids(size: float) -> None:
     program = f"""
         import resource
         import numpy as np, torch
-        from lengthwise.config import EncoderConfig
+        from lengthwise.config import EncoderConfig, Pooling
         from lengthwise.encoder.model import seeded_encoder
         from lengthwise.encoder.stepwise import StepwiseEncoder
 
@@ -186,7 +210,7 @@ def test_memory_of_a_long_text_is_that_of_its_ids(size: float) -> None:
 
         torch.set_num_threads(1)
         shape = dict(vocab_size=50, embedding_dim=8, hidden_size=128, bidirectional=True, normalize=True)
-        encoder = seeded_encoder(EncoderConfig(**shape, pooling="mean"), 0)
+        encoder = seeded_encoder(EncoderConfig(**shape, pooling="mean", static_residual=True), 0)
         with torch.no_grad():
             for weight in encoder.parameters():
                 weight.mul_({size})
@@ -205,15 +229,17 @@ def test_memory_of_a_long_text_is_that_of_its_ids(size: float) -> None:
 
 @pytest.mark.parametrize("hidden", [16, 128])
 def test_long_texts_equal_the_packed_encoder(hidden: int) -> None:
-    for pooling in ("mean", "sum", "last", "max"):
+    for pooling in POOLINGS:
         encoder = make_encoder(hidden_size=hidden, embedding_dim=32, bidirectional=True, pooling=pooling)
         assert difference(encoder, *batch_of([1500, 700, 300, 129, 128, 40, 1])) <= 1e-6, pooling
 
 
-@pytest.mark.parametrize("pooling", ["mean", "sum", "last", "max"])
-def test_repeated_token_sums_within_tolerance(pooling: str) -> None:
+@pytest.mark.parametrize("static", [False, True])
+@pytest.mark.parametrize("pooling", POOLINGS)
+def test_repeated_token_sums_within_tolerance(pooling: str, static: bool) -> None:
     """Each step adds the same state, and a float32 sum would round it the same way each time."""
-    encoder = make_encoder(hidden_size=64, embedding_dim=32, bidirectional=True, pooling=pooling)
+    shape = {"hidden_size": 64, "embedding_dim": 32, "bidirectional": True, "pooling": pooling}
+    encoder = make_encoder(**shape, static_residual=static)
     lengths = np.array([3000, 1000, 300, 100, 20])
     ids = np.repeat(np.arange(5)[:, None], 3000, axis=1)
     assert difference(encoder, ids, lengths) <= 1e-6
@@ -239,8 +265,30 @@ def test_projection_that_removes_the_common_part_stays_within_tolerance() -> Non
     assert difference(encoder, *batch) <= 1e-6
 
 
+@pytest.mark.parametrize("pooling", ["mean", "sum", "mean_last"])
+@pytest.mark.parametrize("normalize", [False, True])
+def test_projection_and_static_residual_that_cancel_are_computed_in_float64(pooling: str, normalize: bool) -> None:
+    """Where they cancel to a thousandth, float32 has a relative error of 1e-4 left, the packed encoder's own."""
+    head = {"pooling": pooling, "projection_dim": 8, "normalize": normalize, "static_residual": True}
+    encoder = make_encoder(hidden_size=32, bidirectional=True, **head)
+    ids, lengths = np.full((2, 9), 3), np.array([9, 2])
+    with torch.no_grad():
+        encoder.projection.weight.mul_(1_000)
+        exact = copy.deepcopy(encoder).double()
+        pooled = exact.pool(exact.token_states(torch.from_numpy(ids), torch.from_numpy(lengths)), torch.tensor(lengths))
+        rest = torch.linspace(-1, 1, 8) if normalize else torch.full((8,), 0.1)
+        row = exact.embedding.weight[3]
+        needed = rest - exact.projection(pooled)[0]
+        encoder.static_projection.weight.copy_(needed[:, None] * row / row.square().sum())
+    right = packed(copy.deepcopy(encoder).double(), ids, lengths)
+    found = StepwiseEncoder(encoder)(ids, lengths)
+    scale = max(1, np.abs(right[0]).max())
+    assert np.abs(packed(encoder, ids, lengths)[0] - right[0]).max() / scale > 1e-6
+    assert np.abs(found[0] - right[0]).max() / scale <= 1e-6
+
+
 def test_default_dtype_of_torch_has_no_effect() -> None:
-    encoder, batch = make_encoder(num_layers=2, bidirectional=True, pooling="max"), batch_of([5, 3])
+    encoder, batch = make_encoder(bidirectional=True, pooling="max", static_residual=True), batch_of([5, 3])
     right = StepwiseEncoder(encoder)(*batch)
     torch.set_default_dtype(torch.float64)
     try:

@@ -23,7 +23,8 @@ IDS = np.random.default_rng(0).integers(0, 20, (5, 5))
 
 @pytest.fixture
 def encoder(encoder_config: Callable[..., EncoderConfig]) -> PackedEncoder:
-    return seeded_encoder(encoder_config(num_layers=2, bidirectional=True, vocab_size=20), 0)
+    head = {"pooling": "mean_last", "static_residual": True}
+    return seeded_encoder(encoder_config(num_layers=2, bidirectional=True, vocab_size=20, **head), 0)
 
 
 def packed(encoder: PackedEncoder) -> Any:

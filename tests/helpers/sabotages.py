@@ -105,6 +105,19 @@ def pooled_over_padding(model: onnx.ModelProto) -> None:
     division.input[1] = "width_float"
 
 
+def static_mean_reads_padding(model: onnx.ModelProto) -> None:
+    """The mean of embeddings has those of the padding in it, divided by the number of real tokens."""
+    by_output = {output: node for node in model.graph.node for output in node.output}
+
+    def is_embedding(name: str) -> bool:
+        transposed = by_output.get(name)
+        return transposed is not None and by_output[transposed.input[0]].op_type == "Gather"
+
+    mask = next(node for node in model.graph.node if node.op_type == "Where" and is_embedding(node.input[1]))
+    total = next(node for node in model.graph.node if node.input[:1] == mask.output[:1])
+    total.input[0] = mask.input[1]
+
+
 def batch_baked_in(model: onnx.ModelProto) -> None:
     for value in model.graph.input:
         value.type.tensor_type.shape.dim[0].dim_value = 2
@@ -212,6 +225,7 @@ SABOTAGES: list[Sabotage] = [
     lengths_off_by_one,
     reverse_run_as_forward,
     pooled_over_padding,
+    static_mean_reads_padding,
     batch_baked_in,
     length_baked_in,
     outputs_swapped,
@@ -230,5 +244,6 @@ PORTABLE_SABOTAGES: list[Sabotage] = [
     batch_baked_in,
     length_baked_in,
     pooled_over_padding,
+    static_mean_reads_padding,
     lengths_cut_at_512,
 ]

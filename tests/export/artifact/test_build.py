@@ -109,7 +109,7 @@ def test_artifact_is_a_checkpoint_too(artifact_folder: Path, tokenizer: TextToke
 def test_graph_metadata_has_weights_and_pooling(artifact_folder: Path) -> None:
     model = onnx.load(artifact_folder / "onnx/model.onnx")
     found = {item.key: item.value for item in model.metadata_props}
-    assert found["lengthwise.pooling"] == "mean"
+    assert (found["lengthwise.pooling"], found["lengthwise.static_residual"]) == ("mean", "false")
     assert found["lengthwise.pad_token_id"] == "0"
     assert found["lengthwise.trained"] == "false"
     assert found["lengthwise.weights_sha256"] == Artifact.open(artifact_folder).manifest["weights"]

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from lengthwise.config import EncoderConfig
 from lengthwise.encoder.model import seeded_encoder
 from lengthwise.export.artifact import oracle
-from lengthwise.export.artifact.oracle import accumulated_error, compute_oracle
+from lengthwise.export.artifact.oracle import accumulated_error, compute_oracle, mean_error
 
 IDS = np.random.default_rng(0).integers(0, 10, (4, 9))
 LENGTHS = np.array([9, 1, 0, 4])
@@ -45,18 +45,34 @@ def test_accumulated_error_of_a_repeated_state_has_the_rounding_of_its_sum() -> 
         assert (np.abs(exact - in_order) <= 1e-6 * accumulated_error(states, weights)).all()
 
 
-@pytest.mark.parametrize("projection", [None, 3])
+def test_error_of_a_mean_is_its_rounding() -> None:
+    """Means of 3 and of -4 are known but for a rounding each; a repeated value has that of its sum besides."""
+    values = np.tile(np.array([3.0, -4.0], np.float32), (16, 1))
+    weights = np.array([[1.0, 0.0], [2.0, -2.0]])
+    np.testing.assert_allclose(mean_error(values, weights), [3, 10])
+    repeated = np.full((512, 1), np.float32(0.3))
+    exact = repeated.mean(axis=0, dtype=np.float64)
+    in_order = np.cumsum(repeated, axis=0, dtype=np.float32)[-1] / np.float64(512)
+    assert 0.3 * 1e-6 < np.abs(exact - in_order)[0] <= 1e-6 * mean_error(repeated, np.eye(1))[0]
+
+
+@pytest.mark.parametrize(("projection", "static"), [(None, False), (3, False), (3, True)])
 def test_oracle_has_the_accumulated_error_of_sums(
-    projection: int | None, encoder_config: Callable[..., EncoderConfig]
+    projection: int | None, static: bool, encoder_config: Callable[..., EncoderConfig]
 ) -> None:
-    encoder = seeded_encoder(encoder_config(pooling="sum", bidirectional=True, projection_dim=projection), 0)
+    shape = {"pooling": "sum", "bidirectional": True, "projection_dim": projection, "static_residual": static}
+    encoder = seeded_encoder(encoder_config(**shape), 0)
     found = compute_oracle(encoder, IDS, LENGTHS)
     assert found.states is not None
     assert found.accumulated is not None
     assert found.accumulated.shape == found.vectors.shape
     assert not found.accumulated[2].any()
     weights = np.eye(12) if encoder.projection is None else encoder.projection.weight.detach().double().numpy()
-    np.testing.assert_array_equal(found.accumulated[3], accumulated_error(found.states[3, :4], weights))
+    expected = accumulated_error(found.states[3, :4], weights)
+    if encoder.static_projection is not None:
+        embeddings = encoder.embedding(torch.from_numpy(IDS[3, :4])).detach().numpy()
+        expected = expected + mean_error(embeddings, encoder.static_projection.weight.detach().double().numpy())
+    np.testing.assert_array_equal(found.accumulated[3], expected)
 
 
 @pytest.mark.parametrize(
@@ -65,6 +81,7 @@ def test_oracle_has_the_accumulated_error_of_sums(
         {"pooling": "last"},
         {"pooling": "max"},
         {"pooling": "mean", "projection_dim": 1},
+        {"pooling": "mean_last", "static_residual": True},
         {"pooling": "sum", "normalize": True},
     ],
 )

@@ -29,8 +29,9 @@ VOCAB = 40
 
 @pytest.fixture(scope="module")
 def native(encoder_config: Callable[..., EncoderConfig]) -> onnx.ModelProto:
-    config = encoder_config(num_layers=2, bidirectional=True, vocab_size=VOCAB)
-    return trace_to_onnx(seeded_encoder(config, 3), {"lengthwise.pooling": "mean"})
+    head = {"pooling": "mean_last", "static_residual": True}
+    config = encoder_config(num_layers=2, bidirectional=True, vocab_size=VOCAB, **head)
+    return trace_to_onnx(seeded_encoder(config, 3), {"lengthwise.pooling": "mean_last"})
 
 
 def weights(model: onnx.ModelProto) -> dict[str, NDArray[Any]]:
@@ -57,7 +58,7 @@ def test_rewrite_keeps_interface_metadata_and_the_native_graph(name: str, native
     onnx.checker.check_model(model, full_check=True)
     assert (model.graph.input, model.graph.output) == (native.graph.input, native.graph.output)
     assert model.ir_version == native.ir_version
-    assert metadata(model)["lengthwise.pooling"] == "mean"
+    assert metadata(model)["lengthwise.pooling"] == "mean_last"
     assert metadata(model)["lengthwise.variant"] == name
     assert metadata(model)["lengthwise.independent_of_batch"] == str(VARIANTS[name].independent).lower()
     domains = {item.domain: item.version for item in model.opset_import}
@@ -92,7 +93,8 @@ def test_fp16_graph_has_half_precision_in_embedding_and_lstm_only(native: onnx.M
     model = to_fp16(native)
     found = weights(model)
     assert {str(values.dtype) for name, values in found.items() if name.endswith(".fp16")} == {"float16"}
-    assert sum(values.size for values in found.values() if values.dtype == np.float32) <= 2
+    head = next(name for name in found if "static_projection" in name)
+    assert sum(values.size for name, values in found.items() if values.dtype == np.float32 and name != head) <= 2
     assert len(nodes(model, "LSTM")) == 2
     assert model.graph.output[0].type.tensor_type.elem_type == onnx.TensorProto.FLOAT
 
@@ -144,15 +146,30 @@ def sessions(native: onnx.ModelProto) -> dict[str, onnxruntime.InferenceSession]
 texts = st.lists(st.lists(st.integers(0, VOCAB - 1), min_size=1, max_size=12), min_size=2, max_size=6)
 
 
+@pytest.mark.parametrize("name", sorted(REWRITES))
+def test_static_residual_reads_the_lstms_embedding_table(name: str, native: onnx.ModelProto) -> None:
+    """One table in one precision, its rows gathered once, and the int8 graphs' end columns are not part of them."""
+    model = REWRITES[name](native)
+    tables = [name for name, values in weights(model).items() if values.ndim == 2 and len(values) == VOCAB]
+    assert len(tables) == 1
+    assert len([node for node in nodes(model, "Gather") if node.input[0] == tables[0]]) == 1
+    assert len(nodes(model, "DequantizeLinear")) == ("int8" in name)
+    rows = [[3, 4, 5], [7] * 9, list(range(30))]
+    right, _ = run(session(native), rows)
+    found, _ = run(session(model), rows)
+    np.testing.assert_allclose(found, right, atol=VARIANTS[name].difference or 1e-6, rtol=0)
+
+
 @settings(max_examples=60, deadline=None)
 @given(rows=texts, extra=st.integers(0, 5))
 def test_int8_row_is_independent_of_its_batch(
     rows: list[list[int]], extra: int, sessions: dict[str, onnxruntime.InferenceSession]
 ) -> None:
-    _, together = run(sessions["fixed"], rows, extra)
+    vectors, together = run(sessions["fixed"], rows, extra)
     for index, row in enumerate(rows):
-        _, alone = run(sessions["fixed"], [row])
+        vector, alone = run(sessions["fixed"], [row])
         np.testing.assert_array_equal(together[index, : len(row)], alone[0])
+        np.testing.assert_allclose(vectors[index], vector[0], atol=1e-6, rtol=0)
 
 
 def test_dynamic_int8_row_depends_on_its_batch(sessions: dict[str, onnxruntime.InferenceSession]) -> None:

@@ -88,6 +88,14 @@ def test_operators_of_a_one_layer_graph(encoder_config: Callable[..., EncoderCon
     }
 
 
+def test_static_residual_adds_a_mean_and_a_product(encoder_config: Callable[..., EncoderConfig]) -> None:
+    plain, residual = (
+        Counter(operators(trace_to_onnx(seeded_encoder(encoder_config(static_residual=static), 0), {})))
+        for static in (False, True)
+    )
+    assert residual - plain == {"Transpose": 1, "Where": 1, "ReduceSum": 1, "Div": 1, "Gemm": 1, "Add": 1}
+
+
 def test_graph_has_weights_without_slicing_or_joining(encoder_config: Callable[..., EncoderConfig]) -> None:
     encoder = seeded_encoder(encoder_config(num_layers=2, bidirectional=True, projection_dim=5, normalize=True), 0)
     model = trace_to_onnx(encoder, {})
@@ -124,7 +132,7 @@ def test_graph_holds_no_source_paths(encoder_config: Callable[..., EncoderConfig
 def test_program_holds_no_source_paths_and_each_weight_once(
     tmp_path: Path, encoder_config: Callable[..., EncoderConfig]
 ) -> None:
-    encoder = seeded_encoder(encoder_config(num_layers=2, bidirectional=True), 0)
+    encoder = seeded_encoder(encoder_config(num_layers=2, bidirectional=True, static_residual=True), 0)
     for model in (OnnxClientEncoder(encoder), PortableClientEncoder(encoder, scanned)):
         program = trace_to_program(model)
         count = sum(weight.numel() for weight in program.state_dict.values())
@@ -147,7 +155,7 @@ def test_large_model_has_weights_beside_the_graph(
 
 
 def test_row_without_tokens_is_zero_in_eager_mode(encoder_config: Callable[..., EncoderConfig]) -> None:
-    encoder = seeded_encoder(encoder_config(pooling="max", projection_dim=3), 0)
+    encoder = seeded_encoder(encoder_config(pooling="max", projection_dim=3, static_residual=True), 0)
     mask = torch.tensor([[1, 1, 0], [0, 0, 0]])
     vectors, states = ClientEncoder(encoder)(torch.tensor([[2, 3, 4], [2, 3, 4]]), mask)
     assert (vectors[1] == 0).all()

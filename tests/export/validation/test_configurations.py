@@ -20,35 +20,40 @@ from lengthwise.export.validation.validate import validate_artifact
 from lengthwise.tokens.tokenizer import TextTokenizer
 
 RUNTIMES_HERE = [kind for kind in RUNTIMES if not kind.optional]
-LAYERS, POOLINGS = (1, 2, 3), ("last", "mean", "max", "sum")
-HEADS = {"plain": (None, False), "projected": (5, False), "normalised": (None, True), "both": (5, True)}
+LAYERS, POOLINGS = (1, 2, 3), ("last", "mean", "mean_last", "sum", "max")
+HEADS = {
+    "plain": {},
+    "residual": {"static_residual": True},
+    "normalised": {"normalize": True},
+    "projected-residual": {"projection_dim": 5, "static_residual": True},
+    "projected-normalised": {"projection_dim": 5, "normalize": True},
+}
 
 
 def configurations() -> list[Any]:
-    """All 96. Four that have each pooling, each head, one and two layers and both kinds of directions run always."""
+    """All 150. Five that have each pooling, each head, each depth and both kinds of directions run always."""
     found = []
     for layers, bidirectional, pooling, head in itertools.product(LAYERS, (False, True), POOLINGS, HEADS):
         number = 2 * (layers - 1) + bidirectional
         is_usual = number < len(POOLINGS) and (pooling, head) == (POOLINGS[number], list(HEADS)[number])
         label = f"{layers}-{'bi' if bidirectional else 'uni'}directional-{pooling}-{head}"
         marks = pytest.mark.slow if is_usual else pytest.mark.heavy
-        found.append(pytest.param(layers, bidirectional, pooling, *HEADS[head], marks=marks, id=label))
+        found.append(pytest.param(layers, bidirectional, pooling, HEADS[head], marks=marks, id=label))
     return found
 
 
-@pytest.mark.parametrize(("layers", "bidirectional", "pooling", "projection", "normalize"), configurations())
+@pytest.mark.parametrize(("layers", "bidirectional", "pooling", "head"), configurations())
 def test_configuration_passes_on_every_runtime(
     layers: int,
     bidirectional: bool,
     pooling: str,
-    projection: int | None,
-    normalize: bool,
+    head: dict[str, Any],
     tmp_path: Path,
     tokenizer: TextTokenizer,
     encoder_config: Callable[..., EncoderConfig],
 ) -> None:
     shape = {"num_layers": layers, "bidirectional": bidirectional, "pooling": pooling}
-    config = encoder_config(**shape, projection_dim=projection, normalize=normalize)
+    config = encoder_config(**shape, **head)
     artifact = build_artifact(seeded_encoder(config, 1), tokenizer, tmp_path / "artifact")
     validation = validate_artifact(artifact, RUNTIMES_HERE)
     assert validation.passed, [(v.runtime, v.variant, v.reason) for v in validation.failed]

@@ -95,8 +95,11 @@ def test_intact_artifact_passes_on_every_runtime(artifact_folder: Path, tokenize
 def checks(
     encoder_config: Callable[..., EncoderConfig],
 ) -> tuple[PackedEncoder, list[tuple[Case, Oracle]], onnx.ModelProto]:
-    """A two-layer bidirectional encoder of as many units as its embedding is wide, what is right, its native graph."""
-    config = encoder_config(num_layers=2, bidirectional=True, pooling="mean", embedding_dim=12)
+    """A two-layer bidirectional encoder of as many units as its embedding is wide, with a static residual; what is
+    right; its native graph.
+    """
+    shape = {"num_layers": 2, "bidirectional": True, "pooling": "mean", "embedding_dim": 12}
+    config = encoder_config(**shape, static_residual=True)
     encoder = seeded_encoder(config, 0)
     cases = [
         (case, compute_oracle(encoder, case.input_ids, case.lengths)) for case in grid_cases(encoder.config.vocab_size)
@@ -145,7 +148,7 @@ def test_unmodified_graphs_pass(
         assert judge_onnx(model, tmp_path, encoder, cases).status == "passed"
 
 
-@pytest.mark.parametrize("pooling", ["last", "max", "sum"])
+@pytest.mark.parametrize("pooling", ["last", "max", "sum", "mean_last"])
 def test_ignored_lengths_fail_with_every_pooling(
     pooling: str, tmp_path: Path, encoder_config: Callable[..., EncoderConfig]
 ) -> None:
@@ -161,10 +164,9 @@ def test_ignored_lengths_fail_with_every_pooling(
 def test_control_passes_only_if_padding_cannot_reach_the_vectors(
     tmp_path: Path, tokenizer: TextTokenizer, encoder_config: Callable[..., EncoderConfig]
 ) -> None:
-    for pooling, caught in (("mean", False), ("last", True)):
-        artifact = build_artifact(
-            seeded_encoder(encoder_config(pooling=pooling), 0), tokenizer, tmp_path / pooling, variants=()
-        )
+    for pooling, caught in (("mean", False), ("last", True), ("mean_last", True)):
+        config = encoder_config(pooling=pooling, static_residual=True)
+        artifact = build_artifact(seeded_encoder(config, 0), tokenizer, tmp_path / pooling, variants=())
         validation = validate_artifact(artifact, ())
         assert (validation.control.status == "failed") == caught == validation.lengths_matter
 
