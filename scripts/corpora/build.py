@@ -1,0 +1,144 @@
+"""Writes texts, pairs and triples as parquet files, the same bytes for the same packages and seed.
+
+A source whose package cannot be had is left out and named in the report; the others are not changed by that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from random import Random
+from typing import TypeVar
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from lengthwise.cli.corpora.clean import MAX_WORDS, MIN_WORDS, chunks, clean, is_english, is_held_out, unique
+from lengthwise.cli.corpora.rules.lexicon import Lexicon
+from lengthwise.cli.corpora.rules.real import RealSentences
+from lengthwise.cli.corpora.sources import Sources
+from lengthwise.cli.corpora.triples import framed_triples, real_triples
+from lengthwise.errors import DatasetError
+from lengthwise.util.files import write_atomically
+
+REAL_SOURCES = ("wordnet.example", "wordnet.gloss", "facts", "brown", "news", "speeches", "addresses")
+
+Progress = Callable[[str, int], None]
+Item = TypeVar("Item")
+
+
+@dataclass
+class Report:
+    """What was written.
+
+    Attributes:
+        rows: number of rows by file and source, such as ("texts", "facts").
+        skipped: why a source was left out, by the same.
+    """
+
+    rows: dict[tuple[str, str], int] = field(default_factory=dict)
+    skipped: dict[tuple[str, str], str] = field(default_factory=dict)
+
+
+def write_corpora(folder: Path, sources: Sources, seed: int, triples: int, progress: Progress) -> Report:
+    """Write `texts.parquet` (text, source), `pairs.parquet` (anchor, positive, source) and `triples.parquet` (anchor,
+    positive, negative, rule) into a folder.
+
+    Args:
+        seed: of all random choices.
+        triples: how many triples are made of frames; those of real sentences come on top.
+        progress: called with the name and number of rows of each source that was read.
+
+    Raises:
+        DatasetError: no source at all could be read.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    builder = _Builder(sources, progress)
+    texts = builder.texts()
+    if not texts:
+        reasons = "; ".join(sorted(set(builder.report.skipped.values())))
+        raise DatasetError(f"no source of texts can be read: {reasons}")
+    _write(folder / "texts.parquet", ("text", "source"), texts)
+    _write(folder / "pairs.parquet", ("anchor", "positive", "source"), builder.pairs())
+    _write(
+        folder / "triples.parquet", ("anchor", "positive", "negative", "rule"), builder.triples(texts, seed, triples)
+    )
+    return builder.report
+
+
+class _Builder:
+    def __init__(self, sources: Sources, progress: Progress) -> None:
+        self._sources, self._progress = sources, progress
+        self.report = Report()
+
+    def texts(self) -> list[tuple[str, str]]:
+        seen: set[bytes] = set()
+        rows: list[tuple[str, str]] = []
+        for name, read in self._sources.texts().items():
+            rows += self._read("texts", name, lambda read=read: _usable(read(), MIN_WORDS, seen))  # type: ignore[misc]
+        for name, read in self._sources.names().items():
+            rows += self._read("texts", name, lambda read=read: _usable(read(), 1, seen))  # type: ignore[misc]
+        return rows
+
+    def pairs(self) -> list[tuple[str, str, str]]:
+        seen: set[frozenset[str]] = set()
+        rows: list[tuple[str, str, str]] = []
+        for name, read in self._sources.pairs().items():
+            made = self._read("pairs", name, lambda read=read: _distinct(read(), seen))  # type: ignore[misc]
+            rows += [(*pair, source) for pair, source in made]
+        return rows
+
+    def triples(self, texts: Sequence[tuple[str, str]], seed: int, count: int) -> list[tuple[str, str, str, str]]:
+        rows = [(*triple, name) for triple, name in framed_triples(count, seed)]
+        self._done("triples", "frames", len(rows))
+        real = [row for row in texts if row[1] in REAL_SOURCES]
+
+        def made() -> Iterator[tuple[str, str, str, str]]:
+            maker = RealSentences(Lexicon(self._sources.wordnet, self._sources.tagged()))
+            for triple, source in real_triples(real, maker, seed):
+                yield (*triple, f"real.{source}")
+
+        rows += [row for row, _ in self._read("triples", "real sentences", made)]
+        Random(seed).shuffle(rows)
+        return rows
+
+    def _read(self, file: str, name: str, read: Callable[[], Iterable[Item]]) -> list[tuple[Item, str]]:
+        try:
+            rows = [(item, name) for item in read()]
+        except DatasetError as error:
+            self.report.skipped[file, name] = str(error)
+            return []
+        self._done(file, name, len(rows))
+        return rows
+
+    def _done(self, file: str, name: str, rows: int) -> None:
+        self.report.rows[file, name] = rows
+        self._progress(f"{file}: {name}", rows)
+
+
+def _usable(texts: Iterable[str], min_words: int, seen: set[bytes]) -> Iterator[str]:
+    pieces = (piece for text in texts for piece in chunks(text))
+    return unique((piece for piece in pieces if is_english(piece, min_words) and not is_held_out(piece)), seen)
+
+
+def _distinct(pairs: Iterable[tuple[str, str]], seen: set[frozenset[str]]) -> Iterator[tuple[str, str]]:
+    for one, two in pairs:
+        anchor, positive = clean(one), " ".join(clean(two).split()[:MAX_WORDS])
+        key = frozenset((anchor.lower(), positive.lower()))
+        if (
+            anchor
+            and positive
+            and len(key) == 2
+            and key not in seen
+            and not is_held_out(anchor) | is_held_out(positive)
+        ):
+            seen.add(key)
+            yield anchor, positive
+
+
+def _write(path: Path, columns: Sequence[str], rows: Sequence[tuple[str, ...]]) -> None:
+    table = pa.table({name: pa.array([row[at] for row in rows], pa.string()) for at, name in enumerate(columns)})
+    sink = pa.BufferOutputStream()
+    pq.write_table(table, sink, compression="zstd")
+    write_atomically(path, sink.getvalue().to_pybytes())

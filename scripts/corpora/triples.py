@@ -1,0 +1,39 @@
+"""All triples: those of frames, of events and of real sentences, mixed in fixed shares, each text of an anchor once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from random import Random
+
+from lengthwise.cli.corpora.clean import is_held_out
+from lengthwise.cli.corpora.rules.events import event_groups
+from lengthwise.cli.corpora.rules.frames import Group, Triple, load_groups, make_triple
+from lengthwise.cli.corpora.rules.real import RealSentences
+
+TABLES = ("transfer", "comparing", "order", "space", "negation", "opposites", "binding")
+EVENTS_SHARE = 0.35
+
+
+def framed_triples(count: int, seed: int) -> Iterator[tuple[Triple, str]]:
+    """`count` triples of frames and the name of the group of each, no two with the same anchor and negative."""
+    rng = Random(f"frames {seed}")
+    groups, events = [group for table in TABLES for group in load_groups(f"frames_{table}")], list(event_groups())
+    seen: set[tuple[str, str]] = set()
+    while len(seen) < count:
+        group: Group = rng.choice(events if rng.random() < EVENTS_SHARE else groups)
+        triple = make_triple(group, rng)
+        if triple and (triple.anchor, triple.negative) not in seen and not any(is_held_out(text) for text in triple):
+            seen.add((triple.anchor, triple.negative))
+            yield triple, group.name
+
+
+def real_triples(
+    sentences: Sequence[tuple[str, str]], maker: RealSentences, seed: int, tries: int = 2
+) -> Iterator[tuple[Triple, str]]:
+    """Triples of real sentences, given with their source; up to `tries` different ones of each."""
+    rng = Random(f"real {seed}")
+    for text, source in sentences:
+        made = {maker.triple(text, rng) for _ in range(tries)}
+        for triple in sorted(triple for triple in made if triple):
+            if not any(is_held_out(side) for side in triple):
+                yield triple, source

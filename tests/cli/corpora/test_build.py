@@ -1,0 +1,108 @@
+"""Files that are written: the same bytes again, no repeats, and sources that cannot be had left out with a word."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+from click.testing import CliRunner
+
+from helpers.corpora import tagged_sentences, write_wordnet
+from lengthwise.cli.corpora.build import Report, write_corpora
+from lengthwise.cli.corpora.clean import is_held_out
+from lengthwise.cli.corpora.dictionaries import Entry
+from lengthwise.cli.corpora.packages import Packages
+from lengthwise.cli.corpora.sources import Sources, _first_of_each, _synonyms
+from lengthwise.cli.corpora.wordnet import WordNet
+from lengthwise.errors import DatasetError
+
+FACTS = ["The dog chased the cat.", "the dog chased the cat", *(f"A fact of number {number}." for number in range(60))]
+
+
+def missing() -> Iterator[Any]:
+    raise DatasetError(PROBLEM)
+    yield
+
+
+PAIRS = [("dog", "a tame  animal"), ("a tame animal", "Dog"), ("cat", "cat")]
+PROBLEM = "the package x cannot be fetched"
+
+
+def sources_in(folder: Path) -> Any:
+    return SimpleNamespace(
+        texts=lambda: {"facts": lambda: FACTS, "x": missing},
+        names=lambda: {"names": lambda: ["heart", "heart", "heart attack"]},
+        pairs=lambda: {
+            "glosses": lambda: [("dog", "a tame  animal"), ("a tame animal", "Dog"), ("cat", "cat")],
+            "x": missing,
+        },
+        wordnet=WordNet(write_wordnet(folder)),
+        tagged=tagged_sentences,
+    )
+
+
+def write(folder: Path, seed: int = 0) -> Report:
+    return write_corpora(folder / "out", sources_in(folder), seed, 40, lambda name, rows: None)
+
+
+def test_files_and_report(tmp_path: Path) -> None:
+    report = write(tmp_path)
+    texts = pq.read_table(tmp_path / "out/texts.parquet").to_pylist()
+    kept = [row["text"] for row in texts if row["source"] == "facts"]
+    assert "the dog chased the cat" not in kept
+    assert len(kept) == sum(not is_held_out(fact) for fact in FACTS) - 1
+    assert [row["text"] for row in texts if row["source"] == "names"] == ["heart", "heart attack"]
+    assert pq.read_table(tmp_path / "out/pairs.parquet").to_pylist() == [
+        {"anchor": "dog", "positive": "a tame animal", "source": "glosses"}
+    ]
+    triples = pq.read_table(tmp_path / "out/triples.parquet").to_pylist()
+    assert sum(row["rule"] == "real.facts" for row in triples) >= 1
+    assert len(triples) == 40 + report.rows["triples", "real sentences"]
+    assert report.skipped == {
+        ("texts", "x"): "the package x cannot be fetched",
+        ("pairs", "x"): "the package x cannot be fetched",
+    }
+
+
+def test_the_same_bytes_for_the_same_seed(tmp_path: Path) -> None:
+    files = ("texts", "pairs", "triples")
+    write(tmp_path)
+    first = [(tmp_path / f"out/{name}.parquet").read_bytes() for name in files]
+    write(tmp_path)
+    assert [(tmp_path / f"out/{name}.parquet").read_bytes() for name in files] == first
+    write(tmp_path, seed=1)
+    assert (tmp_path / "out/triples.parquet").read_bytes() != first[2]
+
+
+def test_nothing_to_read_is_an_error(tmp_path: Path) -> None:
+    sources: Any = SimpleNamespace(texts=lambda: {"x": missing}, names=dict)
+    with pytest.raises(DatasetError, match="no source of texts can be read: the package x cannot be fetched"):
+        write_corpora(tmp_path, sources, 0, 10, lambda name, rows: None)
+
+
+def test_command_without_any_client(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from lengthwise.cli.corpora.__main__ import main
+
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr("sys.executable", str(tmp_path / "python"))
+    result = CliRunner().invoke(main, [str(tmp_path / "out")])
+    assert result.exit_code == 2
+    assert re.search(r"no source of texts can be read: .*the command apt-get is not installed", result.output)
+
+
+def test_every_source_is_named_once(tmp_path: Path) -> None:
+    sources = Sources(Packages(tmp_path))
+    assert not sources.texts().keys() & sources.names().keys()
+    assert {"wordnet.definition", "gcide", "debian"} <= sources.pairs().keys()
+
+
+def test_pairs_of_synonyms_and_first_definitions() -> None:
+    assert list(_synonyms(("a", "b", "c"))) == [("a", "b"), ("b", "c"), ("a", "c")]
+    assert list(_synonyms(("a", "b"))) == [("a", "b")]
+    entries = [Entry("a", "one"), Entry("a", "two"), Entry("b", "three")]
+    assert [entry.definition for entry in _first_of_each(entries)] == ["one", "three"]
