@@ -26,7 +26,7 @@ FORTUNES = ("fortunes", "fortunes-min", "fortunes-debian-hints", "fortunes-bofh-
 MANUAL_PAGES = ("manpages", "manpages-dev")
 DOCUMENTS = {
     "libreoffice-help-en-us": "usr/share/libreoffice/help/en-US/text/**/*.html",
-    "python3-doc": "usr/share/doc/python3/html/**/*.html",
+    "python3.11-doc": "usr/share/doc/python3.11/html/**/*.html",
     "git-doc": "usr/share/doc/git/html/*.html",
     "gnome-user-docs": "usr/share/help/C/**/*.page",
     "postgresql-doc-15": "usr/share/doc/postgresql-doc-15/html/*.html",

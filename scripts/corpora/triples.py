@@ -8,16 +8,29 @@ from random import Random
 from lengthwise.cli.corpora.clean import is_held_out
 from lengthwise.cli.corpora.rules.events import event_groups
 from lengthwise.cli.corpora.rules.frames import Group, Triple, load_groups, make_triple
+from lengthwise.cli.corpora.rules.opposed import opposed_groups
 from lengthwise.cli.corpora.rules.real import RealSentences
 
-TABLES = ("transfer", "comparing", "order", "space", "negation", "opposites", "binding")
+TABLES = (
+    "transfer",
+    "comparing",
+    "order",
+    "space",
+    "negation",
+    "opposites",
+    "binding",
+    "symmetric",
+    "queries",
+    "verbs",
+)
 EVENTS_SHARE = 0.35
 
 
 def framed_triples(count: int, seed: int) -> Iterator[tuple[Triple, str]]:
     """`count` triples of frames and the name of the group of each, no two with the same anchor and negative."""
     rng = Random(f"frames {seed}")
-    groups, events = [group for table in TABLES for group in load_groups(f"frames_{table}")], list(event_groups())
+    groups = [*(group for table in TABLES for group in load_groups(f"frames_{table}")), *opposed_groups()]
+    events = list(event_groups())
     seen: set[tuple[str, str]] = set()
     while len(seen) < count:
         group: Group = rng.choice(events if rng.random() < EVENTS_SHARE else groups)

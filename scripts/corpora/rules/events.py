@@ -42,7 +42,7 @@ def _groups(
 
     def made(section: str, nominal: bool = False) -> tuple[str, ...]:
         lines = frames[section] + (frames["noun"] if nominal and noun else ())
-        return tuple(_filled(line, who, verbs, noun) for line in lines)
+        return tuple(put_verbs(line, who, verbs, noun) for line in lines)
 
     plain = made("plain", nominal=True)
     yield Group(name, slots, plain, swapped=("x", "y"))
@@ -60,7 +60,7 @@ def _described(kind: str) -> str:
     return {"animal": "animal", "country": "place"}.get(kind, "person")
 
 
-def _filled(line: str, who: str, verbs: list[str], noun: str) -> str:
+def put_verbs(line: str, who: str, verbs: list[str], noun: str = "") -> str:
     """A frame with its verb put in: `V` is any of the verbs, whose object stands at a star if it does not come last."""
     line = line.replace("WHO", who).replace("NOUN", noun)
 

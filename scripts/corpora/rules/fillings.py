@@ -11,7 +11,7 @@ from functools import cache
 from random import Random
 
 from lengthwise.cli.corpora.rules.inflection import comparative, plural, superlative, verb, with_article
-from lengthwise.cli.corpora.rules.tables import read_sections
+from lengthwise.cli.corpora.rules.tables import read_lines, read_sections
 
 DETERMINERS = ("the",) * 11 + ("a",) * 4 + ("my", "our", "his", "her", "their", "this", "that")
 _RELATIVES_OF = ("my", "his", "her", "our", "your", "Anna's", "Tom's")
@@ -57,10 +57,8 @@ def fill(kind: str, rng: Random) -> Filling:
 
 def _noun_phrase(rng: Random, name: str, plain: bool) -> Filling:
     wordings = rng.choice(_lists("words")[name])
-    if name in _NAMES:
+    if name in _PLAIN:
         return _with_possessive(wordings)
-    if name in _MASSES:
-        return _with_possessive(tuple(wordings))
     adjectives = _lists("words").get(f"{_ADJECTIVES.get(name, '')} adjective")
     adjective = rng.choice(adjectives) if adjectives and not plain and rng.random() < 0.22 else ("",)
     determiner = rng.choice(DETERMINERS) if name != "kin" else rng.choice(_RELATIVES_OF)
@@ -119,6 +117,29 @@ def _adjective(rng: Random, of: str) -> Filling:
     return Filling({name: tuple(words) for name, words in forms.items()})
 
 
+def _kind(rng: Random) -> Filling:
+    one, general = rng.choice(read_lines("kinds")).split(" / ")
+    forms = {"": with_article(one), "a": with_article(one), "bare": one, "plural": plural(one)}
+    forms |= {"of": with_article(general), "ofbare": general, "ofplural": _plural_of(general)}
+    return Filling({name: (said,) for name, said in forms.items()})
+
+
+def _plural_of(noun: str) -> str:
+    """The plural of a noun whose first word is inflected, as in "pieces of furniture"."""
+    head, of, rest = noun.partition(" of ")
+    return plural(head) + of + rest
+
+
+def _deed_to(rng: Random) -> Filling:
+    verbs = [verb(base) for base in rng.choice(_lists("deeds")["deed to a person"])]
+    forms = {
+        "": [each.past for each in verbs],
+        "inf": [each.base for each in verbs],
+        "en": [each.participle for each in verbs],
+    }
+    return Filling({name: tuple(said) for name, said in forms.items()})
+
+
 def _number(rng: Random) -> Filling:
     number = rng.choice((rng.randint(2, 12), rng.randint(2, 60), rng.randint(1, 30) * 10, rng.randint(1, 20) * 100))
     digits = f"{number:,}"
@@ -141,10 +162,12 @@ def _lists(table: str) -> dict[str, list[tuple[str, ...]]]:
     return {name: [tuple(line.split(" = ")) for line in lines] for name, lines in sections}
 
 
-_NAMES = frozenset({"name", "place", "country"})
-_MASSES = frozenset(
-    {"food", "subject", "liquid", "drink", "activity", "quality", "count", "group", "people", "proposal"}
-) | {*("circle", "clothes", "kinterm", "material", "helpverb", "animalverb")}
+# Types whose words stand in a sentence as they are; the others are nouns that get a determiner.
+_PLAIN = frozenset(
+    {"name", "place", "country", "firm", "program", "progname", "language", "format", "feature", "remedy", "illness"}
+    | {"food", "subject", "liquid", "drink", "activity", "quality", "count", "group", "people", "proposal", "circle"}
+    | {"clothes", "kinterm", "material", "helpverb", "animalverb"}
+)
 _ADJECTIVES = {"role": "person", "animal": "animal", "thing": "thing"}
 _UNIONS = {
     "person": ("role", "role", "role", "name", "name", "kin"),
@@ -155,6 +178,8 @@ _UNIONS = {
 _OTHERS: dict[str, Callable[[Random], Filling]] = {
     "task": _task,
     "clause": _clause,
+    "kindpair": _kind,
+    "doverb": _deed_to,
     "number": _number,
     "year": _year,
     "time": _from("time"),

@@ -43,6 +43,7 @@ class Group:
         opposite: the frames of the other meaning; none if it is made by exchanging two slots.
         swapped: the slots that are exchanged.
         tenses: the tenses that the frames allow.
+        dressed: whether the sentences may get an opening or an adverbial.
     """
 
     name: str
@@ -51,10 +52,14 @@ class Group:
     opposite: tuple[str, ...] = ()
     swapped: tuple[str, str] | None = None
     tenses: tuple[str, ...] = TENSES
+    dressed: bool = True
 
 
 def load_groups(table: str) -> Iterator[Group]:
-    """The groups of a table: `@ name x:type y:type ~ x y`, frames, and `--` before the frames of the opposite."""
+    """The groups of a table: `@ name x:type y:type ~ x y`, frames, and `--` before the frames of the opposite.
+
+    A header may also hold `tense=past,present`, and `undressed` for what is no sentence.
+    """
     header, frames = "", []
     for line in (*read_lines(table), "@"):
         if line.startswith("@"):
@@ -74,7 +79,9 @@ def _group(header: str, lines: list[str]) -> Group:
     if (len(exchanged) != 2) == (at == len(lines)):
         raise ValueError(f"the group {name} needs two slots after ~, or frames after --, and not both")
     swapped = (exchanged[0], exchanged[1]) if exchanged else None
-    return Group(name, slots, tuple(lines[:at]), tuple(lines[at + 1 :]), swapped, tuple(tenses))
+    return Group(
+        name, slots, tuple(lines[:at]), tuple(lines[at + 1 :]), swapped, tuple(tenses), "undressed" not in words
+    )
 
 
 def make_triple(group: Group, rng: Random) -> Triple | None:
@@ -96,7 +103,7 @@ def make_triple(group: Group, rng: Random) -> Triple | None:
     anchor = say(frames[at], meaning, context.tense, words, 0.15 if rng.random() < 0.4 else 0.0)
     positive = say(frames[same], meaning, context.tense, rng, 0.0 if rng.random() < 0.2 else 0.6 if same != at else 0.9)
     negative = _nearest(anchor, other_frames, other_meaning, context.tense, rng, mirrored=at if group.swapped else None)
-    return context.dress(anchor, positive, negative)
+    return context.dress(anchor, positive, negative, group.dressed)
 
 
 def _nearest(
@@ -176,11 +183,11 @@ class Context:
     def __init__(self, rng: Random, tense: str) -> None:
         self.tense, self._rng = tense, rng
 
-    def dress(self, anchor: str, positive: str, negative: str) -> Triple | None:
+    def dress(self, anchor: str, positive: str, negative: str, dressed: bool) -> Triple | None:
         """The triple with that around its sentences; None if two of them are the same text."""
         rng = self._rng
         texts = [anchor, positive, negative]
-        chance = rng.random()
+        chance = rng.random() if dressed else 1.0
         if chance < 0.12:
             texts = self._opened(texts)
         elif chance < 0.30 and self.tense == "past" and not any("?" in text for text in texts):

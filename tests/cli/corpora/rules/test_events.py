@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from random import Random
 
-from lengthwise.cli.corpora.rules.events import _filled, event_groups
+from lengthwise.cli.corpora.rules.events import event_groups, put_verbs
 from lengthwise.cli.corpora.rules.fillings import Filling
 from lengthwise.cli.corpora.rules.frames import say
 
@@ -12,14 +12,14 @@ MEANING = {"x": Filling({"": ("Anna",)}), "y": Filling({"": ("Tom",)})}
 
 
 def test_object_stands_where_the_verb_wants_it() -> None:
-    frame = _filled("{x} <V> {y}", "who", ["take * to court"], "")
+    frame = put_verbs("{x} <V> {y}", "who", ["take * to court"], "")
     assert say(frame, MEANING, "past", Random(0), 0.0) == "Anna took Tom to court"
-    frame = _filled("{y} <-+V> by {x}", "who", ["take * to court"], "")
+    frame = put_verbs("{y} <-+V> by {x}", "who", ["take * to court"], "")
     assert say(frame, MEANING, "past", Random(0), 0.0) == "Tom was not taken to court by Anna"
 
 
 def test_phrases_without_a_passive_are_left_out_of_it() -> None:
-    assert _filled("{y} <+V> by {x}", "who", ["envy", "be jealous of"], "") == "{y} [<+envy>] by {x}"
+    assert put_verbs("{y} <+V> by {x}", "who", ["envy", "be jealous of"], "") == "{y} [<+envy>] by {x}"
 
 
 def test_nouns_are_used_where_there_are_some() -> None:
