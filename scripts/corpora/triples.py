@@ -23,17 +23,18 @@ TABLES = (
     "queries",
     "verbs",
 )
-EVENTS_SHARE = 0.35
+SHARES = (0.6, 0.3, 0.1)  # of groups of frames, events, and verbs with opposites
 
 
 def framed_triples(count: int, seed: int) -> Iterator[tuple[Triple, str]]:
     """`count` triples of frames and the name of the group of each, no two with the same anchor and negative."""
     rng = Random(f"frames {seed}")
-    groups = [*(group for table in TABLES for group in load_groups(f"frames_{table}")), *opposed_groups()]
-    events = list(event_groups())
+    groups = [group for table in TABLES for group in load_groups(f"frames_{table}")]
+    kinds = (groups, list(event_groups()), list(opposed_groups()))
     seen: set[tuple[str, str]] = set()
     while len(seen) < count:
-        group: Group = rng.choice(events if rng.random() < EVENTS_SHARE else groups)
+        (kind,) = rng.choices(kinds, SHARES)
+        group: Group = rng.choice(kind)
         triple = make_triple(group, rng)
         if triple and (triple.anchor, triple.negative) not in seen and not any(is_held_out(text) for text in triple):
             seen.add((triple.anchor, triple.negative))

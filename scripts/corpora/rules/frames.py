@@ -60,7 +60,8 @@ def load_groups(table: str) -> Iterator[Group]:
 
     A header may also hold `tense=past,present`, and `undressed` for what is no sentence.
     """
-    header, frames = "", []
+    header = ""
+    frames: list[str] = []
     for line in (*read_lines(table), "@"):
         if line.startswith("@"):
             if header:

@@ -103,8 +103,7 @@ class Lexicon:
 
     def _is_usual(self, word: str, synset: Synset) -> bool:
         synsets = self._wordnet.by_word.get((synset.key[0], word.lower()), [])
-        common = all(self.is_common(part) for part in word.split())
-        return bool(synsets) and common and synsets[0].key == synset.key and self._dominates(word.lower(), synsets)
+        return bool(synsets) and synsets[0].key == synset.key and self._dominates(word.lower(), synsets)
 
     def _dominates(self, lemma: str, synsets: list[Synset]) -> bool:
         if len(synsets) == 1:

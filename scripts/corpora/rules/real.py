@@ -144,7 +144,7 @@ class RealSentences:
         """ "The dog chased the cat in the park" as "The cat was chased by the dog in the park"."""
         spans = noun_phrases(words, tags)
         for (a, b), (c, d) in pairwise(spans):
-            ends = d == len(words) or words[d] in (".", ",") or tags[d] == "in"
+            ends = d == len(words) or words[d] in (".", ",") or (tags[d] == "in" and words[d] != "of")
             if a == 0 and c == b + 1 and tags[b] in ("vbd", "vbn") and ends:
                 base = self._lexicon.base(words[b])
                 if base is None or base in _NO_PASSIVE:
@@ -215,6 +215,8 @@ def _renumbered(words: list[str], tags: list[str], rng: Random) -> list[str] | N
 
 def _reordered(words: list[str], rng: Random) -> tuple[list[str], bool]:
     """The sentence with a clause moved to its front, or from there to its end."""
+    if words[-1] == "?":
+        return words, False
     end = len(words) - (words[-1] in (".", "!"))
     lower = [word.lower() for word in words]
     for joint in _JOINTS:

@@ -26,8 +26,8 @@ def plain(text: str) -> str:
 @pytest.mark.parametrize("group", GROUPS, ids=lambda group: group.name)
 def test_each_group_makes_triples(group: Group) -> None:
     rng = Random(group.name)
-    made = [triple for triple in (make_triple(group, rng) for _ in range(20)) if triple]
-    assert len(made) >= 8
+    made = [triple for triple in (make_triple(group, rng) for _ in range(8)) if triple]
+    assert len(made) >= 3
     for triple in made:
         assert len({plain(text) for text in triple}) == 3
         assert not re.search(r"[{}<>\[\]|]|\s\s|\b(the|a|an|my|her) (the|a|an|my|her|his|our)\b| ,", " ".join(triple))
