@@ -7,7 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from lengthwise.api import Encoder, encode_dataset, search, validate
+    from lengthwise.api import Encoder, encode_dataset, search, train, validate
     from lengthwise.batching.collate import collate, unpack
     from lengthwise.batching.sampler import LengthBatchSampler
     from lengthwise.batching.stream import iter_batches
@@ -25,6 +25,7 @@ __all__ = [
     "export",
     "iter_batches",
     "search",
+    "train",
     "unpack",
     "validate",
 ]
@@ -37,6 +38,7 @@ _MODULES = {
     "encode_dataset": "lengthwise.api",
     "iter_batches": "lengthwise.batching.stream",
     "search": "lengthwise.api",
+    "train": "lengthwise.api",
     "unpack": "lengthwise.batching.collate",
     "validate": "lengthwise.api",
 }

@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from lengthwise.export.validation.verdict import Validation
     from lengthwise.run.search import Metric
     from lengthwise.run.stats import EncodeReport
+    from lengthwise.training.report import TrainReport
 
 Device = Literal["cpu", "cuda", "auto"]
 _NORM_FLOOR = 1e-12  # as in `PackedEncoder.finish`
@@ -420,6 +421,49 @@ def search(
     encoded = encoder._encode_all(texts, folder.tokenization, show_progress=False)
     hits = folder.search(encoded, top=top, metric=metric, where=where, columns=columns)
     return hits[0] if isinstance(queries, str) else hits
+
+
+def train(
+    config: str | Path | Mapping[str, Any] | RunConfig,
+    *,
+    overwrite: bool = False,
+    fresh: bool = False,
+    show_progress: bool = True,
+) -> TrainReport:
+    """Train an encoder and write it to `model.path`. An interrupted call goes on where it was when repeated.
+
+    >>> from lengthwise import train
+    >>> report = train({
+    ...     "dataset": {"path": "texts.txt"},
+    ...     "model": {"path": "student", "init": {"embedding_dim": 8, "hidden_size": 6}},
+    ...     "train": {"teacher": "model", "sources": [{"kind": "teacher"}], "max_steps": 3},
+    ... }, show_progress=False)
+    >>> report.steps, report.model
+    (3, 'student')
+
+    Args:
+        config: a run: its YAML file, its sections as dicts, or the configuration itself. What is trained, on what and
+            how is its section `train`, see `train_config`.
+        overwrite: replace a checkpoint at `model.path` that another run wrote.
+        fresh: begin anew where the folder `train.output` holds an interrupted or finished run.
+        show_progress: show bars.
+
+    Raises:
+        ConfigError: settings are missing, are refused, or do not fit together.
+        DatasetError: a source cannot be read, or lacks a column.
+        CheckpointError, TokenizerError: teacher, tokenizer or `train.init.checkpoint` cannot be used, or `model.path`
+            holds another model.
+        StoreError: `train.output` belongs to another run, or cannot be written.
+        RunError: training diverged.
+    """
+    from lengthwise.config import load_config
+    from lengthwise.training.run import train_encoder
+
+    if isinstance(config, Mapping):
+        config = parse_settings(RunConfig, dict(config), "train")
+    elif not isinstance(config, RunConfig):
+        config = load_config(config)
+    return train_encoder(config, overwrite=overwrite, fresh=fresh, show_progress=show_progress)
 
 
 def validate(

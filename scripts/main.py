@@ -18,6 +18,7 @@ COMMANDS = {
     "train-tokenizer": ("train_tokenizer", "Train a tokenizer on the dataset of a run."),
     "inspect": ("inspect_dataset", "Report the lengths of a dataset's texts, and what batching them costs."),
     "init-model": ("init_model", "Create an encoder checkpoint with random weights."),
+    "train": ("train_encoder", "Train an encoder from a teacher, pairs or labels."),
     "encode": ("encode_dataset", "Encode a dataset into parquet shards of vectors."),
     "search": ("search_vectors", "Find the rows of a folder of vectors that are most similar to a text."),
     "finalize": ("finalize_vectors", "Check and complete a folder that several processes wrote."),

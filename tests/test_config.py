@@ -15,7 +15,6 @@ from pydantic import ValidationError
 
 from helpers.paths import ROOT
 from lengthwise.config import (
-    OUTPUT_COLUMNS,
     EncoderConfig,
     ExportSettings,
     Pooling,
@@ -24,6 +23,7 @@ from lengthwise.config import (
     Variant,
     load_config,
 )
+from lengthwise.dataset_config import OUTPUT_COLUMNS
 from lengthwise.errors import ConfigError
 from lengthwise.export.graphs.variants import VARIANTS
 from lengthwise.util.settings import Settings, parse_settings

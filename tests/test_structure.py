@@ -19,6 +19,8 @@ LAYERS: tuple[frozenset[str], ...] = tuple(
     for layer in (
         "errors",
         "util",
+        "dataset_config",
+        "train_config",
         "config",
         "data tokens",
         "batching",
@@ -30,6 +32,7 @@ LAYERS: tuple[frozenset[str], ...] = tuple(
         "export.artifact",
         "export.validation",
         "export.server export.triton",
+        "training",
         "steps",
         "api",
         "cli",

@@ -93,7 +93,9 @@ def _find_field(model: type[BaseModel], loc: Sequence[str | int]) -> tuple[Any, 
     """The last field that `loc` names on its way down, and the section in which it ends."""
     field, current = None, model
     for part in loc:
-        if not isinstance(part, str) or part not in current.model_fields:
+        if isinstance(part, int):  # in a list of sections
+            continue
+        if part not in current.model_fields:
             break
         field = current.model_fields[part]
         nested = next((kind for kind in _kinds(field.annotation) if issubclass(kind, BaseModel)), None)
@@ -104,7 +106,7 @@ def _find_field(model: type[BaseModel], loc: Sequence[str | int]) -> tuple[Any, 
 
 
 def _kinds(annotation: Any) -> Iterator[type]:
-    if typing.get_origin(annotation) in (typing.Union, types.UnionType):
+    if typing.get_origin(annotation) in (typing.Union, types.UnionType, tuple):
         for argument in typing.get_args(annotation):
             yield from _kinds(argument)
     elif isinstance(annotation, type):

@@ -1,0 +1,1 @@
+"""Trains an encoder from a teacher's vectors, pairs, labels, or a mixture of them."""

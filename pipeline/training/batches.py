@@ -1,0 +1,95 @@
+"""Runs rows of ids through the encoder in training: dense where their lengths are equal, else packed.
+
+A batch of texts from the `LengthBatchSampler` is one length already. The texts of pairs are not: the distinct texts of
+a group are cut into a few batches of like lengths, the cheapest by the costs of the planner, and the loss is computed
+over all of their vectors.
+
+In bfloat16 the LSTM alone is computed; its states are pooled, projected and compared in float32.
+"""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from lengthwise.batching.costs import PACKED_CUDA, BatchCosts
+from lengthwise.batching.cut import cheapest_cut
+from lengthwise.batching.sampler import TRAINING
+from lengthwise.encoder.model import PackedEncoder
+from lengthwise.tokens.ragged import RaggedTokens
+from lengthwise.train_config import AutoPrecision
+from lengthwise.util.compat import cpu_has_bf16
+
+
+def resolve_precision(precision: AutoPrecision, device_type: str) -> Literal["fp32", "bf16"]:
+    """What `auto` means on a device: bfloat16 on a GPU, and on a processor that has its arithmetic."""
+    if precision != "auto":
+        return precision
+    return "bf16" if device_type == "cuda" or cpu_has_bf16() else "fp32"
+
+
+class BatchRunner:
+    """Runs rows through an encoder on one device.
+
+    Attributes:
+        encoder: in whichever mode it is.
+        device: its device.
+        costs: of batches there.
+        tokens: how many tokens were run so far.
+    """
+
+    def __init__(self, encoder: PackedEncoder, max_tokens: int, precision: Literal["fp32", "bf16"]) -> None:
+        """Run on the encoder's device, in batches of at most so many cells.
+
+        Args:
+            precision: of the LSTM, until `close`.
+        """
+        self.encoder, self.device = encoder, encoder.embedding.weight.device
+        self.costs: BatchCosts = (PACKED_CUDA if self.device.type == "cuda" else TRAINING).with_limits(max_tokens)
+        self.tokens = 0
+        self._hooks = _autocast_lstm(encoder.lstm, self.device.type) if precision == "bf16" else []
+
+    def rows(self, tokens: RaggedTokens, rows: NDArray[np.int64]) -> Tensor:
+        """Vectors of rows as one batch: float32[rows, dim], with gradients. Every row has a token."""
+        ids, lengths = tokens.pad_rows(rows, self.encoder.config.pad_token_id)
+        self.tokens += int(lengths.sum())
+        input_ids = torch.from_numpy(ids).to(self.device, non_blocking=True)
+        if (lengths == ids.shape[1]).all():
+            return self.encoder.forward_equal_lengths(input_ids)
+        vectors: Tensor = self.encoder(input_ids, torch.from_numpy(lengths))
+        return vectors
+
+    def group(self, tokens: RaggedTokens, rows: NDArray[np.int64]) -> Tensor:
+        """Vectors of rows in as few batches as is cheap: float32[rows, dim], with gradients. Every row has a token."""
+        lengths = tokens.offsets[rows + 1] - tokens.offsets[rows]
+        order = np.argsort(-lengths, kind="stable")
+        distinct, counts = np.unique(lengths, return_counts=True)
+        ends = np.cumsum(cheapest_cut(distinct[::-1], counts[::-1], self.costs))
+        batches = [rows[order[start:stop]] for start, stop in pairwise([0, *ends.tolist()])]
+        vectors = torch.cat([self.rows(tokens, batch) for batch in batches])
+        return vectors[torch.from_numpy(np.argsort(order, kind="stable")).to(self.device)]
+
+    def close(self) -> None:
+        """Leave the encoder as it was."""
+        for hook in self._hooks:
+            hook.remove()
+
+
+def _autocast_lstm(lstm: nn.LSTM, device_type: str) -> list[RemovableHandle]:
+    """Compute an LSTM in bfloat16 until the hooks are removed; gradients and weights stay float32."""
+    contexts: list[torch.autocast] = []
+
+    def enter(*_: object) -> None:
+        contexts.append(torch.autocast(device_type, torch.bfloat16))
+        contexts[-1].__enter__()
+
+    def leave(*_: object) -> None:
+        contexts.pop().__exit__(None, None, None)
+
+    return [lstm.register_forward_pre_hook(enter), lstm.register_forward_hook(leave, always_call=True)]

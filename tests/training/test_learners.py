@@ -1,0 +1,101 @@
+"""What is learned from a batch: every row counts alike, and the same text is no negative of itself."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from helpers.students import make_texts
+from lengthwise.config import EncoderConfig, TokenizationSettings
+from lengthwise.encoder.model import seeded_encoder
+from lengthwise.errors import ConfigError
+from lengthwise.tokens.tokenizer import TextTokenizer
+from lengthwise.train_config import SourceSettings, TrainSettings
+from lengthwise.training.batches import BatchRunner
+from lengthwise.training.examples import Rows, make_examples
+from lengthwise.training.learners import PairLearner, TextLearner
+from lengthwise.training.losses import cosine_loss
+
+TEXTS = make_texts(60)
+
+
+@pytest.fixture
+def runner(encoder_config: Callable[..., EncoderConfig]) -> BatchRunner:
+    return BatchRunner(seeded_encoder(encoder_config(), 0), 30, "fp32")
+
+
+def vectors(rows: NDArray[np.int64]) -> NDArray[np.float32]:
+    return np.random.default_rng(0).normal(size=(60, 6)).astype(np.float32)[rows]
+
+
+def pairs(tokenizer: TextTokenizer, *sides: Sequence[str], held_out: int = 0, group: int = 4) -> PairLearner:
+    columns = ("n",) * (len(sides) - 2)
+    source = SourceSettings(kind="pairs", group=group, negative_columns=columns)
+    rows = Rows("0: pairs", source, tuple(list(side) for side in sides))
+    examples = make_examples(rows, None, tokenizer, TokenizationSettings(), held_out=held_out, seed=0)
+    return PairLearner(examples, 0, TrainSettings())
+
+
+def test_rows_of_an_epoch_have_the_same_weight(tokenizer: TextTokenizer, runner: BatchRunner) -> None:
+    """The sum over an epoch's batches is that of all rows' losses, times the number of batches per row."""
+    rows = Rows("0: teacher", SourceSettings(kind="teacher"), (TEXTS,))
+    examples = make_examples(rows, vectors, tokenizer, TokenizationSettings(), held_out=0, seed=0)
+    learner = TextLearner(examples, 0, 6, TrainSettings(max_tokens=30), runner)
+    with torch.no_grad():
+        batches = [float(learner.loss(runner)) for _ in range(learner.sampler.batches)]
+        every = cosine_loss(runner.group(examples.sides[0], np.arange(60)), torch.from_numpy(vectors(np.arange(60))))
+    assert len(set(map(len, map(str.split, TEXTS)))) > 3
+    assert np.mean(batches) == pytest.approx(float(every), abs=1e-5)
+
+
+def test_validation_is_the_mean_over_the_held_out_rows(tokenizer: TextTokenizer, runner: BatchRunner) -> None:
+    rows = Rows("0: teacher", SourceSettings(kind="teacher"), (TEXTS,))
+    examples = make_examples(rows, vectors, tokenizer, TokenizationSettings(), held_out=6, seed=0)
+    learner = TextLearner(examples, 0, 6, TrainSettings(max_tokens=30), runner)
+    with torch.no_grad():
+        found = runner.group(examples.sides[0], examples.held_out)
+        expected = cosine_loss(found, torch.from_numpy(vectors(examples.held_out)))
+        assert learner.validation_loss(runner) == pytest.approx(float(expected), abs=1e-6)
+
+
+def test_text_that_is_a_partner_of_its_anchor_is_no_negative(tokenizer: TextTokenizer, runner: BatchRunner) -> None:
+    """Every pair is the same pair, so that nothing is left to tell apart."""
+    learner = pairs(tokenizer, ["the cat"] * 4, ["the dog"] * 4)
+    with torch.no_grad():
+        assert float(learner.loss(runner)) == pytest.approx(0, abs=1e-6)
+
+
+def test_hard_negatives_count_where_there_are_any(tokenizer: TextTokenizer, runner: BatchRunner) -> None:
+    anchors, positives = TEXTS[:4], TEXTS[4:8]
+    with torch.no_grad():
+        plain = float(pairs(tokenizer, anchors, positives).loss(runner))
+        without = float(pairs(tokenizer, anchors, positives, [""] * 4).loss(runner))
+        some = float(pairs(tokenizer, anchors, positives, ["moon", "", "", "sea"]).loss(runner))
+    assert without == pytest.approx(plain, abs=1e-6)
+    assert some > plain
+
+
+def test_each_distinct_text_is_run_once(tokenizer: TextTokenizer, runner: BatchRunner) -> None:
+    learner = pairs(tokenizer, ["the cat", "moon", "the cat", "moon"], ["moon", "the cat", "rain fell", "a dog"])
+    with torch.no_grad():
+        learner.loss(runner)
+    assert runner.tokens == 2 + 1 + 2 + 2
+
+
+def test_held_out_pairs_are_measured_in_the_same_groups(tokenizer: TextTokenizer, runner: BatchRunner) -> None:
+    learner = pairs(tokenizer, TEXTS, TEXTS[::-1], held_out=6)
+    with torch.no_grad():
+        first = learner.validation_loss(runner)
+        learner.loss(runner)
+        assert first == learner.validation_loss(runner)
+    assert first is not None
+    assert first > 0
+
+
+def test_single_pair_is_refused(tokenizer: TextTokenizer) -> None:
+    with pytest.raises(ConfigError, match=r"train\.sources\.0: pairs has 1 pairs; a contrastive loss compares two"):
+        pairs(tokenizer, ["the cat"], ["the dog"])

@@ -1,0 +1,278 @@
+"""A training run from its configuration to a checkpoint: every kind of source, repeated, interrupted and refused."""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import lengthwise.training.loop as loop
+from helpers.files import contents
+from helpers.students import make_texts, save_teacher, student_config, write_rows
+from lengthwise import Encoder
+from lengthwise.config import RunConfig
+from lengthwise.encoder.checkpoint import load_checkpoint
+from lengthwise.errors import CheckpointError, ConfigError, DatasetError, LengthwiseError, RunError, StoreError
+from lengthwise.tokens.tokenizer import TextTokenizer
+from lengthwise.training.report import TrainReport
+from lengthwise.training.run import train_encoder
+
+KINDS: dict[str, dict[str, Any]] = {
+    "teacher": {"kind": "teacher"},
+    "mse": {"kind": "teacher", "loss": "mse"},
+    "vectors": {"kind": "vectors"},
+    "pairs": {"kind": "pairs", "negative_columns": ["negative"], "group": 16},
+    "symmetric": {"kind": "pairs", "group": 16, "symmetric": True},
+    "labels": {"kind": "labels"},
+    "classes": {"kind": "labels", "loss": "contrastive", "temperature": 0.5},
+}
+
+
+def train(config: RunConfig, **options: bool) -> TrainReport:
+    return train_encoder(config, show_progress=False, **options)
+
+
+def log_lines(folder: Path, kind: str) -> list[dict[str, Any]]:
+    lines = map(json.loads, (folder / "training/log.jsonl").read_text().splitlines())
+    return [line for line in lines if kind in line]
+
+
+def teacher_run(place: Path, *sources: dict[str, Any], **changes: Any) -> RunConfig:
+    return student_config(place, sources or [KINDS["teacher"]], teacher=str(place / "teacher"), **changes)
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_every_kind_of_source_lowers_its_held_out_loss(place: Path, name: str) -> None:
+    report = train(teacher_run(place, KINDS[name]))
+    losses = [line["validation"] for line in log_lines(place, "validation")]
+    assert len(losses) == 3
+    source = f"0: {KINDS[name]['kind']}"
+    first = log_lines(place, "losses")[0]["losses"][source]
+    assert report.best_loss is not None
+    assert report.best_loss < 0.9 * first
+    assert report.rows[source][0] >= 200
+    assert report.rows[source][1] == 20
+
+
+def test_student_learns_the_teacher_and_is_a_checkpoint(place: Path) -> None:
+    report = train(teacher_run(place, max_steps=150))
+    assert report.stopped == "steps"
+    teacher, student = Encoder.load(place / "teacher"), Encoder.load(place / "student")
+    assert student.config.trained
+    texts = make_texts(50, seed=9)
+    one, other = teacher.encode(texts), student.encode(texts)
+    cosines = (one * other).sum(1) / np.linalg.norm(one, axis=1) / np.linalg.norm(other, axis=1)
+    assert cosines.mean() > 0.9
+    assert (place / "student/run.yaml").is_file()
+    assert {"report.md", "report.json", "curves.png", "log.jsonl", "run.json"} <= set(contents(place / "training"))
+
+
+@pytest.mark.parametrize("name", ["teacher", "pairs"])
+def test_repeated_run_is_equal_to_the_byte(place: Path, name: str) -> None:
+    train(teacher_run(place, KINDS[name], max_steps=30))
+    first = contents(place / "student")
+    shutil.rmtree(place / "student")
+    train(teacher_run(place, KINDS[name], max_steps=30), fresh=True)
+    assert contents(place / "student") == first
+    config = teacher_run(place, KINDS[name], max_steps=30, seed=1)
+    train(config, fresh=True, overwrite=True)
+    assert contents(place / "student")["model.safetensors"] != first["model.safetensors"]
+
+
+@pytest.mark.parametrize(
+    "stop", [pytest.param(5, marks=pytest.mark.heavy), 23, pytest.param(41, marks=pytest.mark.heavy)]
+)
+def test_interrupted_run_ends_with_the_same_bytes(place: Path, stop: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    sources = [
+        {"kind": "teacher", "share": 2.0},
+        {"kind": "pairs", "weight": 0.3, "group": 16, "negative_columns": ["negative"]},
+        {"kind": "labels", "weight": 0.1},
+    ]
+    config = teacher_run(place, *sources, average=0.9, weight_decay=0.01, max_steps=50)
+    expected = train(config)
+    files, log = contents(place / "student"), [line["losses"] for line in log_lines(place, "losses")]
+    shutil.rmtree(place / "student")
+    shutil.rmtree(place / "training")
+    original = loop.Trainer._make_step
+
+    def fail(self: loop.Trainer) -> None:
+        if self.step == stop:
+            raise KeyboardInterrupt
+        original(self)
+
+    monkeypatch.setattr(loop.Trainer, "_make_step", fail)
+    with pytest.raises(KeyboardInterrupt):
+        train(config)
+    assert not (place / "student").exists()
+    monkeypatch.setattr(loop.Trainer, "_make_step", original)
+    report = train(config)
+    assert contents(place / "student") == files
+    assert [line["losses"] for line in log_lines(place, "losses")] == log
+    assert (report.steps, report.tokens, report.best_loss) == (expected.steps, expected.tokens, expected.best_loss)
+
+
+def test_damaged_checkpoint_is_left_out(
+    place: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    config = teacher_run(place)
+    train(config)
+    expected = contents(place / "student")
+    shutil.rmtree(place / "student")
+    newest = place / "training/checkpoints/step-00000060/state.safetensors"
+    newest.write_bytes(newest.read_bytes()[:-5])
+    (place / "training/report.json").unlink()
+    with caplog.at_level(logging.WARNING):
+        train(config)
+    assert "step-00000060: left out, since it is damaged" in caplog.text
+    assert contents(place / "student") == expected
+    assert sorted(path.name for path in (place / "training/checkpoints").iterdir()) == [
+        "step-00000040",
+        "step-00000060",
+    ]
+
+
+def test_finished_run_is_not_made_again(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = train(teacher_run(place, max_steps=5))
+    monkeypatch.setattr(loop.Trainer, "run", lambda *_, **__: pytest.fail("was trained again"))
+    assert train(teacher_run(place, max_steps=5)).steps == first.steps
+
+
+def test_another_run_is_refused_with_what_differs(place: Path) -> None:
+    train(teacher_run(place, max_steps=5))
+    with pytest.raises(StoreError, match=r"belongs to another run \(train\.learning_rate was 0\.02, is 0\.01\); start"):
+        train(teacher_run(place, max_steps=5, learning_rate=0.01))
+    train(teacher_run(place, max_steps=5, learning_rate=0.01), fresh=True, overwrite=True)
+
+
+def test_existing_model_is_kept(place: Path) -> None:
+    save_teacher(place / "student", load_checkpoint(place / "teacher")[1], seed=1)
+    before = contents(place / "student")
+    with pytest.raises(CheckpointError, match="already exists, and may be trained; give --overwrite"):
+        train(teacher_run(place, max_steps=5))
+    assert contents(place / "student") == before
+    train(teacher_run(place, max_steps=5), overwrite=True)
+    assert contents(place / "student") != before
+
+
+def test_training_stops_early_with_the_best_weights(place: Path) -> None:
+    validation = {"rows": 20, "every": 2, "patience": 3}
+    report = train(
+        teacher_run(
+            place, learning_rate=0.3, max_steps=500, embedding_learning_rate=0.3, decay="none", validation=validation
+        )
+    )
+    assert report.stopped == "patience"
+    assert report.steps == report.best_step + 6
+    losses = {line["step"]: line["validation"]["0: teacher"] for line in log_lines(place, "validation")}
+    assert min(losses.values()) == losses[report.best_step] == report.best_loss
+
+
+def test_time_limit_ends_training(place: Path) -> None:
+    report = train(teacher_run(place, max_steps=None, epochs=10_000, max_minutes=0.3 / 60))
+    assert report.stopped == "time"
+    assert report.steps >= 1
+
+
+def test_epochs_are_passes_over_the_first_source(place: Path) -> None:
+    report = train(teacher_run(place, max_steps=None, epochs=2, validation={"rows": 0}))
+    rows, held_out, _ = report.rows["0: teacher"]
+    assert held_out == 0
+    tokens = sum(len(text.split()) for text in make_texts(rows))
+    assert abs(report.tokens - 2 * tokens) <= 64
+    assert report.best_loss is None
+
+
+def test_steps_are_divided_by_shares(place: Path) -> None:
+    sources = [{"kind": "teacher", "share": 3.0}, {"kind": "pairs", "group": 8}]
+    train(teacher_run(place, *sources, max_steps=8, log_every=1))
+    names = [name for line in log_lines(place, "losses") for name in line["losses"]]
+    assert names.count("0: teacher") == 8
+    assert names.count("1: pairs") == 2
+
+
+def test_teacher_is_asked_once_per_text(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from lengthwise.training.teacher import FolderTeacher
+
+    asked: list[str] = []
+    original = FolderTeacher.encode
+
+    def encode(self: FolderTeacher, texts: Any) -> Any:
+        asked.extend(texts)
+        return original(self, texts)
+
+    monkeypatch.setattr(FolderTeacher, "encode", encode)
+    config = teacher_run(place, {"kind": "teacher"}, {"kind": "teacher"}, max_steps=5)
+    train(config)
+    assert len(asked) == 1 + len(make_texts(240))  # and one to learn the width
+    train(teacher_run(place, {"kind": "teacher"}, {"kind": "teacher"}, max_steps=5, seed=3), fresh=True)
+    assert len(asked) == 1 + len(make_texts(240))
+
+
+def test_run_goes_on_from_a_checkpoint(place: Path) -> None:
+    first = train(teacher_run(place))
+    shutil.move(place / "student", place / "base")
+    shutil.rmtree(place / "training")
+    config = teacher_run(place, init={"checkpoint": str(place / "base")}, max_steps=20, warmup=0)
+    second = train(config)
+    assert first.best_loss is not None
+    assert second.best_loss is not None
+    assert second.best_loss < first.best_loss
+
+
+def test_tokenizer_of_the_teacher_is_taken_without_special_tokens(place: Path) -> None:
+    config = teacher_run(place, max_steps=5)
+    train(config.model_copy(update={"tokenizer": config.tokenizer.model_copy(update={"path": None})}))
+    encoder, tokenizer = load_checkpoint(place / "student")
+    assert not encoder.config.tokenization.add_special_tokens
+    assert tokenizer.fingerprint == load_checkpoint(place / "teacher")[1].fingerprint
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "message"),
+    [
+        ({"sources": []}, ConfigError, "train.sources is empty; name what to learn from"),
+        ({"teacher": "nowhere"}, CheckpointError, "nowhere: there is no such folder; set train.teacher"),
+        (
+            {"sources": [{"kind": "pairs", "columns": ["anchor", "answer"]}]},
+            DatasetError,
+            "there is no column 'answer'",
+        ),
+        ({"sources": [{"kind": "vectors", "vector_column": "label"}]}, DatasetError, "not lists of numbers"),
+        ({"init": {"checkpoint": "none"}}, CheckpointError, "none: there is no such checkpoint"),
+        (
+            {"sources": [KINDS["mse"]], "learning_rate": 1e30, "clip_norm": None},
+            RunError,
+            "training diverged; lower train.learning_rate (1e+30)",
+        ),
+    ],
+)
+def test_mistakes_are_named_with_a_remedy(
+    place: Path, changes: dict[str, Any], error: type[LengthwiseError], message: str
+) -> None:
+    sources = changes.pop("sources", [{"kind": "teacher"}])
+    config = student_config(place, sources, **{"teacher": str(place / "teacher"), **changes})
+    with pytest.raises(error) as caught:
+        train(config)
+    assert message in str(caught.value)
+    assert not (place / "student").exists()
+
+
+def test_other_width_is_refused_before_the_teacher_is_run(
+    place: Path, tokenizer: TextTokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save_teacher(place / "wide", tokenizer, projection_dim=5)
+    config = student_config(place, [KINDS["teacher"]], teacher=str(place / "wide"))
+    monkeypatch.setattr("lengthwise.training.cache.TeacherCache.fill", lambda *_: pytest.fail("was filled"))
+    with pytest.raises(ConfigError, match=r"gives vectors of 5 values, and the new encoder 8; set model\.init\.proj"):
+        train(config)
+
+
+def test_rows_that_cannot_be_used_are_counted(place: Path) -> None:
+    texts: list[str | None] = [*make_texts(100), None, "", "  "]
+    write_rows(place / "rows.parquet", text=texts)
+    assert train(teacher_run(place, max_steps=3)).rows["0: teacher"] == (90, 10, 3)

@@ -1,0 +1,64 @@
+"""The order of sources and rows: shares, epochs, and positions that are saved and loaded."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lengthwise.batching.sampler import LengthBatchSampler
+from lengthwise.training.sampling import GroupSampler, LengthSampler, due_sources, source_seed
+
+SHARES = st.lists(st.floats(0.01, 100), min_size=1, max_size=5)
+
+
+@given(shares=SHARES, rounds=st.integers(1, 300))
+def test_each_source_gets_its_part_of_the_rounds(shares: list[float], rounds: int) -> None:
+    due = [due_sources(shares, number) for number in range(rounds)]
+    counts = np.bincount([source for sources in due for source in sources], minlength=len(shares))
+    assert counts[np.argmax(shares)] == rounds
+    assert (np.abs(counts - rounds * np.array(shares) / max(shares)) <= 1).all()
+
+
+@settings(max_examples=30)
+@given(rows=st.integers(2, 60), group=st.integers(2, 20), seed=st.integers(0, 99), taken=st.integers(0, 40))
+def test_groups_are_disjoint_within_an_epoch_and_resume(rows: int, group: int, seed: int, taken: int) -> None:
+    sampler = GroupSampler(rows, group, seed)
+    first = np.concatenate([sampler.next() for _ in range(sampler.batches)])
+    assert len(set(first.tolist())) == len(first) > rows - group
+    assert sampler.epoch == 0
+    for _ in range(taken):
+        sampler.next()
+    resumed = GroupSampler(rows, group, seed)
+    resumed.load_state_dict(json.loads(json.dumps(sampler.state_dict())))
+    for _ in range(5):
+        np.testing.assert_array_equal(sampler.next(), resumed.next())
+    assert sampler.epoch == resumed.epoch
+
+
+def test_length_batches_go_on_over_epochs_and_resume() -> None:
+    lengths = np.random.default_rng(0).integers(1, 9, 100)
+
+    def make() -> LengthSampler:
+        return LengthSampler(LengthBatchSampler(lengths, max_tokens=24, seed=3))
+
+    sampler = make()
+    epoch = np.concatenate([sampler.next() for _ in range(sampler.batches)])
+    assert sorted(epoch.tolist()) == list(range(100))
+    assert sampler.epoch == 0
+    for _ in range(7):
+        sampler.next()
+    assert sampler.epoch == 1
+    resumed = make()
+    resumed.load_state_dict(json.loads(json.dumps(sampler.state_dict())))
+    for _ in range(100):
+        np.testing.assert_array_equal(sampler.next(), resumed.next())
+        assert sampler.epoch == resumed.epoch
+
+
+def test_seeds_of_sources_differ() -> None:
+    seeds = {source_seed(seed, number) for seed in range(10) for number in range(10)}
+    assert len(seeds) == 100
+    assert all(0 <= seed < 2**63 for seed in seeds)
