@@ -20,6 +20,13 @@ from helpers.texts import TEXTS
 from lengthwise.config import EncoderConfig, TokenizerTraining
 from lengthwise.tokens.tokenizer import TextTokenizer
 from lengthwise.tokens.training import train_tokenizer
+from lengthwise.util.system import cpu_count
+
+
+def pytest_xdist_auto_num_workers() -> int:
+    """Half as many again as there are cores: tests that wait for a server or another process leave theirs idle."""
+    cores = cpu_count()
+    return cores + cores // 2
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -1,13 +1,22 @@
-"""Training on batches of equal lengths, against random ones, transformers' grouping by length and lhotse's buckets."""
+"""Training on batches of equal lengths, against random ones, transformers' grouping by length and lhotse's buckets.
+
+Decisions:
+- A whole epoch of every side would take hours, and its first batches are not like the others (one sampler puts its
+  longest rows first). So batches of an epoch are drawn, each with a probability proportional to its tokens n. The mean
+  of seconds / n over the draws is then an unbiased estimate of the epoch's seconds per token, because the sum over all
+  batches of (n / tokens of the epoch) * (seconds / n) is the seconds of the epoch / its tokens. Long batches are drawn
+  like all others, more often than by a uniform draw, and count for no more than their share.
+- The draws are spread evenly over the tokens of the epoch in the order of the longest row (systematic sampling), at the
+  same places for every side, since seconds per token depend on it most. Each round has its part of these places.
+"""
 
 from __future__ import annotations
 
 import time
 import tracemalloc
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from functools import partial
-from itertools import pairwise
+from itertools import chain, pairwise
 from typing import Any
 
 import numpy as np
@@ -19,7 +28,7 @@ from lengthwise.batching.collate import collate
 from lengthwise.batching.sampler import LengthBatchSampler
 from lengthwise.batching.stream import BUFFER_ROWS, iter_batches
 from lengthwise.cli.benchmarks.corpora import load_corpus
-from lengthwise.cli.benchmarks.harness import Result, alternate, median, ratios
+from lengthwise.cli.benchmarks.harness import Result, alternate
 from lengthwise.cli.benchmarks.learning import compare_learning
 from lengthwise.cli.benchmarks.models import SHAPES, Shape
 from lengthwise.tokens.ragged import RaggedTokens
@@ -34,19 +43,19 @@ RANDOM, PLANNED, STREAMED = "random batches", "LengthBatchSampler", "iter_batche
 Batches = list[NDArray[np.int64]]
 
 
-def measure(shape_name: str, corpora: tuple[str, ...], tokens: int, runs: int, seeds: int) -> Result:
+def measure(shape_name: str, corpora: tuple[str, ...], draws: int, runs: int, seeds: int) -> Result:
     """Rates of training, padding, the time that planning takes, and what is learned.
 
     Args:
         shape_name: of `SHAPES`.
         corpora: as `load_corpus` knows them.
-        tokens: that each side trains on in each run.
+        draws: batches that each side trains on in each run.
         runs: counted runs of each side.
         seeds: of each way to batch in the comparison of what is learned; 0 leaves it out.
     """
     result = Result("batches")
     for corpus in corpora:
-        _measure_training(result, SHAPES[shape_name], corpus, tokens, runs)
+        _measure_training(result, SHAPES[shape_name], corpus, draws, runs)
     _measure_planning(result, PLANNED_ROWS)
     if seeds:
         compare_learning(result, seeds)
@@ -77,36 +86,88 @@ class Trainer:
         self._optimizer.zero_grad()
 
 
-@dataclass
 class Side:
-    """A way to batch, run some batches at a time.
+    """A way to batch, whose epoch is sampled.
 
-    Attributes:
-        batches: of one epoch, in their order.
+    Args:
+        batches: of one epoch.
         lengths: of all rows.
         trainer: trains on a batch.
-        trained: tokens of each run.
-        place: of the next batch.
+        draws: batches per run.
+        runs: counted ones; a run of one batch comes before them.
+
+    Attributes:
+        batches: as given.
+        tokens: of each batch, int64[batches].
+        trained: seconds and tokens of each batch of each counted run.
     """
 
-    batches: Batches
-    lengths: NDArray[np.int64]
-    trainer: Trainer
-    trained: list[int]
-    place: int = 0
+    def __init__(
+        self, batches: Batches, lengths: NDArray[np.int64], trainer: Trainer, draws: int = 1, runs: int = 1
+    ) -> None:
+        self.batches = batches
+        self.tokens = np.array([lengths[batch].sum() for batch in batches])
+        self.trained: list[list[tuple[float, int]]] = []
+        longest = np.array([lengths[batch].max() for batch in batches])
+        self._trainer = trainer
+        self._runs = iter([[middle_batch(self.tokens, longest)], *draw_batches(self.tokens, longest, draws, runs)])
+        self._is_warm = False
 
-    def run(self, tokens: int) -> None:
-        """Train on the next batches of the epoch, until there were so many tokens."""
-        done = 0
-        while done < tokens:
-            batch = self.batches[self.place % len(self.batches)]
-            self.trainer.step(batch)
-            done += int(self.lengths[batch].sum())
-            self.place += 1
-        self.trained.append(done)
+    def run(self) -> None:
+        """Train on the batches that were drawn for the next run."""
+        trained = []
+        for number in next(self._runs):
+            began = time.perf_counter()
+            self._trainer.step(self.batches[number])
+            trained.append((time.perf_counter() - began, int(self.tokens[number])))
+        if self._is_warm:
+            self.trained.append(trained)
+        self._is_warm = True
+
+    def seconds_per_token(self, run: int | None = None) -> float:
+        """The estimate for the whole epoch, from one run or from all."""
+        trained = [pair for run in self.trained for pair in run] if run is None else self.trained[run]
+        return sum(seconds / tokens for seconds, tokens in trained) / len(trained)
+
+    def sample(self) -> str:
+        """What was trained on, in words."""
+        seconds, tokens = (sum(values) for values in zip(*chain.from_iterable(self.trained), strict=True))
+        return f"{sum(map(len, self.trained))} batches, {tokens / self.tokens.sum():.1%} of the tokens, {seconds:.0f} s"
 
 
-def _measure_training(result: Result, shape: Shape, corpus: str, tokens: int, runs: int) -> None:
+def draw_batches(
+    tokens: NDArray[np.int64], longest: NDArray[np.int64], draws: int, runs: int, seed: int = 0
+) -> list[list[int]]:
+    """The batches of each run, drawn with probabilities proportional to their tokens.
+
+    Places are spread evenly over the tokens of the epoch, its batches sorted by their longest row, from a random start;
+    a run has every `runs`-th of them, in random order. A batch of many tokens may be drawn more than once.
+
+    Args:
+        tokens: of each batch of the epoch, int64[batches].
+        longest: row of each batch, int64[batches].
+        draws: batches per run.
+        runs: their number.
+        seed: the same start, runs and order for all epochs.
+
+    Returns:
+        [runs][draws], numbers of batches.
+    """
+    generator = np.random.default_rng(seed)
+    order = np.lexsort((tokens, longest))
+    ends = tokens[order].cumsum()
+    places = (np.arange(draws * runs) + generator.random()) / (draws * runs) * ends[-1]
+    drawn = order[np.searchsorted(ends, places, side="right")]
+    return [generator.permutation(drawn[run::runs]).tolist() for run in generator.permutation(runs)]
+
+
+def middle_batch(tokens: NDArray[np.int64], longest: NDArray[np.int64]) -> int:
+    """The batch in the middle of the tokens of an epoch, sorted as by `draw_batches`."""
+    order = np.lexsort((tokens, longest))
+    return int(order[np.searchsorted(tokens[order].cumsum(), tokens.sum() / 2)])
+
+
+def _measure_training(result: Result, shape: Shape, corpus: str, draws: int, runs: int) -> None:
     texts, tokenizer = load_corpus(corpus)
     ragged = tokenize_texts(texts, tokenizer)
     lengths = ragged.lengths
@@ -121,32 +182,36 @@ def _measure_training(result: Result, shape: Shape, corpus: str, tokens: int, ru
     sides, missing = {}, []
     for name, way in ways.items():
         try:
-            sides[name] = Side(way(), lengths, trainer, [])
+            sides[name] = Side(way(), lengths, trainer, draws, runs)
         except ModuleNotFoundError as error:
-            missing.append([name, f"not run: {error.name} is not installed", "", "", "", ""])
-    calls = {name: partial(side.run, tokens) for name, side in sides.items()}
-    seconds = alternate(calls, runs, f"training on {corpus}")
-    per_token = {name: [s / n for s, n in zip(seconds[name], sides[name].trained[1:], strict=True)] for name in sides}
+            missing.append([name, f"not run: {error.name} is not installed", "", "", "", "", ""])
+    alternate({name: side.run for name, side in sides.items()}, runs, f"training on {corpus}")
     rows = []
     for name, side in sides.items():
         padding, equal = _shape_of(side.batches, lengths)
-        rate = f"{1 / median(per_token[name]):,.0f}"
-        faster = ratios(per_token[PLANNED], per_token[name])
-        rows.append([name, f"{len(side.batches):,}", f"{padding:.2%}", f"{equal:.1%}", rate, faster])
+        rate = f"{1 / side.seconds_per_token():,.0f}"
+        faster = _ratio(sides[PLANNED], side, runs)
+        rows.append([name, f"{len(side.batches):,}", f"{padding:.2%}", f"{equal:.1%}", side.sample(), rate, faster])
     columns = [
         "batches",
         "number",
         "padding",
         "tokens in equal lengths",
+        "trained on",
         "tokens/s",
         "LengthBatchSampler / this",
     ]
     result.table(
         f"{shape} in training, forward and backward, {corpus} ({len(lengths):,} rows, {int(lengths.sum()):,} tokens),"
-        f" {MAX_TOKENS:,} tokens per batch",
+        f" {MAX_TOKENS:,} tokens per batch; ratios of all rounds (lowest to highest round)",
         columns,
         rows + missing,
     )
+
+
+def _ratio(planned: Side, other: Side, runs: int) -> str:
+    each = [other.seconds_per_token(run) / planned.seconds_per_token(run) for run in range(runs)]
+    return f"{other.seconds_per_token() / planned.seconds_per_token():.2f} ({min(each):.2f} to {max(each):.2f})"
 
 
 def planned_batches(lengths: NDArray[np.int64], max_tokens: int = MAX_TOKENS, **options: Any) -> Batches:
@@ -207,26 +272,32 @@ def _shape_of(batches: Batches, lengths: NDArray[np.int64]) -> tuple[float, floa
 
 
 def _measure_planning(result: Result, sizes: tuple[int, ...]) -> None:
-    """Seconds and memory of planning an epoch of made-up lengths, window by window."""
+    """Seconds and memory of planning an epoch of made-up lengths; of many windows, the first ones, which are alike."""
     rows = []
     for size in sizes:
         lengths = _made_up_lengths(size)
         for ranks in (1, 8):
             sampler = LengthBatchSampler(lengths, max_tokens=MAX_TOKENS, num_replicas=ranks)
             began = time.perf_counter()
-            batches = len(sampler)
-            seconds = time.perf_counter() - began
-            rows.append([f"{size:,}", ranks, f"{batches:,}", f"{seconds:.2f}", f"{_peak_memory(lengths, ranks):,.0f}"])
-    columns = ["lengths", "ranks", "batches", "seconds", "most memory beside the lengths, MB"]
+            planned = _plan_windows(sampler)
+            seconds = (time.perf_counter() - began) / planned
+            memory = f"{_peak_memory(lengths, ranks):,.0f}"
+            rows.append([f"{size:,}", ranks, sampler.num_windows, planned, f"{seconds:.2f}", memory])
+    columns = ["lengths", "ranks", "windows", "planned", "seconds per window", "most memory beside the lengths, MB"]
     result.table("Planning an epoch", columns, rows)
 
 
-def _peak_memory(lengths: NDArray[np.integer], ranks: int) -> float:
-    """Of the first windows, which are as large as any."""
-    tracemalloc.start()
-    sampler = LengthBatchSampler(lengths, max_tokens=MAX_TOKENS, num_replicas=ranks)
-    for window in range(min(3, sampler.num_windows)):
+def _plan_windows(sampler: LengthBatchSampler) -> int:
+    """Plan at most three windows of the first epoch; their number."""
+    planned = min(3, sampler.num_windows)
+    for window in range(planned):
         sampler.window_plan(0, window)
+    return planned
+
+
+def _peak_memory(lengths: NDArray[np.integer], ranks: int) -> float:
+    tracemalloc.start()
+    _plan_windows(LengthBatchSampler(lengths, max_tokens=MAX_TOKENS, num_replicas=ranks))
     peak = tracemalloc.get_traced_memory()[1] / 1e6
     tracemalloc.stop()
     return peak

@@ -9,9 +9,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
 from click.testing import CliRunner, Result
+from hypothesis import given
+from hypothesis import strategies as st
 
 from helpers.texts import TEXTS
 from lengthwise.export.graphs.variants import VARIANTS
@@ -126,18 +129,40 @@ def test_batches_compares_ways_to_batch(
 ) -> None:
     module = importlib.import_module("lengthwise.cli.benchmarks.batches")
     monkeypatch.setattr(module, "PLANNED_ROWS", (1_000, 2_000))
-    invoke("batches", "--shape", "small", "--tokens", "100", "--runs", "1", "--seeds", "0")
+    invoke("batches", "--shape", "small", "--draws", "3", "--runs", "2", "--seeds", "0")
     ways = table(tmp_path, "batches-small.json")
     assert len(ways) == 5
     measured = {name: cells for name, cells in ways.items() if not cells[0].startswith("not run")}
     assert {"random batches", "LengthBatchSampler", "iter_batches"} <= measured.keys()
-    for _, padding, equal, rate, ratio in measured.values():
+    for _, padding, equal, sample, rate, ratio in measured.values():
+        assert sample.startswith("6 batches, ")
         assert 0 <= float(padding.rstrip("%")) < 100
         assert 0 <= float(equal.rstrip("%")) <= 100
         assert int(rate.replace(",", "")) > 0
         assert re.fullmatch(r"\d+\.\d\d \(.*\)", ratio)
     planning = json.loads((tmp_path / "batches-small.json").read_bytes())["tables"][1]["rows"]
     assert [row[:2] for row in planning] == [["1,000", 1], ["1,000", 8], ["2,000", 1], ["2,000", 8]]
+
+
+@given(st.lists(st.tuples(st.integers(1, 500), st.integers(1, 50)), min_size=1), st.integers(1, 5), st.integers(1, 4))
+def test_batches_are_drawn_in_proportion_to_their_tokens(batches: list[tuple[int, int]], draws: int, runs: int) -> None:
+    module = importlib.import_module("lengthwise.cli.benchmarks.batches")
+    tokens, longest = np.array(batches).T
+    drawn = module.draw_batches(tokens, longest, draws, runs)
+    assert [len(run) for run in drawn] == [draws] * runs
+    found = np.bincount(np.concatenate(drawn), minlength=len(tokens))
+    np.testing.assert_array_less(np.abs(found - tokens / tokens.sum() * draws * runs), 1 + 1e-6)
+
+
+def test_draws_estimate_the_epoch_from_a_first_batch_that_is_much_slower() -> None:
+    module = importlib.import_module("lengthwise.cli.benchmarks.batches")
+    tokens, longest = np.array([900, *[100] * 40]), np.array([300, *[10] * 40])
+    seconds = tokens * longest
+    rates = [
+        np.mean([seconds[batch] / tokens[batch] for batch in module.draw_batches(tokens, longest, 4, 1, seed)[0]])
+        for seed in range(400)
+    ]
+    assert np.mean(rates) == pytest.approx(seconds.sum() / tokens.sum(), rel=0.05)
 
 
 def test_learning_trains_on_labelled_glosses(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
