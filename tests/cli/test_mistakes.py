@@ -18,10 +18,10 @@ def test_a_missing_dataset_is_reported_without_a_traceback(tmp_path: Path) -> No
     assert sorted(contents(tmp_path)) == ["run.yaml"]
 
 
-def test_an_output_folder_with_other_files_is_refused(trained: Path, tmp_path: Path) -> None:
+def test_an_output_folder_with_other_files_is_refused(trained: Path, tmp_path: Path, invoke: Invoke) -> None:
     (tmp_path / "vectors").mkdir()
     (tmp_path / "vectors/notes.txt").write_text("precious")
-    message = refusal(run_as_user("encode_dataset", trained))
+    message = refusal(invoke("encode_dataset", trained))
     assert message == f"{tmp_path / 'vectors'}: not empty, and not a folder of vectors; choose another encode.output"
     assert contents(tmp_path / "vectors") == {"notes.txt": b"precious"}
 

@@ -35,15 +35,15 @@ def test_scripts_do_not_shadow_a_package() -> None:
     assert not taken & {path.stem for path in (ROOT / "scripts").glob("*.py")}
 
 
-def test_scripts_run_from_texts_to_vectors(tmp_path: Path, texts_file: Path) -> None:
+def test_scripts_run_from_texts_to_vectors(tmp_path: Path, texts_file: Path, invoke: Invoke) -> None:
     config = write_config(tmp_path)
-    trained = run_as_user("train_tokenizer", config)
-    assert trained.returncode == 0, trained.stderr
+    trained = invoke("train_tokenizer", config)
+    assert trained.exit_code == 0, trained.stderr
     assert trained.stdout.startswith(f"tokenizer   {tmp_path / 'tokenizer.json'}: ")
     assert (tmp_path / "tokenizer.run.yaml").is_file()
 
-    made = run_as_user("init_model", config)
-    assert made.returncode == 0, made.stderr
+    made = invoke("init_model", config)
+    assert made.exit_code == 0, made.stderr
     assert made.stdout == f"checkpoint  {tmp_path / 'model'}: 6 dimensions; never trained, weights from seed 0\n"
     assert {"config.json", "model.safetensors", "tokenizer.json", "run.yaml"} == set(contents(tmp_path / "model"))
 

@@ -36,7 +36,7 @@ def test_commands_and_code_run_on_a_users_files(empty_user: UserFolder) -> None:
     for answer in served:
         np.testing.assert_allclose(answer, vectors[: len(TEXTS)], atol=1e-6, rtol=0)
     (snippet,) = code_blocks(PAGE, "python")
-    empty_user.run_python(f"{snippet}\nassert (vectors.shape, str(vectors.dtype)) == ((2, 256), 'float32')")
+    empty_user.exec_python(f"{snippet}\nassert (vectors.shape, str(vectors.dtype)) == ((2, 256), 'float32')")
 
 
 def test_every_command_has_an_example() -> None:

@@ -15,9 +15,9 @@ from faults.form import WHOLE, cases
 from faults.processes import Job, check_rows
 from lengthwise.tokens.tokenizer import TextTokenizer
 
-KILLS = cases(short=2, whole=50)
+KILLS = cases(short=1, whole=50)
 TERMINATIONS = cases(short=1, whole=20)
-ROWS, MANY_ROWS = 4_000, 60_000 if WHOLE else 4_000
+ROWS, MANY_ROWS = (4_000, 60_000) if WHOLE else (2_000, 2_000)
 
 
 @pytest.fixture(scope="module")

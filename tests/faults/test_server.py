@@ -67,7 +67,7 @@ def requests(expected: Any, sizes: tuple[int, ...] = (1, 2, 7)) -> list[Request]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", range(cases(2, 20)))
+@pytest.mark.parametrize("number", range(cases(1, 20)))
 def test_termination_under_load_loses_no_request(artifact_folder: Path, expected: Any, number: int) -> None:
     """Every request that was read gets a response: its vectors, or 503 and a closed connection."""
     server = ServerProcess(artifact_folder, *OPTIONS, "--shutdown-delay", "0.5").wait_until_ready()
@@ -93,9 +93,9 @@ def test_sustained_load(server: ServerProcess, expected: Any) -> None:
         return next(int(line.split()[1]) for line in lines if line.startswith("VmRSS"))
 
     every = requests(expected, (1, 1, 3, 20, 60))
-    run_load("127.0.0.1", server.port, every, connections=8, seconds=cases(4, 60), rate=40)
+    run_load("127.0.0.1", server.port, every, connections=8, seconds=cases(2, 60), rate=40)
     before = memory()
-    load = run_load("127.0.0.1", server.port, every, connections=8, seconds=cases(6, 1_800), rate=40)
+    load = run_load("127.0.0.1", server.port, every, connections=8, seconds=cases(3, 1_800), rate=40)
     grown = memory() / before - 1
     print(f"\n{sum(load.statuses.values()):,} requests in {load.took:.0f} s; memory grew by {grown:.1%}")  # noqa: T201
     assert load.statuses.keys() == {200}

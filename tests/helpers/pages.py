@@ -79,8 +79,13 @@ class UserFolder:
         assert result.exit_code == 0, f"{command}\n{result.stderr}\n{result.exception!r}"
         return result.stdout
 
+    def exec_python(self, code: str) -> None:
+        """Run a program that has to succeed in this process, as commands are."""
+        with contextlib.chdir(self.folder):
+            exec(code, {"__name__": "__main__"})
+
     def run_python(self, code: str) -> str:
-        """The standard output of a program that has to succeed."""
+        """The standard output of a program that has to succeed, in a process of its own."""
         done = subprocess.run(
             [sys.executable, "-c", code], cwd=self.folder, env=self._environment, capture_output=True, text=True
         )

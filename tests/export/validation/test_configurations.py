@@ -1,4 +1,7 @@
-"""Every shape of an encoder: exported whole, every file of it judged on every runtime that needs no installation."""
+"""Every shape of an encoder: exported whole, every file of it judged on every runtime that needs no installation.
+
+Few of the 96 run always; `make test-all` runs the others.
+"""
 
 from __future__ import annotations
 
@@ -13,9 +16,10 @@ from lengthwise.config import EncoderConfig
 from lengthwise.encoder.model import seeded_encoder
 from lengthwise.export.artifact.build import build_artifact
 from lengthwise.export.graphs.variants import VARIANTS
-from lengthwise.export.runtimes.onnxruntime import OnnxRuntimeCuda
+from lengthwise.export.runtimes.onnxruntime import OnnxRuntimeCpu, OnnxRuntimeCuda
 from lengthwise.export.runtimes.pytorch import PyTorchCuda
 from lengthwise.export.runtimes.registry import RUNTIMES
+from lengthwise.export.runtimes.torchscript import TorchScript
 from lengthwise.export.validation.validate import validate_artifact
 from lengthwise.tokens.tokenizer import TextTokenizer
 
@@ -28,18 +32,34 @@ HEADS = {
     "projected-residual": {"projection_dim": 5, "static_residual": True},
     "projected-normalised": {"projection_dim": 5, "normalize": True},
 }
+USUAL = {(1, False, "last", "plain"), (2, True, "sum", "projected-residual")}
 
 
 def configurations() -> list[Any]:
-    """All 150. Five that have each pooling, each head, each depth and both kinds of directions run always."""
+    """All 150. Two of them run always: one layer in one direction, and two layers in both."""
     found = []
     for layers, bidirectional, pooling, head in itertools.product(LAYERS, (False, True), POOLINGS, HEADS):
-        number = 2 * (layers - 1) + bidirectional
-        is_usual = number < len(POOLINGS) and (pooling, head) == (POOLINGS[number], list(HEADS)[number])
+        is_usual = (layers, bidirectional, pooling, head) in USUAL
         label = f"{layers}-{'bi' if bidirectional else 'uni'}directional-{pooling}-{head}"
         marks = pytest.mark.slow if is_usual else pytest.mark.heavy
         found.append(pytest.param(layers, bidirectional, pooling, HEADS[head], marks=marks, id=label))
     return found
+
+
+@pytest.mark.parametrize(
+    ("pooling", "head"), [("mean", "residual"), ("max", "normalised"), ("mean_last", "projected-normalised")]
+)
+def test_other_poolings_and_heads_pass_in_onnxruntime_and_torchscript(
+    pooling: str,
+    head: str,
+    tmp_path: Path,
+    tokenizer: TextTokenizer,
+    encoder_config: Callable[..., EncoderConfig],
+) -> None:
+    config = encoder_config(bidirectional=True, pooling=pooling, **HEADS[head])
+    artifact = build_artifact(seeded_encoder(config, 1), tokenizer, tmp_path / "artifact", variants=())
+    validation = validate_artifact(artifact, [OnnxRuntimeCpu, TorchScript])
+    assert [verdict.status for verdict in validation.verdicts] == ["passed", "passed"]
 
 
 @pytest.mark.parametrize(("layers", "bidirectional", "pooling", "head"), configurations())
