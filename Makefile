@@ -21,7 +21,28 @@ BIN   := $(VENV)/bin
 # Without compiling: most of what the packages bring is never imported.
 PIP_INSTALL := -m pip install --quiet --disable-pip-version-check --no-compile -c constraints.txt
 WHEEL_VENV ?= build/wheel/venv
+EXTRAS := $(RUNTIME),serve,plot,ray,bench,quickstart,dev
+ALL_EXTRAS := $(EXTRAS),openvino,clients,browser
 STAMP := $(VENV)/.installed-$(RUNTIME)
+RUNTIMES_STAMP := $(VENV)/.runtimes-$(RUNTIME)
+
+# An environment with these extras. One call of pip is faster than several.
+define install
+@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+	|| { echo "error: $(PYTHON) is older than Python 3.11; give another one: make PYTHON=python3.12 ..." >&2; exit 1; }
+test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+@test ! -e "$(firstword $(filter-out $(STAMP),$(wildcard $(VENV)/.installed-*)))" \
+	|| $(BIN)/python -m pip uninstall --quiet --yes onnxruntime onnxruntime-gpu
+$(BIN)/python $(PIP_INSTALL) -e '.[$(1)]'
+@rm -f $(VENV)/.installed-*
+@touch $(STAMP)
+endef
+
+# What the wheel depends on; it takes longest to install, and so is installed while the wheel is built.
+define REQUIREMENTS
+import tomllib; project = tomllib.load(open("pyproject.toml", "rb"))["project"]; \
+print(*project["dependencies"], *project["optional-dependencies"]["$(RUNTIME)"], sep="\n")
+endef
 
 .PHONY: quickstart runtimes test test-fast test-all faults gpu figures lint types wheel-test check clean
 
@@ -48,9 +69,11 @@ gpu: $(STAMP)
 figures: $(STAMP)
 	$(BIN)/python docs/figures.py
 
-runtimes: $(STAMP)
-	$(BIN)/python $(PIP_INSTALL) -e '.[openvino,clients,browser]'
+runtimes: $(RUNTIMES_STAMP) $(STAMP) $(DRIVER)/node_modules
+
+$(DRIVER)/node_modules: $(DRIVER)/package-lock.json
 	npm ci --ignore-scripts --no-audit --no-fund --prefix $(DRIVER)
+	@touch $@
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
@@ -66,22 +89,21 @@ types: $(STAMP)
 wheel-test:
 	rm -rf build/wheel
 	$(PYTHON) -m venv build/wheel/tools
-	build/wheel/tools/bin/python $(PIP_INSTALL) build
-	build/wheel/tools/bin/python -m build --outdir build/wheel . >build/wheel/log
 	$(PYTHON) -m venv $(WHEEL_VENV)
+	$(PYTHON) -c '$(REQUIREMENTS)' >build/wheel/requirements
+	{ build/wheel/tools/bin/python $(PIP_INSTALL) build \
+		&& build/wheel/tools/bin/python -m build --outdir build/wheel . >build/wheel/log; } & build=$$!; \
+	$(WHEEL_VENV)/bin/python $(PIP_INSTALL) -r build/wheel/requirements && wait $$build
 	$(WHEEL_VENV)/bin/python $(PIP_INSTALL) "$$(ls build/wheel/*.whl)[$(RUNTIME)]"
 	.ci/wheel-test $(WHEEL_VENV)
 
 check: lint types test
 
 $(STAMP): pyproject.toml constraints.txt
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
-		|| { echo "error: $(PYTHON) is older than Python 3.11; give another one: make PYTHON=python3.12 ..." >&2; exit 1; }
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	@test ! -e "$(firstword $(filter-out $(STAMP),$(wildcard $(VENV)/.installed-*)))" \
-		|| $(BIN)/python -m pip uninstall --quiet --yes onnxruntime onnxruntime-gpu
-	$(BIN)/python $(PIP_INSTALL) -e '.[$(RUNTIME),serve,plot,ray,bench,quickstart,dev]'
-	@rm -f $(VENV)/.installed-*
+	$(call install,$(EXTRAS))
+
+$(RUNTIMES_STAMP): pyproject.toml constraints.txt
+	$(call install,$(ALL_EXTRAS))
 	@touch $@
 
 clean:

@@ -135,7 +135,7 @@ def test_settings_of_a_checkpoint_are_used_outside_a_run(model: tuple[Path, Path
 
 
 @pytest.mark.slow
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(
     special=st.booleans(),
     cut_at=st.none() | st.integers(3, 9),
