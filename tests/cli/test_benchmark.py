@@ -49,7 +49,7 @@ def table(folder: Path, file: str, number: int = 0) -> dict[str, list[Any]]:
     return {row[0]: row[1:] for row in saved["tables"][number]["rows"]}
 
 
-@pytest.mark.slow
+@pytest.mark.heavy  # the README's command runs always
 def test_encode_compares_equal_models(invoke: Callable[..., Result], tmp_path: Path) -> None:
     result = invoke("encode", "--shape", "small", "--runs", "1")
     rows = table(tmp_path, "encode-small.json")

@@ -57,8 +57,8 @@ def test_scripts_run_from_texts_to_vectors(tmp_path: Path, texts_file: Path, inv
     assert "lengthwise.batching.inspection" in imported
     assert not imported & {"torch", "matplotlib"}
 
-    encoded = run_as_user("encode_dataset", config, "--set", "dataset.keep_columns=[text]")
-    assert encoded.returncode == 0, encoded.stderr
+    encoded = invoke("encode_dataset", config, "--set", "dataset.keep_columns=[text]")
+    assert encoded.exit_code == 0, encoded.stderr
     assert f"vectors/data: {len(TEXTS)} rows, {tokens} tokens (0 empty, 0 null, 0 truncated)" in encoded.stdout
     assert "tokens/s with torch cpu" in encoded.stdout
     assert "never trained (seed 0)" in encoded.stderr

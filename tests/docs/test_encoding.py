@@ -28,7 +28,7 @@ def test_commands_and_code_run_on_a_users_files(user: UserFolder) -> None:
     np.testing.assert_allclose(user.vectors("by_onnx"), vectors, atol=1e-6, rtol=0)
     assert (user.folder / "lengths.png").is_file()
     snippets = "\n".join(code_blocks(PAGE, "python"))
-    user.exec_python(f"{snippets}\nassert len(vectors) == len(frame) == {len(ROWS)}")
+    user.run_python(f"{snippets}\nassert len(vectors) == len(frame) == {len(ROWS)}")
 
 
 @pytest.mark.slow

@@ -17,7 +17,7 @@ def test_code_runs_on_a_users_files(user: UserFolder) -> None:
     user.run("lengthwise export run.yaml")
     snippets = code_blocks(PAGE, "python")
     assert len(snippets) == 6
-    user.exec_python("\n".join(snippets))
+    user.run_python("\n".join(snippets))
     assert (user.folder / "trained_model/model.safetensors").is_file()
     assert (user.folder / "vectors_from_python/manifest.json").is_file()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import tomllib
 
@@ -35,8 +36,13 @@ def test_commands_and_code_run_on_a_users_files(empty_user: UserFolder) -> None:
     assert len(served) == 2
     for answer in served:
         np.testing.assert_allclose(answer, vectors[: len(TEXTS)], atol=1e-6, rtol=0)
+    (compared,) = (empty_user.folder / "runs/benchmark").glob("encode-*.json")
+    rows = json.loads(compared.read_bytes())["tables"][0]["rows"]
+    exact = {row[0]: float(row[3]) for row in rows if "fp32" in row[0] and not row[1].startswith("not run")}
+    assert len(exact) >= 2
+    assert max(exact.values()) <= 1e-6, exact
     (snippet,) = code_blocks(PAGE, "python")
-    empty_user.exec_python(f"{snippet}\nassert (vectors.shape, str(vectors.dtype)) == ((2, 256), 'float32')")
+    empty_user.run_python(f"{snippet}\nassert (vectors.shape, str(vectors.dtype)) == ((2, 256), 'float32')")
 
 
 def test_every_command_has_an_example() -> None:

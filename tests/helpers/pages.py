@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import os
 import re
@@ -79,18 +80,12 @@ class UserFolder:
         assert result.exit_code == 0, f"{command}\n{result.stderr}\n{result.exception!r}"
         return result.stdout
 
-    def exec_python(self, code: str) -> None:
-        """Run a program that has to succeed in this process, as commands are."""
-        with contextlib.chdir(self.folder):
-            exec(code, {"__name__": "__main__"})
-
     def run_python(self, code: str) -> str:
-        """The standard output of a program that has to succeed, in a process of its own."""
-        done = subprocess.run(
-            [sys.executable, "-c", code], cwd=self.folder, env=self._environment, capture_output=True, text=True
-        )
-        assert done.returncode == 0, f"{code}\n{done.stderr}"
-        return done.stdout
+        """The standard output of a program that has to succeed; it runs in this process, as commands do."""
+        printed = io.StringIO()
+        with contextlib.chdir(self.folder), contextlib.redirect_stdout(printed):
+            exec(code, {"__name__": "__main__"})
+        return printed.getvalue()
 
     def embed_with_server(self, command: str) -> NDArray[np.float32]:
         """float32[len(TEXTS), dim] from the server that a command starts; it has to exit with 0 on SIGTERM."""

@@ -21,6 +21,7 @@ ray = pytest.importorskip("ray", reason="Ray is not installed: pip install lengt
 
 from lengthwise.encoder.torch_engine import open_torch  # noqa: E402
 from lengthwise.run.cluster import ShardWorker, _check_capacity, _with_absolute_paths, encode_on_cluster  # noqa: E402
+from lengthwise.run.local import encode_dataset  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -59,6 +60,9 @@ def test_stream_is_encoded_and_an_error_in_a_worker_is_reported(config: RunConfi
         encode(config)
     report = encode(with_settings(config, "encode", output="streamed"))
     assert (report.totals.rows, report.encoded.shards, report.is_complete, report.engine) == (200, 4, True, "torch cpu")
+    alone = with_settings(config, "encode", output="alone")
+    encode_dataset(alone, open_dataset(alone.dataset), *reversed(open_torch(alone)), show_progress=False)
+    assert contents(Path("streamed/data")) == contents(Path("alone/data"))
     before = contents(Path("streamed"))
     assert encode(with_settings(config, "encode", output="streamed")).encoded.shards == 0
     assert contents(Path("streamed")) == before
