@@ -23,6 +23,7 @@ from lengthwise.tokens.training import train_tokenizer
 from lengthwise.util.system import cpu_count
 
 
+@pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers() -> int:
     """Half as many again as there are cores: tests that wait for a server or another process leave theirs idle."""
     cores = cpu_count()
