@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from lengthwise.batching.sampler import LengthBatchSampler
     from lengthwise.batching.stream import iter_batches
     from lengthwise.errors import LengthwiseError
+    from lengthwise.evaluation.evaluate import evaluate
     from lengthwise.export import export_checkpoint as export
 
 __version__ = "0.1.0"
@@ -22,6 +23,7 @@ __all__ = [
     "__version__",
     "collate",
     "encode_dataset",
+    "evaluate",
     "export",
     "iter_batches",
     "search",
@@ -36,6 +38,7 @@ _MODULES = {
     "LengthwiseError": "lengthwise.errors",
     "collate": "lengthwise.batching.collate",
     "encode_dataset": "lengthwise.api",
+    "evaluate": "lengthwise.evaluation.evaluate",
     "iter_batches": "lengthwise.batching.stream",
     "search": "lengthwise.api",
     "train": "lengthwise.api",

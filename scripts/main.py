@@ -25,6 +25,7 @@ COMMANDS = {
     "export": ("export_model", "Export an encoder to ONNX and TorchScript, or to Triton."),
     "validate": ("validate_export", "Compare every runtime of an artifact with PyTorch."),
     "serve": ("serve_model", "Serve an artifact over HTTP."),
+    "evaluate": ("evaluate_encoder", "Measure what vectors are good for, models side by side."),
     "benchmark": ("benchmark", "Measure encoding, kernels, memory and the server on this machine."),
 }
 

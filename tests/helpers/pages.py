@@ -57,6 +57,20 @@ def write_user_folder(folder: Path) -> None:
     (folder / "notes.txt").write_text("\n".join(ROWS) + "\n")
     (folder / "corpus").mkdir()
     pq.write_table(pa.table({"id": range(len(ROWS)), "body": ROWS}), folder / "corpus" / "part.parquet")
+    _write_tasks(folder)
+
+
+def _write_tasks(folder: Path) -> None:
+    """What docs/evaluation.md evaluates."""
+    (folder / "tasks.yaml").write_text(code_blocks(read_page("docs/evaluation.md"), "yaml")[0])
+    backwards = [(text, " ".join(reversed(text.split()))) for text in TEXTS]
+    pairs = ["question,answer", *(f"{text},{other}" for text, other in backwards)]
+    (folder / "answers.csv").write_text("\n".join(pairs) + "\n")
+    triples = ["text\tsame\tother", *(f"{text}\t{other}\t{TEXTS[0]}" for text, other in backwards)]
+    (folder / "triples.tsv").write_text("\n".join(triples) + "\n")
+    topics = [json.dumps({"text": text, "label": "rain" if "rain" in text else "dry"}) for text in TEXTS]
+    for name in ("train", "test"):
+        (folder / f"topics-{name}.jsonl").write_text("\n".join(topics) + "\n")
 
 
 class UserFolder:
