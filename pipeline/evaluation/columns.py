@@ -7,8 +7,8 @@ from typing import Any
 
 import pyarrow as pa
 
-from lengthwise.config import ColumnType, DatasetSettings
 from lengthwise.data.dataset import open_dataset
+from lengthwise.dataset_config import ColumnType, DatasetSettings
 from lengthwise.errors import DatasetError
 
 
