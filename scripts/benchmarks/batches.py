@@ -1,7 +1,7 @@
 """Training on batches of equal lengths, against random ones, transformers' grouping by length and lhotse's buckets.
 
 Decisions:
-- A whole epoch of every side would take hours, and its first batches are not like the others (one sampler puts its
+- Whole epochs of every side would take hours, and their first batches are not like the others (one sampler puts its
   longest rows first). So batches of an epoch are drawn, each with a probability proportional to its tokens n. The mean
   of seconds / n over the draws is then an unbiased estimate of the epoch's seconds per token, because the sum over all
   batches of (n / tokens of the epoch) * (seconds / n) is the seconds of the epoch / its tokens. Long batches are drawn
