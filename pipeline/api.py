@@ -113,7 +113,7 @@ class Encoder:
         Args:
             path: the folder.
             device: `cuda` fails where there is no GPU; `auto` takes the CPU then.
-            precision: of a checkpoint: fp32, bf16, or on a GPU fp16.
+            precision: of a checkpoint: fp32, bf16, on a CPU int8, or on a GPU fp16.
             variant: of an artifact: the graph, by default the one that validation recommends.
             batching: limits of a batch, by default the engine's own.
 

@@ -22,7 +22,7 @@ from lengthwise.util.settings import PositiveInt, Settings, format_value, parse_
 from lengthwise.util.text_files import read_text
 from lengthwise.util.yaml_files import load_yaml, parse_yaml
 
-Precision = Literal["fp32", "bf16", "fp16"]
+Precision = Literal["fp32", "bf16", "fp16", "int8"]
 Variant = Literal["native", "portable", "fp16", "int8", "int8_dynamic"]  # see lengthwise.export.graphs.variants
 Pooling = Literal["last", "mean", "max", "sum", "mean_last"]
 TokenizerModel = Literal["wordpiece", "bpe", "byte_bpe", "unigram", "wordlevel", "char"]
@@ -207,7 +207,9 @@ class EncodeSettings(Settings):
     engine: Literal["torch", "onnx"] = Field(
         "torch", description="PyTorch, or onnxruntime with the artifact at export.output"
     )
-    precision: Precision = Field("fp32", description="PyTorch's arithmetic: fp32, bf16, or on a GPU fp16")
+    precision: Precision = Field(
+        "fp32", description="PyTorch's arithmetic: fp32, bf16, on a CPU int8, or on a GPU fp16"
+    )
     variant: Variant | None = Field(
         None, description="the artifact's graph under engine onnx; the one that validation recommends if null"
     )

@@ -63,21 +63,21 @@ def engine_costs(engine: Literal["torch", "onnx"], precision: str, *, on_gpu: bo
     """The costs of a kind of engine.
 
     Args:
-        precision: "fp32", "bf16" or "fp16".
+        precision: "fp32", "bf16", "fp16" or "int8".
     """
     if engine == "onnx":
         return PADDED_CUDA if on_gpu else PADDED
     if on_gpu:
         return PACKED_CUDA
-    return STEPWISE if precision == "fp32" else PACKED
+    return STEPWISE if precision in ("fp32", "int8") else PACKED
 
 
 def expected_costs(engine: Literal["torch", "onnx"], precision: str, device: str) -> BatchCosts:
     """The costs that a run's settings lead to, without loading a model.
 
     Args:
-        precision: "fp32", "bf16" or "fp16".
+        precision: "fp32", "bf16", "fp16" or "int8".
         device: "cpu", "cuda" or "auto", which is a GPU where the NVIDIA driver's tools are installed.
     """
-    on_gpu = device == "cuda" or (device == "auto" and shutil.which("nvidia-smi") is not None)
+    on_gpu = device == "cuda" or (device == "auto" and precision != "int8" and shutil.which("nvidia-smi") is not None)
     return engine_costs(engine, precision, on_gpu=on_gpu)

@@ -31,6 +31,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.functional import embedding_bag
 
+from lengthwise.encoder.kernel import has_kernel
+from lengthwise.encoder.layers import LstmLayers
 from lengthwise.encoder.model import PackedEncoder
 from lengthwise.encoder.order import encode_longest_first
 from lengthwise.util.compat import copy_without
@@ -51,9 +53,17 @@ class StepwiseEncoder:
     """Computes the vectors of a `PackedEncoder` in float32 on the CPU.
 
     It works on a copy of the weights: later changes to the encoder have no effect.
+
+    Attributes:
+        fused_layers: the LSTM in the fused kernel, if that computes.
     """
 
-    def __init__(self, encoder: PackedEncoder) -> None:
+    def __init__(self, encoder: PackedEncoder, fused: bool | None = None) -> None:
+        """Prepare the weights.
+
+        Args:
+            fused: whether the fused kernel computes, where float32 suffices; by default where it runs.
+        """
         config = encoder.config
         self.config = config
         self._packed = encoder = copy.deepcopy(encoder).eval().to("cpu", torch.float32)
@@ -67,8 +77,9 @@ class StepwiseEncoder:
                 ]
                 for dtype in (torch.float32, torch.float64)
             )
+            self.fused_layers = _fused_layers(encoder) if (has_kernel() if fused is None else fused) else None
             self._tables: list[Tensor] | None = None
-            if 4 * config.vocab_size * 4 * config.state_dim <= TABLE_BYTES:
+            if self.fused_layers is None and 4 * config.vocab_size * 4 * config.state_dim <= TABLE_BYTES:
                 self._tables = [direction.input_gates(encoder.embedding.weight) for direction in self._layers[0]]
 
     def __call__(self, input_ids: NDArray[np.int64], lengths: NDArray[np.int64]) -> NDArray[np.float32]:
@@ -122,6 +133,8 @@ class StepwiseEncoder:
 
     def _pool(self, input_ids: NDArray[np.int64], lengths: NDArray[np.int64], exact: bool = False) -> Tensor:
         """float32[batch, pooled_dim], or float64 if exact, of rows sorted from longest to shortest."""
+        if self.fused_layers is not None and not exact:
+            return torch.from_numpy(self.fused_layers.pool(input_ids, lengths))
         layers = self._exact_layers if exact else self._layers
         times = np.arange(lengths[0])
         steps = len(lengths) - np.searchsorted(lengths[::-1], times, side="right")
@@ -162,6 +175,12 @@ class StepwiseEncoder:
             return [total.result()]
         mean = total.result(torch.from_numpy(lengths))
         return [mean, last] if pooling == "mean_last" else [mean]
+
+
+def _fused_layers(encoder: PackedEncoder) -> LstmLayers:
+    from lengthwise.encoder.fused import FusedDirection
+
+    return LstmLayers(encoder, FusedDirection)
 
 
 @dataclass(frozen=True, eq=False)

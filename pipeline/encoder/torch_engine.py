@@ -1,7 +1,8 @@
 """`TorchEngine`: a PackedEncoder as an `Engine`, on a CPU or a GPU.
 
-- On a CPU in float32 the step-wise encoder computes (`encoder.stepwise`), on a GPU cuDNN (`encoder.cuda`); on a CPU
-  in bfloat16 PyTorch's own LSTM, on batches whose lengths the plan keeps equal, as its fused kernel requires.
+- On a CPU in float32 the step-wise encoder computes (`encoder.stepwise`), in int8 the quantized one
+  (`encoder.quantized`), in bfloat16 PyTorch's own LSTM, on batches whose lengths the plan keeps equal, as its dense
+  kernel requires; on a GPU cuDNN (`encoder.cuda`).
 - Batches run in parallel on one thread each. Threads that share a product wait for each other at its end, which is up
   to ten times slower on a busy machine.
 - A batch that does not fit into memory is split (`encoder.oom`).
@@ -24,6 +25,7 @@ from lengthwise.encoder.checkpoint import load_checkpoint, weights_fingerprint
 from lengthwise.encoder.cuda import DTYPES, STREAM_SLOTS, convert_encoder, make_cuda_encoder
 from lengthwise.encoder.model import PackedEncoder
 from lengthwise.encoder.oom import split_on_oom
+from lengthwise.encoder.quantized import QuantizedEncoder
 from lengthwise.encoder.stepwise import StepwiseEncoder
 from lengthwise.errors import LengthwiseError
 from lengthwise.tokens.tokenizer import TextTokenizer
@@ -72,9 +74,13 @@ class TorchEngine:
         has_gpu = torch.cuda.is_available()
         if device == "cuda" and not has_gpu:
             raise LengthwiseError("the device is cuda, but PyTorch finds no GPU here; choose cpu or auto")
-        on_gpu = has_gpu and device != "cpu"
+        if precision == "int8" and device == "cuda":
+            raise LengthwiseError("the precision is int8, which is computed on a CPU only; choose cpu, or fp16 or bf16")
+        on_gpu = has_gpu and device != "cpu" and precision != "int8"
         if precision == "fp16" and not on_gpu:
-            raise LengthwiseError("the precision is fp16, which PyTorch computes on a GPU only; choose fp32 or bf16")
+            raise LengthwiseError(
+                "the precision is fp16, which PyTorch computes on a GPU only; choose fp32, bf16 or int8"
+            )
         if precision == "bf16" and not on_gpu and not cpu_has_bf16():
             log.warning("this CPU has no bfloat16 arithmetic: precision bf16 is slower here than fp32")
         self.device = torch.device("cuda", torch.cuda.current_device()) if on_gpu else torch.device("cpu")
@@ -82,7 +88,9 @@ class TorchEngine:
         self.config = encoder.config
         self.fingerprint = weights_fingerprint(encoder)
         self.costs = engine_costs("torch", precision, on_gpu=on_gpu)
-        self.reference = None if precision == "fp32" else TorchEngine(encoder, device, workers=workers)
+        self.reference: TorchEngine | None = None
+        if precision != "fp32":
+            self.reference = TorchEngine(encoder, "cpu" if precision == "int8" else device, workers=workers)
         self._threads = torch.get_num_threads()
         self._workers = workers or self._threads
         self._encode: Callable[[NDArray[np.int64], NDArray[np.int64]], NDArray[np.float32]]
@@ -93,6 +101,11 @@ class TorchEngine:
             self._encode, self._workers = on_device, on_device.slots + _EXTRA_THREADS
         elif precision == "fp32":
             self._encode = StepwiseEncoder(encoder)
+        elif precision == "int8":
+            exact = None if self.reference is None else self.reference._encode
+            like = exact.fused_layers if isinstance(exact, StepwiseEncoder) else None
+            self._encode = quantized = QuantizedEncoder(encoder, like=like)
+            self.name += "" if quantized.is_fused else " unfused"  # where some states are rounded the other way
         else:
             self._encoder = convert_encoder(encoder, self.device, DTYPES[precision])
             self._encode = self._run_in_bf16

@@ -113,6 +113,16 @@ def cpu_has_bf16() -> bool:
     return torch.backends.mkldnn.is_available() and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
+def cpu_has_vnni() -> bool:
+    """Whether oneDNN multiplies unsigned by signed 8 bits on this CPU without saturating sums of two products.
+
+    Why: it computes in int8 on any x86 CPU, but without VNNI through 16-bit sums, and has no public name for that.
+    """
+    import torch
+
+    return torch.backends.mkldnn.is_available() and bool(torch.cpu._is_vnni_supported())
+
+
 def load_scan() -> Callable[..., Any]:
     """The `scan` operator: `scan(step, init, xs, dim=0)` gives the last carry and the stacked outputs.
 

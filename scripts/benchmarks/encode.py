@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from lengthwise.cli.benchmarks.corpora import load_corpus
 from lengthwise.cli.benchmarks.harness import Result, alternate, median, ratios
 from lengthwise.cli.benchmarks.models import SHAPES, plain_loop, sentence_transformer
-from lengthwise.config import RunConfig
+from lengthwise.config import Precision, RunConfig
 from lengthwise.data.dataset import open_dataset
 from lengthwise.encoder.engine import encode_texts
 from lengthwise.encoder.model import PackedEncoder
@@ -58,6 +58,7 @@ def measure(shape_name: str, corpus: str, rows: int, runs: int) -> Result:
         best = _best_batch_size(model, texts)
         sides: dict[str, Callable[[], Any]] = {
             "ours fp32": lambda: encode_texts(texts, tokenizer, engine),
+            "ours int8": partial(encode_texts, texts, tokenizer, TorchEngine(encoder, precision="int8")),
             f"sentence-transformers, batch {best}": partial(
                 model.encode, texts, batch_size=best, show_progress_bar=False
             ),
@@ -85,7 +86,9 @@ def measure(shape_name: str, corpus: str, rows: int, runs: int) -> Result:
             ]
             + ([] if "ours bf16" in sides else [["ours bf16", NO_BF16, "", "", ""]]),
         )
-        _stage_shares(result, texts, tokenizer, encoder, Path(scratch), runs)
+        precisions: tuple[Precision, ...] = ("fp32", "int8")
+        for precision in precisions:
+            _stage_shares(result, texts, tokenizer, encoder, precision, Path(scratch), runs)
     return result
 
 
@@ -103,8 +106,9 @@ def _smallest_cosine(found: NDArray[np.float32], expected: NDArray[np.float32]) 
 class _TimedEngine(TorchEngine):
     """Sums the CPU time of its batches; `idle` returns zeros without running the LSTM."""
 
-    def __init__(self, encoder: PackedEncoder, *, idle: bool = False) -> None:
-        super().__init__(encoder)
+    def __init__(self, encoder: PackedEncoder, precision: Precision, *, idle: bool = False) -> None:
+        super().__init__(encoder, precision=precision)
+        self.reference = None  # no rows are encoded again
         self.seconds = 0.0
         self._lock = threading.Lock()
         if idle:
@@ -119,7 +123,13 @@ class _TimedEngine(TorchEngine):
 
 
 def _stage_shares(
-    result: Result, texts: Sequence[str], tokenizer: TextTokenizer, encoder: PackedEncoder, scratch: Path, runs: int
+    result: Result,
+    texts: Sequence[str],
+    tokenizer: TextTokenizer,
+    encoder: PackedEncoder,
+    precision: Precision,
+    scratch: Path,
+    runs: int,
 ) -> None:
     """Measure the CPU time of a run from parquet to parquet, and of one without tokenizer and LSTM."""
     pq.write_table(pa.table({"text": list(texts)}), scratch / "texts.parquet")
@@ -140,15 +150,15 @@ def _stage_shares(
 
     measured = []
     for _ in range(runs):
-        engine = _TimedEngine(encoder)
+        engine = _TimedEngine(encoder, precision)
         whole = seconds(engine)
         with mock.patch("lengthwise.run.shard.tokenize_texts", return_value=tokens):
-            rest = seconds(_TimedEngine(encoder, idle=True))
+            rest = seconds(_TimedEngine(encoder, precision, idle=True))
         measured.append((whole, engine.seconds, rest))
     whole, lstm, rest = (median([row[column] for row in measured]) for column in range(3))
     stages = {"LSTM and pooling": lstm, "tokenizer": whole - lstm - rest, "everything else": rest}
     result.table(
-        "CPU time of `encode_dataset`, parquet to parquet",
+        f"CPU time of `encode_dataset` in {precision}, parquet to parquet",
         ["stage", "seconds", "share"],
         [[name, f"{stage:.2f}", f"{stage / whole:.1%}"] for name, stage in stages.items()],
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from lengthwise.batching.plan import plan_batches, plan_in_order, report_plan
 from lengthwise.cli.benchmarks.corpora import load_corpus
 from lengthwise.cli.benchmarks.harness import Result, alternate, median, ratios
 from lengthwise.cli.benchmarks.models import SHAPES
+from lengthwise.cli.benchmarks.products import PRODUCT_ROWS, parallel_rate, recurrent_products
 from lengthwise.config import Precision
 from lengthwise.encoder.engine import Engine, encode_tokens
 from lengthwise.encoder.model import PackedEncoder
@@ -38,17 +39,20 @@ STEP_TIMES, STEP_REPEATS = 12, 9
 def measure(shape_name: str, corpora: tuple[str, ...], rows: int, runs: int) -> Result:
     """Measure rates on real lengths, then the time per step by the rows of a batch."""
     shape = SHAPES[shape_name]
-    precisions: list[Precision] = ["fp32", "bf16"] if cpu_has_bf16() else ["fp32"]
+    precisions: list[Precision] = ["fp32", "int8", "bf16"] if cpu_has_bf16() else ["fp32", "int8"]
     result = Result("kernel")
-    table = []
+    table, rates = [], []
     for corpus in corpora:
         texts, tokenizer = load_corpus(corpus, rows)
         encoder = shape.encoder(tokenizer.vocab_size)
         tokens = tokenize_texts(texts, tokenizer)
         for precision in precisions:
-            table.append([corpus, precision, *_compare_with_limit(encoder, tokens, precision, runs)])
+            rate, cells = _compare_with_limit(encoder, tokens, precision, runs)
+            rates.append((corpus, precision, rate))
+            table.append([corpus, precision, *cells])
     result.table(
-        f"{shape}, ids to vectors. The limit is one dense nn.LSTM on rows of equal length, at its best batch size",
+        f"{shape}, ids to vectors. The limit is one dense nn.LSTM on rows of equal length, at its best batch size"
+        " (in float32 beside int8)",
         [
             "corpus",
             "precision",
@@ -62,14 +66,34 @@ def measure(shape_name: str, corpora: tuple[str, ...], rows: int, runs: int) -> 
         ],
         table,
     )
+    _products(result, encoder, {precision: rate for _, precision, rate in rates})
     _steps(result, encoder, tokenizer)
     return result
 
 
-def _compare_with_limit(encoder: PackedEncoder, tokens: RaggedTokens, precision: Precision, runs: int) -> list[str]:
-    """The table's cells for one corpus: rates, their ratios, padding."""
+def _products(result: Result, encoder: PackedEncoder, rates: Mapping[Precision, float]) -> None:
+    """Compare the rates of the last corpus with what the recurrent products alone would allow."""
+    config, workers = encoder.config, torch.get_num_threads()
+    operations = 2 * 4 * config.hidden_size * config.hidden_size * config.directions  # per token
+    rows = []
+    for precision, ours in rates.items():
+        for name, product in recurrent_products(config.hidden_size, precision).items():
+            limit = parallel_rate(product, workers) / operations
+            per_core = f"{limit * operations / workers / 1e9:,.0f}"
+            rows.append([precision, name, per_core, f"{limit:,.0f}", f"{ours:,.0f}", f"{ours / limit:.2f}"])
+    result.table(
+        f"Recurrent products alone, {PRODUCT_ROWS} rows, {workers} threads with a product each",
+        ["precision", "product", "GFLOP/s per core", "limit, tokens/s", "ours, tokens/s", "share of the limit"],
+        rows,
+    )
+
+
+def _compare_with_limit(
+    encoder: PackedEncoder, tokens: RaggedTokens, precision: Precision, runs: int
+) -> tuple[float, list[str]]:
+    """Our tokens per second on one corpus, and the table's cells: rates, their ratios, padding."""
     engine, lstm = TorchEngine(encoder, precision=precision), copy.deepcopy(encoder.lstm)
-    lstm.to(torch.float32 if precision == "fp32" else torch.bfloat16)
+    lstm.to(torch.bfloat16 if precision == "bf16" else torch.float32)
     lengths = tokens.lengths
     length = max(1, round(float(lengths.mean())))
     some = np.cumsum(lengths).searchsorted(LIMIT_TOKENS) + 1
@@ -88,7 +112,7 @@ def _compare_with_limit(encoder: PackedEncoder, tokens: RaggedTokens, precision:
     each = {name: [second / read[name] for second in of_side] for name, of_side in seconds.items()}
     best = min(map(str, LIMIT_ROWS), key=lambda name: median(each[name]))
     costs = engine.costs
-    return [
+    return 1 / median(each["ours"]), [
         f"{len(tokens.values):,}",
         f"{1 / median(each['ours']):,.0f}",
         f"{1 / median(each[best]):,.0f} (batch {best})",
@@ -125,7 +149,11 @@ def _steps(result: Result, encoder: PackedEncoder, tokenizer: TextTokenizer) -> 
     """Measure microseconds per step by the rows of a batch, on one thread, and fit a line."""
     with tempfile.TemporaryDirectory() as scratch:
         onnx = OnnxEngine(build_artifact(encoder, tokenizer, Path(scratch) / "artifact", variants=()))
-    engines: dict[str, Engine] = {"step-wise": TorchEngine(encoder), "onnxruntime": onnx}
+    engines: dict[str, Engine] = {
+        "step-wise": TorchEngine(encoder),
+        "step-wise, int8": TorchEngine(encoder, precision="int8"),
+        "onnxruntime": onnx,
+    }
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     table = []

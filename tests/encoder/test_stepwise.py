@@ -18,7 +18,9 @@ from numpy.typing import NDArray
 
 from helpers.paths import ROOT
 from lengthwise.config import EncoderConfig, Pooling
+from lengthwise.encoder import layers as lstm_layers
 from lengthwise.encoder import stepwise
+from lengthwise.encoder.kernel import has_kernel
 from lengthwise.encoder.model import PackedEncoder, seeded_encoder
 from lengthwise.encoder.stepwise import StepwiseEncoder
 
@@ -26,6 +28,17 @@ VOCABULARY = 30
 POOLINGS = get_args(Pooling)
 SHAPES = list(itertools.product((1, 2, 3), (False, True), POOLINGS))
 OUTSIDE = 1_000_000  # an id that no vocabulary here has, so that reading it is an error
+
+
+@pytest.fixture(autouse=True, params=["PyTorch", "fused"])
+def _kernel(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each test runs with PyTorch's kernels, and with the fused one where that runs."""
+    if request.param == "fused" and not has_kernel():
+        pytest.skip("this CPU has no AVX2, or llvmlite is not installed")
+    monkeypatch.setattr(stepwise, "has_kernel", lambda: request.param == "fused")
+
+
+WITHOUT_KERNEL = pytest.mark.parametrize("_kernel", ["PyTorch"], indirect=True)
 
 
 def make_encoder(**shape: Any) -> PackedEncoder:
@@ -121,12 +134,14 @@ def test_table_per_batch_gives_the_same_vectors(
     batch = batch_of([7, 3, 12, 1])
     whole = StepwiseEncoder(encoder)
     monkeypatch.setattr(stepwise, "TABLE_BYTES", 0)
+    monkeypatch.setattr(lstm_layers, "TABLE_BYTES", 0)
     by_batch = StepwiseEncoder(encoder)
-    assert whole._tables is not None
-    assert by_batch._tables is None
+    assert (whole.fused_layers or whole)._tables is not None
+    assert (by_batch.fused_layers or by_batch)._tables is None
     np.testing.assert_allclose(by_batch(*batch), whole(*batch), atol=1e-7, rtol=0)
 
 
+@WITHOUT_KERNEL
 def test_padding_is_not_computed(monkeypatch: pytest.MonkeyPatch) -> None:
     rows: list[int] = []
     original = stepwise._fill_from_table
@@ -195,6 +210,7 @@ def test_steps_are_in_reading_order(reverse: bool, rows: list[int]) -> None:
 
 
 @pytest.mark.slow
+@WITHOUT_KERNEL  # its process has the kernel where that runs
 @pytest.mark.parametrize("size", [1.0, 0.01])
 def test_memory_of_a_long_text_is_that_of_its_ids(size: float) -> None:
     """Also for short vectors, which are computed twice: the states alone would be 20 MB."""

@@ -56,9 +56,13 @@ def test_missing_device_or_precision_is_refused(encoder: PackedEncoder, monkeypa
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(LengthwiseError, match=r"the device is cuda.*cpu or auto"):
         TorchEngine(encoder, "cuda")
-    with pytest.raises(LengthwiseError, match=r"the precision is fp16.*fp32 or bf16"):
+    with pytest.raises(LengthwiseError, match=r"the precision is fp16.*fp32, bf16 or int8"):
         TorchEngine(encoder, "auto", "fp16")
     assert TorchEngine(encoder, "auto").device.type == "cpu"
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    with pytest.raises(LengthwiseError, match=r"the precision is int8.*CPU only; choose cpu"):
+        TorchEngine(encoder, "cuda", "int8")
+    assert TorchEngine(encoder, "auto", "int8").device.type == "cpu"
 
 
 @pytest.fixture

@@ -115,6 +115,11 @@ def test_bf16_support_has_no_public_name() -> None:
     assert not names, REMOVE
 
 
+def test_vnni_support_has_no_public_name() -> None:
+    assert isinstance(compat.cpu_has_vnni(), bool)
+    assert not [name for name in dir(torch.cpu) if "vnni" in name and not name.startswith("_")], REMOVE
+
+
 class Lstm(nn.Module):
     def __init__(self) -> None:
         super().__init__()

@@ -1,0 +1,238 @@
+"""`FusedDirection`: one direction of an LSTM in the fused kernel, in float32 or int8; and products and means beside it.
+
+- A row's states have the same bits in any batch: integer sums are exact, float32 sums have one order, and every row
+  begins at step 0 in both directions (a reverse direction reads the row from its end).
+- Weights are laid out as the kernel reads them: a panel is as many units as a vector has lanes, and holds the weights
+  of their four gates side by side. Units are filled up to whole panels; the further ones are always zero.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+
+from lengthwise.encoder.int8 import STATE_SCALE, quantize_rows
+from lengthwise.encoder.kernel import aligned_empty, choose_spec, compiled
+from lengthwise.encoder.layers import Output
+from lengthwise.encoder.packed import PackedIds
+
+LOG2_E = 1.4426950408889634
+_ROWS_PER_PRODUCT = 512  # of a table: with the weights of a panel they fit into the cache
+
+
+class FusedLinear:
+    """Rows of float32 times weights, plus a bias: the bits of a row do not depend on the other rows."""
+
+    def __init__(self, weight: NDArray[np.floating], bias: NDArray[np.floating] | None = None) -> None:
+        """Prepare the weights, [outputs, inputs], and the bias, [outputs]."""
+        self._kernel = compiled(choose_spec("fp32"))
+        width = 4 * self._kernel.spec.lanes
+        self._outputs, inputs = weight.shape
+        padded = np.zeros((-(-self._outputs // width) * width, inputs), np.float32)
+        padded[: self._outputs] = weight
+        self._weights = _aligned(padded.reshape(-1, 4, self._kernel.spec.lanes, inputs).transpose(0, 3, 1, 2))
+        self._bias = aligned_empty((len(padded),), np.float32)
+        self._bias[:] = 0
+        if bias is not None:
+            self._bias[: self._outputs] = bias
+
+    def __call__(self, rows: NDArray[np.float32]) -> NDArray[np.float32]:
+        """float32[rows, inputs] to float32[rows, outputs], on one thread."""
+        rows = np.ascontiguousarray(rows, np.float32)
+        products = aligned_empty((len(rows), len(self._bias)), np.float32)
+        for start in range(0, len(rows), _ROWS_PER_PRODUCT):
+            part = rows[start : start + _ROWS_PER_PRODUCT]
+            self._kernel.multiply(
+                rows=len(part),
+                panels=len(self._weights),
+                input_groups=part.shape[1],
+                input_stride=part.strides[0],
+                inputs=part,
+                weights=self._weights,
+                bias=self._bias,
+                outputs=products[start:],
+            )
+        return products[:, : self._outputs]
+
+
+class FusedMean:
+    """Means of token embeddings: the bits of a row do not depend on the other rows."""
+
+    def __init__(self, embedding: NDArray[np.float32]) -> None:
+        """Prepare the embeddings, [tokens, width]."""
+        self._kernel = compiled(choose_spec("fp32"))
+        lanes = self._kernel.spec.lanes
+        self._width = embedding.shape[1]
+        self._table = _aligned(np.pad(embedding, [(0, 0), (0, -self._width % lanes)]))
+
+    def __call__(self, input_ids: NDArray[np.int64], lengths: NDArray[np.int64]) -> NDArray[np.float32]:
+        """int64[rows, sequence], right-padded, and int64[rows], at least 1, to float32[rows, width]."""
+        input_ids = np.ascontiguousarray(input_ids, np.int64)
+        means = aligned_empty((len(input_ids), self._table.shape[1]), np.float32)
+        self._kernel.average(
+            rows=len(input_ids),
+            vectors=self._table.shape[1] // self._kernel.spec.lanes,
+            table=self._table,
+            ids=input_ids,
+            ids_stride=input_ids.strides[0],
+            lengths=np.ascontiguousarray(lengths, np.int64),
+            outputs=means,
+        )
+        return means[:, : self._width]
+
+
+class FusedDirection:
+    """One direction of one layer, laid out as the kernel reads it.
+
+    Attributes:
+        bias: float32[1, panels, 4, lanes], a table for any token.
+    """
+
+    def __init__(
+        self,
+        weights: dict[str, NDArray[np.float64]],
+        suffix: str,
+        outputs: frozenset[Output],
+        precision: Literal["fp32", "int8"] = "fp32",
+    ) -> None:
+        """Prepare the weights whose names end in `suffix`.
+
+        Args:
+            weights: of an nn.LSTM.
+            outputs: what is kept of the states.
+        """
+        is_stacked = not suffix.startswith("_l0")
+        self._outputs = outputs
+        spec = choose_spec(precision, self._outputs, stacked=is_stacked)
+        self._kernel, self._spec = compiled(spec), spec
+        bias = _by_panel(weights["bias_ih" + suffix] + weights["bias_hh" + suffix], spec.lanes)
+        inputs, states = (_by_panel(weights[name + suffix], spec.lanes) for name in ("weight_ih", "weight_hh"))
+        self._panels, self._hidden_size = len(bias), len(weights["bias_ih" + suffix]) // 4
+        states = self._pad_inputs(states)
+        self.bias = _aligned(bias[None, ..., 0], np.float32)
+        self._linear: FusedLinear | None = None
+        if is_stacked:
+            inputs = self._pad_inputs(inputs)
+        else:
+            self._linear = FusedLinear(inputs.reshape(-1, inputs.shape[-1]), bias.reshape(-1))
+            inputs = inputs[..., :0]
+        self._prepare_products(inputs, states)
+
+    @property
+    def table_width(self) -> int:
+        """Values per row of a table."""
+        return self.bias.size
+
+    def multiply_inputs(self, embedding: NDArray[np.float32]) -> NDArray[np.float32]:
+        """float32[tokens, table_width], see `layers.Direction`."""
+        if self._linear is None:
+            raise ValueError("only the first layer reads embeddings")
+        return self._linear(embedding)
+
+    def room_for_states(self, tokens: int, directions: int) -> NDArray[Any] | None:
+        """[tokens, directions * hidden] of operands, see `layers.Direction`."""
+        return aligned_empty((tokens, directions * self._hidden), self._spec.operand) if self._stores else None
+
+    def run(
+        self,
+        batch: PackedIds,
+        number: int,
+        table: NDArray[np.float32],
+        ids: NDArray[np.int32],
+        below: NDArray[Any] | None,
+        stored: NDArray[Any] | None,
+    ) -> dict[str, NDArray[Any]]:
+        """Run a batch, see `layers.Direction`."""
+        rows, hidden, spec = int(batch.steps[0]), self._hidden, self._spec
+        shape = (rows, hidden)
+        outputs: dict[str, NDArray[Any]] = {}
+        arguments: dict[str, NDArray[Any] | int] = {}
+        if "sum" in self._outputs:
+            outputs["sum"] = arguments["sums"] = _filled(shape, np.float64, 0)
+            arguments["partial_sums"] = _filled(shape, np.float32, 0)
+        if "max" in self._outputs:
+            outputs["max"] = arguments["maxima"] = _filled(shape, np.float32, -np.inf)
+        if "last" in self._outputs:
+            outputs["last"] = arguments["lasts"] = aligned_empty(shape, np.float32)
+        if stored is not None:
+            arguments.update(stored=stored[:, number * hidden :], stored_stride=stored.strides[0])
+        if below is not None:
+            arguments.update(inputs=below, input_stride=below.strides[0])
+        self._kernel.run(
+            steps=batch.steps,
+            step_count=len(batch.steps),
+            ids=ids,
+            positions=batch.positions[number],
+            table=table,
+            table_stride=4 * self.table_width,
+            panels=self._panels,
+            states=aligned_empty(shape, spec.operand),
+            next_states=aligned_empty(shape, spec.operand),
+            cells=_filled(shape, np.float32, 0),
+            **self._products,
+            **arguments,
+        )
+        return outputs
+
+    @property
+    def _hidden(self) -> int:
+        """hidden_size, rounded up to whole panels; the further units are always zero."""
+        return self._panels * self._spec.lanes
+
+    @property
+    def _stores(self) -> bool:
+        return "states" in self._outputs
+
+    def _pad_inputs(self, weights: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Zeros for the inputs from further units: [..., directions * hidden_size] to [..., directions * hidden]."""
+        size = self._hidden_size
+        directions = weights.shape[-1] // size
+        split = weights.reshape(*weights.shape[:-1], directions, size)
+        padding = [(0, 0)] * (split.ndim - 1) + [(0, self._hidden - size)]
+        return np.pad(split, padding).reshape(*weights.shape[:-1], directions * self._hidden)
+
+    def _prepare_products(self, inputs: NDArray[np.float64], states: NDArray[np.float64]) -> None:
+        """Lay out the weights of both products, [panels, 4, lanes, operands], in int8 with one scale per row."""
+        spec = self._spec
+        both = np.concatenate([inputs, states], axis=-1)
+        products: dict[str, NDArray[Any] | int] = {}
+        if spec.arithmetic != "float32":
+            both, scales = quantize_rows(both)
+            sums = -spec.zero * both.cumsum(axis=-1)
+            split = inputs.shape[-1]
+            from_inputs = sums[..., split - 1] if split else np.zeros_like(scales)
+            products["scales"] = _aligned(scales / STATE_SCALE, np.float32)
+            products["offsets"] = _aligned(sums[..., -1], np.int32)
+            products["input_offsets"] = _aligned(from_inputs, np.int32)
+        for name, weights in (("input", both[..., : inputs.shape[-1]]), ("state", both[..., inputs.shape[-1] :])):
+            groups = weights.shape[-1] // spec.group
+            by_group = weights.reshape(*weights.shape[:-1], groups, spec.group).transpose(0, 3, 1, 2, 4)
+            products[f"{name}_groups"], products[f"{name}_weights"] = groups, _aligned(by_group, spec.weight)
+        self._products = products
+
+
+def _by_panel(rows: NDArray[np.float64], lanes: int) -> NDArray[np.float64]:
+    """Rows of gates i, f, g, o, [4 * hidden_size, ...], as the kernel has them: [panels, 4, lanes, columns].
+
+    Gates are ordered i, f, o, g, the first three times -log2(e). Further units are zero.
+    """
+    i, f, g, o = np.split(rows.reshape(len(rows), -1), 4)
+    ordered = np.stack([-LOG2_E * i, -LOG2_E * f, -LOG2_E * o, g])
+    panels = -(-ordered.shape[1] // lanes)
+    padded = np.pad(ordered, [(0, 0), (0, panels * lanes - ordered.shape[1]), (0, 0)])
+    return padded.reshape(4, panels, lanes, -1).transpose(1, 0, 2, 3)
+
+
+def _aligned(values: NDArray[Any], dtype: DTypeLike = np.float32) -> NDArray[Any]:
+    """A contiguous copy that begins at a cache line."""
+    copied = aligned_empty(values.shape, dtype)
+    copied[...] = values
+    return copied
+
+
+def _filled(shape: tuple[int, ...], dtype: DTypeLike, value: float) -> NDArray[Any]:
+    array = aligned_empty(shape, dtype)
+    array.fill(value)
+    return array

@@ -1,0 +1,144 @@
+"""The fused LSTM kernel compiled for the CPU that it runs on.
+
+- LLVM compiles a kernel in about 0.2 s, when the encoder is made, for this CPU's instructions; nothing is written to a
+  disk. It comes with llvmlite (`lengthwise[fast]`). Where that or AVX2 is missing, PyTorch computes instead.
+- A call releases the GIL and uses no thread but the caller's.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import threading
+from collections.abc import Set
+from functools import cache, lru_cache
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+
+if TYPE_CHECKING:
+    from lengthwise.encoder.kernel_code import Arithmetic, KernelSpec
+    from lengthwise.encoder.layers import Output
+
+CACHE_LINE = 64  # bytes
+_compiling = threading.Lock()
+
+
+class Kernel:
+    """A compiled kernel.
+
+    Attributes:
+        spec: what it computes.
+    """
+
+    def __init__(self, spec: KernelSpec, cpu: str | None = None, features: str | None = None) -> None:
+        """Compile it.
+
+        Args:
+            cpu, features: in LLVM's terms; by default those of this machine.
+        """
+        import llvmlite.binding as llvm
+
+        from lengthwise.encoder.kernel_code import AVERAGE_ARGUMENTS, MULTIPLY_ARGUMENTS, RUN_ARGUMENTS, kernel_code
+
+        self.spec = spec
+        with _compiling:
+            llvm.initialize_native_target()
+            llvm.initialize_native_asmprinter()
+            machine = llvm.Target.from_default_triple().create_target_machine(
+                cpu=llvm.get_host_cpu_name() if cpu is None else cpu,
+                features=llvm.get_host_cpu_features().flatten() if features is None else features,
+                opt=2,
+            )
+            module = llvm.parse_assembly(kernel_code(spec))
+            module.verify()
+            self._engine = llvm.create_mcjit_compiler(module, machine)
+            self._engine.finalize_object()
+        further = {"multiply": MULTIPLY_ARGUMENTS, "average": AVERAGE_ARGUMENTS}
+        self._functions = {"run": RUN_ARGUMENTS, **(further if spec.multiplies else {})}
+
+    def run(self, **arguments: NDArray[Any] | int) -> None:
+        """Run a packed batch through one direction of one layer.
+
+        Args:
+            arguments: of `kernel_code.RUN_ARGUMENTS`; those that the kernel does not use may be left out.
+        """
+        self._call("run", arguments)
+
+    def multiply(self, **arguments: NDArray[Any] | int) -> None:
+        """Multiply rows of float32 by weights, and add a bias.
+
+        Args:
+            arguments: all of `kernel_code.MULTIPLY_ARGUMENTS`.
+        """
+        self._call("multiply", arguments)
+
+    def average(self, **arguments: NDArray[Any] | int) -> None:
+        """Average entries of a table.
+
+        Args:
+            arguments: all of `kernel_code.AVERAGE_ARGUMENTS`.
+        """
+        self._call("average", arguments)
+
+    def _call(self, name: str, arguments: dict[str, NDArray[Any] | int]) -> None:
+        names = self._functions[name]
+        unknown = sorted(arguments.keys() - set(names))
+        if unknown:
+            raise TypeError(f"the kernel has no arguments {unknown}")
+        values = [arguments.get(known, 0) for known in names]
+        addresses = [value if isinstance(value, int) else value.ctypes.data for value in values]
+        function = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(self._engine.get_function_address(name))
+        function((ctypes.c_int64 * len(addresses))(*addresses))
+
+
+@cache
+def compiled(spec: KernelSpec) -> Kernel:
+    """The kernel, compiled once per process."""
+    return Kernel(spec)
+
+
+@lru_cache(maxsize=1)
+def cpu_features() -> frozenset[str]:
+    """What this CPU can do, in LLVM's terms; empty without llvmlite."""
+    if find_spec("llvmlite") is None:
+        return frozenset()
+    import llvmlite.binding as llvm
+
+    return frozenset(name for name, has in llvm.get_host_cpu_features().items() if has)
+
+
+def has_kernel(features: Set[str] | None = None) -> bool:
+    """Whether the kernel runs here: llvmlite is installed, and the CPU has AVX2 and FMA."""
+    return {"avx2", "fma"} <= (cpu_features() if features is None else features)
+
+
+def choose_spec(
+    precision: Literal["fp32", "int8"],
+    outputs: Set[Output] = frozenset(),
+    *,
+    stacked: bool = False,
+    features: Set[str] | None = None,
+) -> KernelSpec:
+    """The kernel that is fastest on a CPU.
+
+    Args:
+        features: of the CPU, in LLVM's terms; by default this one's.
+    """
+    from lengthwise.encoder.kernel_code import KernelSpec
+
+    features = cpu_features() if features is None else features
+    is_wide = {"avx512f", "avx512bw", "avx512dq", "avx512vl"} <= features
+    has_vnni = "avx512vnni" in features if is_wide else "avxvnni" in features
+    arithmetic: Arithmetic = "float32" if precision == "fp32" else "vnni" if has_vnni else "int16"
+    # 4 sums per row, 4 weights and one operand: 29 of 32 registers; with AVX2 weights are read from memory, 13 of 16.
+    return KernelSpec(arithmetic, 16 if is_wide else 8, 6 if is_wide else 3, frozenset(outputs), stacked)
+
+
+def aligned_empty(shape: tuple[int, ...], dtype: DTypeLike) -> NDArray[Any]:
+    """An uninitialised array that begins at a cache line, so that no vector lies in two."""
+    size = int(np.prod(shape)) * np.dtype(dtype).itemsize
+    memory = np.empty(size + CACHE_LINE, np.uint8)
+    start = -memory.ctypes.data % CACHE_LINE
+    return memory[start : start + size].view(dtype).reshape(shape)

@@ -1,0 +1,157 @@
+"""`LstmLayers`: from packed ids to pooled states, through all layers and directions of an LSTM.
+
+- What a token adds to the gates of the first layer depends on the token alone: it is read from a table with a row per
+  token, in float32. Where the table would exceed `TABLE_BYTES`, it is made for the tokens of each batch.
+- States are pooled as they are computed, so the memory of a long text is that of its ids. Only layers below another
+  store theirs.
+- How a direction computes is its own: with the fused kernel (`encoder.fused`), or without (`encoder.int8`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lengthwise.encoder.packed import PackedIds
+
+if TYPE_CHECKING:
+    from lengthwise.encoder.model import PackedEncoder
+
+TABLE_BYTES = 512 * 2**20
+Output = Literal["sum", "max", "last", "states"]
+ALL_STATES: frozenset[Output] = frozenset({"states"})
+OUTPUTS: Mapping[str, frozenset[Output]] = {
+    "mean": frozenset({"sum"}),
+    "sum": frozenset({"sum"}),
+    "max": frozenset({"max"}),
+    "last": frozenset({"last"}),
+    "mean_last": frozenset({"sum", "last"}),
+}
+
+
+class Direction(Protocol):
+    """One direction of one layer.
+
+    Attributes:
+        bias: float32[1, ...], of `table_width` values: a table for any token.
+        table_width: values per row of a table.
+    """
+
+    @property
+    def bias(self) -> NDArray[np.float32]: ...  # noqa: D102
+    @property
+    def table_width(self) -> int: ...  # noqa: D102
+
+    def multiply_inputs(self, embedding: NDArray[np.float32]) -> NDArray[np.float32]:
+        """What these embeddings, float32[tokens, features], add to the gates: float32[tokens, table_width].
+
+        Only of the first layer.
+        """
+
+    def room_for_states(self, tokens: int, directions: int) -> NDArray[Any] | None:
+        """Where the directions of a layer store the states of all tokens, [tokens, ...], if they do."""
+
+    def run(
+        self,
+        batch: PackedIds,
+        number: int,
+        table: NDArray[np.float32],
+        ids: NDArray[np.int32],
+        below: NDArray[Any] | None,
+        stored: NDArray[Any] | None,
+    ) -> dict[str, NDArray[Any]]:
+        """Run a batch.
+
+        Args:
+            number: of the direction, 0 or 1.
+            table: float32[entries, table_width].
+            ids: int32[tokens], the table's entry for each token in this direction's order.
+            below: the states of the layer below.
+            stored: from `room_for_states`.
+
+        Returns:
+            The outputs but the states, by name: [rows, at least hidden], float64 for the sum, else float32.
+        """
+
+
+MakeDirection = Callable[[dict[str, NDArray[np.float64]], str, frozenset[Output]], Direction]
+
+
+class LstmLayers:
+    """Pools the states of packed batches.
+
+    It works on a copy of the LSTM's weights.
+    """
+
+    def __init__(self, encoder: PackedEncoder, make_direction: MakeDirection, like: LstmLayers | None = None) -> None:
+        """Prepare the weights.
+
+        Args:
+            encoder: in float32 on the CPU; its embeddings are not copied.
+            make_direction: prepares one direction of one layer.
+            like: layers of the same encoder with the same kind of tables, which are then used too.
+        """
+        config = self._config = encoder.config
+        weights = {name: value.detach().numpy().astype(np.float64) for name, value in encoder.lstm.named_parameters()}
+        self._embedding: NDArray[np.float32]
+        self._embedding = encoder.embedding.weight.detach().numpy() if like is None else like._embedding
+        top, suffixes = config.num_layers - 1, ("", "_reverse")[: config.directions]
+        self._layers = [
+            [
+                make_direction(weights, f"_l{layer}{suffix}", OUTPUTS[config.pooling] if layer == top else ALL_STATES)
+                for suffix in suffixes
+            ]
+            for layer in range(config.num_layers)
+        ]
+        self._tables: list[NDArray[np.float32]] | None = None
+        if 4 * config.vocab_size * sum(direction.table_width for direction in self._layers[0]) <= TABLE_BYTES:
+            self._tables = self._make_tables(self._embedding) if like is None else like._tables
+
+    def pool(self, input_ids: NDArray[np.int64], lengths: NDArray[np.int64]) -> NDArray[np.float32]:
+        """One state per row.
+
+        Args:
+            input_ids: int64[batch, sequence], right-padded.
+            lengths: int64[batch], from 1 to sequence, in descending order.
+
+        Returns:
+            float32[batch, state_dim]; under mean_last the means, then the last states, float32[batch, 2 * state_dim].
+        """
+        batch = PackedIds.pack(input_ids, lengths, self._config.directions)
+        first, *upper = self._layers
+        tables, ids = self._tables, batch.ids
+        if tables is None:
+            distinct, inverse = np.unique(ids[0], return_inverse=True)
+            tables = self._make_tables(self._embedding[distinct])
+            ids = [inverse.astype(np.int32)[positions] for positions in batch.positions]
+        states = first[0].room_for_states(len(ids[0]), len(first))
+        results = [
+            direction.run(batch, number, table, ids[number], None, states)
+            for number, (direction, table) in enumerate(zip(first, tables, strict=True))
+        ]
+        no_ids = np.zeros_like(ids[0])
+        for layer in upper:
+            below, states = states, layer[0].room_for_states(len(no_ids), len(layer))
+            results = [
+                direction.run(batch, number, direction.bias, no_ids, below, states)
+                for number, direction in enumerate(layer)
+            ]
+        return self._join(results, lengths)
+
+    def _make_tables(self, embedding: NDArray[np.float32]) -> list[NDArray[np.float32]]:
+        """What tokens add to the gates of the first layer: float32[tokens, table_width] per direction."""
+        return [direction.multiply_inputs(embedding) for direction in self._layers[0]]
+
+    def _join(self, results: Sequence[dict[str, NDArray[Any]]], lengths: NDArray[np.int64]) -> NDArray[np.float32]:
+        """The directions side by side."""
+        pooling, hidden = self._config.pooling, self._config.hidden_size
+        if pooling in ("mean", "mean_last"):
+            for result in results:
+                result["sum"] = result["sum"] / lengths[:, None]
+        names = ("sum", "last") if pooling == "mean_last" else tuple(OUTPUTS[pooling])
+        return np.concatenate(
+            [result[name][:, :hidden] for name in names for result in results], axis=1, dtype=np.float32
+        )

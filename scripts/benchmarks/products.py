@@ -1,0 +1,72 @@
+"""What a CPU's recurrent products allow: PyTorch's and oneDNN's, one thread each on all cores."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from functools import partial
+
+import torch
+
+from lengthwise.config import Precision
+from lengthwise.util.threads import parallel_map
+
+PRODUCT_ROWS = 256
+_SECONDS = 0.3
+
+Product = Callable[[], object]
+
+
+def recurrent_products(hidden: int, precision: Precision) -> dict[str, Product]:
+    """Products of PRODUCT_ROWS states with the recurrent weights, [hidden] to [4 * hidden], by name."""
+    states, weight = torch.rand(PRODUCT_ROWS, hidden), torch.rand(4 * hidden, hidden)
+    if precision == "int8":
+        return {"oneDNN, 8 bits": _onednn_int8(states, weight)}
+    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+    states, weight = states.to(dtype), weight.to(dtype)
+    return {
+        "torch.mm": partial(torch.mm, states, weight.t().contiguous()),
+        "oneDNN, prepacked": _onednn_linear(states, weight),
+    }
+
+
+def parallel_rate(product: Product, workers: int) -> float:
+    """Operations per second of workers that each run a product of `recurrent_products` on one thread."""
+
+    def count(_: int) -> float:
+        with torch.inference_mode():
+            product()
+            began, done = time.perf_counter(), 0
+            while (passed := time.perf_counter() - began) < _SECONDS:
+                product()
+                done += 1
+        return done / passed
+
+    threads = torch.get_num_threads()
+    try:
+        products = sum(parallel_map(count, range(workers), workers, partial(torch.set_num_threads, 1)))
+    finally:
+        torch.set_num_threads(threads)
+    return products * _operations(product)
+
+
+def _operations(product: Product) -> int:
+    with torch.inference_mode():
+        result = product()
+    rows, outputs = result.shape  # type: ignore[attr-defined]
+    return 2 * rows * outputs * (outputs // 4)
+
+
+def _onednn_linear(states: torch.Tensor, weight: torch.Tensor) -> Product:
+    packed = torch.ops.mkldnn._reorder_linear_weight(weight, len(states))
+    return partial(torch.ops.mkldnn._linear_pointwise, states, packed, None, "none", [], "")
+
+
+def _onednn_int8(states: torch.Tensor, weight: torch.Tensor) -> Product:
+    operands = (states * 255).to(torch.uint8)
+    packed = torch.ops.onednn.qlinear_prepack((weight * 127).to(torch.int8), None)
+    scales, zeros = torch.ones(len(weight)), torch.zeros(len(weight), dtype=torch.int32)
+    return partial(
+        torch.ops.onednn.qlinear_pointwise,
+        *(operands, 1.0, 128, packed, scales, zeros, None, 1.0, 0, torch.float32, "none", [], ""),
+    )
