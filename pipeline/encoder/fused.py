@@ -1,4 +1,4 @@
-"""`FusedDirection`: one direction of an LSTM in the fused kernel, in float32 or int8; and products and means beside it.
+"""`FusedDirection`: one direction of an LSTM in the fused kernel; and the products and means beside it.
 
 - A row's states have the same bits in any batch: integer sums are exact, float32 sums have one order, and every row
   begins at step 0 in both directions (a reverse direction reads the row from its end).
@@ -8,13 +8,13 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from lengthwise.encoder.int8 import STATE_SCALE, quantize_rows
-from lengthwise.encoder.kernel import aligned_empty, choose_spec, compiled
+from lengthwise.encoder.kernel import KernelPrecision, aligned_empty, choose_spec, compiled
 from lengthwise.encoder.layers import Output
 from lengthwise.encoder.packed import PackedIds
 
@@ -95,7 +95,7 @@ class FusedDirection:
         weights: dict[str, NDArray[np.float64]],
         suffix: str,
         outputs: frozenset[Output],
-        precision: Literal["fp32", "int8"] = "fp32",
+        precision: KernelPrecision = "fp32",
     ) -> None:
         """Prepare the weights whose names end in `suffix`.
 
@@ -198,7 +198,9 @@ class FusedDirection:
         spec = self._spec
         both = np.concatenate([inputs, states], axis=-1)
         products: dict[str, NDArray[Any] | int] = {}
-        if spec.arithmetic != "float32":
+        if spec.arithmetic == "bfloat16":
+            both = _bfloat16_bits(both)
+        elif spec.is_integer:
             both, scales = quantize_rows(both)
             sums = -spec.zero * both.cumsum(axis=-1)
             split = inputs.shape[-1]
@@ -223,6 +225,12 @@ def _by_panel(rows: NDArray[np.float64], lanes: int) -> NDArray[np.float64]:
     panels = -(-ordered.shape[1] // lanes)
     padded = np.pad(ordered, [(0, 0), (0, panels * lanes - ordered.shape[1]), (0, 0)])
     return padded.reshape(4, panels, lanes, -1).transpose(1, 0, 2, 3)
+
+
+def _bfloat16_bits(values: NDArray[np.float64]) -> NDArray[np.uint16]:
+    """The nearest bfloat16, ties to even: its bits."""
+    bits = values.astype(np.float32).view(np.uint32)
+    return ((bits + (0x7FFF + (bits >> 16 & 1))) >> 16).astype(np.uint16)
 
 
 def _aligned(values: NDArray[Any], dtype: DTypeLike = np.float32) -> NDArray[Any]:

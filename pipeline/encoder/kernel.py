@@ -21,7 +21,9 @@ if TYPE_CHECKING:
     from lengthwise.encoder.kernel_code import Arithmetic, KernelSpec
     from lengthwise.encoder.layers import Output
 
+KernelPrecision = Literal["fp32", "bf16", "int8"]
 CACHE_LINE = 64  # bytes
+_AVX512 = frozenset({"avx512f", "avx512bw", "avx512dq", "avx512vl"})
 _compiling = threading.Lock()
 
 
@@ -114,8 +116,21 @@ def has_kernel(features: Set[str] | None = None) -> bool:
     return {"avx2", "fma"} <= (cpu_features() if features is None else features)
 
 
+def missing_for_kernel() -> str:
+    """Why the kernel does not run here, and what helps, for a message."""
+    if find_spec("llvmlite") is None:
+        return "llvmlite is not installed; pip install 'lengthwise[fast]'"
+    return "it needs an x86-64 CPU with AVX2 and FMA"
+
+
+def has_bf16_kernel(features: Set[str] | None = None) -> bool:
+    """Whether the kernel runs in bfloat16 here, with the products of AVX-512."""
+    features = cpu_features() if features is None else features
+    return has_kernel(features) and {*_AVX512, "avx512bf16"} <= features
+
+
 def choose_spec(
-    precision: Literal["fp32", "int8"],
+    precision: KernelPrecision,
     outputs: Set[Output] = frozenset(),
     *,
     stacked: bool = False,
@@ -129,11 +144,12 @@ def choose_spec(
     from lengthwise.encoder.kernel_code import KernelSpec
 
     features = cpu_features() if features is None else features
-    is_wide = {"avx512f", "avx512bw", "avx512dq", "avx512vl"} <= features
+    is_wide = features >= _AVX512
     has_vnni = "avx512vnni" in features if is_wide else "avxvnni" in features
-    arithmetic: Arithmetic = "float32" if precision == "fp32" else "vnni" if has_vnni else "int16"
+    in_int8: Arithmetic = "vnni" if has_vnni else "int16"
+    arithmetics: dict[str, Arithmetic] = {"fp32": "float32", "bf16": "bfloat16", "int8": in_int8}
     # 4 sums per row, 4 weights and one operand: 29 of 32 registers; with AVX2 weights are read from memory, 13 of 16.
-    return KernelSpec(arithmetic, 16 if is_wide else 8, 6 if is_wide else 3, frozenset(outputs), stacked)
+    return KernelSpec(arithmetics[precision], 16 if is_wide else 8, 6 if is_wide else 3, frozenset(outputs), stacked)
 
 
 def aligned_empty(shape: tuple[int, ...], dtype: DTypeLike) -> NDArray[Any]:

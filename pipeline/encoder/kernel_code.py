@@ -3,9 +3,10 @@
 PyTorch runs a step as a product that writes the gates of all rows, and about ten passes over them. Here a tile of a
 few rows times `lanes` units is multiplied in registers, and its gates become states at once: they never reach memory.
 
-- **Arithmetic.** `float32` multiplies by FMA. `vnni` multiplies states of 8 bits, with zero point 128, by weights of 8
-  bits (`vpdpbusd`, whose sums have 32 bits). `int16` multiplies the same integers as 16 bits (`vpmaddwd`) on CPUs
-  without VNNI, where products of 8 bits would saturate: both have the same sums, and these are exact.
+- **Arithmetic.** `float32` multiplies by FMA, `bfloat16` pairs of bfloat16 (`vdpbf16ps`, whose sums are float32).
+  `vnni` multiplies states of 8 bits, with zero point 128, by weights of 8 bits (`vpdpbusd`, whose sums have 32 bits).
+  `int16` multiplies the same integers as 16 bits (`vpmaddwd`) on CPUs without VNNI, where products of 8 bits would
+  saturate: both have the same sums, and these are exact.
 - **Order.** A row's products are summed over its inputs one after the other, whatever rows are computed beside it, and
   there is no fast-math: a row's result does not depend on its batch, to the last bit.
 - **Gates** come as i, f, o, g, the first three times -log2(e), so that sigmoid(x) is 1 / (1 + exp2(gate)). Its error
@@ -26,8 +27,8 @@ from lengthwise.encoder.int8 import STATE_SCALE
 from lengthwise.encoder.kernel_builder import F32, F64, I8, I16, I32, I64, PTR, ROUND, VOID, Builder, Value, VectorCode
 from lengthwise.encoder.layers import Output
 
-Arithmetic = Literal["float32", "vnni", "int16"]
-GROUP_BYTES = 4  # operands are read in groups of 4 bytes: one float32, four 8-bit or two 16-bit integers
+Arithmetic = Literal["float32", "bfloat16", "vnni", "int16"]
+GROUP_BYTES = 4  # operands are read in groups of 4 bytes: one float32, two of 16 bits or four of 8
 WINDOW = 8  # steps that are summed in float32
 
 # The arguments of `run` and `multiply`: 64-bit integers, in this order; those that are not sizes are addresses.
@@ -65,8 +66,8 @@ AVERAGE_ARGUMENTS = (
 )
 MULTIPLY_ARGUMENTS = ("rows", "panels", "input_groups", "input_stride", "inputs", "weights", "bias", "outputs")
 
-_OPERANDS = {"float32": F32, "vnni": I8, "int16": I16}
-_OPERAND_BYTES = {"float32": 4, "vnni": 1, "int16": 2}
+_OPERANDS = {"float32": F32, "bfloat16": I16, "vnni": I8, "int16": I16}
+_OPERAND_BYTES = {"float32": 4, "bfloat16": 2, "vnni": 1, "int16": 2}
 _ZERO_POINT = {"vnni": 128, "int16": 0}
 
 
@@ -94,14 +95,19 @@ class KernelSpec:
         return self.arithmetic == "float32" and not self.stacked
 
     @property
+    def is_integer(self) -> bool:
+        """Whether sums are integers, which `scales` make into gates."""
+        return self.arithmetic in ("vnni", "int16")
+
+    @property
     def operand(self) -> str:
         """NumPy's name of the operands' type."""
-        return {"float32": "float32", "vnni": "uint8", "int16": "int16"}[self.arithmetic]
+        return {"float32": "float32", "bfloat16": "uint16", "vnni": "uint8", "int16": "int16"}[self.arithmetic]
 
     @property
     def weight(self) -> str:
         """NumPy's name of the weights' type."""
-        return {"float32": "float32", "vnni": "int8", "int16": "int16"}[self.arithmetic]
+        return {"float32": "float32", "bfloat16": "uint16", "vnni": "int8", "int16": "int16"}[self.arithmetic]
 
     @property
     def group(self) -> int:
@@ -128,7 +134,7 @@ class _KernelModule(VectorCode):
     def __init__(self, spec: KernelSpec) -> None:
         super().__init__(spec.lanes)
         self.spec = spec
-        self.sum_type = self.floats if spec.arithmetic == "float32" else self.ints
+        self.sum_type = self.ints if spec.is_integer else self.floats
         self.module.triple = llvm.get_process_triple()
         self._declare_intrinsics()
         self.tiles = {rows: self._define_tile(rows) for rows in range(1, spec.tile_rows + 1)}
@@ -144,6 +150,9 @@ class _KernelModule(VectorCode):
         if self.spec.arithmetic == "vnni":
             # Signatures until LLVM 21; later ones convert them (llvm/lib/IR/AutoUpgrade.cpp).
             self.dot_function = self._declare(f"llvm.x86.avx512.vpdpbusd.{32 * lanes}", self.ints, [self.ints] * 3)
+        elif self.spec.arithmetic == "bfloat16":
+            name = f"llvm.x86.avx512bf16.dpbf16ps.{32 * lanes}"
+            self.dot_function = self._declare(name, self.floats, [self.floats, self.ints, self.ints])
         elif self.spec.arithmetic == "int16":
             name = "llvm.x86.avx2.pmadd.wd" if lanes == 8 else "llvm.x86.avx512.pmaddw.d.512"
             self.dot_function = self._declare(name, self.ints, [halves] * 2)
@@ -159,7 +168,7 @@ class _KernelModule(VectorCode):
         function, b = self._define(f"tile_{rows}", types)
         sums, offsets, inputs, input_stride, positions, input_groups, input_weights, *recurrent = function.args
         states, state_stride, state_groups, state_weights = recurrent
-        if self.spec.arithmetic == "float32":
+        if not self.spec.is_integer:
             values = [self._floats(0.0)] * (4 * rows)
         else:
             values = [self._load(b, offsets, gate * self.vector_bytes, self.ints) for gate in range(4)] * rows
@@ -179,11 +188,12 @@ class _KernelModule(VectorCode):
         self, b: Builder, sums: list[Value], addresses: list[Value], groups: Value, weights: Value
     ) -> list[Value]:
         """Add the products of the operands at these addresses: per group, four vectors of weights meet every row."""
-        operand = F32 if self.spec.arithmetic == "float32" else I32
+        is_float32 = self.spec.arithmetic == "float32"
+        operand, weight = (F32, self.floats) if is_float32 else (I32, self.ints)
 
         def add_group(group: Value, sums: Sequence[Value]) -> list[Value]:
             tile = self._at(b, weights, b.mul(group, I64(4 * self.vector_bytes)))
-            columns = [self._load(b, tile, gate * self.vector_bytes, self.sum_type) for gate in range(4)]
+            columns = [self._load(b, tile, gate * self.vector_bytes, weight) for gate in range(4)]
             offset, added = b.mul(group, I64(GROUP_BYTES)), []
             for row, address in enumerate(addresses):
                 value = self._splat(b, self._load(b, address, offset, operand))
@@ -195,7 +205,7 @@ class _KernelModule(VectorCode):
     def _dot(self, b: Builder, total: Value, operands: Value, weights: Value) -> Value:
         if self.spec.arithmetic == "float32":
             return self._fma(b, operands, weights, total)
-        if self.spec.arithmetic == "vnni":
+        if self.spec.arithmetic in ("vnni", "bfloat16"):
             return b.call(self.dot_function, [total, operands, weights])
         halves = ir.VectorType(I16, 2 * self.lanes)
         return b.add(total, b.call(self.dot_function, [b.bitcast(operands, halves), b.bitcast(weights, halves)]))
@@ -226,7 +236,7 @@ class _KernelModule(VectorCode):
         rows, sums, ids, positions, table, table_stride, scales, cells, following, *kept = function.args
         partial_sums, maxima, lasts, stored, stride, operand_stride, stored_stride = kept
         outputs, one = self.spec.outputs, self._floats(1.0)
-        is_float = self.spec.arithmetic == "float32"
+        is_float = not self.spec.is_integer
         factors = [] if is_float else [self._load(b, scales, k * self.vector_bytes, self.floats) for k in range(4)]
 
         def update_row(row: Value, _: Sequence[Value]) -> list[Value]:
@@ -256,7 +266,7 @@ class _KernelModule(VectorCode):
                 self._store(b, b.select(b.fcmp_unordered(">", state, largest), state, largest), maxima, offset)
             if "last" in outputs:
                 self._store(b, state, lasts, offset)
-            operand = state if is_float else self._quantize(b, state)
+            operand = self._to_operand(b, state)
             self._store(b, operand, following, b.mul(row, operand_stride))
             if "states" in outputs:
                 self._store(b, operand, stored, b.mul(self._load_index(b, positions, row), stored_stride))
@@ -266,11 +276,19 @@ class _KernelModule(VectorCode):
         b.ret_void()
         return function
 
-    def _quantize(self, b: Builder, state: Value) -> Value:
-        """States as operands, rounded to the nearest integer of 1 / STATE_SCALE, ties to even."""
-        zero_point = _ZERO_POINT[self.spec.arithmetic]
-        rounded = self._fma(b, state, self._floats(STATE_SCALE), self._floats(ROUND + zero_point))
-        return b.trunc(b.bitcast(rounded, self.ints), ir.VectorType(_OPERANDS[self.spec.arithmetic], self.lanes))
+    def _to_operand(self, b: Builder, state: Value) -> Value:
+        """States as operands: integers are rounded to the nearest of 1 / STATE_SCALE, ties to even, as bfloat16 is."""
+        if self.spec.arithmetic == "float32":
+            return state
+        narrow = ir.VectorType(_OPERANDS[self.spec.arithmetic], self.lanes)
+        if self.spec.is_integer:
+            zero_point = _ZERO_POINT[self.spec.arithmetic]
+            rounded = self._fma(b, state, self._floats(STATE_SCALE), self._floats(ROUND + zero_point))
+            return b.trunc(b.bitcast(rounded, self.ints), narrow)
+        bits = b.bitcast(state, self.ints)
+        is_odd = b.and_(b.lshr(bits, self._ints(16)), self._ints(1))
+        rounded = b.add(bits, b.add(is_odd, self._ints(0x7FFF)))
+        return b.trunc(b.lshr(rounded, self._ints(16)), narrow)
 
     # The loops around both
 

@@ -1,7 +1,7 @@
-"""`QuantizedEncoder`: the encoder in int8 on a CPU.
+"""`QuantizedEncoder`: the encoder in int8 on a CPU, or with the fused kernel in bfloat16.
 
-- The LSTM's products are in int8 (`encoder.fused`, or without the fused kernel `encoder.int8`); inputs of the first
-  layer, gates, pooling, projections and normalisation are in float32 or float64.
+- The LSTM's products are in int8 or bfloat16 (`encoder.fused`, or int8 without the kernel: `encoder.int8`). Inputs of
+  the first layer, gates, pooling, projections and normalisation are in float32 or float64.
 - **A text's vector has the same bits alone and in any batch, on any number of threads.** So projections are products of
   one order of sums: of the kernel, or else in float64, rounded once.
 """
@@ -11,7 +11,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,7 +30,7 @@ Means = Callable[[NDArray[np.int64], NDArray[np.int64]], NDArray[np.float32]]
 
 
 class QuantizedEncoder:
-    """Computes the vectors of a `PackedEncoder` in int8 on the CPU.
+    """Computes the vectors of a `PackedEncoder` in int8 or bfloat16 on the CPU.
 
     It works on a copy of the weights: later changes to the encoder have no effect.
 
@@ -38,11 +38,17 @@ class QuantizedEncoder:
         is_fused: whether the fused kernel computes; vectors differ slightly without it.
     """
 
-    def __init__(self, encoder: PackedEncoder, fused: bool | None = None, like: LstmLayers | None = None) -> None:
+    def __init__(
+        self,
+        encoder: PackedEncoder,
+        fused: bool | None = None,
+        like: LstmLayers | None = None,
+        precision: Literal["int8", "bf16"] = "int8",
+    ) -> None:
         """Prepare the weights.
 
         Args:
-            fused: whether to use the fused kernel; by default where it runs.
+            fused: whether to use the fused kernel; by default where it runs. Only it computes in bf16.
             like: layers of the same encoder in float32, in the fused kernel, whose table is used too.
         """
         self.config = encoder.config
@@ -51,7 +57,7 @@ class QuantizedEncoder:
         if self.is_fused:
             from lengthwise.encoder.fused import FusedDirection
 
-            self._layers = LstmLayers(encoder, partial(FusedDirection, precision="int8"), like)
+            self._layers = LstmLayers(encoder, partial(FusedDirection, precision=precision), like)
         else:
             self._layers = LstmLayers(encoder, Int8Direction)
         self._head = _Head(encoder, self.is_fused)
@@ -83,7 +89,7 @@ class _Head:
         if encoder.static_projection is not None:
             self._static_projection = make_linear(encoder.static_projection)
             embedding = encoder.embedding.weight.detach().numpy()
-            self._mean = _fused_mean(embedding) if fused else Float64Mean(embedding)
+            self._mean: Means = _fused_mean(embedding) if fused else Float64Mean(embedding)
 
     def __call__(
         self, pooled: NDArray[np.float32], input_ids: NDArray[np.int64], lengths: NDArray[np.int64]

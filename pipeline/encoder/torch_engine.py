@@ -1,8 +1,8 @@
 """`TorchEngine`: a PackedEncoder as an `Engine`, on a CPU or a GPU.
 
 - On a CPU in float32 the step-wise encoder computes (`encoder.stepwise`), in int8 the quantized one
-  (`encoder.quantized`), in bfloat16 PyTorch's own LSTM, on batches whose lengths the plan keeps equal, as its dense
-  kernel requires; on a GPU cuDNN (`encoder.cuda`).
+  (`encoder.quantized`), in bfloat16 that too where the CPU multiplies it fast, else PyTorch's own LSTM, on batches
+  whose lengths the plan keeps equal, as its dense kernel requires; on a GPU cuDNN (`encoder.cuda`).
 - Batches run in parallel on one thread each. Threads that share a product wait for each other at its end, which is up
   to ten times slower on a busy machine.
 - A batch that does not fit into memory is split (`encoder.oom`).
@@ -19,10 +19,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from lengthwise.batching.costs import engine_costs
+from lengthwise.batching.costs import STEPWISE, engine_costs
 from lengthwise.config import Precision, RunConfig
 from lengthwise.encoder.checkpoint import load_checkpoint, weights_fingerprint
 from lengthwise.encoder.cuda import DTYPES, STREAM_SLOTS, convert_encoder, make_cuda_encoder
+from lengthwise.encoder.kernel import has_bf16_kernel, missing_for_kernel
 from lengthwise.encoder.model import PackedEncoder
 from lengthwise.encoder.oom import split_on_oom
 from lengthwise.encoder.quantized import QuantizedEncoder
@@ -101,14 +102,23 @@ class TorchEngine:
             self._encode, self._workers = on_device, on_device.slots + _EXTRA_THREADS
         elif precision == "fp32":
             self._encode = StepwiseEncoder(encoder)
-        elif precision == "int8":
-            exact = None if self.reference is None else self.reference._encode
-            like = exact.fused_layers if isinstance(exact, StepwiseEncoder) else None
-            self._encode = quantized = QuantizedEncoder(encoder, like=like)
-            self.name += "" if quantized.is_fused else " unfused"  # where some states are rounded the other way
+        elif precision == "int8" or (precision == "bf16" and has_bf16_kernel()):
+            self._encode = self._quantize(encoder, precision)
         else:
             self._encoder = convert_encoder(encoder, self.device, DTYPES[precision])
             self._encode = self._run_in_bf16
+
+    def _quantize(self, encoder: PackedEncoder, precision: Literal["int8", "bf16"]) -> QuantizedEncoder:
+        """The encoder in this precision; the name tells the kernel, as another one rounds some states the other way."""
+        exact = None if self.reference is None else self.reference._encode
+        like = exact.fused_layers if isinstance(exact, StepwiseEncoder) else None
+        quantized = QuantizedEncoder(encoder, like=like, precision=precision)
+        if precision == "bf16":
+            self.name, self.costs = f"{self.name} fused", STEPWISE
+        elif not quantized.is_fused:
+            self.name += " unfused"
+            log.warning("int8 runs without the fused kernel, more slowly: %s", missing_for_kernel())
+        return quantized
 
     def encode_batch(self, input_ids: NDArray[np.int64], lengths: NDArray[np.int64]) -> NDArray[np.float32]:
         """int64[batch, sequence], right-padded, and int64[batch], from 1 to sequence, to float32[batch, dim].

@@ -41,14 +41,15 @@ def measure(shape_name: str, corpora: tuple[str, ...], rows: int, runs: int) -> 
     shape = SHAPES[shape_name]
     precisions: list[Precision] = ["fp32", "int8", "bf16"] if cpu_has_bf16() else ["fp32", "int8"]
     result = Result("kernel")
-    table, rates = [], []
+    table: list[list[str]] = []
+    rates: dict[Precision, float] = {}
     for corpus in corpora:
         texts, tokenizer = load_corpus(corpus, rows)
         encoder = shape.encoder(tokenizer.vocab_size)
         tokens = tokenize_texts(texts, tokenizer)
         for precision in precisions:
             rate, cells = _compare_with_limit(encoder, tokens, precision, runs)
-            rates.append((corpus, precision, rate))
+            rates[precision] = rate
             table.append([corpus, precision, *cells])
     result.table(
         f"{shape}, ids to vectors. The limit is one dense nn.LSTM on rows of equal length, at its best batch size"
@@ -66,7 +67,7 @@ def measure(shape_name: str, corpora: tuple[str, ...], rows: int, runs: int) -> 
         ],
         table,
     )
-    _products(result, encoder, {precision: rate for _, precision, rate in rates})
+    _products(result, encoder, rates)
     _steps(result, encoder, tokenizer)
     return result
 

@@ -12,7 +12,7 @@ pytest.importorskip("llvmlite", reason="install lengthwise[fast]")
 import llvmlite.binding as llvm
 
 from lengthwise.encoder import kernel
-from lengthwise.encoder.kernel import Kernel, aligned_empty, choose_spec, cpu_features, has_kernel
+from lengthwise.encoder.kernel import Kernel, aligned_empty, choose_spec, cpu_features, has_bf16_kernel, has_kernel
 from lengthwise.encoder.kernel_code import RUN_ARGUMENTS, kernel_code
 
 AVX2 = frozenset({"avx2", "fma"})
@@ -44,6 +44,15 @@ def test_each_cpu_gets_its_instructions(
     in_float32 = choose_spec("fp32", {"sum"}, features=features)
     assert (in_float32.arithmetic, in_float32.lanes) == ("float32", expected[1])
     assert "vfmadd231ps" in assembly(kernel_code(in_float32), cpu)
+    if cpu == "znver4":
+        in_bfloat16 = choose_spec("bf16", {"sum"}, features=features | {"avx512bf16"})
+        assert "vdpbf16ps\t" in assembly(kernel_code(in_bfloat16), cpu)
+
+
+def test_bf16_kernel_needs_its_products() -> None:
+    assert has_bf16_kernel(AVX512 | {"avx512bf16"})
+    assert not has_bf16_kernel(AVX512)
+    assert not has_bf16_kernel(AVX2 | {"avx512bf16"})
 
 
 def test_kernel_needs_avx2_and_llvmlite(monkeypatch: pytest.MonkeyPatch) -> None:

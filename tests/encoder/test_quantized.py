@@ -1,4 +1,4 @@
-"""In int8 a text has the same bits in any batch, and nearly the vector that it has in float32."""
+"""In int8 and bfloat16 a text has the same bits in any batch, and nearly the vector that it has in float32."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from lengthwise.config import EncoderConfig
 from lengthwise.encoder import layers
-from lengthwise.encoder.kernel import has_kernel
+from lengthwise.encoder.kernel import has_bf16_kernel, has_kernel
 from lengthwise.encoder.model import PackedEncoder, seeded_encoder
 from lengthwise.encoder.quantized import QuantizedEncoder
 from lengthwise.encoder.stepwise import StepwiseEncoder
@@ -86,6 +86,18 @@ def test_vectors_are_close_to_float32(shape: str, fused: bool) -> None:
     found = quantized(shape, fused)(ids, lengths)
     assert cosines(found, exact).min() >= (0.999 if "layers" in shape else 0.9999)
     assert (found != exact).any()
+
+
+@pytest.mark.skipif(not has_bf16_kernel(), reason="this CPU has no fast products of bfloat16")
+@pytest.mark.parametrize("shape", SHAPES)
+def test_bf16_has_the_same_bits_in_any_batch_too(shape: str) -> None:
+    encode = QuantizedEncoder(encoder_of(shape), precision="bf16")
+    ids, lengths = batch_of([40, 31, 17, 17, 9, 5, 3, 2, 1, 1], 2)
+    found = encode(ids, lengths)
+    np.testing.assert_array_equal(one_by_one(encode, ids, lengths), found)
+    with torch.inference_mode():
+        exact = encoder_of(shape)(torch.from_numpy(ids), torch.from_numpy(lengths)).numpy()
+    assert 0.9999 <= cosines(found, exact).min() < 1
 
 
 @pytest.mark.skipif(not has_kernel(), reason="no fused kernel here")

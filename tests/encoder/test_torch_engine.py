@@ -12,6 +12,7 @@ import torch
 
 from lengthwise.batching.costs import PACKED, STEPWISE
 from lengthwise.config import EncoderConfig
+from lengthwise.encoder.kernel import has_bf16_kernel
 from lengthwise.encoder.model import PackedEncoder, seeded_encoder
 from lengthwise.encoder.torch_engine import TorchEngine
 from lengthwise.errors import LengthwiseError
@@ -40,9 +41,17 @@ def test_vectors_equal_the_packed_encoders(encoder: PackedEncoder) -> None:
     np.testing.assert_allclose(vectors, packed(encoder), atol=1e-6, rtol=0)
 
 
-def test_bf16_is_close_to_its_reference(encoder: PackedEncoder, caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize(
+    "fused",
+    [pytest.param(True, marks=pytest.mark.skipif(not has_bf16_kernel(), reason="this CPU lacks AVX512-BF16")), False],
+)
+def test_bf16_is_close_to_its_reference(
+    fused: bool, encoder: PackedEncoder, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lengthwise.encoder.torch_engine.has_bf16_kernel", lambda: fused)
     engine = TorchEngine(encoder, precision="bf16")
-    assert (engine.name, engine.costs) == ("torch cpu bf16", PACKED)
+    expected = ("torch cpu bf16 fused", STEPWISE) if fused else ("torch cpu bf16", PACKED)
+    assert (engine.name, engine.costs) == expected
     assert engine.reference is not None
     for lengths in (LENGTHS, np.full(5, 5)):
         vectors = engine.encode_batch(IDS, lengths)
