@@ -191,8 +191,8 @@ def _write_golden(folder: Path, encoder: PackedEncoder) -> None:
     input_ids = np.random.default_rng(1).integers(encoder.config.vocab_size, size=shape)
     oracle = compute_oracle(encoder, input_ids, lengths)
     tensors: dict[str, NDArray[Any]] = {"input_ids": input_ids, "lengths": lengths, "vectors": oracle.vectors}
-    if oracle.accumulated is not None:
-        tensors["accumulated"] = oracle.accumulated
+    if oracle.allowance is not None:
+        tensors |= {"accumulated": oracle.allowance.scale, "rounding": oracle.allowance.fixed}
     try:
         save_file(tensors, folder / GOLDEN_FILE)
     except SafetensorError as error:  # also raised for a full disk

@@ -21,7 +21,7 @@ from safetensors.numpy import load_file
 
 from lengthwise.config import CONFIG_FILE, EncoderConfig, TokenizationSettings, load_encoder_config
 from lengthwise.errors import ArtifactError
-from lengthwise.export.artifact.difference import largest_difference
+from lengthwise.export.artifact.difference import Allowance, largest_difference
 from lengthwise.export.graphs.variants import PROGRAM_FILES, TORCHSCRIPT_FILES, VARIANTS
 from lengthwise.util.files import file_sha256, link_or_copy, replace_folder, write_atomically
 from lengthwise.util.model_paths import LFS_REMEDY, explain_model_path, hub_hint, is_lfs_pointer
@@ -45,21 +45,21 @@ class Golden:
         input_ids: int64[rows, sequence], with random ids in the padding.
         lengths: int64[rows].
         vectors: float32[rows, dim].
-        accumulated: float64[rows, dim], how many times the error of one state a value may have; None unless states are
-            summed over time, see `artifact.oracle`.
+        allowance: what each value may differ by, of the shape of `vectors`; None unless states are summed over time,
+            see `artifact.oracle`.
     """
 
     input_ids: NDArray[np.int64]
     lengths: NDArray[np.int64]
     vectors: NDArray[np.float32]
-    accumulated: NDArray[np.float64] | None = None
+    allowance: Allowance | None = None
 
     def largest_difference(self, vectors: NDArray[np.float32]) -> float:
         """The largest difference of vectors, float32[rows, dim], from the golden ones, as validation measures it.
 
-        It is divided by max(1, largest value of the row, accumulated error); infinite if a value is not a number.
+        It is the smallest tolerance under which they pass; infinite if a value is not a number.
         """
-        return largest_difference(vectors, self.vectors, self.accumulated)
+        return largest_difference(vectors, self.vectors, self.allowance)
 
 
 @dataclass(frozen=True)
@@ -127,7 +127,11 @@ class Artifact:
         try:
             tensors = load_file(path)
             required = (tensors["input_ids"], tensors["lengths"], tensors["vectors"])
-            return Golden(*required, tensors.get("accumulated"))
+            accumulated = tensors.get("accumulated")
+            if accumulated is None:
+                return Golden(*required)
+            # Earlier versions wrote one tensor, with the rounding of float32 in it.
+            return Golden(*required, Allowance(accumulated, tensors.get("rounding", np.zeros_like(accumulated))))
         except (OSError, SafetensorError, KeyError) as error:
             raise ArtifactError(f"{path}: cannot be read ({error}); export the model again") from error
 

@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 
 from lengthwise.encoder.model import PackedEncoder
-from lengthwise.export.runtimes.tolerances import CPU_TOLERANCE
+from lengthwise.export.artifact.difference import Allowance
 
 _FACTORS = (1, 1.0001, 1.0004, 1.001)
 
@@ -28,13 +28,13 @@ class Oracle:
     Attributes:
         vectors: float32[batch, dim], zeros for rows of length 0.
         states: float32[batch, sequence, state_dim], zero beyond a row's length; None where only vectors are known.
-        accumulated: float64[batch, dim], how many times the error of one state each value may have; None unless states
-            are summed. See `accumulated_error` and `mean_error`.
+        allowance: what each value may differ by, of the shape of `vectors`; None unless states are summed. See
+            `accumulated_error` and `mean_error`.
     """
 
     vectors: NDArray[np.float32]
     states: NDArray[np.float32] | None
-    accumulated: NDArray[np.float64] | None = None
+    allowance: Allowance | None = None
 
 
 def compute_oracle(encoder: PackedEncoder, input_ids: NDArray[np.int64], lengths: NDArray[np.int64]) -> Oracle:
@@ -49,49 +49,50 @@ def compute_oracle(encoder: PackedEncoder, input_ids: NDArray[np.int64], lengths
     vectors = np.zeros((len(lengths), config.dim), np.float32)
     states = np.zeros((*input_ids.shape, config.state_dim), np.float32)
     weights = _summed_weights(encoder)
-    accumulated = None if weights is None else np.zeros(vectors.shape, np.float64)
+    allowance = None if weights is None else Allowance(np.zeros(vectors.shape), np.zeros(vectors.shape))
     with torch.inference_mode():
         for row, length in enumerate(lengths):
             if length:
                 ids, own_length = torch.from_numpy(input_ids[row : row + 1, :length]), torch.tensor([length])
                 vectors[row] = encoder(ids, own_length).numpy()[0]
                 states[row, :length] = encoder.token_states(ids, own_length).states.numpy()[0]
-                if accumulated is not None and weights is not None:
-                    accumulated[row] = accumulated_error(states[row, :length], weights)
+                if allowance is not None and weights is not None:
+                    of_row = accumulated_error(states[row, :length], weights)
                     if encoder.static_projection is not None:
                         embeddings = encoder.embedding(ids)[0].numpy()
-                        accumulated[row] += mean_error(embeddings, _float64(encoder.static_projection))
-    return Oracle(vectors, states, accumulated)
+                        of_row += mean_error(embeddings, _float64(encoder.static_projection))
+                    allowance.scale[row], allowance.fixed[row] = of_row.scale, of_row.fixed
+    return Oracle(vectors, states, allowance)
 
 
-def accumulated_error(states: NDArray[np.float32], weights: NDArray[np.float64]) -> NDArray[np.float64]:
-    """How many times the error of one state the values of a sum over time may have, if errors are independent.
+def accumulated_error(states: NDArray[np.float32], weights: NDArray[np.float64]) -> Allowance:
+    """How many times the error of one state the values of a sum over time may have, and what its rounding adds.
 
-    A sum S_j of T states, each off by e, which is itself rounded to e S_j, is off by e sqrt(T + S_j^2), and a value
-    sum_j w_ij S_j of the vector by e sqrt(sum_j w_ij^2 (T + S_j^2)). Rounding errors are close to independent: they add
-    up as the square root of their number, not, as in the worst case, as their number (N. J. Higham and T. Mary, "A new
-    approach to probabilistic rounding error analysis", SIAM J. Sci. Comput. 41, 2019).
+    Errors are taken for independent. A sum S_j of T states, each off by e, which is itself rounded to e S_j, is off by
+    e sqrt(T + S_j^2), and a value sum_j w_ij S_j of the vector by e sqrt(sum_j w_ij^2 (T + S_j^2)). Rounding errors are
+    close to independent: they add up as the square root of their number, not, as in the worst case, as their number
+    (N. J. Higham and T. Mary, "A new approach to probabilistic rounding error analysis", SIAM J. Sci. Comput. 41,
+    2019).
 
-    They are not where a text repeats a token: each step then rounds the sum the same way. So the error that these
-    states have when they are summed from the first to the last in float32 is added, twice: a difference is of two sums.
-    It depends on the last bits of the states, which differ between runtimes, so the largest error for some slightly
-    larger states is taken.
+    Where a text repeats a token, rounding errors are not: each step then rounds the sum the same way. So the error that
+    these states have when they are summed from the first to the last in float32 is added, twice: a difference is of two
+    sums. It depends on the last bits of the states, which differ between runtimes, so the largest error for some
+    slightly larger states is taken. Every precision sums in float32, so this does not grow with the tolerance.
 
     Args:
         states: float32[tokens, state_dim].
         weights: float64[dim, state_dim], of the projection; the identity without one.
 
     Returns:
-        float64[dim].
+        The scale and the fixed part, float64[dim] each.
     """
     sums = states.sum(axis=0, dtype=np.float64)
     independent = np.sqrt(weights**2 @ (len(states) + sums**2))
     rounded = [np.abs(weights @ _rounding(states * np.float32(factor))) for factor in _FACTORS]
-    scale: NDArray[np.float64] = independent + 2 * np.max(rounded, axis=0) / CPU_TOLERANCE
-    return scale
+    return Allowance(independent, 2 * np.max(rounded, axis=0))
 
 
-def mean_error(values: NDArray[np.float32], weights: NDArray[np.float64]) -> NDArray[np.float64]:
+def mean_error(values: NDArray[np.float32], weights: NDArray[np.float64]) -> Allowance:
     """As `accumulated_error`, for a map of the mean of values that have no errors of their own.
 
     A mean m_j is rounded to e m_j, and its sum has the error of summing these values in float32.
@@ -101,12 +102,11 @@ def mean_error(values: NDArray[np.float32], weights: NDArray[np.float64]) -> NDA
         weights: float64[dim, width].
 
     Returns:
-        float64[dim].
+        As `accumulated_error`.
     """
     mean = values.mean(axis=0, dtype=np.float64)
     rounded = np.abs(weights @ _rounding(values)) / len(values)
-    error: NDArray[np.float64] = np.sqrt(weights**2 @ mean**2) + 2 * rounded / CPU_TOLERANCE
-    return error
+    return Allowance(np.sqrt(weights**2 @ mean**2), 2 * rounded)
 
 
 def _rounding(values: NDArray[np.float32]) -> NDArray[np.float64]:

@@ -2,8 +2,8 @@
 
 With itself: a row alone against the row in its batch, the batch in another order, the batch with more padding.
 Differences are |difference| / max(1, largest |value| of the row): absolute for vectors that are normalised or whose
-values stay within 1, as pooled LSTM states do under last, mean and max; relative for larger sums and projections. A
-value of a sum over time is also relative to its accumulated error (see `artifact.oracle`).
+values stay within 1, as pooled LSTM states do under last, mean and max; relative for larger sums and projections. For
+a value of a sum over time it is the smallest tolerance that its accumulated error leaves (see `artifact.oracle`).
 """
 
 from __future__ import annotations
@@ -100,8 +100,8 @@ class Comparator:
         """Run a case; compare it with the oracle, then with its rows in other batches."""
         vectors, states = first = self._run(case)
         of_states = [] if oracle.states is None else [scaled_difference(states, oracle.states)]
-        floors = oracle.accumulated
-        self._add(case.name, case.group, False, scaled_difference(vectors, oracle.vectors, floors), *of_states)
+        allowance = oracle.allowance
+        self._add(case.name, case.group, False, scaled_difference(vectors, oracle.vectors, allowance), *of_states)
         self._add_rows(case, vectors, oracle)
         for group, other, rows in _other_batches(case):
             vectors, states = self._run(other)
@@ -111,7 +111,7 @@ class Comparator:
                 name,
                 group,
                 True,
-                scaled_difference(vectors, first[0][rows], None if floors is None else floors[rows]),
+                scaled_difference(vectors, first[0][rows], None if allowance is None else allowance.take(rows)),
                 scaled_difference(states[:, :columns], first[1][rows][:, :columns]),
                 scaled_difference(states[:, columns:], np.zeros_like(states[:, columns:])),
             )
@@ -144,7 +144,7 @@ class Comparator:
         expected = oracle.vectors
         if found.shape != expected.shape:
             return
-        differences = scaled_difference(found, expected, oracle.accumulated).max(axis=1)
+        differences = scaled_difference(found, expected, oracle.allowance).max(axis=1)
         of_rows = cosines(found, expected)
         real = np.flatnonzero(case.lengths)
         if len(real) and vectors_have_a_direction(expected):

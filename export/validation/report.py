@@ -31,9 +31,10 @@ _METHOD = (
 _SUM = (
     "This encoder sums the states of all tokens, and the errors of the states add up with them. A sum S of T states is"
     " uncertain by sqrt(T + S^2) times the error of one state, and a value of the vector, which weights the sums by w,"
-    " by sqrt(sum of w^2 (T + S^2)), and by twice the error of summing these very states in float32, which is large"
-    " where a repeated token makes each step round the same way. Its difference is divided by that where it is larger"
-    " than 1 and the row's largest value, so the tolerances are those of one state. The states themselves"
+    " by sqrt(sum of w^2 (T + S^2)). Its difference is divided by that where it is larger than 1 and the row's largest"
+    " value, so the tolerances are those of one state. Before that, twice the error of summing these very states in"
+    " float32 is subtracted, in every precision the same: it is large where a repeated token makes each step round the"
+    " same way. The table has both, as a divisor at the tolerance of float32. The states themselves"
     " (`token_embeddings`) are judged as with any other encoder."
 )
 

@@ -35,6 +35,7 @@ from lengthwise.export.runtimes.base import Tolerances
 from lengthwise.export.runtimes.control import LengthsIgnored
 from lengthwise.export.runtimes.onnxruntime import OnnxRuntimeCpu
 from lengthwise.export.runtimes.pytorch import EncoderRuntime
+from lengthwise.export.runtimes.tolerances import CPU_TOLERANCE
 from lengthwise.export.validation.cases import (
     GOLDEN,
     GOLDEN_CASE,
@@ -104,10 +105,11 @@ def _sum_scales(checks: Iterable[Check]) -> tuple[SumScale, ...]:
     """Of an encoder that sums states over time: what differences are divided by, for texts of several lengths."""
     found: dict[int, SumScale] = {}
     for case, oracle in checks:
-        if oracle.accumulated is None:
+        if oracle.allowance is None:
             continue
+        accumulated_errors = oracle.allowance.scale + oracle.allowance.fixed / CPU_TOLERANCE
         usual = np.abs(oracle.vectors.astype(np.float64)).max(axis=1, initial=1.0)
-        for length, accumulated, size in zip(case.lengths.tolist(), oracle.accumulated, usual.tolist(), strict=True):
+        for length, accumulated, size in zip(case.lengths.tolist(), accumulated_errors, usual.tolist(), strict=True):
             tokens = next((most for most in _SUM_LENGTHS if length <= most), length)
             largest = max(float(accumulated.max()), size)
             before = found.get(tokens, SumScale(tokens, 1.0, 1.0))
@@ -130,8 +132,8 @@ def _artifact_checks(
         yield case, compute_oracle(encoder, case.input_ids, case.lengths)
     golden = artifact.load_golden()
     case = Case(GOLDEN_CASE, GOLDEN, golden.input_ids, golden.lengths, vocab_size)
-    accumulated = compute_oracle(encoder, golden.input_ids, golden.lengths).accumulated
-    yield case, Oracle(golden.vectors, None, accumulated)
+    allowance = compute_oracle(encoder, golden.input_ids, golden.lengths).allowance
+    yield case, Oracle(golden.vectors, None, allowance)
 
 
 def judge(
@@ -233,7 +235,7 @@ def _ignores_lengths(runtime: Runtime, variant: Variant, path: Path, checks: Seq
     to_control = control_difference = 0.0
     for case, oracle in checks:
         found, cut, correct = (one.run(case.input_ids, case.attention_mask)[0] for one in (runtime, control, reader))
-        if not largest_difference(correct, oracle.vectors, oracle.accumulated) <= tolerance:
+        if not largest_difference(correct, oracle.vectors, oracle.allowance) <= tolerance:
             return False
         to_control = max(to_control, largest_difference(found, cut))
         control_difference = max(control_difference, largest_difference(cut, correct))

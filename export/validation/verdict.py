@@ -43,7 +43,7 @@ class Verdict:
 
 @dataclass(frozen=True)
 class SumScale:
-    """What differences of a sum over time are divided by, in texts up to a length.
+    """What differences of a sum over time are divided by at the tolerance of float32, in texts up to a length.
 
     Attributes:
         tokens: the length.

@@ -34,7 +34,9 @@ from lengthwise.export.graphs.variants import FP16, INT8, NATIVE, VARIANTS
 from lengthwise.export.runtimes import Outputs, Runtime
 from lengthwise.export.runtimes.onnxruntime import OnnxRuntimeCpu
 from lengthwise.export.runtimes.pytorch import PyTorchEager, PyTorchStepwise
+from lengthwise.export.runtimes.tolerances import CPU_TOLERANCE
 from lengthwise.export.validation.cases import Case, grid_cases, vocabulary_cases
+from lengthwise.export.validation.compare import Comparator
 from lengthwise.export.validation.records import validation_to_json
 from lengthwise.export.validation.report import validation_to_markdown
 from lengthwise.export.validation.validate import judge, validate_artifact
@@ -82,6 +84,32 @@ def test_lower_precisions_of_a_sum_pass_without_a_cosine(name: str, tmp_path: Pa
     save_onnx(REWRITES[name](sums[2]), tmp_path / VARIANTS[name].file)
     verdict = judge(OnnxRuntimeCpu(), VARIANTS[name], tmp_path, sums[1])
     assert (verdict.status, verdict.comparison.cosine) == ("passed", None)
+
+
+@pytest.mark.parametrize("name", [NATIVE, FP16, INT8])
+def test_rounding_of_a_sum_does_not_grow_with_the_tolerance(name: str, tmp_path: Path, sums: Sums) -> None:
+    """Of a repeated token, where it is largest: a lower precision gets no more of it than float32."""
+    encoder, checks, _ = sums
+    case, oracle = next((case, oracle) for case, oracle in checks if case.name == "a repeated token")
+    assert oracle.allowance is not None
+    packed = PyTorchEager(encoder)
+    packed.load(tmp_path)
+    tolerance = packed.tolerances(VARIANTS[name]).difference
+    fixed, scale = (float(each[0, 0]) for each in (oracle.allowance.fixed, oracle.allowance.scale))
+    assert fixed > 0.1 * CPU_TOLERANCE * scale  # it is no trifle there
+    allowed = max(tolerance * max(1, abs(float(oracle.vectors[0, 0]))), fixed + tolerance * scale)
+    for factor, passes in ((0.9, True), (1.1, False)):
+
+        def off(ids: NDArray[np.int64], mask: NDArray[np.int64], error: float = factor * allowed) -> Outputs:
+            vectors, states = packed.run(ids, mask)
+            repeats = (mask.sum(axis=1, keepdims=True) == 512) & (ids[:, :1] == ids[:, 1:2]) & (ids[:, 2:3] == 3)
+            return vectors + np.float32(error) * repeats, states
+
+        comparator = Comparator(FunctionRuntime(off))
+        comparator.compare(case, oracle)
+        found = comparator.result().difference
+        assert found is not None
+        assert (found <= tolerance) == passes
 
 
 @pytest.mark.slow
@@ -197,7 +225,7 @@ def test_report_says_how_a_sum_is_judged(
         if pooling == "mean":
             assert "A sum over time" not in text
             assert '"sum_scales": []' in validation_to_json(validation)
-            assert artifact.load_golden().accumulated is None
+            assert artifact.load_golden().allowance is None
             continue
         assert validation.passed
         assert "### A sum over time" in text
@@ -213,14 +241,15 @@ def test_golden_vectors_of_a_sum_are_judged_in_the_same_way(
     """By the server too, which has no PyTorch to compute the accumulated error."""
     encoder = seeded_encoder(encoder_config(pooling="sum", projection_dim=1, hidden_size=200), 0)
     golden = build_artifact(encoder, tokenizer, tmp_path / "artifact", variants=()).load_golden()
-    expected = compute_oracle(encoder, golden.input_ids, golden.lengths).accumulated
+    expected = compute_oracle(encoder, golden.input_ids, golden.lengths).allowance
     assert expected is not None
-    assert golden.accumulated is not None
-    np.testing.assert_array_equal(golden.accumulated, expected)
-    row = int(np.argmax(expected[:, 0] / np.maximum(1, np.abs(golden.vectors[:, 0]))))
+    assert golden.allowance is not None
+    np.testing.assert_array_equal(golden.allowance.scale, expected.scale)
+    np.testing.assert_array_equal(golden.allowance.fixed, expected.fixed)
+    row = int(np.argmax(expected.scale[:, 0] / np.maximum(1, np.abs(golden.vectors[:, 0]))))
     moved = golden.vectors.copy()
     moved[row] += np.float32(1e-3)
-    divisor = max(1.0, abs(float(golden.vectors[row, 0])), float(expected[row, 0]))
+    divisor = max(1.0, abs(float(golden.vectors[row, 0])), float(expected.scale[row, 0]))
     assert divisor > 1
     assert golden.largest_difference(moved) == pytest.approx(1e-3 / divisor, rel=1e-2)
     moved[row] = np.nan
