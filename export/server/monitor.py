@@ -9,7 +9,8 @@ Decisions:
 - Memory for bodies is limited for all connections together. A complete body counts until its request is answered, but
   only incomplete ones are given up. The one that began first goes first: a client that sends at an ordinary rate began
   later than one that has stalled.
-- Few connections are closed at a time, so that many hostile ones do not delay the answers to others.
+- Connections that are due are closed or answered one by one, with pauses between them, so that many hostile ones do not
+  delay the answers to others.
 - Memory for unread answers is limited likewise. Beyond the limit, clients that have not read theirs for two seconds are
   disconnected, the one that is slowest first, and new requests get 429.
 """
@@ -19,7 +20,7 @@ from __future__ import annotations
 import asyncio
 import heapq
 from collections import Counter
-from collections.abc import Callable, Container, Iterable
+from collections.abc import Callable, Container, Iterable, Iterator
 from enum import Enum
 from typing import Any, Protocol
 
@@ -30,7 +31,7 @@ from lengthwise.export.server.metrics import Metrics
 from lengthwise.export.server.settings import ServeSettings
 
 _CHECKS_PER_TIMEOUT, _MAX_SECONDS_BETWEEN_CHECKS = 4, 0.1
-_CLOSED_PER_CHECK = 8
+_CLOSED_PER_CHECK, _SECONDS_BETWEEN_CLOSINGS = 8, 0.005
 _PROMPT_REFUSALS = 8  # of an address, at a time
 _UNREAD_SECONDS = 2.0
 _UNRANKED = (-1, 0.0)  # before all ranks
@@ -213,10 +214,11 @@ class ConnectionMonitor:
         loop = asyncio.get_running_loop()
         while True:
             await asyncio.sleep(seconds)
-            self.check(loop.time())
+            for _ in self.check(loop.time()):
+                await asyncio.sleep(_SECONDS_BETWEEN_CLOSINGS)
 
-    def check(self, now: float) -> None:
-        """Enforce the timeouts, and the limit of unread answers."""
+    def check(self, now: float) -> Iterator[None]:
+        """Enforce the timeouts, and the limit of unread answers; other work may be done at each step."""
         self._candidates.clear()
         throttled, self._throttled = self._throttled, []
         for connection in throttled:
@@ -225,9 +227,12 @@ class ConnectionMonitor:
                 connection.flow.resume_reading()
         closed = 0
         for connection in list(self._connections):
-            closed += connection.check_timeouts(now)
+            if connection not in self._connections or not connection.check_timeouts(now):
+                continue
+            closed += 1
             if closed == _CLOSED_PER_CHECK:
                 break
+            yield
         self.unsent = sum(connection.unsent for connection in self._connections)
         if self.unsent > self.settings.max_buffer_bytes:
             slow = [each for each in self._connections if each.unsent and now - each.unsent_since > _UNREAD_SECONDS]

@@ -34,6 +34,7 @@ _STATUSES: Mapping[type[Exception], tuple[int, str | None]] = {
     Exception: (500, "internal"),
 }
 _CLOSE = {"connection": "close"}
+_OPENAI_PATHS = ("/embeddings", "/models")  # as clients send them whose base URL lacks /v1
 _HEADERS: Mapping[int, Mapping[str, str]] = {
     401: {"www-authenticate": "Bearer", **_CLOSE},
     408: _CLOSE,  # here, and at 413 and 415, the rest of the body is not read
@@ -80,7 +81,7 @@ def answer_error(error: Exception, method: str, path: str) -> ErrorAnswer:
     if isinstance(error, RequestError):
         return ErrorAnswer(error.status, message, error.param, error.code)
     if isinstance(error, HTTPException):
-        return ErrorAnswer(error.status_code, error.detail, headers=error.headers or {})
+        return ErrorAnswer(error.status_code, _explain_route(error, method, path), headers=error.headers or {})
     status, code = next(answer for kind, answer in _STATUSES.items() if isinstance(error, kind))
     if isinstance(error, InvalidItem):
         param = f"{'input' if path.startswith('/v1/') else 'inputs'}.{error.index}"
@@ -91,6 +92,17 @@ def answer_error(error: Exception, method: str, path: str) -> ErrorAnswer:
         log.error("%s %s failed", method, path, exc_info=error)
         message = "the server failed; see its log"
     return ErrorAnswer(status, message, code=code)
+
+
+def _explain_route(error: HTTPException, method: str, path: str) -> str:
+    """What is wrong with a request for which there is no route, and the remedy."""
+    if error.status_code == 405 and error.headers is not None:
+        allowed = sorted(set(error.headers["Allow"].split(", ")) - {"HEAD", "OPTIONS"})
+        return f"{method} is not possible at {path[:100]}; send {' or '.join(allowed)}"
+    if error.status_code == 404:
+        base_url = "; the base URL of OpenAI's clients ends in /v1 here" if path in _OPENAI_PATHS else ""
+        return f"there is no {path[:100]} here; /docs lists the routes{base_url}"
+    return error.detail
 
 
 def render_refusal(error: RequestError) -> bytes:

@@ -239,7 +239,10 @@ def test_too_many_ids_are_refused(server: ServerProcess) -> None:
 
 
 def test_unknown_routes_and_methods_are_refused(server: ServerProcess) -> None:
-    assert server.request("/nowhere")[0] == 404
+    status, error = server.request("/nowhere")
+    assert (status, error["error"]["message"]) == (404, "there is no /nowhere here; /docs lists the routes")
+    assert "ends in /v1 here" in server.request("/embeddings", {"input": "a"})[1]["error"]["message"]
+    assert server.request("/embed")[1]["error"]["message"].startswith("GET is not possible at /embed; send POST")
     status, _, headers = server.request_raw("/embed")
     assert (status, set(headers["allow"].split(", "))) == (405, {"POST", "OPTIONS"})
     assert server.request("/health/live", {"a": 1})[0] == 405
