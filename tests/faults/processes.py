@@ -21,6 +21,7 @@ from lengthwise.encoder.checkpoint import save_checkpoint
 from lengthwise.encoder.model import seeded_encoder
 from lengthwise.tokens.tokenizer import TextTokenizer
 
+SHARD_ROWS = 50
 REPORTS = {"report.md", "report.png"}  # hold timings
 
 
@@ -40,7 +41,7 @@ class Job:
         config = EncoderConfig(vocab_size=tokenizer.vocab_size, embedding_dim=16, hidden_size=24, bidirectional=True)
         save_checkpoint(folder / "model", seeded_encoder(config, 0), tokenizer)
         run = {
-            "dataset": {"path": "rows.parquet", "keep_columns": ["id", "text"], "shard_rows": 50},
+            "dataset": {"path": "rows.parquet", "keep_columns": ["id", "text"], "shard_rows": SHARD_ROWS},
             "model": {"path": "model"},
             "encode": {"output": "vectors"},
         }

@@ -7,17 +7,19 @@ import signal
 import subprocess
 import sys
 import time
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 
-from faults.form import WHOLE, cases
-from faults.processes import Job, check_rows
+from faults.form import cases
+from faults.killed_runs import KillPoint, Runs
+from faults.processes import SHARD_ROWS, Job, check_rows
 from lengthwise.tokens.tokenizer import TextTokenizer
 
-KILLS = cases(short=1, whole=50)
+KILLS, MOST_SHARDS = cases(short=3, whole=50), 4
 TERMINATIONS = cases(short=1, whole=20)
-ROWS, MANY_ROWS = (4_000, 60_000) if WHOLE else (2_000, 2_000)
+ROWS = cases(short=2_000, whole=4_000)
 
 
 @pytest.fixture(scope="module")
@@ -40,44 +42,40 @@ def wait_for_shards(job: Job, process: subprocess.Popen[str], count: int, second
         time.sleep(0.002)
 
 
-def wait_for_draft(job: Job, process: subprocess.Popen[str]) -> None:
-    """Return while a shard's file is being written, or once the process has ended."""
-    while not any(job.output.glob("data/.*.part")) and process.poll() is None:
-        pass
+def kill_points(number: int) -> list[KillPoint]:
+    """Points in starting and resuming, before every operation of a shard, and between two of them.
+
+    No run commits more than `MOST_SHARDS`.
+    """
+    chance, points = random.Random(0), []
+    for index in range(number):
+        if index % 5 == 4:
+            points.append(KillPoint(0, chance.randint(1, 60)))
+        else:
+            seconds = chance.uniform(0, 0.02) if index % 5 == 3 else 0.0
+            points.append(KillPoint(chance.randrange(MOST_SHARDS), chance.randint(1, 12), seconds))
+    return points
 
 
 @pytest.mark.slow
 def test_run_that_is_killed_repeatedly_ends_with_the_same_files(
-    undisturbed: Job, tmp_path_factory: pytest.TempPathFactory, tmp_path: Path, tokenizer: TextTokenizer
+    tmp_path_factory: pytest.TempPathFactory, tmp_path: Path, tokenizer: TextTokenizer
 ) -> None:
-    """SIGKILL at random points of starting, of every step of a shard and of resuming.
+    """SIGKILL in starting, in every step of a shard and in resuming.
 
-    A point is a number of new shards, not a time, so that on a fast machine too every kill hits an unfinished run.
+    A run is killed by its own progress, and the input has more shards than all of them together can commit.
     """
-    expected = undisturbed
-    if MANY_ROWS > ROWS:
-        expected = finished_job(tmp_path_factory.mktemp("many"), tokenizer, MANY_ROWS)
-    job, chance = Job(tmp_path, tokenizer, MANY_ROWS), random.Random(0)
-    shards_per_kill = expected.count_shards() // (KILLS + 1)
-    codes, points, committed, startup_seconds = [], [], 0, 300.0
-    for number in range(KILLS):
-        process = job.start()
-        began = time.monotonic()
-        if number % 5 == 4:  # before the first new shard
-            wait_for_shards(job, process, committed + 1, seconds=chance.uniform(0, startup_seconds))
-        else:
-            wait_for_shards(job, process, committed + 1)
-            startup_seconds = min(startup_seconds, time.monotonic() - began)
-            wait_for_shards(job, process, committed + chance.randint(1, max(1, shards_per_kill // 2)))
-            wait_for_draft(job, process) if number % 5 == 3 else time.sleep(chance.uniform(0, 0.02))
-        process.kill()
-        process.communicate()
-        codes.append(process.returncode)
-        committed = job.count_shards()
-        points.append(f"{time.monotonic() - began:.2f} s, {committed} shards")
-    sys.stdout.write(f"killed after {'; '.join(points)}\n")
+    rows = (KILLS * MOST_SHARDS + 10) * SHARD_ROWS
+    expected, job = finished_job(tmp_path_factory.mktemp("many"), tokenizer, rows), Job(tmp_path, tokenizer, rows)
+    codes, committed = [], [0]
+    with Runs(job.folder) as runs:
+        for point in kill_points(KILLS):
+            codes.append(runs.run(point))
+            committed.append(job.count_shards())
+    sys.stdout.write(f"shards after each kill: {committed}\n")
     assert codes == [-signal.SIGKILL] * KILLS  # each hit a live process
-    assert committed < expected.count_shards()
+    assert all(0 <= after - before <= MOST_SHARDS for before, after in pairwise(committed))
+    assert KILLS <= committed[-1] < expected.count_shards()
     job.finish()
     check_rows(job)
     assert job.files() == expected.files()
@@ -126,6 +124,6 @@ def test_killed_part_can_be_started_again(undisturbed: Job, tmp_path: Path, toke
     assert "shards are missing (numbers " in output
     job.finish("--shard-index", "1", "--num-shards", "3")
     output = job.finish(script="finalize_vectors")
-    assert f"all {job.rows // 50} shards are there, and their sha256 matches" in output
+    assert f"all {job.rows // SHARD_ROWS} shards are there, and their sha256 matches" in output
     check_rows(job)
     assert job.files() == undisturbed.files()
