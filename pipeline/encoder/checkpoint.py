@@ -24,6 +24,7 @@ from lengthwise.util.files import replace_folder
 from lengthwise.util.model_paths import LFS_REMEDY, MODEL_TYPE, explain_model_path, hub_hint, is_lfs_pointer, model_type
 
 WEIGHTS_FILE = "model.safetensors"
+_MANIFEST_FILE = "MANIFEST.json"  # of an artifact
 
 
 def save_checkpoint(folder: str | Path, encoder: PackedEncoder, tokenizer: TextTokenizer) -> None:
@@ -35,7 +36,9 @@ def save_checkpoint(folder: str | Path, encoder: PackedEncoder, tokenizer: TextT
         StoreError: the folder cannot be written.
     """
     folder = Path(folder)
-    if folder.exists() and not (folder / CONFIG_FILE).is_file() and (not folder.is_dir() or any(folder.iterdir())):
+    if (folder / _MANIFEST_FILE).is_file():
+        raise CheckpointError(f"{folder}: an artifact, whose graphs would be lost; choose another folder")
+    if folder.exists() and model_type(folder) != MODEL_TYPE and (not folder.is_dir() or any(folder.iterdir())):
         raise CheckpointError(f"{folder}: not empty, and not a checkpoint; choose another folder")
     check_tokenizer_fits(tokenizer, encoder.config, "the tokenizer")
     with replace_folder(folder) as part:

@@ -55,7 +55,10 @@ class PackedEncoder(nn.Module):
     def __init__(self, config: EncoderConfig) -> None:
         super().__init__()
         self.config = config
-        self.embedding = nn.Embedding(config.vocab_size, config.embedding_dim)
+        weight = torch.empty(config.vocab_size, config.embedding_dim)
+        self.embedding = nn.Embedding.from_pretrained(weight, freeze=False)
+        if not weight.is_meta:  # there, PyTorch imports its tracer to draw nothing, which takes seconds
+            self.embedding.reset_parameters()
         self.lstm = nn.LSTM(
             config.embedding_dim,
             config.hidden_size,

@@ -49,6 +49,12 @@ def test_checkpoint_survives_a_round_trip(checkpoint: Path, tokenizer: TextToken
     assert not encoder.training
 
 
+def test_loading_draws_no_weights(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On the meta device that would import the tracer of PyTorch, which takes seconds."""
+    monkeypatch.setattr(torch.nn.init, "normal_", lambda *_, **__: pytest.fail("weights are drawn"))
+    load_checkpoint(checkpoint)
+
+
 def test_saving_again_replaces_the_folder_and_gives_the_same_bytes(checkpoint: Path) -> None:
     before = {path.name: path.read_bytes() for path in checkpoint.iterdir()}
     (checkpoint / "stale.txt").write_text("old")
