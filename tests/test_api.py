@@ -127,6 +127,7 @@ def test_texts_without_tokens_give_zeros(encoder: Encoder) -> None:
         (datasets.Dataset.from_dict({"text": ["moon"]}), "texts is of type Dataset"),
         (["moon", "half \ud83d"], r"texts\[1\] cannot be encoded: not Unicode: a lone surrogate"),
         (None, "texts is of type NoneType; give one text, or an iterable of texts"),
+        ({"moon", "sun"}, "texts is a set, which has no order; give a list, whose order the vectors then have"),
         (b"moon", "texts is of type bytes"),
         (7, "texts is of type int"),
         ({"text": "moon"}, "texts is of type dict"),
@@ -305,6 +306,13 @@ def test_saving_replaces_a_checkpoint_only(encoder: Encoder, checkpoint: Path, t
     with pytest.raises(LengthwiseError, match="papers: not empty, and not a checkpoint"):
         encoder.save(tmp_path / "papers")
     assert contents(tmp_path / "papers") == {"thesis.txt": b"precious"}
+    for name, files in (("artifact", ("config.json", "MANIFEST.json", "model.onnx")), ("bert", ("config.json",))):
+        (tmp_path / name).mkdir()
+        for file in files:
+            (tmp_path / name / file).write_text('{"model_type": "bert"}' if name == "bert" else "{}")
+        with pytest.raises(LengthwiseError, match=f"{name}: (an artifact, whose|not empty, and not a checkpoint)"):
+            encoder.save(tmp_path / name)
+        assert contents(tmp_path / name).keys() == set(files)
 
 
 # Functions

@@ -40,6 +40,8 @@ def chunk_texts(texts: Iterable[str]) -> Iterator[tuple[int, list[str]]]:
 
 def _rows(texts: Any) -> Iterator[Any]:
     """The items of an iterable; what can be sliced is read many rows at a time."""
+    if isinstance(texts, set | frozenset):
+        raise TextError("texts is a set, which has no order; give a list, whose order the vectors then have")
     axes = len(getattr(texts, "shape", (0,)))
     if isinstance(texts, Mapping | bytes | bytearray) or axes != 1 or not isinstance(texts, Iterable):
         raise TextError(f"texts is of type {type(texts).__name__}; give one text, or an iterable of texts")
