@@ -17,7 +17,7 @@ from pydantic import Field, ValidationInfo, field_validator
 from lengthwise.dataset_config import DatasetSettings, Names, NonEmpty
 from lengthwise.errors import CheckpointError, ConfigError
 from lengthwise.train_config import TrainSettings
-from lengthwise.util.model_paths import MODEL_TYPE
+from lengthwise.util.model_paths import MODEL_TYPE, explain_run_path
 from lengthwise.util.settings import PositiveInt, Settings, format_value, parse_settings
 from lengthwise.util.text_files import read_text
 from lengthwise.util.yaml_files import load_yaml, parse_yaml
@@ -289,6 +289,8 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
         ConfigError: the file cannot be read, is not YAML, or has mistakes; the message lists all of them.
     """
     path = Path(path)
+    if (problem := explain_run_path(path)) is not None:
+        raise ConfigError(f"{path} is {problem}")
     data = load_yaml(path)
     if not isinstance(data, dict):
         raise ConfigError(

@@ -13,6 +13,7 @@ ColumnType = Literal["string", "int32", "int64", "float32", "float64", "bool", "
 NonEmpty = Annotated[str, Field(min_length=1)]
 Names = Annotated[tuple[NonEmpty, ...], Field(strict=False)]
 OUTPUT_COLUMNS = ("embedding", "num_tokens", "truncated")
+BAD_ROW = "__bad_row__"  # the column of a dataset that says why a row is malformed; null for all others
 
 
 class CsvSettings(Settings):
@@ -44,9 +45,20 @@ class CsvSettings(Settings):
     @field_validator("delimiter", "escape")
     @classmethod
     def _is_one_character(cls, value: str | None) -> str | None:
+        if value == "\\t":  # as YAML reads it in single quotes, or without any
+            return "\t"
         if value is not None and (len(value) != 1 or value in '"\r\n'):
-            raise ValueError(f"is {value!r}, not one character that is neither a quote nor a line break")
+            raise ValueError(
+                f"is {value!r}, not one character that is neither a quote nor a line break; a tab is written \\t"
+            )
         return value
+
+    @field_validator("escape")
+    @classmethod
+    def _escape_is_no_delimiter(cls, escape: str | None, info: ValidationInfo) -> str | None:
+        if escape is not None and escape == (info.data.get("delimiter") or ","):
+            raise ValueError(f"is {escape!r}, which is the delimiter too; set dataset.csv.delimiter to another one")
+        return escape
 
     @field_validator("column_names")
     @classmethod
@@ -100,6 +112,8 @@ class DatasetSettings(Settings):
     @field_validator("keep_columns")
     @classmethod
     def _kept_columns_are_distinct(cls, columns: tuple[str, ...]) -> tuple[str, ...]:
+        if BAD_ROW in columns:
+            raise ValueError(f"holds {BAD_ROW!r}, a name that is used internally; rename the column in the input")
         reserved = sorted(set(columns) & set(OUTPUT_COLUMNS))
         if reserved:
             raise ValueError(f"holds {reserved}, which the output itself writes; rename them in the input")

@@ -34,21 +34,39 @@ class BadRowsError(TextError):
         reasons: the reason for each row, by its number.
         remedy: what the user can do.
         first_row: added to the rows' numbers in the message.
+        places: the file and line of rows, by their number in the dataset, where these are known.
     """
 
-    def __init__(self, problem: str, reasons: Mapping[int, str], remedy: str, first_row: int = 0) -> None:
-        super().__init__(problem, reasons, remedy, first_row)
+    def __init__(
+        self,
+        problem: str,
+        reasons: Mapping[int, str],
+        remedy: str,
+        first_row: int = 0,
+        places: Mapping[int, str] | None = None,
+    ) -> None:
+        super().__init__(problem, reasons, remedy, first_row, places)
         self.problem, self.reasons, self.remedy, self.first_row = problem, reasons, remedy, first_row
+        self.places = places or {}
+
+    @property
+    def named_rows(self) -> list[int]:
+        """The rows that the message names, as numbers in the dataset."""
+        return [self.first_row + row for row in islice(self.reasons, _ROWS_NAMED)]
 
     def __str__(self) -> str:
-        named = islice(self.reasons.items(), _ROWS_NAMED)
-        shown = "; ".join(f"row {self.first_row + row}: {reason}" for row, reason in named)
+        reasons = [self.reasons[row - self.first_row] for row in self.named_rows]
+        shown = "; ".join(
+            f"row {row}{f' ({self.places[row]})' if row in self.places else ''}: {reason}"
+            for row, reason in zip(self.named_rows, reasons, strict=True)
+        )
         more = f"; and {len(self.reasons) - _ROWS_NAMED} more" if len(self.reasons) > _ROWS_NAMED else ""
-        return f"{len(self.reasons)} of the texts {self.problem} ({shown}{more}); {self.remedy}"
+        count = len(self.reasons)
+        return f"{count} of the texts {self.problem} ({shown}{more}); rows count from 0; {self.remedy}"
 
-    def counted_from(self, first_row: int) -> "BadRowsError":
-        """The same error, with rows counted from `first_row` of the dataset."""
-        return BadRowsError(self.problem, self.reasons, self.remedy, first_row)
+    def counted_from(self, first_row: int, places: Mapping[int, str] | None = None) -> "BadRowsError":
+        """The same error, with rows counted from `first_row` of the dataset, and their places."""
+        return BadRowsError(self.problem, self.reasons, self.remedy, first_row, places)
 
 
 class TokenizerError(LengthwiseError):

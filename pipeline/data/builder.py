@@ -9,8 +9,9 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +25,14 @@ from lengthwise.data.readers import (
     cache_folder,
     check_options,
     check_types,
-    describe_error,
+    describe_format,
     known_cause,
     missing_column_error,
     no_rows_error,
     reading_options,
     split_error,
+    unreadable_error,
+    wrap_file_errors,
 )
 from lengthwise.data.source import Source
 from lengthwise.data.tables import BAD_ROW
@@ -43,6 +46,7 @@ _READERS: dict[str, Any] = {
     "parquet": columnar_files,
     "arrow": columnar_files,
 }
+_LINE_FORMATS = ("csv", "json", "text")
 _CARD_FIELDS = {field.name for field in dataclasses.fields(datasets.BuilderConfig)} | {"features"}
 _SHARED_OPTIONS = ("encoding", "field")  # have the same name and meaning here
 
@@ -117,12 +121,28 @@ def open_files(
     check_options(settings, format_name)
     splits = _needed_splits(splits, settings)
     schema = _find_schema(format_name, splits, fingerprint, settings)
-    schema = _declare(_select(format_name, schema, settings), features)
+    first_file = next(file for files in splits.values() for file in files)
+    schema = _declare(_select(format_name, schema, settings, describe_format(first_file, settings)), features)
     plan = _Plan(format_name, splits, schema, settings, keep_bad)
     versions = {name: [_cache_version(file) for file in files] for name, files in splits.items()}
     key = repr((schema, schema.metadata, _reading_settings(settings), settings.name, versions, keep_bad))
     data = _load(plan, str(Path(cache_folder(fingerprint)) / _hash(key)))
-    return Source(data, fingerprint, settings, _READERS[format_name].NO_ROWS)
+    locate = partial(_locate, plan) if settings.split in splits and format_name in _LINE_FORMATS else None
+    return Source(data, fingerprint, settings, _READERS[format_name].NO_ROWS, locate)
+
+
+def _locate(plan: _Plan, rows: Sequence[int]) -> dict[int, str]:
+    """The file and line of rows of the split."""
+    wanted, found, row = set(rows), dict[int, str](), 0
+    column = "" if plan.format == "text" else f", column {plan.settings.text_column!r}"
+    for file in plan.splits[plan.settings.split]:
+        for line, _ in _READERS[plan.format].read_rows(file, plan.schema, plan.settings):
+            if row in wanted:
+                found[row] = f"{file}, line {line}{column}"
+                if len(found) == len(wanted):
+                    return found
+            row += 1
+    return found
 
 
 def _load(plan: _Plan, cache_dir: str) -> datasets.Dataset | datasets.IterableDataset:
@@ -209,14 +229,17 @@ def _find_schema(
     except LengthwiseError:
         raise
     except Exception as error:  # damaged files and lost connections raise exceptions of any type
-        raise _cannot_be_read(error, None, settings) from error
+        raise unreadable_error(error, files[0] if len(files) == 1 else None, settings) from error
     if thorough:
         write_atomically(path, schema.serialize().to_pybytes())
     return schema
 
 
-def _select(format_name: str, schema: pa.Schema, settings: DatasetSettings) -> pa.Schema:
+def _select(format_name: str, schema: pa.Schema, settings: DatasetSettings, hint: str) -> pa.Schema:
     """The columns that are needed.
+
+    Args:
+        hint: what may be wrong with the files, for the error.
 
     Raises:
         DatasetError: one is missing.
@@ -226,11 +249,10 @@ def _select(format_name: str, schema: pa.Schema, settings: DatasetSettings) -> p
     if not schema.names:
         raise no_rows_error(settings, _READERS[format_name].NO_ROWS)
     if missing:
-        hint = ""
         if format_name == "csv":
-            hint = csv_files.missing_column_hint(schema.names, settings)
+            hint = hint or csv_files.missing_column_hint(schema.names, settings)
         elif format_name == "json":
-            hint = json_files.missing_column_hint(schema, settings)
+            hint = hint or json_files.missing_column_hint(schema, settings)
         raise missing_column_error(missing, schema.names, settings, hint)
     check_types(schema.names, settings)
     return pa.schema([schema.field(name) for name in needed], schema.metadata)
@@ -263,16 +285,5 @@ def _reading_settings(settings: DatasetSettings) -> list[Any]:
 
 
 def _wrap_errors(tables: Iterator[pa.Table], file: DataFile, settings: DatasetSettings) -> Iterator[pa.Table]:
-    try:
+    with wrap_file_errors(file, settings):
         yield from tables
-    except LengthwiseError:
-        raise
-    except Exception as error:  # damaged files and lost connections raise exceptions of any type
-        raise _cannot_be_read(error, file, settings) from error
-
-
-def _cannot_be_read(error: Exception, file: DataFile | None, settings: DatasetSettings) -> DatasetError:
-    name = "" if file is None else f"{file}: "
-    return DatasetError(
-        f"{settings.path}: the rows cannot be read ({name}{describe_error(error)}); check the file, and dataset.format"
-    )

@@ -12,10 +12,13 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from lengthwise.config import DatasetSettings
 from lengthwise.data.files import DataFile, file_format, open_data_file
+from lengthwise.data.floats import to_floats, type_name
+from lengthwise.data.readers import wrap_file_errors
 from lengthwise.data.tables import column_types, with_bad_row
 from lengthwise.errors import DatasetError
 
@@ -91,7 +94,7 @@ def _open_arrow(raw: Any) -> Iterator[pa.RecordBatch]:
 
 
 def _file_schema(file: DataFile, settings: DatasetSettings) -> pa.Schema:
-    with open_data_file(file) as raw:
+    with wrap_file_errors(file, settings), open_data_file(file) as raw:
         if _format(file, settings) == "parquet":
             return pq.read_schema(raw)
         try:
@@ -180,10 +183,39 @@ def _cast(table: pa.Table, field: pa.Field, file: DataFile, first_row: int, sett
     try:
         if isinstance(column.type, pa.BaseExtensionType):
             column = column.cast(column.type.storage_type)
-        return column.cast(field.type)
+        return _convert(column, field.type)
     except (pa.ArrowException, TypeError, ValueError) as error:
         raise DatasetError(
-            f"{settings.path}: the column {field.name!r} of {file} is {column.type} in rows {first_row} to"
-            f" {first_row + table.num_rows - 1}, but {field.type} elsewhere ({error}); set dataset.types.{field.name}"
-            " to the type that it should have, such as string"
+            f"{settings.path}: the column {field.name!r} of {file} is {type_name(column.type)} in rows {first_row} to"
+            f" {first_row + table.num_rows - 1}, but should be {type_name(field.type)} ({error}); set"
+            f" dataset.types.{field.name} to a type that holds its values, such as string"
         ) from error
+
+
+def _convert(column: pa.ChunkedArray, target: pa.DataType) -> Any:
+    """A column in another type.
+
+    Raises:
+        ArrowException, TypeError, ValueError: that would change a value, other than rounding a decimal.
+    """
+    if pa.types.is_null(column.type):
+        return column.cast(target)
+    is_text = pa.types.is_string(column.type) or pa.types.is_large_string(column.type)
+    if is_text and pa.types.is_floating(target):
+        return to_floats(column.to_pylist(), target)
+    if not is_text and target != pa.string() and pa.types.is_boolean(column.type) != pa.types.is_boolean(target):
+        raise ValueError("neither a number nor a boolean is the other")
+    converted = column.cast(target)
+    if pa.types.is_floating(target) and pc.any(pc.and_(pc.is_inf(_wide(converted)), _is_finite(column))).as_py():
+        raise ValueError("a value is too large for it")
+    if pa.types.is_date(target) and not is_text and not converted.cast(column.type).equals(column):
+        raise ValueError("a value has a time of day, which a date has not")
+    return converted
+
+
+def _wide(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    return column.cast(pa.float64())
+
+
+def _is_finite(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    return pc.is_finite(_wide(column)) if pa.types.is_floating(column.type) else pc.is_valid(column)

@@ -5,8 +5,10 @@
 - A row has as many cells as the header has names, and a quoted cell ends before a delimiter or a line break. Any other
   row is malformed. If it goes over several lines, its first line is the malformed row, and reading goes on at the next.
 - A quoted cell of several lines and rows between two stray quotes look the same. If each of its lines alone has the
-  cells of a row, it is taken for rows: in a file with tabs always, as texts hardly hold tabs, and otherwise where that
-  is unlikely to be chance. `dataset.csv.quoting` decides it.
+  cells of a row, it is taken for rows: in a file with tabs always, as texts hardly hold tabs; otherwise if no delimiter
+  looks like that of a sentence, or if there are many. `dataset.csv.quoting` decides it.
+- An escape has a meaning before a quote, a delimiter, a line break and itself only. Before anything else it is text, so
+  that the folders of C:\\temp are not joined.
 - A row of several lines has a limit, so that a stray quote does not read the rest of the file into memory.
 """
 
@@ -15,6 +17,7 @@ from __future__ import annotations
 import csv
 import difflib
 import logging
+import re
 from collections import deque
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -24,6 +27,7 @@ import pyarrow as pa
 from lengthwise.config import DatasetSettings
 from lengthwise.data.files import DataFile, file_extension
 from lengthwise.data.lines import find_undecodable, open_text
+from lengthwise.data.readers import wrap_file_errors
 from lengthwise.data.tables import Malformed, column_types, make_tables, row_error
 from lengthwise.errors import DatasetError
 
@@ -31,10 +35,17 @@ NO_ROWS = (
     "there is nothing but a header; if the first line is a row and not the names of the columns, give these in"
     " dataset.csv.column_names"
 )
+_REPEATED_HEADER = (
+    "the names of the columns again, as where files were joined; if this is the header of a file whose names"
+    " dataset.csv.column_names gives, set dataset.csv.header to true"
+)
+_MARK = "\ufeff"
 _COINCIDENCE = 4  # so many delimiters, each where a row would have it, are not there by chance
 _MAX_ROW_LINES, _MAX_ROW_CHARACTERS = 10_000, 16 * 2**20  # of a row of several lines
 _OTHER_DELIMITERS = ";\t|,"
 _MAX_CELL = 2**31 - 1
+# After the delimiter of a sentence there is a space or the line's end; in 1,000 there are three digits.
+_IN_SENTENCE = r"{0}(?=\s|$)|(?<=\d){0}(?=\d{{3}}(?!\d))"
 log = logging.getLogger(__name__)
 
 
@@ -51,11 +62,34 @@ def read_schema(files: Sequence[DataFile], settings: DatasetSettings) -> pa.Sche
 
 def read_tables(file: DataFile, schema: pa.Schema, settings: DatasetSettings, *, keep_bad: bool) -> Iterator[pa.Table]:
     """The rows of a file."""
-    return make_tables(_read_rows(file, schema.names, settings), file, schema, settings, keep_bad=keep_bad)
+    return make_tables(read_rows(file, schema, settings), file, schema, settings, keep_bad=keep_bad)
+
+
+def read_rows(
+    file: DataFile, schema: pa.Schema, settings: DatasetSettings
+) -> Iterator[tuple[int, Sequence[Any] | Malformed]]:
+    """Each row's line and the cells of the columns, None where one is empty or the file lacks the column."""
+    with open_text(file, settings) as text:
+        rows = _parse_rows(text, file, settings)
+        header = _take_header(rows, file, settings)
+        if header is None:
+            return
+        width = len(header)
+        positions = [header.index(name) if name in header else width for name in schema.names]
+        for line, row in rows:
+            if isinstance(row, Malformed):
+                yield line, row
+            elif row[-1] == header[-1] and width > 1 and [row[0].removeprefix(_MARK), *row[1:]] == header:
+                yield line, Malformed(_REPEATED_HEADER, _delimiter(file, settings).join(row))
+            else:
+                row.append("")  # the cell of a column that the file lacks
+                yield line, [row[position] or None for position in positions]
 
 
 def missing_column_hint(names: Sequence[str], settings: DatasetSettings) -> str:
     """What may be the reason that a column is missing, for its error."""
+    if len(names) == 1 and names[0].lower().startswith("sep="):
+        return "; remove the first line, which only Excel reads, and set dataset.csv.delimiter"
     if len(names) == 1:
         for delimiter in _OTHER_DELIMITERS:
             if settings.text_column in names[0].split(delimiter):
@@ -64,15 +98,18 @@ def missing_column_hint(names: Sequence[str], settings: DatasetSettings) -> str:
 
 
 class _Lines:
-    """The lines of a file; those of the current row can be pushed back.
+    """The lines of a file, for the parser of the standard library; those of the current row can be pushed back.
 
     Attributes:
-        row: the lines of the current row.
+        row: the lines of the current row, as they are in the file.
         number: how many lines are taken, those of the current row included.
     """
 
-    def __init__(self, lines: Iterator[str]) -> None:
+    def __init__(self, lines: Iterator[str], escape: str | None, delimiter: str) -> None:
         self._lines, self._returned = lines, deque[str]()
+        # The parser drops an escape before any character; a doubled one is one that it keeps.
+        special = f'[{re.escape(delimiter)}{re.escape(escape)}"\r\n]' if escape else ""
+        self._escapes = re.compile(f"{re.escape(escape)}({special})?") if escape else None
         self.row: list[str] = []
         self.number = self._characters = 0
 
@@ -86,7 +123,9 @@ class _Lines:
         self._characters = len(line) if len(self.row) == 1 else self._characters + len(line)
         if len(self.row) > 1 and (len(self.row) > _MAX_ROW_LINES or self._characters > _MAX_ROW_CHARACTERS):
             raise csv.Error(f"a cell of more than {_MAX_ROW_LINES:,} lines or {_MAX_ROW_CHARACTERS:,} characters")
-        return line
+        if self._escapes is None:
+            return line
+        return self._escapes.sub(lambda found: found[0] if found[1] else 2 * found[0], line)
 
     def push_back(self) -> str:
         """All lines of the row but the first, which is returned."""
@@ -97,30 +136,11 @@ class _Lines:
         return first
 
 
-def _read_rows(
-    file: DataFile, columns: Sequence[str], settings: DatasetSettings
-) -> Iterator[tuple[int, Sequence[Any] | Malformed]]:
-    """Each row's line and the cells of the columns, None where one is empty or the file lacks the column."""
-    with open_text(file, settings) as text:
-        rows = _parse_rows(text, file, settings)
-        header = _take_header(rows, file, settings)
-        if header is None:
-            return
-        width = len(header)
-        positions = [header.index(name) if name in header else width for name in columns]
-        for line, row in rows:
-            if isinstance(row, Malformed):
-                yield line, row
-            else:
-                row.append("")  # the cell of a column that the file lacks
-                yield line, [row[position] or None for position in positions]
-
-
 def _parse_rows(text: Any, file: DataFile, settings: DatasetSettings) -> Iterator[tuple[int, list[str] | Malformed]]:
     """Each row's first line and its cells, without empty lines; the first row decides how many cells there are."""
     csv.field_size_limit(_MAX_CELL)  # of all readers of the process; the default is 128 KiB
     options, delimiter = settings.csv, _delimiter(file, settings)
-    lines = _Lines(iter(text))
+    lines = _Lines(iter(text), options.escape, delimiter)
     reader = csv.reader(
         lines,
         delimiter=delimiter,
@@ -152,7 +172,8 @@ def _parse_rows(text: Any, file: DataFile, settings: DatasetSettings) -> Iterato
             yield start, Malformed(reason, lines.push_back().rstrip("\r\n"))
         elif len(row) != width:
             cells = "1 cell" if len(row) == 1 else f"{len(row)} cells"
-            yield start, Malformed(f"{cells}, but the header has {width}", "".join(lines.row).rstrip("\r\n"))
+            names = "dataset.csv.column_names" if options.column_names else "the header"
+            yield start, Malformed(f"{cells}, but {names} has {width}", "".join(lines.row).rstrip("\r\n"))
         else:
             yield start, row
 
@@ -163,7 +184,11 @@ def _may_be_rows(lines: Sequence[str], width: int, delimiter: str, settings: Dat
         return False
     if any(line.count(delimiter) != width - 1 for line in lines):
         return False
-    return delimiter == "\t" or (len(lines) - 1) * (width - 1) >= _COINCIDENCE
+    if delimiter == "\t" or (len(lines) - 1) * (width - 1) >= _COINCIDENCE:
+        return True
+    in_sentence = re.compile(_IN_SENTENCE.format(re.escape(delimiter)))
+    last = lines[-1].rstrip("\r\n") + "."  # at its end there may be an empty cell
+    return not any(in_sentence.search(line) for line in [*lines[:-1], last])
 
 
 def _take_header(
@@ -185,7 +210,7 @@ def _take_header(
 
 
 def _read_header(file: DataFile, settings: DatasetSettings) -> list[str] | None:
-    with open_text(file, settings) as text:
+    with wrap_file_errors(file, settings), open_text(file, settings) as text:
         return _take_header(_parse_rows(text, file, settings), file, settings)
 
 

@@ -11,18 +11,21 @@ import hashlib
 import logging
 import re
 from collections.abc import Iterable
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 from lengthwise.config import DatasetSettings, RunConfig
 from lengthwise.data.files import file_format, is_visible
 from lengthwise.data.readers import (
     SAVED_DATASET_FILES,
+    SETTINGS_FILES,
     cache_folder,
     check_options,
+    check_selection,
     check_split_files,
     check_types,
     common_format,
+    configuration_error,
     describe_error,
     describe_options,
     find_splits,
@@ -63,11 +66,13 @@ def open_dataset(settings: DatasetSettings, fingerprint: str | None = None, *, k
     if "://" in settings.path:
         return _open_url(settings, fingerprint, keep_malformed)
     try:
-        path = Path(settings.path).expanduser()
+        path = Path(settings.path)
+        if settings.path.startswith("~") and not path.exists():
+            path = _expand_home(settings)
         files = _find_local_files(path, settings)
         if files is not None:
             return _open_local(path, files, settings, fingerprint, keep_malformed)
-    except (OSError, ValueError, RuntimeError) as error:  # an impossible file name, or an unknown user after "~"
+    except (OSError, ValueError) as error:  # an impossible file name
         raise DatasetError(
             f"{settings.path}: cannot be opened ({describe_error(error)}); set dataset.path to a file, a folder or a"
             " glob that can be read"
@@ -78,6 +83,22 @@ def open_dataset(settings: DatasetSettings, fingerprint: str | None = None, *, k
 def open_run_dataset(config: RunConfig, fingerprint: str | None = None) -> Source:
     """`open_dataset` for a run: unless bad rows are errors, malformed rows are kept and marked."""
     return open_dataset(config.dataset, fingerprint, keep_malformed=config.encode.bad_rows != "error")
+
+
+def _expand_home(settings: DatasetSettings) -> Path:
+    """The path whose ~ or ~name is a home folder.
+
+    Raises:
+        DatasetError: there is no such user.
+    """
+    try:
+        return Path(settings.path).expanduser()
+    except RuntimeError as error:
+        user = settings.path.partition("/")[0]
+        raise DatasetError(
+            f"{settings.path}: there is no such file here (looked in {Path.cwd()}), nor a home folder {user}; set"
+            " dataset.path to a file, a folder, a glob or a hub name"
+        ) from error
 
 
 def _find_local_files(path: Path, settings: DatasetSettings) -> list[Path] | None:
@@ -113,12 +134,14 @@ def _open_local(
 
     if path.is_dir() and any((path / name).exists() for name in SAVED_DATASET_FILES):
         fingerprint = known_fingerprint or _fingerprint_local(files, settings)
+        check_selection(settings, (), "a saved dataset")
         return _make_source(load_saved_dataset(path, settings), fingerprint, settings, "a saved dataset")
     if path.is_dir() and not settings.format and _has_data_card(path):
         fingerprint = known_fingerprint or _fingerprint_local(files, settings)
         return _open_card(path, files, settings, fingerprint, keep_malformed)
+    check_selection(settings, ("format",), "an input of files")
     if path.is_dir():
-        files = [file for file in files if is_visible(str(file), str(path))]
+        files = _visible_files(path, files, settings)
     format_name = common_format([str(file) for file in files], settings)
     if not any(file.stat().st_size for file in files):
         raise no_rows_error(settings)
@@ -134,6 +157,22 @@ def _open_local(
     return open_files(format_name, splits, fingerprint, settings, keep_bad=keep_malformed)
 
 
+def _visible_files(folder: Path, files: list[Path], settings: DatasetSettings) -> list[Path]:
+    """The files of a folder that are read, without what `datasets` takes for settings by its name.
+
+    Raises:
+        DatasetError: there are data files, but all have hidden names.
+    """
+    visible = [file for file in files if is_visible(str(file), str(folder)) and file.name not in SETTINGS_FILES]
+    hidden = [file.relative_to(folder).as_posix() for file in files if file_format(file) is not None]
+    if hidden and not visible:
+        raise DatasetError(
+            f"{settings.path}: all data files have names that begin with _ ({', '.join(hidden[:_MAX_SKIPPED])}), which"
+            " are not read of a folder; rename them, or set dataset.path to a glob of them"
+        )
+    return visible
+
+
 def _warn_of_skipped(folder: Path, format_name: str, settings: DatasetSettings) -> None:
     """Log what a user may expect to be read of a folder, and is not."""
     skipped = []
@@ -145,6 +184,8 @@ def _warn_of_skipped(folder: Path, format_name: str, settings: DatasetSettings) 
             skipped.append(f"{name} (a link to a folder)")
         elif path.is_file() and file_format(path) == format_name and not is_visible(str(path), str(folder)):
             skipped.append(f"{name} (its path has a name that begins with _)")
+        elif path.is_file() and file_format(path) == format_name and path.name in SETTINGS_FILES:
+            skipped.append(f"{name} (a file of settings by its name)")
         elif path.is_file() and settings.format and file_format(path) is None and is_visible(str(path), str(folder)):
             skipped.append(f"{name} (its extension is not of the format {format_name})")
     if skipped:
@@ -167,9 +208,11 @@ def _open_card(
 
     from lengthwise.data.builder import open_files, read_card
 
+    check_selection(settings, ("name",), "a folder with a dataset card")
     try:
         card = datasets.load_dataset_builder(str(folder), settings.name)
     except Exception as error:  # on a card that names no file, exceptions of any type
+        _check_configuration(str(folder), settings)
         raise DatasetError(f"{settings.path}: README.md cannot be followed ({describe_error(error)})") from error
     if (known := read_card(card, settings)) is not None:
         format_name, found, settings = known
@@ -216,9 +259,12 @@ def _open_remote(
         return known_fingerprint or fingerprint_files({path: files.version(path) for path in paths}, settings)
 
     if files.is_folder and any(f"{files.root.rstrip('/')}/{name}" in files.infos for name in SAVED_DATASET_FILES):
+        check_selection(settings, (), "a saved dataset")
         data = load_saved_dataset(settings.path, settings)
         return _make_source(data, fingerprint_remote(files.infos), settings, "a saved dataset")
-    paths = {files.url(path): path for path in files.infos}
+    check_selection(settings, ("format",), "an input of files")
+    data_files = [path for path in files.infos if not files.is_folder or PurePosixPath(path).name not in SETTINGS_FILES]
+    paths = {files.url(path): path for path in data_files}
     format_name = common_format(list(paths), settings)
     found = {"train": list(paths)}
     if files.is_folder:
@@ -232,9 +278,12 @@ def _open_remote(
 def _open_hub(settings: DatasetSettings, known_fingerprint: str | None) -> Source:
     import datasets
 
+    check_selection(settings, ("name", "revision"), "a dataset of the hub")
     try:
         builder = datasets.load_dataset_builder(settings.path, settings.name, revision=settings.revision)
     except Exception as error:  # the hub client has many exceptions for a dataset that it cannot find
+        if isinstance(error, ValueError):
+            _check_configuration(settings.path, settings)
         raise DatasetError(
             f"{settings.path}: neither a local file or folder nor a dataset on the hub ({describe_error(error)});"
             " check dataset.path, dataset.name, dataset.revision and the network"
@@ -244,6 +293,18 @@ def _open_hub(settings: DatasetSettings, known_fingerprint: str | None) -> Sourc
     )
     data = load_split(settings, settings.path, settings.name, revision=settings.revision)
     return _make_source(data, known_fingerprint or found.hexdigest(), settings, "a dataset of the hub")
+
+
+def _check_configuration(path: str, settings: DatasetSettings) -> None:
+    """Say which configurations there are, if `dataset.name` selects none of several."""
+    import datasets
+
+    try:
+        names = datasets.get_dataset_config_names(path, revision=settings.revision)
+    except Exception:  # the error of loading the dataset says what is wrong with it
+        return
+    if (error := configuration_error(names, settings)) is not None:
+        raise error
 
 
 def _make_source(

@@ -20,6 +20,7 @@ from typing import IO, Any
 
 from lengthwise.config import DatasetSettings
 from lengthwise.errors import DatasetError
+from lengthwise.util.model_paths import LFS_POINTER, LFS_REMEDY
 
 _FORMATS = {
     ".parquet": "parquet",
@@ -35,7 +36,9 @@ _FORMATS = {
 FORMATS = tuple(sorted(set(_FORMATS.values())))
 _COMPRESSIONS = (".gz", ".bz2", ".xz", ".zst")
 _OTHER_ARCHIVES = (".tar", ".tgz", ".tbz", ".tbz2", ".txz", ".7z", ".rar", ".cab", ".z")
-_MAGIC_BYTES = 10
+_OFFICE = (".xlsx", ".xls", ".ods", ".docx")
+_MAGIC_BYTES = 64
+_WEB_PAGE = (b"<!doctype html", b"<html")
 
 
 @dataclass(frozen=True)
@@ -107,12 +110,25 @@ def _decompress(raw: IO[bytes], file: DataFile) -> IO[bytes]:
         if start.startswith(magic):
             opened: IO[bytes] = decompress(raw)
             return opened
-    if start.startswith(b"PK\x03\x04"):
-        raise DatasetError(
-            f"{file.path}: {file} is a zip archive or an office document by its first bytes; give it the extension .zip"
-            " if it holds data files, or save the document as CSV"
-        )
+    if (found := _describe_start(start, file)) is not None:
+        raise DatasetError(f"{file.path}: {file} is {found}")
     return raw
+
+
+def _describe_start(start: bytes, file: DataFile) -> str | None:
+    """What a file is that cannot be one of rows, by its first bytes, and the remedy."""
+    if start.startswith(b"PK\x03\x04"):
+        return (
+            "a zip archive or an office document by its first bytes; give it the extension .zip if it holds data files,"
+            " or save the document as CSV"
+        )
+    if start.startswith(b"\xd0\xcf\x11\xe0"):
+        return "an office document by its first bytes; save it as CSV"
+    if start.startswith(LFS_POINTER):
+        return LFS_REMEDY
+    if start.lstrip().lower().startswith(_WEB_PAGE) and file_format(file.name) not in (None, "text"):
+        return "a web page by its first bytes, perhaps the message of a failed download; download the file again"
+    return None
 
 
 def _decompress_bz2(raw: IO[bytes]) -> IO[bytes]:
@@ -150,6 +166,8 @@ def describe_archives(paths: Sequence[str]) -> str | None:
     """What is wrong with the archives among paths that give no data file; None if there are none."""
     for path in paths:
         name, extension = PurePosixPath(path).name, file_extension(path)
+        if extension in _OFFICE:
+            return f"{name} is an office document; save it as CSV"
         if extension in _OTHER_ARCHIVES:
             return (
                 f"{name} is an archive of a kind that is not read ({extension}); unpack it, or pack the files as .zip"
@@ -157,12 +175,14 @@ def describe_archives(paths: Sequence[str]) -> str | None:
         if extension == ".zip":
             members = _list_zip(path)
             found = f"its members are {', '.join(map(repr, members[:5]))}" if members else "it is empty"
+            if any(file_format(member) is not None and not is_visible(member) for member in members):
+                found += "; those with a name that begins with . or _ are not read"
             return f"the zip archive {name} holds no file of a known format ({found})"
     return None
 
 
 def _zip_members(path: str, settings: DatasetSettings) -> list[DataFile]:
-    names = _list_zip(path)
+    names = [name for name in _list_zip(path) if is_visible(name)]
     chosen = [name for name in names if file_format(name) is not None]
     if settings.format is not None:
         chosen = [name for name in chosen if file_format(name) == settings.format] or names
@@ -170,16 +190,22 @@ def _zip_members(path: str, settings: DatasetSettings) -> list[DataFile]:
 
 
 def _list_zip(path: str) -> list[str]:
-    """The names of an archive's files, sorted, without hidden ones."""
+    """The names of an archive's files, sorted.
+
+    Raises:
+        DatasetError: the archive is damaged or encrypted, or has a name that no archive should have.
+    """
     try:
         with open_file(path) as raw, zipfile.ZipFile(raw) as archive:
-            infos = [info for info in archive.infolist() if not info.is_dir() and is_visible(info.filename)]
+            infos = [info for info in archive.infolist() if not info.is_dir()]
     except zipfile.BadZipFile as error:
         raise DatasetError(f"{path}: the zip archive cannot be read ({error}); pack it again") from error
     if encrypted := [info.filename for info in infos if info.flag_bits & 1]:
         raise DatasetError(f"{path}: the member {encrypted[0]!r} is encrypted; unpack the archive with its password")
     names = sorted(info.filename for info in infos)
-    if twice := next((name for name, following in pairwise(names) if name == following), None):
+    if outside := next((name for name in names if ".." in PurePosixPath(name).parts), None):
+        raise DatasetError(f"{path}: the member {outside!r} has a path out of the archive; pack the archive again")
+    if twice := next((name for name, following in pairwise(names) if name == following and is_visible(name)), None):
         raise DatasetError(f"{path}: two members are named {twice!r}; pack the archive again, with one file per name")
     return names
 

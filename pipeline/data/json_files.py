@@ -1,7 +1,8 @@
 """JSON files: the types of columns follow from all their values, not from the first block of them.
 
 - Strings, integers, numbers, booleans and nested values keep their type if a column has one of these only. A column
-  that mixes them is of strings, with numbers as they are written; so is one whose numbers the type cannot hold.
+  that mixes them is of strings, with numbers as they are written; so is one whose numbers the type cannot hold, or
+  whose values are nested deeper than any type should be.
 - Types are found before the rows are read, in one more pass over the file, if columns are kept. Of remote files that
   are streamed, only the beginning is looked at: what does not fit later is an error that names `dataset.types`.
 """
@@ -16,6 +17,7 @@ import pyarrow as pa
 from lengthwise.config import DatasetSettings
 from lengthwise.data.files import DataFile
 from lengthwise.data.json_values import JsonObject, read_values
+from lengthwise.data.readers import wrap_file_errors
 from lengthwise.data.tables import (
     NEGATIVE_ZERO,
     JsonFloat,
@@ -30,6 +32,7 @@ from lengthwise.errors import DatasetError
 
 NO_ROWS = "there is no value in it"
 _FIRST_ROWS = 1_000
+_MAX_DEPTH = 32  # of nested types; Arrow refuses to write more than 63
 _EXACT_IN_FLOAT = 2**53
 _INT64 = (-(2**63), 2**63 - 1)
 _SINGLE_TYPES = {str: pa.string(), bool: pa.bool_(), int: pa.int64(), JsonFloat: pa.float64(), float: pa.float64()}
@@ -61,6 +64,13 @@ def read_schema(files: Sequence[DataFile], settings: DatasetSettings, *, thoroug
 
 def read_tables(file: DataFile, schema: pa.Schema, settings: DatasetSettings, *, keep_bad: bool) -> Iterator[pa.Table]:
     """The rows of a file."""
+    return make_tables(read_rows(file, schema, settings), file, schema, settings, keep_bad=keep_bad)
+
+
+def read_rows(
+    file: DataFile, schema: pa.Schema, settings: DatasetSettings
+) -> Iterator[tuple[int, Sequence[Any] | Malformed]]:
+    """Each row's line and its values of the columns."""
     declared = column_types(settings)
     as_text = {
         field.name
@@ -68,29 +78,39 @@ def read_tables(file: DataFile, schema: pa.Schema, settings: DatasetSettings, *,
         if field.type == pa.string() and (field.name != settings.text_column or field.name in declared)
     }
     names = schema.names
-
-    def rows() -> Iterator[tuple[int, Sequence[Any] | Malformed]]:
-        for line, value in read_values(file, settings):
-            row = _as_row(value)
-            if isinstance(row, JsonObject) and (twice := row.repeated & set(names)):
-                row = Malformed(f"the field {min(twice)!r} is written twice in one object", to_text(row) or "")
-            if isinstance(row, Malformed):
-                yield line, row
-            else:
-                yield (
-                    line,
-                    [to_text(row.get(name)) if name in as_text else row.get(name) for name in names],
-                )
-
-    return make_tables(rows(), file, schema, settings, keep_bad=keep_bad)
+    for line, value in read_values(file, settings):
+        row = _as_row(value)
+        if not isinstance(row, Malformed) and (twice := _find_repeated(row, names)) is not None:
+            row = Malformed(f"the field {twice} is written twice in one object", to_text(row) or "")
+        if isinstance(row, Malformed):
+            yield line, row
+        else:
+            yield line, [to_text(row.get(name)) if name in as_text else row.get(name) for name in names]
 
 
 def missing_column_hint(values: pa.Schema, settings: DatasetSettings) -> str:
     """What may be the reason that a column is missing, for its error."""
     nested = [field.name for field in values if pa.types.is_struct(getattr(field.type, "value_type", field.type))]
     if not nested:
-        return ""
+        return "; rows that are strings have the column 'text'" if values.names == ["text"] else ""
     return f"; if the rows are in a field, set dataset.field to it, such as {nested[0]!r}"
+
+
+def _find_repeated(row: Mapping[str, Any], names: Sequence[str]) -> str | None:
+    """A field that is written twice, among the columns or in one of their values; None if there is none."""
+    if isinstance(row, JsonObject) and (twice := row.repeated & set(names)):
+        return repr(min(twice))
+    for name in names:
+        if not isinstance(row.get(name), dict | list):
+            continue
+        waiting = [row[name]]
+        while waiting:
+            item = waiting.pop()
+            if isinstance(item, JsonObject):
+                return f"{min(item.repeated)!r} of the column {name!r}"
+            if isinstance(item, dict | list):
+                waiting += item.values() if isinstance(item, dict) else item
+    return None
 
 
 class _Column:
@@ -158,9 +178,17 @@ def _merge(first: pa.DataType, second: pa.DataType | None) -> pa.DataType | None
 def _infer(values: list[Any]) -> Any:
     """The type of nested values; None if there is none that holds them all."""
     try:
-        return pa.array([to_plain(value) for value in values]).type
+        found = pa.array([to_plain(value) for value in values]).type
+        return found if _depth(found) <= _MAX_DEPTH else None
     except (pa.ArrowException, UnicodeEncodeError, OverflowError, RecursionError):
         return None
+
+
+def _depth(data_type: pa.DataType) -> int:
+    """How many lists and structs a type has around its innermost values."""
+    if not pa.types.is_nested(data_type):
+        return 0
+    return 1 + max((_depth(data_type.field(index).type) for index in range(data_type.num_fields)), default=0)
 
 
 def _read_objects(files: Sequence[DataFile], settings: DatasetSettings) -> Iterator[Mapping[str, Any]]:
@@ -168,13 +196,14 @@ def _read_objects(files: Sequence[DataFile], settings: DatasetSettings) -> Itera
     found, first_error = False, None
     for file in files:
         try:
-            for line, value in read_values(file, settings):
-                row = _as_row(value)
-                if not isinstance(row, Malformed):
-                    found = True
-                    yield row
-                elif first_error is None:
-                    first_error = row_error(settings, file, line, row.reason)
+            with wrap_file_errors(file, settings):
+                for line, value in read_values(file, settings):
+                    row = _as_row(value)
+                    if not isinstance(row, Malformed):
+                        found = True
+                        yield row
+                    elif first_error is None:
+                        first_error = row_error(settings, file, line, row.reason)
         except DatasetError as error:
             first_error = first_error or error
             break
@@ -191,4 +220,4 @@ def _as_row(value: Any) -> Mapping[str, Any] | Malformed:
     if type(value) is str:
         return {"text": value}
     shown = (to_text(value) or "")[:1_000]
-    return Malformed(f"{shown[:60]} is not an object", shown)
+    return Malformed(f'{shown[:60]} is not an object, such as {{"text": "..."}}', shown)

@@ -45,6 +45,11 @@ def read_values(file: DataFile, settings: DatasetSettings) -> Iterator[tuple[int
         while not start.strip(_SPACE) and (more := text.read(_READ_CHARACTERS)):
             start += more
         if settings.field is not None or start.lstrip(_SPACE).startswith("["):
+            if _has_arrays_by_line(start) and settings.field is None:
+                raise DatasetError(
+                    f"{settings.path}: each line of {file} is an array; rows are objects, which name their values, such"
+                    ' as {"text": "..."}; write it so, or as CSV'
+                )
             yield from _Document(start, text, file, settings).rows()
             return
         start += "" if start.endswith("\n") else text.readline()
@@ -54,16 +59,32 @@ def read_values(file: DataFile, settings: DatasetSettings) -> Iterator[tuple[int
             yield from _Document(start, text, file, settings).rows()
 
 
+def _first_lines(start: str) -> Iterator[str]:
+    """The first two lines that are not blank."""
+    return islice((line.strip(_SPACE) for line in io.StringIO(start) if line.strip(_SPACE)), 2)
+
+
+def _has_arrays_by_line(start: str) -> bool:
+    """Whether the first line is an array of other values than objects, and the second begins another one."""
+    lines = _first_lines(start)
+    first, second = next(lines, ""), next(lines, "")
+    try:
+        value = _DECODER.decode(first)
+    except (ValueError, RecursionError):
+        return False
+    return second.startswith("[") and isinstance(value, list) and not all(isinstance(item, dict) for item in value)
+
+
 def _has_rows_by_line(start: str) -> bool:
     """Whether the first value ends with its line, or the second line begins another one."""
-    lines = islice((line for line in io.StringIO(start) if line.strip(_SPACE)), 2)
+    lines = _first_lines(start)
     first, second = next(lines, ""), next(lines, "{")
-    if not first.lstrip(_SPACE).startswith("{"):
+    if not first.startswith("{"):
         return True
     try:
-        _DECODER.raw_decode(first.lstrip(_SPACE))
+        _DECODER.raw_decode(first)
     except (ValueError, RecursionError) as error:
-        goes_on = getattr(error, "pos", 0) >= len(first.strip(_SPACE))
+        goes_on = getattr(error, "pos", 0) >= len(first)
         return not goes_on or second.startswith("{")
     return True
 
@@ -105,7 +126,7 @@ def _malformed(line: str, error: Exception, settings: DatasetSettings) -> Malfor
 
 def _explain(error: Exception) -> str:
     if isinstance(error, json.JSONDecodeError):
-        return f"{error.msg} at column {error.colno}"
+        return f"{error.msg.removesuffix(' at')} at column {error.colno}"  # some messages end in "at"
     return "nested too deeply" if isinstance(error, RecursionError) else str(error)
 
 

@@ -58,6 +58,11 @@ def open_text(file: DataFile, settings: DatasetSettings, newline: str | None = "
                 f" byte 0x{error.object[error.start]:02x} is not {encoding}); set dataset.encoding to the file's"
                 " encoding"
             ) from error
+        except UnicodeError as error:  # of UTF-16 and UTF-32 without a byte order mark
+            raise DatasetError(
+                f"{settings.path}: the rows cannot be read ({file}: it does not begin with a byte order mark); set"
+                f" dataset.encoding to {encoding}-le or {encoding}-be"
+            ) from error
         finally:
             text.detach()
 

@@ -14,7 +14,7 @@ import difflib
 import glob
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
@@ -27,8 +27,21 @@ if TYPE_CHECKING:
     import datasets
 
 SAVED_DATASET_FILES = ("state.json", "dataset_dict.json")  # of `save_to_disk`
-_READER_VERSION = 3  # raised when the same file gives other rows
+SETTINGS_FILES = (  # which `datasets` leaves out of a folder
+    "README.md",
+    "config.json",
+    "dataset_info.json",
+    "dataset_infos.json",
+    "dummy_data.zip",
+    "dataset_dict.json",
+)
+_READER_VERSION = 4  # raised when the same file gives other rows
 _USED_BY = {"encoding": ("csv", "json", "text"), "field": ("json",), "csv": ("csv",)}
+_SELECTIONS = {
+    "name": "selects a configuration of a hub dataset or of a folder's dataset card",
+    "revision": "selects a commit of a hub dataset",
+    "format": "is for files",
+}
 _PARQUET_BATCH_ROWS = 8_192  # the default, a file's first row group, makes `datasets` fail if that group is empty
 
 
@@ -43,7 +56,9 @@ def common_format(paths: Sequence[str], settings: DatasetSettings) -> str:
     formats = {file_format(file.name) for file in expand_archives(paths, settings)} - {None}
     if len(formats) == 1:
         return str(formats.pop())
-    found = describe_archives(paths) or "no file of a known format"
+    if not formats and (problem := describe_archives(paths)) is not None:
+        raise DatasetError(f"{settings.path}: {problem}")
+    found = "no file of a known format"
     if formats:
         found = f"files of several formats ({', '.join(sorted(map(str, formats)))})"
     raise DatasetError(f"{settings.path}: {found}; set dataset.format to one of {', '.join(FORMATS)}")
@@ -216,6 +231,40 @@ def check_options(settings: DatasetSettings, format_name: str | None, kind: str 
             )
 
 
+def check_selection(settings: DatasetSettings, used: Sequence[str], kind: str) -> None:
+    """Refuse `dataset.name`, `revision` or `format` where an input of this kind does not use it.
+
+    Args:
+        used: those that it uses.
+        kind: what the input is, for the error.
+
+    Raises:
+        DatasetError: one is given that is not used.
+    """
+    for name, effect in _SELECTIONS.items():
+        value = getattr(settings, name)
+        if value is not None and name not in used:
+            raise DatasetError(
+                f"{settings.path}: dataset.{name} is {value!r}, but {kind} does not use it: it {effect}; leave it out,"
+                " or check dataset.path"
+            )
+
+
+def configuration_error(names: Sequence[str], settings: DatasetSettings) -> DatasetError | None:
+    """The error for a dataset of several configurations of which `dataset.name` selects none; None if it does.
+
+    Args:
+        names: of the configurations.
+    """
+    if settings.name in names or (settings.name is None and len(names) < 2):
+        return None
+    found = "is not set" if settings.name is None else f"is {settings.name!r}"
+    return DatasetError(
+        f"{settings.path}: dataset.name {found}, and the dataset has several configurations; set dataset.name to one"
+        f" of them: {_list_names(names)}"
+    )
+
+
 def check_types(names: Sequence[str], settings: DatasetSettings) -> None:
     """Refuse `dataset.types` of columns that the input lacks.
 
@@ -255,6 +304,34 @@ def read_options(format_name: str | None, files: Sequence[str | Path], settings:
 
 def _parse_cell(cell: str) -> str | None:
     return cell or None
+
+
+@contextlib.contextmanager
+def wrap_file_errors(file: DataFile, settings: DatasetSettings) -> Iterator[None]:
+    """Turn any error of reading a file into a DatasetError that names it."""
+    try:
+        yield
+    except LengthwiseError:
+        raise
+    except Exception as error:  # damaged files and lost connections raise exceptions of any type
+        raise unreadable_error(error, file, settings) from error
+
+
+def unreadable_error(error: Exception, file: DataFile | None, settings: DatasetSettings) -> DatasetError:
+    """The error for a file that cannot be read, or for one of several."""
+    name, by_name = ("", "") if file is None else (f"{file}: ", describe_format(file, settings))
+    return DatasetError(
+        f"{settings.path}: the rows cannot be read ({name}{describe_error(error)}){by_name}; check the file, and"
+        " dataset.format"
+    )
+
+
+def describe_format(file: DataFile, settings: DatasetSettings) -> str:
+    """For the error of a file whose extension names another format than `dataset.format`; empty otherwise."""
+    by_name = file_format(file.name)
+    if settings.format is None or by_name in (None, settings.format):
+        return ""
+    return f"; dataset.format is {settings.format!r}, but the extension is that of the format {by_name}"
 
 
 def no_rows_error(settings: DatasetSettings, detail: str = "") -> DatasetError:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     import datasets
 
 _BATCH_ROWS = 1_000
+_MAX_LOCATED = 1_000_000  # rows, which take seconds to read again
 
 
 @dataclass(frozen=True)
@@ -75,9 +76,11 @@ class Source:
         fingerprint: str,
         settings: DatasetSettings,
         no_rows: str = "",
+        locate: Callable[[Sequence[int]], dict[int, str]] | None = None,
     ) -> None:
         import datasets
 
+        self._locate = locate
         self.settings, self._no_rows = settings, no_rows  # what there is if there are no rows, for the error
         self.fingerprint = fingerprint
         self._is_stream = not isinstance(data, datasets.Dataset)
@@ -147,6 +150,15 @@ class Source:
             for _ in self.shards(lambda index: False):
                 pass
         return self.num_rows or 0
+
+    def locate(self, rows: Sequence[int]) -> dict[int, str]:
+        """The file and line of some rows, where rows come from lines of files; the files are read again for it."""
+        if self._locate is None or max(rows, default=0) > _MAX_LOCATED:
+            return {}
+        try:
+            return self._locate(rows)
+        except (LengthwiseError, OSError):  # the rows have an error already, which this would only replace
+            return {}
 
     def texts(self) -> Iterator[str]:
         """The texts, in order, without those that are null, not UTF-8, or of malformed rows."""

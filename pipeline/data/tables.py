@@ -13,13 +13,16 @@ from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from lengthwise.config import DatasetSettings
 from lengthwise.data.files import DataFile
+from lengthwise.data.floats import UnfitNumberError, to_floats, type_name
 from lengthwise.data.lines import find_undecodable, show_undecodable
+from lengthwise.data.readers import describe_format
+from lengthwise.dataset_config import BAD_ROW
 from lengthwise.errors import DatasetError
 
-BAD_ROW = "__bad_row__"  # the column that says why a row is malformed; null for all others
 _NOT_OF_THE_TYPE = (pa.ArrowException, UnicodeEncodeError, TypeError, ValueError, OverflowError, RecursionError)
 _TABLE_ROWS, _TABLE_CHARACTERS = 10_000, 16 * 2**20
 
@@ -53,8 +56,8 @@ NEGATIVE_ZERO = _NegativeZero(0)
 def row_error(settings: DatasetSettings, file: DataFile, line: int, reason: str) -> DatasetError:
     """The error for a malformed row."""
     return DatasetError(
-        f"{settings.path}: the rows cannot be read ({file}, line {line}: {reason}); fix the line, or set"
-        " encode.bad_rows to quarantine, which sets such rows aside"
+        f"{settings.path}: the rows cannot be read ({file}, line {line}: {reason}){describe_format(file, settings)};"
+        " fix the line, or set encode.bad_rows to quarantine, which sets such rows aside"
     )
 
 
@@ -133,15 +136,22 @@ class _Block:
     def _convert_cell(self, field: pa.Field, row: int, value: Any) -> Any:
         try:
             return _convert([value], field.type)[0].as_py()
-        except _NOT_OF_THE_TYPE:
-            undecodable = find_undecodable(value, self._settings) if isinstance(value, str) else None
-            reason = undecodable or f"{_describe(value)} is not {_type_name(field.type)}"
-            remedy = "" if undecodable or field.type == pa.string() else f"; dataset.types.{field.name} sets the type"
-            if field.type == pa.string() and not undecodable:
-                remedy = f"; set dataset.types.{field.name} to string to read it as it is written"
+        except _NOT_OF_THE_TYPE as error:
+            reason = self._explain(field, value, error)
             text = to_text(self._rows[row][self._text]) or ""
-            self._set_bad(row, self.lines[row], Malformed(f"the column {field.name!r}: {reason}{remedy}", text))
+            self._set_bad(row, self.lines[row], Malformed(f"the column {field.name!r}: {reason}", text))
             return None
+
+    def _explain(self, field: pa.Field, value: Any, error: Exception) -> str:
+        """Why a value does not have the type of its column, and the remedy."""
+        setting = f"dataset.types.{field.name}"
+        if isinstance(value, str) and (undecodable := find_undecodable(value, self._settings)) is not None:
+            return undecodable
+        if isinstance(error, UnfitNumberError):
+            return f"{error}; set {setting} to {' or '.join(error.types)}"
+        if field.type == pa.string():
+            return f"{_describe(value)} is not a string; set {setting} to string to read it as it is written"
+        return f"{_describe(value)} is not of the type {type_name(field.type)}; {setting} sets the type"
 
     def _set_bad(self, row: int, line: int, malformed: Malformed) -> None:
         if not self._keep_bad:
@@ -234,8 +244,12 @@ def _convert(values: Sequence[Any], target: pa.DataType) -> pa.Array:
         ArrowException, ValueError, TypeError, OverflowError: one does not have the type.
     """
     kinds = {type(value) for value in values} - {type(None)}
+    if pa.types.is_floating(target):
+        return to_floats(["-0" if value is NEGATIVE_ZERO else value for value in values], target)
     if kinds <= {str}:
         array = pa.array(values, pa.string())
+        if pa.types.is_integer(target) and pc.any(pc.match_substring_regex(array, _HEXADECIMAL)).as_py():
+            raise ValueError("hexadecimal")  # Arrow would read 0xffffffffffffffff as -1
         return array if target == array.type else array.cast(target)
     if target == pa.string():
         raise TypeError("not a string")
@@ -252,8 +266,9 @@ def _convert(values: Sequence[Any], target: pa.DataType) -> pa.Array:
     return pa.array(scalars, target)
 
 
+_HEXADECIMAL = "^[+-]?0[xX]"
 _PARSED_LATE = {JsonFloat, _NegativeZero, dict, list}
-_NATURAL = {pa.int64(): int, pa.int32(): int, pa.bool_(): bool, pa.float64(): JsonFloat}
+_NATURAL = {pa.int64(): int, pa.int32(): int, pa.bool_(): bool}
 
 
 def column_types(settings: DatasetSettings) -> Mapping[str, pa.DataType]:
@@ -265,7 +280,3 @@ def _describe(value: Any) -> str:
     text = to_text(value) or ""
     shown = repr(value) if type(value) is str else text
     return shown if len(shown) <= 60 else f"{shown[:60]}…"
-
-
-def _type_name(data_type: pa.DataType) -> str:
-    return "a string" if data_type == pa.string() else f"of the type {data_type}"

@@ -23,10 +23,13 @@ def read_schema(files: Sequence[DataFile], settings: DatasetSettings) -> pa.Sche
 
 def read_tables(file: DataFile, schema: pa.Schema, settings: DatasetSettings, *, keep_bad: bool) -> Iterator[pa.Table]:
     """The rows of a file."""
+    return make_tables(read_rows(file, schema, settings), file, schema, settings, keep_bad=keep_bad)
 
-    def rows() -> Iterator[tuple[int, Sequence[Any] | Malformed]]:
-        with open_text(file, settings, newline=None) as text:
-            for number, line in enumerate(text, 1):
-                yield number, [line.removesuffix("\n")]
 
-    return make_tables(rows(), file, schema, settings, keep_bad=keep_bad)
+def read_rows(
+    file: DataFile, schema: pa.Schema, settings: DatasetSettings
+) -> Iterator[tuple[int, Sequence[Any] | Malformed]]:
+    """Each line's number and text."""
+    with open_text(file, settings, newline=None) as text:
+        for number, line in enumerate(text, 1):
+            yield number, [line.removesuffix("\n")]

@@ -185,7 +185,8 @@ class ShardEncoder:
             tokens = _with_malformed(tokens, shard, start)
             ids = plan_tokens(tokens, self._engine, self._config.batching)
         except BadRowsError as error:
-            raise error.counted_from(first_row) from error.__cause__
+            counted = error.counted_from(first_row)
+            raise counted.counted_from(first_row, self._source.locate(counted.named_rows)) from error.__cause__
         stats = self._planned_stats(ids)
         took = StageSeconds(tokenize=time.perf_counter() - started)
         return PlannedChunk(ids, stats + ShardStats(stages=took), is_last)

@@ -1,7 +1,7 @@
-"""Explains a path that is not the folder of a model: what it is instead, and what to give.
+"""Explains a path that is not the model or the configuration that it should be: what it is instead, and what to give.
 
-A path to a checkpoint, an artifact or a tokenizer is refused where it is used. Here is only what the message says of a
-single graph, an archive, a file of weights, a model of another library, or a name on the Hugging Face Hub.
+A path to a checkpoint, an artifact, a tokenizer or a run is refused where it is used. Here is only what the message
+says of a single graph, an archive, a file of weights, a model of another library, or a name on the Hugging Face Hub.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from lengthwise.util.text_files import read_text
 # The files that other modules define by these names, which import this one.
 _MANIFEST_FILE, _CONFIG_FILE, _TOKENIZER_FILE = "MANIFEST.json", "config.json", "tokenizer.json"
 MODEL_TYPE = "lengthwise"
-_LFS_POINTER = b"version https://git-lfs.github.com/spec/"
+LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 LFS_REMEDY = "a pointer of Git LFS, not the file itself; run git lfs pull where the repository was cloned"
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _ARCHIVES = (".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".7z", ".zst")
@@ -32,6 +32,7 @@ _GRAPHS: Mapping[str, str] = MappingProxyType(
     }
 )
 _PICKLES = (".pt", ".pth", ".bin", ".ckpt", ".pkl", ".pickle")
+_DATA_FILES = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet", ".arrow", *_ARCHIVES)
 _CONFIGURATIONS = (".yaml", ".yml")
 _OLD_TOKENIZERS = ("vocab.txt", "vocab.json", "merges.txt", "*.model", "*.tiktoken")
 _OTHER_SETTINGS = ("tokenizer_config.json", "special_tokens_map.json", "config.json", "added_tokens.json")
@@ -66,7 +67,7 @@ def is_lfs_pointer(path: Path) -> bool:
     """Whether a file is what Git leaves in place of a large file that it did not download."""
     try:
         with open(path, "rb") as file:
-            return file.read(len(_LFS_POINTER)) == _LFS_POINTER
+            return file.read(len(LFS_POINTER)) == LFS_POINTER
     except OSError:
         return False
 
@@ -120,6 +121,24 @@ def _explain_folder(path: Path) -> str | None:
 
 def _is_model(folder: Path) -> bool:
     return (folder / _MANIFEST_FILE).is_file() or model_type(folder) == MODEL_TYPE
+
+
+def explain_run_path(path: Path) -> str | None:
+    """What a path is that should be the YAML file of a run, and the remedy; None if it may be one."""
+    give = "give the YAML file of a run"
+    if path.is_dir():
+        found = sorted(path.glob("*.yaml"))
+        return f"a folder; {give}" + (f", such as {found[0]}" if found else "")
+    suffix = path.suffix.lower()
+    if suffix in _GRAPHS:
+        return f"{_GRAPHS[suffix]}, not a configuration; {give}, whose model.path names a checkpoint"
+    if suffix in (*_PICKLES, ".safetensors"):
+        return f"a file of weights, not a configuration; {give}, whose model.path names a checkpoint"
+    if path.name == _TOKENIZER_FILE:
+        return f"a tokenizer, not a configuration; {give}, whose tokenizer.path names it"
+    if suffix in _DATA_FILES:
+        return f"a file of data by its extension; {give}, whose dataset.path names it"
+    return None
 
 
 def explain_tokenizer_path(path: Path) -> str | None:

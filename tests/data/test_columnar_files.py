@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import date, datetime
 from pathlib import Path
 from typing import Any
 
@@ -160,3 +161,41 @@ def test_kept_column_that_is_no_unicode_is_refused(tmp_path: Path, streaming: bo
     with pytest.raises(DatasetError, match=message):
         read_rows(open_source(tmp_path / "rows.parquet", keep_columns=["id"], streaming=streaming))
     assert read_texts(tmp_path / "rows.parquet", streaming=streaming) == ["moon"]
+
+
+@STREAMING
+@pytest.mark.parametrize(
+    ("values", "data_type", "problem"),
+    [
+        ([5, None], "bool", "neither a number nor a boolean is the other"),
+        ([True], "int64", "neither a number nor a boolean is the other"),
+        ([1e300], "float32", "a value is too large for it"),
+        ([16777217], "float32", "16777217 not in range"),
+        (["16777217"], "float32", "would become 16777216"),
+        ([1.5], "int64", "truncated"),
+        ([datetime(2020, 1, 1, 5)], "date32", "a value has a time of day"),
+    ],
+)
+def test_declared_type_changes_no_value(
+    tmp_path: Path, values: list[Any], data_type: str, problem: str, streaming: bool
+) -> None:
+    path = write(tmp_path / "rows.parquet", pa.table({"text": ["a"] * len(values), "id": values}))
+    with pytest.raises(DatasetError, match=rf"should be {data_type} \(.*{problem}.*set dataset\.types\.id"):
+        read_rows(open_source(path, keep_columns=("id",), types={"id": data_type}, streaming=streaming))
+
+
+@pytest.mark.parametrize(
+    ("values", "data_type", "expected"),
+    [
+        ([0.1, None, float("inf")], "float32", [np.float32(0.1), None, float("inf")]),
+        ([1, None], "float64", [1.0, None]),
+        ([None, None], "bool", [None, None]),
+        (["true", None], "bool", [True, None]),
+        ([datetime(2020, 1, 1), None], "date32", [date(2020, 1, 1), None]),
+        ([1.5, None], "string", ["1.5", None]),
+    ],
+)
+def test_declared_type(tmp_path: Path, values: list[Any], data_type: str, expected: list[Any]) -> None:
+    path = write(tmp_path / "rows.parquet", pa.table({"text": ["a"] * len(values), "id": values}))
+    rows = read_rows(open_source(path, keep_columns=("id",), types={"id": data_type}))
+    assert [row["id"] for row in rows] == expected

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from helpers.dataset_files import open_source, read_malformed, read_rows, read_texts
 from lengthwise.data import csv_files
-from lengthwise.errors import DatasetError
+from lengthwise.errors import ConfigError, DatasetError
 
 STREAMING = pytest.mark.parametrize("streaming", [False, True])
 LOOKS = ["007", "1.10", "1e5", "9007199254740993", "1.0", "True", "2020-01-01", "NaN", "null", "NA", "-", " 7", "A12"]
@@ -167,6 +167,31 @@ def test_stray_quotes_of_a_tab_separated_file_swallow_no_row(tmp_path: Path, str
     assert standard == [("hello\t1\nworld", "2"), ("last", "3")]
 
 
+@STREAMING
+@pytest.mark.parametrize(
+    "contents",
+    [
+        'text,id\n"hello,1\nworld",2\nlast,3\n',
+        'text,id\n"hello,1\nx,2\nworld",3\n',
+        'id,text\n1,"hello\n2,world"\n3,last\n',
+        'text,id\n"the cat,1\nthe dog, too",2\n'.replace(", too", ""),
+    ],
+)
+def test_few_rows_between_stray_quotes_are_no_cell(tmp_path: Path, contents: str, streaming: bool) -> None:
+    """Of two columns too: the delimiters are not those of a sentence."""
+    with pytest.raises(DatasetError, match=r"line 2: a quoted cell goes on to line [34], but .* dataset\.csv\.quoting"):
+        to_rows(tmp_path, contents, streaming=streaming)
+    assert to_rows(tmp_path, contents, csv={"quoting": "none"}, streaming=streaming)[0][1] == "1"
+
+
+@pytest.mark.parametrize(
+    "cell", ["Dear John,\nhello", "Hello, world\nbye", "It costs 1,000\nor 2,500", "One,\ntwo, three", "a\nb"]
+)
+def test_sentences_of_several_lines_are_a_cell(tmp_path: Path, cell: str) -> None:
+    assert to_rows(tmp_path, f'text,id\n"{cell}",12\n') == [(cell, "12")]
+    assert to_rows(tmp_path, f'id,text\n12,"{cell}"\n') == [(cell, "12")]
+
+
 def test_many_rows_between_stray_quotes_are_no_cell(tmp_path: Path) -> None:
     rows = [f"word {number},{number}" for number in range(20)]
     contents = "\n".join(["text,id", f'"{rows[0]}', *rows[1:-1], f'x",{19}', ""])
@@ -188,6 +213,7 @@ def test_letter_with_commas_is_a_cell(tmp_path: Path) -> None:
         ("hello,1\nbye,2\n", r"no column 'text', 'id'; the columns are 'hello', '1'.*dataset\.csv\.column_names"),
         ("text,id\n", r"no rows.*nothing but a header.*dataset\.csv\.column_names"),
         ("text,id\n\n  \n", r"no rows.*nothing but a header"),
+        ("sep=;\ntext;id\na;1\n", r"remove the first line, which only Excel reads, and set dataset\.csv\.delimiter"),
         ("text;id\na;1\n", r"delimiter seems to be ';': set dataset\.csv\.delimiter"),
         ("Text,id\na,1\n", r"no column 'text'.*did you mean 'Text'"),
         ("text,id,id\na,1,2\n", r"rows\.csv has 2 columns 'id'; rename one"),
@@ -219,12 +245,66 @@ def test_escaped_quotes(tmp_path: Path) -> None:
     assert to_rows(tmp_path, contents, csv={"escape": "\\"}) == [('say "hi", you', "1")]
 
 
+@pytest.mark.parametrize("quoting", ["standard", "none"])
+@pytest.mark.parametrize("escape", ["\\", "^"])
+def test_escape_is_text_before_anything_that_needs_none(tmp_path: Path, escape: str, quoting: str) -> None:
+    e = escape
+    contents = f"text,id\nC:{e}temp{e}new{e},x{e}{e}y{e},1\n".replace(f"y{e},", f"y{e}n,")
+    options = {"escape": escape, "quoting": quoting}
+    assert to_rows(tmp_path, contents, csv=options) == [(f"C:{e}temp{e}new,x{e}y{e}n", "1")]
+
+
+@settings(max_examples=60, deadline=None)
+@given(texts=st.lists(st.text(st.sampled_from('ab\\,"\n\r ^t'), min_size=1, max_size=8), min_size=1, max_size=4))
+def test_cells_written_with_an_escape_are_read_as_they_are(new_folder: Callable[[], Path], texts: list[str]) -> None:
+    file = io.StringIO(newline="")
+    writer = csv.writer(file, lineterminator="\n", quoting=csv.QUOTE_ALL, escapechar="\\", doublequote=False)
+    writer.writerows([("text", "id"), *((text, "1") for text in texts)])
+    found = to_rows(new_folder(), file.getvalue(), csv={"escape": "\\", "quoting": "standard"})
+    assert found == [(text, "1") for text in texts]
+
+
+def test_malformed_row_with_an_escape_is_shown_as_it_is(tmp_path: Path) -> None:
+    path = write_file(tmp_path / "rows.csv", "text,id\na\\b\n")
+    rows, _ = read_malformed(path, csv={"escape": "\\"})
+    assert [row["text"] for row in rows] == ["a\\b"]
+
+
+def test_escape_cannot_be_the_delimiter(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"csv\.escape is ',', which is the delimiter too"):
+        to_rows(tmp_path, "text,id\na,1\n", csv={"escape": ","})
+
+
+@pytest.mark.parametrize("delimiter", ["\t", "\\t"])
+def test_tab_may_be_written_as_an_escape(tmp_path: Path, delimiter: str) -> None:
+    assert to_rows(tmp_path, "text\tid\na\t1\n", csv={"delimiter": delimiter}) == [("a", "1")]
+
+
+@STREAMING
+def test_header_within_the_rows_is_malformed(tmp_path: Path, streaming: bool) -> None:
+    """As where files were joined, the later ones with a byte order mark too."""
+    contents = "text,id\na,1\n\ufefftext,id\ntext,id\nb,text\n"
+    with pytest.raises(DatasetError, match=r"line 3: the names of the columns again, as where files were joined"):
+        to_rows(tmp_path, contents, streaming=streaming)
+    rows, malformed = read_malformed(tmp_path / "rows.csv", keep_columns=("id",), streaming=streaming)
+    assert [row["id"] for row in rows] == ["1", None, None, "text"]
+    assert list(malformed) == [1, 2]
+    with pytest.raises(DatasetError, match=r"line 1: the names of the columns again.* dataset\.csv\.header to true"):
+        to_rows(tmp_path, "text,id\na,1\n", csv={"column_names": ["text", "id"]}, streaming=streaming)
+    assert read_texts(write_file(tmp_path / "one.csv", "text\na\ntext\n")) == ["a", "text"]
+
+
 @STREAMING
 def test_declared_types(tmp_path: Path, streaming: bool) -> None:
     types = {"id": "int64"}
     assert to_rows(tmp_path, "text,id\na,007\nb,\n", types=types, streaming=streaming) == [("a", 7), ("b", None)]
     with pytest.raises(DatasetError, match=r"rows\.csv, line 3: the column 'id': 'A12' is not of the type int64"):
         to_rows(tmp_path, "text,id\na,7\nb,A12\n", types=types, streaming=streaming)
+    for cell in ("0x10", "0xffffffffffffffff", "-0X1", "+7", "7.0"):
+        with pytest.raises(
+            DatasetError, match=rf"line 2: the column 'id': '{re.escape(cell)}' is not of the type int64"
+        ):
+            to_rows(tmp_path, f"text,id\na,{cell}\n", types=types, streaming=streaming)
     for name, cell, value in (("float64", "1.50", 1.5), ("bool", "true", True)):
         assert to_rows(tmp_path, f"text,id\na,{cell}\n", types={"id": name}, streaming=streaming) == [("a", value)]
 
@@ -256,7 +336,7 @@ def test_settings_that_change_rows_change_the_fingerprint(tmp_path: Path) -> Non
     changes: list[dict[str, Any]] = [
         {},
         {"csv": {"quoting": "none"}},
-        {"csv": {"column_names": ["text", "id"]}},
+        {"csv": {"column_names": ["text", "number"]}},
         {"encoding": "latin-1"},
         {"types": {"id": "int64"}},
     ]

@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet as pq
 import pytest
+from datasets.data_files import FILES_TO_IGNORE
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -29,6 +30,7 @@ from helpers.dataset_files import (
 )
 from lengthwise.config import DatasetSettings
 from lengthwise.data.dataset import open_dataset
+from lengthwise.data.readers import SETTINGS_FILES
 from lengthwise.errors import DatasetError
 
 # Ways to name rows
@@ -139,6 +141,34 @@ def test_files_that_a_folder_skips_are_logged(tmp_path: Path, caplog: pytest.Log
     (record,) = caplog.records
     for skipped in ("_b.txt (its path has a name", "c.dat (its extension", "link (a link to a folder)", "to a glob"):
         assert skipped in record.getMessage()
+
+
+def test_folder_of_files_with_hidden_names(tmp_path: Path) -> None:
+    write(tmp_path / "_rows.csv")
+    with pytest.raises(DatasetError, match=r"all data files have names that begin with _ \(_rows\.csv\).* to a glob"):
+        open_source(tmp_path)
+    assert read_texts(tmp_path / "*.csv") == ROW_TEXTS
+
+
+def test_settings_beside_the_data_are_no_data(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Whatever `datasets` takes for such by its name."""
+    assert set(SETTINGS_FILES) == set(FILES_TO_IGNORE)
+    write(tmp_path / "rows.csv")
+    (tmp_path / "dataset_info.json").write_text('{"a": 1}')
+    assert read_texts(tmp_path) == ROW_TEXTS
+    assert not caplog.records
+    write(tmp_path / "json/rows.jsonl")
+    (tmp_path / "json/config.json").write_text('{"text": "a"}')
+    assert read_texts(tmp_path / "json") == ROW_TEXTS
+    assert "not read: config.json (a file of settings by its name)" in caplog.text
+
+
+def test_name_that_begins_like_a_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(DatasetError, match=r"~rows\.csv: there is no such file here .*, nor a home folder ~rows\.csv"):
+        open_source("~rows.csv")
+    write(tmp_path / "~rows.csv")
+    assert read_texts("~rows.csv") == ROW_TEXTS
 
 
 @pytest.mark.parametrize("path", ["", "  "])

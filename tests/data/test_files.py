@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from helpers.dataset_files import ROW_TEXTS, ROWS, open_source, read_rows, read_texts, to_csv, to_json_lines
+from helpers.dataset_files import ROW_TEXTS, ROWS, open_source, read_rows, read_texts, to_csv, to_json_lines, write
 from lengthwise.errors import DatasetError
 
 STREAMING = pytest.mark.parametrize("streaming", [False, True])
@@ -130,12 +130,55 @@ def test_other_archives_are_refused(tmp_path: Path, name: str, format_name: str 
     [
         (make_zip(TEXTS), r"rows\.csv is a zip archive or an office document .* extension \.zip"),
         (make_parquet(ROWS), r"rows\.csv is in the format parquet by its first bytes"),
+        (
+            b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" + bytes(600),
+            r"rows\.csv is an office document by its first bytes; save it as",
+        ),
+        (
+            b"version https://git-lfs.github.com/spec/v1\noid sha256:a\n",
+            r"rows\.csv is a pointer of Git LFS.* git lfs pull",
+        ),
+        (b"\n<!DOCTYPE html>\n<html>", r"rows\.csv is a web page by its first bytes.* download the file again"),
     ],
 )
 def test_file_of_another_kind_than_its_extension(tmp_path: Path, contents: bytes, message: str) -> None:
     (tmp_path / "rows.csv").write_bytes(contents)
     with pytest.raises(DatasetError, match=message):
         open_source(tmp_path / "rows.csv")
+
+
+def test_text_file_may_be_a_web_page(tmp_path: Path) -> None:
+    (tmp_path / "rows.txt").write_text("<html>\n")
+    assert read_texts(tmp_path / "rows.txt") == ["<html>"]
+
+
+@pytest.mark.parametrize("name", ["rows.xlsx", "rows.xls", "rows.ods"])
+def test_office_documents_are_refused(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_bytes(b"PK\x03\x04")
+    with pytest.raises(DatasetError, match=rf"{name} is an office document; save it as CSV$"):
+        open_source(tmp_path / name)
+
+
+@pytest.mark.parametrize("name", ["a.csv.gz", "a.jsonl.gz", "a.parquet", "a.arrow"])
+def test_error_names_the_damaged_one_of_several_files(tmp_path: Path, name: str) -> None:
+    whole = write(tmp_path / name.replace("a.", "b."))
+    (tmp_path / name).write_bytes(whole.read_bytes()[:40])
+    with pytest.raises(DatasetError, match=rf"the rows cannot be read \({name}: "):
+        open_source(tmp_path / name.replace("a.", "*."))
+
+
+@pytest.mark.parametrize("others", [{}, {"rows.csv": b"text\na\n"}])
+def test_member_with_a_path_out_of_the_archive(tmp_path: Path, others: dict[str, bytes]) -> None:
+    path = tmp_path / "rows.zip"
+    path.write_bytes(make_zip({"../evil.csv": b"text\nb\n", **others}))
+    with pytest.raises(DatasetError, match=r"the member '\.\./evil\.csv' has a path out of the archive"):
+        read_texts(path)
+
+
+def test_zip_archive_of_hidden_members(tmp_path: Path) -> None:
+    (tmp_path / "rows.zip").write_bytes(make_zip({"_rows.csv": b"text\na\n"}))
+    with pytest.raises(DatasetError, match=r"its members are '_rows\.csv'; those with a name that begins with \. or _"):
+        read_texts(tmp_path / "rows.zip")
 
 
 def test_zip_archive_with_two_members_of_one_name_is_refused(tmp_path: Path) -> None:

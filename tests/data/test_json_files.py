@@ -185,7 +185,8 @@ def test_several_objects_of_a_line_are_rows(tmp_path: Path) -> None:
         ('{"text": "a"},\n{"text": "b"},\n', "line 1: not valid JSON: a comma after the object"),
         ('{"text": "a"}\n{"text": "b"\n{"text": "c"}\n', "line 2: not valid JSON: Expecting ',' delimiter"),
         ('{"text": "a"}\n[1, 2]\n', r"line 2: \[1, 2\] is not an object"),
-        ('{"text": "a"}\n5\n', "line 2: 5 is not an object"),
+        ('{"text": "a"}\n5\n', "line 2: 5 is not an object, such as"),
+        ('{"text": "a"}\n{"text": "b\n', r"line 2: not valid JSON: Unterminated string starting at column 10\)"),
         ('{"text": "a"}\n{"text": "b", "text": "c"}\n', "line 2: the field 'text' is written twice"),
         ('[\n{"text": "a"},\n{"text": "b"},\n]', "line 4: not valid JSON"),
         ('[\n{"text": "a"}\n{"text": "b"}\n]', "line 3: not valid JSON: '{' where"),
@@ -213,6 +214,42 @@ def test_malformed_lines_can_be_kept(tmp_path: Path, streaming: bool) -> None:
         ("\\xe9", None),
     ]
     assert [reason[:19] for reason in malformed.values()] == [f"rows.jsonl, line {line}:" for line in (2, 3, 5)]
+
+
+@STREAMING
+@pytest.mark.parametrize("value", ['{"b": 1, "b": 2}', '[{"b": 1, "b": 2}]', '{"a": {"b": [[{"b": 1, "b": 1}]]}}'])
+def test_repeated_field_of_a_nested_value(tmp_path: Path, value: str, streaming: bool) -> None:
+    """As one of the row itself."""
+    contents = lines('{"b": 1}', value)
+    with pytest.raises(DatasetError, match=r"line 2: the field 'b' of the column 'id' is written twice in one object"):
+        to_ids(tmp_path, contents, streaming=streaming)
+    assert read_texts(tmp_path / "rows.jsonl", streaming=streaming) == ["a", "a"]  # which needs no such column
+    with pytest.raises(DatasetError, match="written twice"):
+        to_ids(tmp_path, contents, types={"id": "string"}, streaming=streaming)
+
+
+@pytest.mark.parametrize(("start", "end"), [("[", "]"), ('{"a": ', "}")])
+@pytest.mark.parametrize("depth", [20, 33, 64, 200])
+def test_deep_values_are_strings(tmp_path: Path, start: str, end: str, depth: int) -> None:
+    """Arrow cannot write a type of more than 63 levels."""
+    literal = start * depth + "1" + end * depth
+    (found,) = to_ids(tmp_path, lines(literal))
+    assert found == (json.loads(literal) if depth <= 32 else literal)
+
+
+@STREAMING
+@pytest.mark.parametrize("second", ['["b", 2]', '["b"]', "[1]"])
+def test_lines_that_are_arrays_are_refused(tmp_path: Path, second: str, streaming: bool) -> None:
+    (tmp_path / "rows.jsonl").write_text(f'["a", 1]\n{second}\n')
+    with pytest.raises(DatasetError, match=r"each line of rows\.jsonl is an array; rows are objects"):
+        read_texts(tmp_path / "rows.jsonl", streaming=streaming)
+
+
+def test_strings_have_the_column_text(tmp_path: Path) -> None:
+    (tmp_path / "rows.jsonl").write_text('"a"\n"b"\n')
+    assert read_texts(tmp_path / "rows.jsonl") == ["a", "b"]
+    with pytest.raises(DatasetError, match=r"no column 'body'.*rows that are strings have the column 'text'"):
+        read_texts(tmp_path / "rows.jsonl", text_column="body")
 
 
 def test_repeated_field_that_is_not_needed(tmp_path: Path) -> None:

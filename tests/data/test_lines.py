@@ -41,6 +41,13 @@ def test_byte_order_mark_is_no_part_of_the_text(tmp_path: Path, name: str, mark:
     assert read_texts(tmp_path / name, encoding=encoding) == TEXTS
 
 
+@NAMES
+def test_utf16_needs_its_byte_order(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_bytes(contents_of(name).encode("utf-16-le"))
+    with pytest.raises(DatasetError, match=r"byte order mark\); set dataset\.encoding to utf-16-le or utf-16-be"):
+        read_texts(tmp_path / name, encoding="utf-16")
+
+
 @STREAMING
 @NAMES
 @pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be", "utf-32"])

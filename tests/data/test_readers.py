@@ -58,3 +58,56 @@ def test_type_of_a_column_that_only_a_late_row_has(tmp_path: Path) -> None:
     lines = ['{"text": "a"}\n'] * 1_500 + ['{"text": "a", "late": 1}\n']
     (tmp_path / "rows.jsonl").write_text("".join(lines))
     assert len(read_rows(open_source(tmp_path / "rows.jsonl", types={"late": "int64"}))) == 1_501
+
+
+@pytest.mark.parametrize("setting", ["name", "revision", "format"])
+@pytest.mark.parametrize("kind", ["file", "folder", "url", "saved", "card", "hub"])
+def test_selection_that_the_input_does_not_use(
+    tmp_path: Path, kind: str, setting: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path: Any = {"file": tmp_path / "rows.csv", "url": f"file://{tmp_path}/rows.csv"}.get(kind, tmp_path / "rows")
+    if kind == "saved":
+        datasets.Dataset.from_list(ROWS).save_to_disk(path)
+    elif kind == "hub":
+        path = "someone/rows"
+        monkeypatch.setattr(datasets, "load_dataset_builder", lambda *_, **__: pytest.fail("the hub is asked"))
+    else:
+        write(tmp_path / ("rows.csv" if kind in ("file", "url") else "rows/rows.csv"))
+    if kind == "card":
+        (path / "README.md").write_text("---\nconfigs:\n- config_name: one\n  data_files: rows.csv\n---\n")
+    used = {"hub": ("name", "revision"), "card": ("name", "format"), "saved": ()}.get(kind, ("format",))
+    value = {"name": "one", "revision": "main", "format": "csv"}[setting]
+    if setting not in used:
+        with pytest.raises(DatasetError, match=rf"dataset\.{setting} is '{value}', but .* does not use it"):
+            open_source(path, **{setting: value})
+    elif kind != "hub":
+        assert len(read_rows(open_source(path, **{setting: value}))) == len(ROWS)
+
+
+@pytest.mark.parametrize(("name", "found"), [(None, "is not set"), ("thre", "is 'thre'")])
+def test_configurations_of_a_card_are_named(tmp_path: Path, name: str | None, found: str) -> None:
+    for letter in "ab":
+        write(tmp_path / f"{letter}.csv")
+    configurations = "".join(f"- config_name: {number}\n  data_files: a.csv\n" for number in ("one", "two"))
+    (tmp_path / "README.md").write_text(f"---\nconfigs:\n{configurations}---\n")
+    with pytest.raises(DatasetError, match=rf"dataset\.name {found}.*set dataset\.name to one of them: 'one', 'two'"):
+        open_source(tmp_path, name=name)
+    assert len(read_rows(open_source(tmp_path, name="two"))) == len(ROWS)
+
+
+@pytest.mark.parametrize(
+    ("name", "contents", "format_name", "by_name"),
+    [
+        ("rows.csv", "text,id\na,1\n", "json", "csv"),
+        ("rows.csv", "text,id\na,1\n", "parquet", "csv"),
+        ("rows.json", '{"text":"a"}\n', "csv", "json"),
+    ],
+)
+def test_format_that_is_not_that_of_the_extension(
+    tmp_path: Path, name: str, contents: str, format_name: str, by_name: str
+) -> None:
+    (tmp_path / name).write_text(contents)
+    with pytest.raises(
+        DatasetError, match=rf"dataset\.format is '{format_name}', but the extension is that of the format {by_name}"
+    ):
+        open_source(tmp_path / name, format=format_name)

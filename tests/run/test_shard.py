@@ -46,6 +46,32 @@ def test_null_ends_a_run_or_becomes_zeros(tmp_path: Path, tokenizer: TextTokeniz
     assert vectors_at(tmp_path / "out").any(axis=1).tolist() == [True, False, True, True, False, False]
 
 
+@pytest.mark.parametrize("streaming", [False, True])
+@pytest.mark.parametrize(
+    ("name", "contents", "place"),
+    [
+        ("rows.csv", 'text\nmoon\n"a\nb"\n\nmoon\n""\n', "row 3 (rows.csv, line 7, column 'text'): null"),
+        ("rows.jsonl", '{"text": "moon"}\n\n{"text": null}\n', "row 1 (rows.jsonl, line 3, column 'text'): null"),
+        ("rows.txt", "moon\n" + "moon " * 9 + "\n", "row 1 (rows.txt, line 2): 9 tokens"),
+    ],
+)
+def test_row_of_a_file_is_named_by_its_line(
+    tmp_path: Path,
+    tokenizer: TextTokenizer,
+    engine: LookupEngine,
+    name: str,
+    contents: str,
+    place: str,
+    streaming: bool,
+) -> None:
+    (tmp_path / name).write_text(contents)
+    dataset = {"path": str(tmp_path / name), "shard_rows": 2, "streaming": streaming}
+    config = run_config(tmp_path / "out", dataset=dataset, tokenizer={"max_length": 5})
+    with pytest.raises(TextError) as caught:
+        encode(config, open_run_dataset(config), tokenizer, engine)
+    assert f"({place}); rows count from 0; " in str(caught.value)
+
+
 def quarantined(folder: Path) -> list[dict[str, Any]]:
     """The lines of the quarantine, in order."""
     files = sorted((folder / "quarantine").glob("*.jsonl"))

@@ -285,8 +285,8 @@ def test_refused_row_raises_with_its_number(strict: TextTokenizer) -> None:
         tokenize_texts(["a", "b", None, "cc", "a zebra", "b", "zebra"], strict)
     assert str(caught.value) == (
         "1 of the texts cannot be encoded (row 4: refused by the tokenizer: WordLevel error: Missing [UNK] token from"
-        " the vocabulary); fix them, use a tokenizer that has its unknown token, or set encode.bad_rows to quarantine,"
-        " which sets such rows aside, or to zero"
+        " the vocabulary); rows count from 0; fix them, use a tokenizer that has its unknown token, or set"
+        " encode.bad_rows to quarantine, which sets such rows aside, or to zero"
     )
 
 

@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 
 from lengthwise import Encoder
-from lengthwise.config import CONFIG_FILE, EncoderConfig
+from lengthwise.config import CONFIG_FILE, EncoderConfig, load_config
 from lengthwise.encoder.checkpoint import load_checkpoint, save_checkpoint
 from lengthwise.encoder.model import seeded_encoder
-from lengthwise.errors import LengthwiseError, TokenizerError
+from lengthwise.errors import ConfigError, LengthwiseError, TokenizerError
 from lengthwise.export.artifact.folder import MANIFEST_FILE, Artifact
 from lengthwise.tokens.tokenizer import TOKENIZER_FILE, TextTokenizer, load_tokenizer
 from lengthwise.util import model_paths
@@ -68,6 +68,25 @@ def test_file_of_an_artifact_is_refused_with_its_folder(artifact_folder: Path, l
 def test_single_file_is_refused_as_what_it_is(tmp_path: Path, load: Load, name: str, expected: str) -> None:
     (tmp_path / name).write_bytes(b"\x08\x08")
     assert expected in refusal(load, tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("model.onnx", "model.onnx is one ONNX graph, not a configuration; give the YAML file of a run"),
+        ("model.safetensors", "is a file of weights, not a configuration"),
+        ("tokenizer.json", "is a tokenizer, not a configuration; give the YAML file of a run"),
+        ("reviews.csv", "is a file of data by its extension; give the YAML file of a run, whose dataset.path names it"),
+        ("folder", "is a folder; give the YAML file of a run, such as "),
+    ],
+)
+def test_path_that_is_no_run_is_refused_as_what_it_is(tmp_path: Path, name: str, expected: str) -> None:
+    if name == "folder":
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "run.yaml").write_text("")
+    with pytest.raises(ConfigError) as caught:
+        load_config(tmp_path / name)
+    assert expected in str(caught.value)
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])
