@@ -435,7 +435,7 @@ def train(
     >>> from lengthwise import train
     >>> report = train({
     ...     "dataset": {"path": "texts.txt"},
-    ...     "model": {"path": "student", "init": {"embedding_dim": 8, "hidden_size": 6}},
+    ...     "model": {"path": "student", "init": {"embedding_dim": 6, "hidden_size": 6}},
     ...     "train": {"teacher": "model", "sources": [{"kind": "teacher"}], "max_steps": 3},
     ... }, show_progress=False)
     >>> report.steps, report.model

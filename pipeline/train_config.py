@@ -40,7 +40,7 @@ _SETTINGS_OF: Mapping[str, tuple[str, ...]] = MappingProxyType(  # which of the 
     {
         "teacher": (),
         "vectors": ("vector_column",),
-        "pairs": ("columns", "negative_columns", "temperature", "group", "symmetric", "negatives"),
+        "pairs": ("columns", "negative_columns", "temperature", "group", "symmetric", "negatives", "window"),
         "labels": ("label_column", "temperature"),
     }
 )
@@ -73,6 +73,11 @@ class SourceSettings(Settings):
     symmetric: bool = Field(False, description="also find the anchor by its positive, for the kind pairs")
     negatives: Literal["own", "all"] = Field(
         "own", description="whether a text of negative_columns is a negative of its own pair or of the whole group"
+    )
+    window: PositiveInt | None = Field(
+        4,
+        description="a group is drawn from so many groups of pairs of like lengths, which makes it fast; from all pairs"
+        " if null",
     )
     group: PositiveInt = Field(192, description="pairs whose texts are compared with each other, for the kind pairs")
 

@@ -63,7 +63,7 @@ def test_mistake_in_a_source_is_named(source: dict[str, Any], message: str) -> N
     [
         ({"lr": 0.1}, "train.lr = 0.1: was renamed; write 'learning_rate' instead"),
         ({"learning_rate": 0}, "train.learning_rate = 0: input should be greater than 0"),
-        ({"warmup": 1.5}, "train.warmup = 1.5: input should be less than or equal to 1"),
+        ({"final_rate": 1.5}, "train.final_rate = 1.5: input should be less than or equal to 1"),
         ({"average": 1.0}, "train.average = 1.0: input should be less than 1"),
         ({"betas": [0.9]}, "train.betas.1: missing"),
         ({"sources": {"kind": "teacher"}}, "train.sources = {'kind': 'teacher'}: should be a list"),

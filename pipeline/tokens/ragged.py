@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -76,3 +76,21 @@ class RaggedTokens:
         input_ids = np.full(real.shape, pad_id, dtype=np.int64)
         input_ids[real] = self.values[(starts[:, None] + columns)[real]]
         return input_ids, lengths
+
+
+def concatenate_tokens(parts: Sequence[RaggedTokens]) -> RaggedTokens:
+    """The rows of all parts, one part after the other."""
+    starts = np.cumsum([0, *(len(part.values) for part in parts)])
+    first_rows = np.cumsum([0, *map(len, parts)]).tolist()
+    offsets = [part.offsets[:-1] + start for part, start in zip(parts, starts, strict=False)]
+    return RaggedTokens(
+        np.concatenate([np.empty(0, np.int32), *(part.values for part in parts)]),
+        np.concatenate([*offsets, starts[-1:]]).astype(np.int64),
+        np.concatenate([np.empty(0, np.bool_), *(part.truncated for part in parts)]),
+        np.concatenate([np.empty(0, np.bool_), *(part.null for part in parts)]),
+        {
+            first + row: reason
+            for part, first in zip(parts, first_rows, strict=False)
+            for row, reason in part.bad.items()
+        },
+    )

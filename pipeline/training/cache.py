@@ -13,7 +13,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from lengthwise.errors import RunError, StoreError
+from lengthwise.training.progress import Bars
 from lengthwise.training.teacher import Teacher
 from lengthwise.util.files import replace_file, write_atomically
 from lengthwise.util.text_files import read_text
@@ -92,12 +93,8 @@ class TeacherCache:
         self._starts = np.cumsum([0, *map(len, self._shards)])
         self._known = _to_arrow(np.concatenate(keys))
 
-    def fill(self, texts: Sequence[str], progress: Callable[[int, int], object] | None = None) -> None:
+    def fill(self, texts: Sequence[str], bars: Bars = Bars()) -> None:
         """Encode the texts that are not there yet. What was written before an interruption is kept.
-
-        Args:
-            progress: called with the numbers of texts and characters, first of those that are there, then after each
-                shard.
 
         Raises:
             RunError: the teacher gives a value that is no number.
@@ -109,14 +106,12 @@ class TeacherCache:
         missing = missing[np.sort(first)]
         sizes = np.array([len(texts[row]) for row in missing.tolist()], np.int64)
         missing = missing[np.argsort(-sizes, kind="stable")]
-        if progress is not None:
-            progress(len(texts) - len(missing), sum(map(len, texts)) - int(sizes.sum()))
-        for start in range(0, len(missing), SHARD_ROWS):
-            rows = missing[start : start + SHARD_ROWS]
-            chosen = [texts[row] for row in rows.tolist()]
-            self._write(keys[rows], self._encode(chosen))
-            if progress is not None:
-                progress(len(chosen), sum(map(len, chosen)))
+        with bars.open("teacher", int(sizes.sum()), "characters") as bar:
+            for start in range(0, len(missing), SHARD_ROWS):
+                rows = missing[start : start + SHARD_ROWS]
+                chosen = [texts[row] for row in rows.tolist()]
+                self._write(keys[rows], self._encode(chosen))
+                bar.update(sum(map(len, chosen)))
         self._open_shards()
 
     def find(self, keys: NDArray[np.uint8]) -> NDArray[np.int64]:
@@ -133,7 +128,7 @@ class TeacherCache:
             vectors[chosen] = self._shards[shard][positions[chosen] - self._starts[shard]]
         return vectors
 
-    def token_vectors(self) -> NDArray[np.float32] | None:
+    def token_vectors(self, bars: Bars = Bars()) -> NDArray[np.float32] | None:
         """`Teacher.token_vectors`, made once too.
 
         Raises:
@@ -146,7 +141,7 @@ class TeacherCache:
             pass
         except (OSError, ValueError, EOFError) as error:
             log.warning("%s: cannot be read (%s); it is made again", path, error)
-        vectors = self._teacher.token_vectors()
+        vectors = self._teacher.token_vectors(bars)
         if vectors is not None:
             self._save(path, vectors.astype(np.float32))
         return vectors

@@ -20,14 +20,16 @@ from lengthwise.config import TokenizationSettings
 from lengthwise.data.dataset import Source, open_dataset
 from lengthwise.dataset_config import DatasetSettings
 from lengthwise.errors import DatasetError
-from lengthwise.tokens.ragged import RaggedTokens
+from lengthwise.tokens.ragged import RaggedTokens, concatenate_tokens
 from lengthwise.tokens.tokenize import tokenize_texts
 from lengthwise.tokens.tokenizer import TextTokenizer
 from lengthwise.train_config import SourceSettings
 from lengthwise.training.cache import text_keys
+from lengthwise.training.progress import Bars
 
 Targets = Callable[[NDArray[np.int64]], NDArray[Any]]  # of rows
 _LARGEST_HELD_OUT = 10  # at most every tenth row
+_TOKENIZED_AT_ONCE = 16_384
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,14 +94,18 @@ def open_source(settings: SourceSettings, default: DatasetSettings) -> Source:
     return open_dataset(dataset.model_copy(update={"text_column": first, "keep_columns": tuple(others)}))
 
 
-def read_rows(number: int, settings: SourceSettings, source: Source) -> Rows:
+def read_rows(number: int, settings: SourceSettings, source: Source, bars: Bars = Bars()) -> Rows:
     """Read a source's rows.
 
     Raises:
         DatasetError: the input cannot be read, a column is not what its kind needs, or no row is usable.
     """
     name = f"{number}: {settings.kind}"
-    tables = [shard.table for shard in source.shards()]
+    tables = []
+    with bars.open(f"read {name}", source.num_rows, "rows") as bar:
+        for shard in source.shards():
+            tables.append(shard.table)
+            bar.update(len(shard.table))
     table = pa.concat_tables(tables)
     count_texts = {"pairs": 2 + len(settings.negative_columns)}.get(settings.kind, 1)
     columns = [_texts(table, column, source) for column in table.column_names[:count_texts]]
@@ -129,6 +135,7 @@ def make_examples(
     *,
     held_out: int,
     seed: int,
+    bars: Bars = Bars(),
 ) -> Examples:
     """Tokenize rows and choose those that are held out.
 
@@ -140,7 +147,9 @@ def make_examples(
     Raises:
         DatasetError: no row has a token.
     """
-    sides = tuple(tokenize_texts(column, tokenizer, tokenization, bad_rows="zero") for column in rows.texts)
+    sides = tuple(
+        tokenize_column(column, tokenizer, tokenization, f"tokenize {rows.name}", bars) for column in rows.texts
+    )
     full = np.logical_and.reduce([side.lengths > 0 for side in sides[:2]])
     usable = np.flatnonzero(full)
     if not len(usable):
@@ -156,6 +165,19 @@ def make_examples(
         held_out=usable[is_held_out],
         skipped=rows.skipped + len(full) - len(usable),
     )
+
+
+def tokenize_column(
+    texts: Sequence[str], tokenizer: TextTokenizer, tokenization: TokenizationSettings, name: str, bars: Bars
+) -> RaggedTokens:
+    """The ids of texts, with a bar; a text that cannot be tokenized has none."""
+    parts = []
+    with bars.open(name, len(texts), "texts") as bar:
+        for start in range(0, len(texts), _TOKENIZED_AT_ONCE):
+            part = texts[start : start + _TOKENIZED_AT_ONCE]
+            parts.append(tokenize_texts(part, tokenizer, tokenization, bad_rows="zero"))
+            bar.update(len(part))
+    return concatenate_tokens(parts)
 
 
 def _hold_out(keys: NDArray[np.uint8], count: int, seed: int) -> NDArray[np.bool_]:

@@ -14,7 +14,7 @@ from torch.nn import functional
 from lengthwise.batching.sampler import LengthBatchSampler
 from lengthwise.encoder.model import PackedEncoder
 from lengthwise.errors import ConfigError
-from lengthwise.tokens.ragged import RaggedTokens
+from lengthwise.tokens.ragged import concatenate_tokens
 from lengthwise.train_config import TrainSettings
 from lengthwise.training.batches import BatchRunner
 from lengthwise.training.examples import Examples
@@ -132,11 +132,12 @@ class PairLearner:
             raise ConfigError(
                 f"train.sources.{self.name} has {len(self._train)} pairs; a contrastive loss compares two"
             )
-        self._tokens = _concatenate(examples.sides)
+        self._tokens = concatenate_tokens(examples.sides)
         self._first, same_as = self._tokens.distinct_rows()
         self._texts = same_as.reshape(len(examples.sides), -1)  # the distinct text of each side and row
         self._is_there = np.stack([side.lengths > 0 for side in examples.sides])
-        self.sampler = GroupSampler(len(self._train), source.group, source_seed(settings.seed, number))
+        lengths = np.stack([side.lengths[self._train] for side in examples.sides])
+        self.sampler = GroupSampler(lengths, source.group, source_seed(settings.seed, number), source.window)
 
     def loss(self, runner: BatchRunner) -> Tensor:
         """The loss of the next group."""
@@ -183,15 +184,3 @@ def make_learner(
     if examples.settings.kind == "pairs":
         return PairLearner(examples, number, settings)
     return TextLearner(examples, number, encoder.config.dim, settings, runner)
-
-
-def _concatenate(sides: tuple[RaggedTokens, ...]) -> RaggedTokens:
-    """The rows of all sides, one side after the other."""
-    starts = np.cumsum([0, *(len(side.values) for side in sides)])
-    offsets = [side.offsets[:-1] + start for side, start in zip(sides, starts, strict=False)]
-    return RaggedTokens(
-        np.concatenate([side.values for side in sides]),
-        np.concatenate([*offsets, starts[-1:]]).astype(np.int64),
-        np.concatenate([side.truncated for side in sides]),
-        np.concatenate([side.null for side in sides]),
-    )

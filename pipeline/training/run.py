@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from tqdm import tqdm
 
 from lengthwise.config import EncoderConfig, RunConfig, TokenizationSettings
 from lengthwise.data.dataset import Source
@@ -23,15 +22,15 @@ from lengthwise.encoder.checkpoint import load_checkpoint, save_checkpoint, weig
 from lengthwise.encoder.model import PackedEncoder
 from lengthwise.errors import CheckpointError, ConfigError, LengthwiseError, StoreError
 from lengthwise.store.fingerprint import describe_changes
-from lengthwise.tokens.tokenize import tokenize_texts
 from lengthwise.tokens.tokenizer import TextTokenizer, load_tokenizer
 from lengthwise.training.batches import resolve_precision
 from lengthwise.training.cache import TeacherCache, text_keys
 from lengthwise.training.checkpoints import Checkpoints
-from lengthwise.training.examples import Examples, Rows, Targets, make_examples, open_source, read_rows
+from lengthwise.training.examples import Examples, Rows, Targets, make_examples, open_source, read_rows, tokenize_column
 from lengthwise.training.initialize import count_tokens, initialize_embedding, new_encoder
 from lengthwise.training.journal import Journal
 from lengthwise.training.loop import Trainer
+from lengthwise.training.progress import Bars
 from lengthwise.training.report import TrainReport, read_report, write_report
 from lengthwise.training.teacher import FolderTeacher, open_teacher
 from lengthwise.training.vocabulary import cut_vocabulary
@@ -113,16 +112,19 @@ def train_encoder(
         return done
     _check_target(model, overwrite=overwrite or is_ours or (done is not None and done.model == config.model.path))
     device = _device(config.train.device)
-    rows = [_read(number, config, source) for number, source in enumerate(prepared.sources)]
-    cache = _teach(prepared, rows, folder, show_progress)
-    tokenizer = _student_tokenizer(prepared, rows, folder, is_ours=is_ours)
-    examples = _make_examples(prepared, rows, cache, tokenizer)
+    bars = Bars(show_progress)
+    opened = zip(config.train.sources, prepared.sources, strict=True)
+    rows = [read_rows(number, settings, source, bars) for number, (settings, source) in enumerate(opened)]
+    cache = _teach(prepared, rows, folder, bars)
+    tokenizer = _student_tokenizer(prepared, rows, folder, bars, is_ours=is_ours)
+    examples = _make_examples(prepared, rows, cache, tokenizer, bars)
     _write_identity(folder, identity)
     with _torch_settings(config):
         encoder, snapshot = _new_encoder(prepared, tokenizer), checkpoints.latest()
         _check_targets(encoder, rows, cache)
+        rows.clear()  # the texts
         if snapshot is None:
-            _initialize(prepared, encoder, tokenizer, examples, cache)
+            _initialize(prepared, encoder, tokenizer, examples, cache, bars)
         trainer = Trainer(encoder.to(device), examples, config.train)
         if snapshot is not None:
             trainer.restore(snapshot)
@@ -202,11 +204,7 @@ def _check_target(model: Path, *, overwrite: bool) -> None:
         raise CheckpointError(f"{model}: already exists, and may be trained; give --overwrite to replace it")
 
 
-def _read(number: int, config: RunConfig, source: Source) -> Rows:
-    return read_rows(number, config.train.sources[number], source)
-
-
-def _teach(prepared: Prepared, rows: Sequence[Rows], folder: Path, show_progress: bool) -> TeacherCache | None:
+def _teach(prepared: Prepared, rows: Sequence[Rows], folder: Path, bars: Bars) -> TeacherCache | None:
     """The teacher's vectors of all texts that need one."""
     settings, teacher = prepared.config.train, prepared.teacher
     texts = [text for source in rows if source.settings.kind == "teacher" for text in source.texts[0]]
@@ -214,13 +212,13 @@ def _teach(prepared: Prepared, rows: Sequence[Rows], folder: Path, show_progress
         return None
     cache = TeacherCache(Path(settings.cache or folder / "teacher"), teacher, settings.teacher_dtype)
     _check_dim(prepared, cache.dim, f"the teacher {teacher.name}")
-    characters = sum(map(len, texts))
-    with tqdm(total=characters, unit="char", unit_scale=True, desc="teacher", disable=not show_progress) as bar:
-        cache.fill(texts, lambda _, count: bar.update(count))
+    cache.fill(texts, bars)
     return cache
 
 
-def _student_tokenizer(prepared: Prepared, rows: Sequence[Rows], folder: Path, *, is_ours: bool) -> TextTokenizer:
+def _student_tokenizer(
+    prepared: Prepared, rows: Sequence[Rows], folder: Path, bars: Bars, *, is_ours: bool
+) -> TextTokenizer:
     """The new model's tokenizer: the one that is given, or the teacher's, cut to its most frequent tokens.
 
     Args:
@@ -232,7 +230,11 @@ def _student_tokenizer(prepared: Prepared, rows: Sequence[Rows], folder: Path, *
     path = folder / _TOKENIZER
     if is_ours and path.is_file():
         return load_tokenizer(path)
-    columns = [tokenize_texts(column, prepared.tokenizer, bad_rows="zero") for each in rows for column in each.texts]
+    columns = [
+        tokenize_column(column, prepared.tokenizer, TokenizationSettings(), f"count {each.name}", bars)
+        for each in rows
+        for column in each.texts
+    ]
     counts = count_tokens(columns, prepared.tokenizer.vocab_size)
     tokenizer = cut_vocabulary(prepared.tokenizer, counts, size)
     write_atomically(path, tokenizer.to_json().encode())
@@ -240,7 +242,7 @@ def _student_tokenizer(prepared: Prepared, rows: Sequence[Rows], folder: Path, *
 
 
 def _make_examples(
-    prepared: Prepared, rows: Sequence[Rows], cache: TeacherCache | None, tokenizer: TextTokenizer
+    prepared: Prepared, rows: Sequence[Rows], cache: TeacherCache | None, tokenizer: TextTokenizer, bars: Bars
 ) -> list[Examples]:
     settings = prepared.config.train
     limits = [limit for limit in (settings.max_length, prepared.tokenization.max_length) if limit is not None]
@@ -254,6 +256,7 @@ def _make_examples(
             tokenization,
             held_out=settings.validation.rows,
             seed=settings.seed,
+            bars=bars,
         )
         for source in rows
     ]
@@ -284,6 +287,7 @@ def _initialize(
     tokenizer: TextTokenizer,
     examples: Sequence[Examples],
     cache: TeacherCache | None,
+    bars: Bars,
 ) -> None:
     """Set the embedding of a new encoder.
 
@@ -295,7 +299,7 @@ def _initialize(
         return
     table, is_output = None, settings.embedding != "teacher_words"
     if is_output:
-        table = cache.token_vectors() if cache is not None else teacher.token_vectors()
+        table = (teacher if cache is None else cache).token_vectors(bars)
     if table is None and settings.embedding != "teacher":
         table, is_output = teacher.word_embeddings(), False
     if table is None and settings.embedding is not None:

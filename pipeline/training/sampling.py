@@ -75,20 +75,27 @@ class LengthSampler:
 
 
 class GroupSampler:
-    """Groups of rows drawn at random; the rows that do not fill a last group are left out of that epoch.
+    """Groups of rows of like lengths, in random order; rows that do not fill a last group are left out of that epoch.
+
+    Rows are sorted by their lengths and cut into windows of a few groups, from which groups are drawn. A group then has
+    few distinct lengths, and runs in few batches.
 
     Attributes:
-        batches: how many there are per epoch.
+        batches: how many groups there are per epoch.
         epoch: the epoch of the last group.
     """
 
-    def __init__(self, rows: int, group: int, seed: int) -> None:
+    def __init__(self, lengths: NDArray[np.int64], group: int, seed: int, window: int | None) -> None:
         """Begin with the first epoch.
 
         Args:
-            rows: the number of rows; with fewer than `group`, they are one group.
+            lengths: int64[sides, rows], of each row's texts.
+            group: rows of a group; where there are fewer, they are one group.
+            window: groups of a window; None draws groups from all rows.
         """
-        self._rows, self._group, self._seed = rows, min(group, rows), seed
+        self._lengths, self._seed, self._window = lengths, seed, window
+        rows = lengths.shape[1]
+        self._group = min(group, rows)
         self.batches, self.epoch = max(1, rows // self._group), 0
         self._position = 0
         self._order = self._shuffle(0)
@@ -112,7 +119,16 @@ class GroupSampler:
         self._order = self._shuffle(self.epoch)
 
     def _shuffle(self, epoch: int) -> NDArray[np.int64]:
-        return np.random.default_rng((self._seed, epoch)).permutation(self._rows)
+        """The rows of an epoch, group after group."""
+        draw = np.random.default_rng((self._seed, epoch))
+        rows = draw.permutation(self._lengths.shape[1])[: self.batches * self._group]
+        if self._window is None:
+            return rows
+        rows = rows[np.lexsort(self._lengths[::-1, rows])]  # stable: rows of the same lengths stay in random order
+        rows = np.roll(rows, int(draw.integers(len(rows))))  # so that windows begin elsewhere in each epoch
+        size = self._window * self._group
+        rows = np.concatenate([draw.permutation(rows[start : start + size]) for start in range(0, len(rows), size)])
+        return rows.reshape(self.batches, self._group)[draw.permutation(self.batches)].ravel()
 
 
 def due_sources(shares: Sequence[float], round_number: int) -> list[int]:

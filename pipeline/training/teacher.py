@@ -22,6 +22,7 @@ from lengthwise.encoder.engine import Engine, encode_texts
 from lengthwise.errors import CheckpointError
 from lengthwise.tokens.tokenizer import TOKENIZER_FILE, TextTokenizer, load_tokenizer
 from lengthwise.training.onnx_teacher import find_graph, load_graph
+from lengthwise.training.progress import Bars
 from lengthwise.training.sentence_teacher import load_sentence_transformer
 from lengthwise.training.teacher_model import TeacherModel
 from lengthwise.util.files import file_sha256
@@ -55,7 +56,7 @@ class Teacher(Protocol):
     def word_embeddings(self) -> NDArray[np.float32] | None:
         """The embedding table, float32[vocabulary, width]; None where there is none to be found."""
 
-    def token_vectors(self) -> NDArray[np.float32] | None:
+    def token_vectors(self, bars: Bars = Bars()) -> NDArray[np.float32] | None:
         """The vector of each token alone, float32[vocabulary, dim]; None where the model cannot be run on ids."""
 
 
@@ -107,17 +108,19 @@ class FolderTeacher:
                 return table
         return None
 
-    def token_vectors(self) -> NDArray[np.float32] | None:
+    def token_vectors(self, bars: Bars = Bars()) -> NDArray[np.float32] | None:
         """The vector of each token with the special tokens around it, not scaled to length 1."""
         run, tokenizer = self._model.encode_ids, self.load_tokenizer()
         if run is None:
             return None
         parts = []
-        for start in range(0, tokenizer.vocab_size, _TOKENS_AT_ONCE):
-            tokens = np.arange(start, min(start + _TOKENS_AT_ONCE, tokenizer.vocab_size))
-            columns = [np.full(len(tokens), number) for number in tokenizer.prefix]
-            columns += [tokens, *(np.full(len(tokens), number) for number in tokenizer.suffix)]
-            parts.append(run(np.stack(columns, axis=1).astype(np.int64)))
+        with bars.open("teacher's tokens", tokenizer.vocab_size, "tokens") as bar:
+            for start in range(0, tokenizer.vocab_size, _TOKENS_AT_ONCE):
+                tokens = np.arange(start, min(start + _TOKENS_AT_ONCE, tokenizer.vocab_size))
+                columns = [np.full(len(tokens), number) for number in tokenizer.prefix]
+                columns += [tokens, *(np.full(len(tokens), number) for number in tokenizer.suffix)]
+                parts.append(run(np.stack(columns, axis=1).astype(np.int64)))
+                bar.update(len(tokens))
         return np.concatenate(parts)
 
 

@@ -1,15 +1,16 @@
-"""`RaggedTokens`: rows as views, padded and selected."""
+"""`RaggedTokens`: rows as views, padded, selected and concatenated."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import chain
 
 import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from helpers.ragged import rows
-from lengthwise.tokens.ragged import RaggedTokens
+from lengthwise.tokens.ragged import RaggedTokens, concatenate_tokens
 
 
 def ragged(lengths: Sequence[int], first: int = 100) -> RaggedTokens:
@@ -58,3 +59,15 @@ def test_take_selects_rows_with_their_flags(data: st.DataObject) -> None:
     assert taken.null.tolist() == (~flags)[rows_taken].tolist()
     assert taken.bad == {place: bad[row] for place, row in enumerate(rows_taken) if row in bad}
     assert (taken.values.dtype, taken.offsets.dtype) == (np.int32, np.int64)
+
+
+@settings(max_examples=60, deadline=None)
+@given(parts=st.lists(st.lists(st.integers(0, 4), max_size=6), max_size=4))
+def test_concatenation_has_the_rows_of_all_parts(parts: list[list[int]]) -> None:
+    tokens = [ragged(lengths, 1_000 * number) for number, lengths in enumerate(parts)]
+    whole = concatenate_tokens(tokens)
+    assert rows(whole) == [row for part in tokens for row in rows(part)]
+    assert whole.truncated.tolist() == [flag for part in tokens for flag in part.truncated.tolist()]
+    assert whole.null.tolist() == [flag for part in tokens for flag in part.null.tolist()]
+    assert sorted(whole.bad) == [row for row, length in enumerate(chain.from_iterable(parts)) if length == 0]
+    assert (whole.values.dtype, whole.offsets.dtype, len(whole)) == (np.int32, np.int64, sum(map(len, parts)))

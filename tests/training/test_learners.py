@@ -34,7 +34,7 @@ def vectors(rows: NDArray[np.int64]) -> NDArray[np.float32]:
 
 def pairs(tokenizer: TextTokenizer, *sides: Sequence[str], held_out: int = 0, group: int = 4) -> PairLearner:
     columns = ("n",) * (len(sides) - 2)
-    source = SourceSettings(kind="pairs", group=group, negative_columns=columns)
+    source = SourceSettings(kind="pairs", group=group, window=None, negative_columns=columns)
     rows = Rows("0: pairs", source, tuple(list(side) for side in sides))
     examples = make_examples(rows, None, tokenizer, TokenizationSettings(), held_out=held_out, seed=0)
     return PairLearner(examples, 0, TrainSettings())

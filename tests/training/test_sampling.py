@@ -22,20 +22,41 @@ def test_each_source_gets_its_part_of_the_rounds(shares: list[float], rounds: in
     assert (np.abs(counts - rounds * np.array(shares) / max(shares)) <= 1).all()
 
 
-@settings(max_examples=30)
-@given(rows=st.integers(2, 60), group=st.integers(2, 20), seed=st.integers(0, 99), taken=st.integers(0, 40))
-def test_groups_are_disjoint_within_an_epoch_and_resume(rows: int, group: int, seed: int, taken: int) -> None:
-    sampler = GroupSampler(rows, group, seed)
+@settings(max_examples=30, deadline=None)
+@given(
+    rows=st.integers(2, 60),
+    group=st.integers(2, 20),
+    window=st.none() | st.integers(1, 5),
+    seed=st.integers(0, 99),
+    taken=st.integers(0, 40),
+)
+def test_groups_are_disjoint_within_an_epoch_and_resume(
+    rows: int, group: int, window: int | None, seed: int, taken: int
+) -> None:
+    lengths = np.random.default_rng(seed).integers(1, 9, (2, rows))
+    sampler = GroupSampler(lengths, group, seed, window)
     first = np.concatenate([sampler.next() for _ in range(sampler.batches)])
     assert len(set(first.tolist())) == len(first) > rows - group
     assert sampler.epoch == 0
     for _ in range(taken):
         sampler.next()
-    resumed = GroupSampler(rows, group, seed)
+    resumed = GroupSampler(lengths, group, seed, window)
     resumed.load_state_dict(json.loads(json.dumps(sampler.state_dict())))
     for _ in range(5):
         np.testing.assert_array_equal(sampler.next(), resumed.next())
     assert sampler.epoch == resumed.epoch
+
+
+def test_groups_of_a_window_have_few_lengths_and_change_with_the_epoch() -> None:
+    lengths = np.random.default_rng(0).integers(1, 11, (2, 10_000))
+
+    def spread(window: int | None) -> float:
+        sampler = GroupSampler(lengths, 25, 0, window)
+        found = [sampler.next() for _ in range(2 * sampler.batches)]
+        assert not {tuple(sorted(group)) for group in found[:400]} & {tuple(sorted(group)) for group in found[400:]}
+        return float(np.mean([len(np.unique(lengths[:, group])) for group in found]))
+
+    assert spread(4) < 4 < 9 < spread(None)
 
 
 def test_length_batches_go_on_over_epochs_and_resume() -> None:
