@@ -1,5 +1,6 @@
 # Everything here runs in a virtual environment of its own (.venv), made on first use.
 #   make quickstart   the whole way on a real corpus
+#   make distil       the encoder of docs/quality.md: fetch corpora, train it for half an hour, measure it
 #   make test         the test suite; test-all adds what takes minutes
 #   make runtimes     optional runtimes and clients: OpenVINO, fastembed and, with Node and npm, those of JavaScript
 #   make faults       runs that are killed, starved of disk space and fed with damaged files, a server that is attacked
@@ -44,10 +45,13 @@ import tomllib; project = tomllib.load(open("pyproject.toml", "rb"))["project"];
 print(*project["dependencies"], *project["optional-dependencies"]["$(RUNTIME)"], sep="\n")
 endef
 
-.PHONY: quickstart runtimes test test-fast test-all faults gpu figures lint types wheel-test check clean
+.PHONY: quickstart distil runtimes test test-fast test-all faults gpu figures lint types wheel-test check clean
 
 quickstart: $(STAMP)
 	$(BIN)/python scripts/quickstart.py $(CONFIG)
+
+distil: $(STAMP)
+	$(BIN)/python scripts/distil.py configs/distil.yaml
 
 test: $(STAMP)
 	$(BIN)/python -m pytest $(PYTEST_OPTIONS)

@@ -1,6 +1,6 @@
 """Draw the README's figure, a batch in dataset order beside planned batches, and packing.png. Run by `make figures`.
 
-The texts are those of the quickstart, and its tokenizer is trained again (seconds). No model runs: what a batch
+The texts are those of the quickstart, and a byte-level BPE is trained on them (seconds). No model runs: what a batch
 computes follows from the lengths of its rows.
 """
 
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from lengthwise.batching.costs import PADDED
 from lengthwise.batching.plan import BatchPlan, plan_batches, plan_in_order, report_plan
-from lengthwise.cli.quickstart import fetch_corpus
+from lengthwise.cli.quickstart import CORPUS, fetch
 from lengthwise.config import load_config
 from lengthwise.tokens.tokenize import tokenize_texts
 from lengthwise.tokens.training import train_tokenizer
@@ -37,7 +37,7 @@ def quickstart_lengths() -> NDArray[np.int64]:
     """int64[texts], the number of tokens of each text of the quickstart."""
     config = load_config(ROOT / "configs" / "quickstart.yaml")
     corpus = ROOT / config.dataset.path
-    fetch_corpus(corpus)
+    fetch(CORPUS, corpus)
     texts = corpus.read_text(encoding="utf-8").splitlines()
     return tokenize_texts(texts, train_tokenizer(texts, config.tokenizer.training)).lengths
 

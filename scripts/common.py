@@ -94,3 +94,8 @@ def load_run(path: Path, overrides: tuple[str, ...]) -> RunConfig:
     from lengthwise.config import load_config
 
     return load_config(path, overrides)
+
+
+def show_command(command: str) -> None:
+    """Print a command as it would be typed, before a script does what it does."""
+    click.echo(f"\n$ {command}", err=True)

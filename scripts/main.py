@@ -3,7 +3,7 @@
 Decisions:
 - A subcommand's module is imported when that command is run, so `lengthwise --help` imports click alone; the one-line
   summaries are therefore written here.
-- `quickstart` and `gpu_check` read or write files of a clone and are run as scripts of it.
+- `quickstart`, `distil` and `gpu_check` read or write files of a clone and are run as scripts of it.
 """
 
 from __future__ import annotations

@@ -381,12 +381,13 @@ def test_long_value_is_not_printed(tmp_path: Path) -> None:
     assert "9" * 61 not in message
 
 
-def test_quickstart_configuration_is_valid() -> None:
-    path = ROOT / "configs" / "quickstart.yaml"
+@pytest.mark.parametrize("name", ["quickstart", "distil"])
+def test_configurations_of_a_clone_are_valid(name: str) -> None:
+    path = ROOT / "configs" / f"{name}.yaml"
     config = load_config(path)
     written = yaml.safe_load(path.read_text(encoding="utf-8"))
-    assert config.tokenizer.training.model == written["tokenizer"]["training"]["model"]
     assert config.model.path == written["model"]["path"]
+    assert config.train.teacher == written["train"]["teacher"]
 
 
 def test_precision_does_not_apply_to_the_onnx_engine(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ def to_fp16(native: onnx.ModelProto) -> onnx.ModelProto:
 
 def _half_embeddings(tape: Tape, table: NDArray[np.float32], ids: ir.Value) -> Embeddings:
     rows = tape.op("Gather", [tape.weight("embedding.fp16", table.astype(np.float16)), ids])
-    return rows, tape.op("Cast", [rows], {"to": ir.DataType.FLOAT})
+    return Embeddings(rows, tape.op("Cast", [rows], {"to": ir.DataType.FLOAT}))
 
 
 def _half_lstm(tape: Tape, lstm: LstmNode) -> States:

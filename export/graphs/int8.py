@@ -6,6 +6,8 @@
   every batch. Integer sums are exact, so the vectors are the same too. `int8_dynamic` leaves the range to the batch.
 - The embedding table is rounded once, to the grid that DynamicQuantizeLSTM would round its rows to. A static residual
   reads the same rows.
+- That grid is one for all columns of the table, which differ in range once they are trained. So each column is divided
+  by its largest value, and the LSTM's input weights are multiplied by it: no column has fewer steps than another.
 - Weights keep 7 bits: x86 processors without VNNI add pairs of products in 16 bits, which 8 bits overflow
   (https://onnxruntime.ai/docs/performance/model-optimizations/quantization.html, on reduce_range).
 """
@@ -101,15 +103,17 @@ def _pin_end_units(tape: Tape, lstm: LstmNode) -> tuple[NDArray[np.float32], lis
 
 def _embed(tape: Tape, table: NDArray[np.float32], ids: ir.Value, *, ends: bool) -> Embeddings:
     """Rows of the 8-bit embedding table, float[sequence, batch, features]; `ends` adds the LSTM's two end columns."""
-    grid = Grid.between(float(table.min()), float(table.max()))
-    rounded = grid.quantize(table)
+    divisors = np.maximum(np.abs(table).max(axis=0), np.finfo(np.float32).tiny)
+    grid = Grid.between(float((table / divisors).min()), float((table / divisors).max()))
+    rounded = grid.quantize(table / divisors)
     if ends:
         rounded = np.concatenate([rounded, np.tile(np.array([0, 255], np.uint8), (len(table), 1))], axis=1)
     rows = tape.op("Gather", [tape.weight("embedding.int8", rounded), ids])
     scale = tape.weight("embedding.scale", np.array(grid.scale))
     zero_point = tape.weight("embedding.zero_point", np.array(grid.zero_point))
-    embeddings = tape.op("DequantizeLinear", [rows, scale, zero_point])
-    return embeddings, _columns(tape, embeddings, table.shape[1]) if ends else embeddings
+    of_lstm = tape.op("DequantizeLinear", [rows, scale, zero_point])
+    of_head = _columns(tape, of_lstm, table.shape[1]) if ends else of_lstm
+    return Embeddings(of_lstm, tape.op("Mul", [of_head, tape.weight("embedding.divisors", divisors)]), divisors)
 
 
 def _columns(tape: Tape, values: ir.Value, width: int) -> ir.Value:

@@ -20,7 +20,20 @@ from lengthwise.export.graphs.variants import VARIANTS
 
 CONTRIB = "com.microsoft"  # the domain of onnxruntime's own operators
 States = tuple[ir.Value, ir.Value]  # float[sequence, directions, batch, hidden] and float[directions, batch, hidden]
-Embeddings = tuple[ir.Value, ir.Value]  # [sequence, batch, features]: as the LSTM reads them, and as the head does
+
+
+class Embeddings(NamedTuple):
+    """The embeddings of a batch.
+
+    Attributes:
+        of_lstm: [sequence, batch, features], as the first LSTM reads them.
+        of_head: the same as a static residual reads them.
+        divisors: float32[features], what the columns of `of_lstm` are divided by; None if they are not.
+    """
+
+    of_lstm: ir.Value
+    of_head: ir.Value
+    divisors: NDArray[np.float32] | None = None
 
 
 class LstmNode(NamedTuple):
@@ -103,11 +116,12 @@ def replace_lstm_nodes(
     model = ir.from_proto(native)
     graph = model.graph
     nodes = [node for node in graph if node.op_type == "LSTM"]
-    if embed is not None:
-        _replace_embedding(graph, nodes[0], embed)
+    divisors = None if embed is None else _replace_embedding(graph, nodes[0], embed)
     for node in nodes:
-        tape = Tape()
-        states = translate(tape, _read(node, is_first=node is nodes[0], is_last=node is nodes[-1]))
+        tape, lstm = Tape(), _read(node, is_first=node is nodes[0], is_last=node is nodes[-1])
+        if lstm.is_first and divisors is not None:
+            lstm = lstm._replace(weight=lstm.weight * divisors)
+        states = translate(tape, lstm)
         _replace(graph, node, tape, dict(zip(node.outputs, states, strict=False)))  # a node has one output or both
     RemoveUnusedNodesPass()(model)
     for node in graph:
@@ -123,15 +137,16 @@ def replace_lstm_nodes(
 
 def _replace_embedding(
     graph: ir.Graph, first: ir.Node, embed: Callable[[Tape, NDArray[np.float32], ir.Value], Embeddings]
-) -> None:
+) -> NDArray[np.float32] | None:
     gather = _required(first.inputs[0]).producer()
     if gather is None or gather.op_type != "Gather":
         raise ValueError("the first LSTM reads no embeddings; rewrite the native graph only")
     tape = Tape()
     table, ids = (_required(value) for value in gather.inputs)
-    of_lstm, of_head = embed(tape, _constant(table), ids)
-    first.replace_input_with(0, of_lstm)
-    _replace(graph, gather, tape, {gather.outputs[0]: of_head})
+    embeddings = embed(tape, _constant(table), ids)
+    first.replace_input_with(0, embeddings.of_lstm)
+    _replace(graph, gather, tape, {gather.outputs[0]: embeddings.of_head})
+    return embeddings.divisors
 
 
 def _replace(graph: ir.Graph, node: ir.Node, tape: Tape, values: Mapping[ir.Value, ir.Value]) -> None:

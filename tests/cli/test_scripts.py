@@ -15,6 +15,7 @@ from helpers.cli import HEAVY, Invoke, refusal, run_as_user, write_config
 from helpers.files import contents
 from helpers.paths import ROOT
 from helpers.texts import TEXTS
+from lengthwise.errors import DatasetError
 
 SCRIPTS = sorted(path.stem for path in (ROOT / "scripts").glob("[a-z]*.py") if path.stem not in ("common", "main"))
 
@@ -96,11 +97,14 @@ def test_init_model_refuses_to_replace_other_folders(trained: Path, tmp_path: Pa
     assert contents(tmp_path / "papers") == {"thesis.txt": b"precious"}
 
 
-def test_fetch_corpus_keeps_an_existing_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_fetch_copies_from_a_package_and_keeps_what_is_there(tmp_path: Path) -> None:
     quickstart = importlib.import_module("lengthwise.cli.quickstart")
     (tmp_path / "mine.txt").write_text("precious")
-    quickstart.fetch_corpus(tmp_path / "mine.txt")
+    quickstart.fetch(quickstart.CORPUS, tmp_path / "mine.txt")
     assert (tmp_path / "mine.txt").read_text() == "precious"
-    monkeypatch.setattr(quickstart, "CORPUS", ("click", "click/__init__.py"))
-    quickstart.fetch_corpus(tmp_path / "new/facts.txt")
+    quickstart.fetch(("click", "click/__init__.py"), tmp_path / "new/facts.txt")
     assert (tmp_path / "new/facts.txt").read_bytes() == Path(str(click.__file__)).read_bytes()
+    quickstart.fetch(("click", "click"), tmp_path / "folder")
+    assert (tmp_path / "folder/__init__.py").read_bytes() == Path(str(click.__file__)).read_bytes()
+    with pytest.raises(DatasetError, match="the package nowhere, which contains corpus"):
+        quickstart.fetch(("nowhere", "corpus.txt"), tmp_path / "none.txt")
