@@ -10,6 +10,7 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
@@ -178,6 +179,29 @@ def test_dynamic_int8_row_depends_on_its_batch(sessions: dict[str, onnxruntime.I
     _, together = run(sessions["dynamic"], rows)
     _, alone = run(sessions["dynamic"], rows[:1])
     assert np.abs(together[0, :3] - alone[0]).max() > 1e-5
+
+
+@pytest.mark.parametrize("to_8_bits", [to_int8, to_int8_dynamic])
+def test_int8_keeps_columns_of_every_range(
+    to_8_bits: Callable[[onnx.ModelProto], onnx.ModelProto], encoder_config: Callable[..., EncoderConfig]
+) -> None:
+    """Two encoders of one function: in the second, columns of the embedding differ in range, as trained ones do."""
+    config = encoder_config(bidirectional=True, vocab_size=VOCAB, pooling="mean", static_residual=True)
+    encoder, errors = seeded_encoder(config, 3), []
+    rows = [[3, 4, 5], [7] * 9, list(range(30))]
+    for factor in (1.0, 100.0):
+        columns = torch.logspace(0, 1, config.embedding_dim, base=factor)
+        with torch.no_grad():
+            encoder.embedding.weight *= columns
+            for weight in (
+                encoder.lstm.weight_ih_l0,
+                encoder.lstm.weight_ih_l0_reverse,
+                encoder.static_projection.weight,
+            ):
+                weight /= columns
+        native = trace_to_onnx(encoder, {})
+        errors.append(np.abs(run(session(to_8_bits(native)), rows)[0] - run(session(native), rows)[0]).max())
+    assert errors[1] < 1.5 * errors[0]
 
 
 def test_rewriting_another_graph_is_refused(native: onnx.ModelProto) -> None:
