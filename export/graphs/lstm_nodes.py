@@ -158,8 +158,7 @@ def _replace(graph: ir.Graph, node: ir.Node, tape: Tape, values: Mapping[ir.Valu
 
 def _read(node: ir.Node, *, is_first: bool, is_last: bool) -> LstmNode:
     x, weight, recurrence, bias, lengths = (_required(value) for value in node.inputs[:5])
-    weights = (_constant(value) for value in (weight, recurrence, bias))
-    return LstmNode(node, x, lengths, *weights, is_first, is_last)
+    return LstmNode(node, x, lengths, _constant(weight), _constant(recurrence), _constant(bias), is_first, is_last)
 
 
 def _required(value: ir.Value | None) -> ir.Value:
