@@ -81,7 +81,7 @@ def test_commands_and_options_exist(page: str) -> None:
         assert command is not None, words
         if isinstance(command, click.Group) and arguments:
             command = command.commands[arguments.pop(0)]
-        options = {option for parameter in command.params for option in parameter.opts}
+        options = {option for each in command.params for option in (*each.opts, *each.secondary_opts)}
         assert {word for word in arguments if word.startswith("--")} <= options, words
 
 
