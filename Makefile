@@ -22,7 +22,7 @@ BIN   := $(VENV)/bin
 # Without compiling: most of what the packages bring is never imported.
 PIP_INSTALL := -m pip install --quiet --disable-pip-version-check --no-compile -c constraints.txt
 WHEEL_VENV ?= build/wheel/venv
-EXTRAS := $(RUNTIME),fast,serve,plot,ray,bench,evaluate,quickstart,dev
+EXTRAS := $(RUNTIME),fast,serve,plot,index,ray,bench,evaluate,quickstart,dev
 ALL_EXTRAS := $(EXTRAS),openvino,clients,browser
 STAMP := $(VENV)/.installed-$(RUNTIME)
 RUNTIMES_STAMP := $(VENV)/.runtimes-$(RUNTIME)

@@ -7,7 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from lengthwise.api import Encoder, encode_dataset, search, train, validate
+    from lengthwise.api import Encoder, encode_dataset, index_vectors, search, train, validate
     from lengthwise.batching.collate import collate, unpack
     from lengthwise.batching.sampler import LengthBatchSampler
     from lengthwise.batching.stream import iter_batches
@@ -25,6 +25,7 @@ __all__ = [
     "encode_dataset",
     "evaluate",
     "export",
+    "index_vectors",
     "iter_batches",
     "search",
     "train",
@@ -39,6 +40,7 @@ _MODULES = {
     "collate": "lengthwise.batching.collate",
     "encode_dataset": "lengthwise.api",
     "evaluate": "lengthwise.evaluation.evaluate",
+    "index_vectors": "lengthwise.api",
     "iter_batches": "lengthwise.batching.stream",
     "search": "lengthwise.api",
     "train": "lengthwise.api",

@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from lengthwise.export.validation.verdict import Validation
     from lengthwise.run.search import Metric
     from lengthwise.run.stats import EncodeReport
+    from lengthwise.run.vector_index import IndexRecord
     from lengthwise.training.report import TrainReport
 
 Device = Literal["cpu", "cuda", "auto"]
@@ -381,8 +382,9 @@ def search(
     metric: Metric = "cosine",
     where: Sequence[str] = (),
     columns: Sequence[str] | None = None,
+    index: bool = False,
 ) -> Any:
-    """The rows of a folder of vectors that are most similar to a text, found exactly.
+    """The rows of a folder of vectors that are most similar to a text, found by comparing all of them.
 
     >>> from lengthwise import encode_dataset, search
     >>> report = encode_dataset("texts.txt", "model", "vectors", keep_columns=["text"], show_progress=False)
@@ -397,14 +399,16 @@ def search(
         metric: `cosine` of the angle, or `dot` product.
         where: conditions on kept columns, all of which a row has to satisfy, such as `year>=2020`.
         columns: kept columns whose values are wanted; by default all.
+        index: use the approximate index beside the vectors, see `index_vectors`, which is built where there is none.
 
     Returns:
         `Hit`s with `score`, `row` and `columns`, the most similar first: a list for one text, a list of lists for
         several.
 
     Raises:
-        StoreError: there is no complete folder of vectors, or a shard cannot be read.
-        ConfigError: the vectors are another model's, or an unknown column, or a value that does not fit one.
+        StoreError: there is no complete folder of vectors, or a shard cannot be read; or the index is of other vectors.
+        ConfigError: the vectors are another model's, or an unknown column, or a value that does not fit one; or there
+            can be no index.
         CheckpointError, ArtifactError, TextError: the model cannot be opened, or a query cannot be encoded.
     """
     from lengthwise.run.search import VectorFolder
@@ -419,7 +423,7 @@ def search(
             )
     texts = [queries] if isinstance(queries, str) else list(queries)
     encoded = encoder._encode_all(texts, folder.tokenization, show_progress=False)
-    hits = folder.search(encoded, top=top, metric=metric, where=where, columns=columns)
+    hits = folder.search(encoded, top=top, metric=metric, where=where, columns=columns, index=index)
     return hits[0] if isinstance(queries, str) else hits
 
 
@@ -464,6 +468,28 @@ def train(
     elif not isinstance(config, RunConfig):
         config = load_config(config)
     return train_encoder(config, overwrite=overwrite, fresh=fresh, show_progress=show_progress)
+
+
+def index_vectors(vectors: str | Path, *, show_progress: bool = True) -> IndexRecord:
+    """Build the approximate index of a folder of vectors, in the folder; an index that is there is kept.
+
+    A search through it compares a query with a part of the rows, as many as finding nearly all of the ten most similar
+    rows takes. That is measured on rows of the folder. An interrupted call goes on where it was when repeated.
+
+    Args:
+        vectors: the folder that `encode_dataset` wrote, on a local disk.
+        show_progress: show a bar.
+
+    Returns:
+        What was measured: `recall` on `queries` rows, and the size and number of `lists`, of which `probed` are used.
+
+    Raises:
+        StoreError: there is no complete folder of vectors, or an index of others; or the index cannot be written.
+        ConfigError: faiss is not installed, the folder is not on a local disk, or has no rows.
+    """
+    from lengthwise.run.search import VectorFolder
+
+    return VectorFolder.open(vectors).build_index(show_progress=show_progress)
 
 
 def validate(

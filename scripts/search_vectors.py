@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -18,7 +19,8 @@ _CELL_CHARS = 100  # of a value in the table; --json shows all of it
 
 @click.command(cls=Command)
 @click.argument("vectors", metavar="VECTORS")
-@click.argument("queries", metavar="QUERY...", nargs=-1, required=True)
+@click.argument("queries", metavar="[QUERY]...", nargs=-1)
+@click.option("--queries", "file", type=click.Path(path_type=Path), help="A text file with one query per line.")
 @click.option("--model", help="Checkpoint or artifact that made the vectors. [default: the one that run.yaml names]")
 @click.option("--top", type=click.IntRange(1), default=10, show_default=True, help="Rows per query.")
 @click.option("--metric", type=click.Choice(["cosine", "dot"]), default="cosine", show_default=True)
@@ -26,33 +28,61 @@ _CELL_CHARS = 100  # of a value in the table; --json shows all of it
     "--where", multiple=True, metavar="CONDITION", help="Such as language=en or, of a number, 'year>=2020'; repeatable."
 )
 @click.option("--columns", metavar="A,B", help="Kept columns to show. [default: all]")
+@click.option(
+    "--index",
+    is_flag=True,
+    help="Use an approximate index in VECTORS/index, which is built where there is none.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object per row found.")
 def main(
     vectors: str,
     queries: tuple[str, ...],
+    file: Path | None,
     model: str | None,
     top: int,
     metric: Any,
     where: tuple[str, ...],
     columns: str | None,
+    index: bool,
     as_json: bool,
 ) -> None:
     """Print the rows of VECTORS, a folder that `lengthwise encode` wrote, that are most similar to each QUERY.
 
-    The search is exact: it compares every row.
+    The search compares every row. With --index it compares the nearest of them, a part that is measured to find nearly
+    all of the most similar ones.
     """
-    from lengthwise.api import search
+    from lengthwise.api import index_vectors, search
 
+    texts = [*queries, *(read_queries(file) if file else [])]
+    if not texts:
+        raise click.UsageError("no query; give one or more, or a file of them with --queries")
+    if index:
+        click.echo(index_vectors(vectors), err=True)
     shown = None if columns is None else [name.strip() for name in columns.split(",")]
-    options = {"model": model, "top": top, "metric": metric, "where": where, "columns": shown}
-    found: list[list[Hit]] = search(vectors, list(queries), **options)
-    for query, hits in zip(queries, found, strict=True):
+    options = {"model": model, "top": top, "metric": metric, "where": where, "columns": shown, "index": index}
+    found: list[list[Hit]] = search(vectors, texts, **options)
+    for query, hits in zip(texts, found, strict=True):
         if as_json:
             for hit in hits:
                 line = {"query": query, "score": hit.score, "row": hit.row, "columns": dict(hit.columns)}
                 click.echo(json.dumps(line, ensure_ascii=False, default=str))
         else:
             click.echo(f"{query}\n{table(hits)}\n")
+
+
+def read_queries(file: Path) -> list[str]:
+    """The lines of a text file, without the empty ones.
+
+    Raises:
+        ConfigError: it cannot be read, or is not text.
+    """
+    from lengthwise.errors import ConfigError
+    from lengthwise.util.text_files import EncodingError, read_text
+
+    try:
+        return [line for line in read_text(file).splitlines() if line.strip()]
+    except (OSError, EncodingError) as error:
+        raise ConfigError(f"{file}: cannot be read ({error}); give a text file with one query per line") from None
 
 
 def table(hits: Sequence[Hit]) -> str:

@@ -1,8 +1,10 @@
-"""Exact search in a folder of vectors: the rows most similar to queries, in one pass over its shards.
+"""Search in a folder of vectors: the rows most similar to queries, in one pass over its shards or through an index.
 
 Decisions:
-- A row group is read, compared and dropped, so memory depends on the number of queries and not on the number of rows.
-- Only the columns of vectors and of conditions are read; other columns are read for the rows that were found.
+- A row group is read, compared and dropped, so memory depends on the number of queries and not on the number of rows,
+  but for a byte per row where there are conditions.
+- The columns of conditions are read first, and vectors only of row groups with a row that satisfies them; other columns
+  are read for the rows that were found.
 - Rows without tokens have a vector of zeros, which is similar to nothing; they are never found.
 - Equal scores keep the order of the rows.
 """
@@ -11,10 +13,11 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 import pyarrow as pa
@@ -25,6 +28,8 @@ from numpy.typing import NDArray
 
 from lengthwise.config import TokenizationSettings
 from lengthwise.errors import ConfigError, StoreError
+from lengthwise.run.best import BestRows
+from lengthwise.run.vector_index import IndexRecord, Origin, VectorIndex, build_index, open_index
 from lengthwise.store.fingerprint import read_identity
 from lengthwise.store.folder import open_folder
 from lengthwise.store.layout import MANIFEST, RUN
@@ -33,6 +38,7 @@ from lengthwise.store.protocol import Folder, wrap_os_errors
 
 Metric = Literal["cosine", "dot"]
 EMBEDDING = "embedding"
+_QUERIES = 1_024  # that are compared at a time, so that their scores are few
 _ADDED = {"num_tokens", "truncated"}  # by encoding; they are not kept columns
 _OPERATORS = {"=": pc.equal, "==": pc.equal, "!=": pc.not_equal, "<": pc.less, "<=": pc.less_equal}
 _OPERATORS |= {">": pc.greater, ">=": pc.greater_equal}
@@ -96,6 +102,15 @@ class Condition:
         return found.fill_null(False).to_numpy()
 
 
+class _RowGroup(NamedTuple):
+    """A row group: the file it is in, its number there, and its rows in the folder."""
+
+    file: str
+    number: int
+    first_row: int
+    rows: int
+
+
 class VectorFolder:
     """A complete folder of vectors, opened for search.
 
@@ -108,6 +123,7 @@ class VectorFolder:
     def __init__(self, folder: Folder, identity: Mapping[str, Any], manifest: Mapping[str, Any]) -> None:
         self._folder, self.identity = folder, identity
         self._shards = [(str(shard["file"]), int(shard["rows"])) for shard in manifest["shards"]]
+        self._origin = Origin(manifest["identity"], {shard["file"]: shard["sha256"] for shard in manifest["shards"]})
         first = next((file for file, rows in self._shards if rows), None)
         schema = pa.schema([]) if first is None else self._open_shard(first).schema_arrow
         self.columns = [name for name in schema.names if name != EMBEDDING]
@@ -154,6 +170,18 @@ class VectorFolder:
         """How the texts were tokenized."""
         return TokenizationSettings(**{name: self.identity[name] for name in TokenizationSettings.model_fields})
 
+    def build_index(self, *, show_progress: bool = False) -> IndexRecord:
+        """Build the approximate index beside the vectors, unless it is there; returns what it was measured to find.
+
+        Args:
+            show_progress: show a bar.
+
+        Raises:
+            StoreError: there is an index of other vectors, another process builds one, or it cannot be written.
+            ConfigError: faiss is not installed, the folder is not on a local disk, or has no rows.
+        """
+        return self._index(show_progress).record
+
     def search(
         self,
         queries: NDArray[np.floating],
@@ -162,39 +190,80 @@ class VectorFolder:
         metric: Metric = "cosine",
         where: Sequence[str | Condition] = (),
         columns: Sequence[str] | None = None,
+        index: bool = False,
     ) -> list[list[Hit]]:
         """The rows that are most similar to each query, the most similar first.
 
         Args:
-            queries: float[queries, dim].
+            queries: float32[queries, dim].
             top: how many rows per query; fewer where fewer satisfy the conditions.
             metric: cosine of the angle, or dot product.
             where: conditions that a row has to satisfy, all of them.
             columns: whose values are wanted; by default all that were kept.
+            index: use the approximate index, which is built where there is none, instead of comparing every row.
 
         Raises:
-            ConfigError: queries of another width, an unknown column or metric, or a condition that cannot be compared.
-            StoreError: a shard is missing or damaged.
+            ConfigError: queries of another width, an unknown column or metric, or a condition that cannot be compared;
+                or there can be no index.
+            StoreError: a shard is missing or damaged, or the index is of other vectors.
         """
         conditions = [Condition.parse(one) if isinstance(one, str) else one for one in where]
         wanted = [name for name in self.columns if name not in _ADDED] if columns is None else list(columns)
         self._check(queries, top, metric, [*(condition.column for condition in conditions), *wanted])
-        normalized = _unit(queries.astype(np.float32)) if metric == "cosine" else queries.astype(np.float32)
-        best = _Best(len(queries), top)
-        for first_row, table in self._row_groups([EMBEDDING, *{one.column: None for one in conditions}]):
-            vectors = _vectors(table[EMBEDDING])
-            mask = np.any(vectors, axis=1)
-            for condition in conditions:
-                mask &= condition.mask(table[condition.column])
-            rows = np.flatnonzero(mask)
-            if len(rows):
-                compared = _unit(vectors[rows]) if metric == "cosine" else vectors[rows]
-                best.add(normalized @ compared.T, first_row + rows)
+        if index and metric != "cosine":
+            raise ConfigError(f"an index ranks by cosine, and metric is {metric!r}; search without one")
+        compared = _unit(queries.astype(np.float32)) if metric == "cosine" else queries.astype(np.float32)
+        mask = self._mask(conditions) if conditions else None
+        best = self._index().search(compared, top, mask) if index else self._compare_all(compared, top, metric, mask)
         values = self._values(best.rows, wanted)
         return [
             [Hit(float(score), int(row), values[int(row)]) for score, row in zip(scores, rows, strict=True) if row >= 0]
             for scores, rows in zip(best.scores, best.rows, strict=True)
         ]
+
+    def group_rows(self) -> list[int]:
+        """The number of rows of each row group, in their order."""
+        return [group.rows for group in self._row_groups]
+
+    def unit_vectors(self, group: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """int64[n], the rows of a row group that have a vector, and float32[n, dim], these scaled to length 1."""
+        vectors = _vectors(self._read_group(self._row_groups[group], [EMBEDDING])[EMBEDDING])
+        rows = np.flatnonzero(np.any(vectors, axis=1))
+        return self._row_groups[group].first_row + rows, _unit(vectors[rows])
+
+    def _index(self, show_progress: bool = False) -> VectorIndex:
+        if not self.num_rows:
+            raise ConfigError(f"{self._folder} has no rows, so there is nothing to index; search without an index")
+        found = open_index(self._folder, self._origin)
+        return found or build_index(self._folder, self, self._origin, show_progress=show_progress)
+
+    def _mask(self, conditions: Sequence[Condition]) -> NDArray[np.bool_]:
+        """bool[rows], which rows satisfy all conditions."""
+        mask = np.ones(self.num_rows, np.bool_)
+        columns = list(dict.fromkeys(condition.column for condition in conditions))
+        for group in self._row_groups:
+            table = self._read_group(group, columns)
+            for condition in conditions:
+                mask[group.first_row :][: group.rows] &= condition.mask(table[condition.column])
+        return mask
+
+    def _compare_all(
+        self, queries: NDArray[np.float32], top: int, metric: Metric, mask: NDArray[np.bool_] | None
+    ) -> BestRows:
+        """What comparing the queries with every row finds."""
+        chunks = [queries[first : first + _QUERIES] for first in range(0, len(queries), _QUERIES)]
+        best = [BestRows(len(chunk), top) for chunk in chunks]
+        for group in self._row_groups:
+            chosen = None if mask is None else mask[group.first_row :][: group.rows]
+            if chosen is not None and not chosen.any():
+                continue
+            vectors = _vectors(self._read_group(group, [EMBEDDING])[EMBEDDING])
+            has_vector = np.any(vectors, axis=1)
+            rows = np.flatnonzero(has_vector if chosen is None else has_vector & chosen)
+            compared = _unit(vectors[rows]) if metric == "cosine" else vectors[rows]
+            for chunk, found in zip(chunks, best, strict=True):
+                found.add(chunk @ compared.T, group.first_row + rows)
+        return BestRows.stack(best, top)
 
     def _check(self, queries: NDArray[np.floating], top: int, metric: str, columns: Sequence[str]) -> None:
         if metric not in get_args(Metric):
@@ -207,70 +276,42 @@ class VectorFolder:
             if self.dim and name not in self.columns:
                 raise ConfigError(f"{self._folder} has no column {name!r}; it has {', '.join(self.columns)}")
 
-    def _row_groups(self, columns: Sequence[str]) -> Iterator[tuple[int, pa.Table]]:
-        """Each row group's first row and its table of these columns."""
-        row = 0
+    @cached_property
+    def _row_groups(self) -> list[_RowGroup]:
+        """All row groups, in their order."""
+        groups: list[_RowGroup] = []
+        first = 0
         for file, rows in self._shards:
-            if not rows:
-                continue
-            shard = self._open_shard(file)
-            for group in range(shard.num_row_groups):
-                with wrap_arrow_errors(self._folder.location(file)):
-                    table = shard.read_row_group(group, columns=list(columns))
-                yield row, table
-                row += table.num_rows
+            if rows:
+                metadata = self._open_shard(file).metadata
+                for number in range(metadata.num_row_groups):
+                    groups.append(_RowGroup(file, number, first, metadata.row_group(number).num_rows))
+                    first += groups[-1].rows
+        return groups
+
+    def _read_group(self, group: _RowGroup, columns: Sequence[str]) -> pa.Table:
+        """These columns of a row group."""
+        shard = self._open_shard(group.file)
+        with wrap_arrow_errors(self._folder.location(group.file)):
+            return shard.read_row_group(group.number, columns=list(columns))
 
     def _values(self, rows: NDArray[np.int64], columns: Sequence[str]) -> dict[int, dict[str, Any]]:
         """The values of columns in these rows, by row."""
         wanted = np.unique(rows[rows >= 0])
         found: dict[int, dict[str, Any]] = {int(row): {} for row in wanted}
-        first = 0
-        for file, count in self._shards:
-            here = wanted[(wanted >= first) & (wanted < first + count)]
-            if len(here) and columns:
-                self._read_values(file, first, here, columns, found)
-            first += count
+        if columns and len(wanted):
+            for group in self._row_groups:
+                here = wanted[(wanted >= group.first_row) & (wanted < group.first_row + group.rows)]
+                if len(here):
+                    table = self._read_group(group, columns).take(pa.array(here - group.first_row))
+                    found.update(zip(here.tolist(), table.to_pylist(), strict=True))
         return found
-
-    def _read_values(
-        self,
-        file: str,
-        first: int,
-        rows: NDArray[np.int64],
-        columns: Sequence[str],
-        found: dict[int, dict[str, Any]],
-    ) -> None:
-        shard = self._open_shard(file)
-        for group in range(shard.num_row_groups):
-            count = shard.metadata.row_group(group).num_rows
-            here = rows[(rows >= first) & (rows < first + count)]
-            if len(here):
-                with wrap_arrow_errors(self._folder.location(file)):
-                    table = shard.read_row_group(group, columns=list(columns)).take(pa.array(here - first))
-                found.update(zip(here.tolist(), table.to_pylist(), strict=True))
-            first += count
 
     def _open_shard(self, file: str) -> pq.ParquetFile:
         location = self._folder.location(file)
         problem, remedy = f"{location}: cannot be read", "run the command that encodes again"
         with wrap_os_errors(problem, remedy), wrap_arrow_errors(location):
             return pq.ParquetFile(self._folder.open(file))
-
-
-class _Best:
-    """The largest scores of each query so far, descending, and their rows; -1 where there is no row yet."""
-
-    def __init__(self, queries: int, top: int) -> None:
-        self._top = top
-        self.scores = np.empty((queries, 0), np.float32)
-        self.rows = np.empty((queries, 0), np.int64)
-
-    def add(self, scores: NDArray[np.float32], rows: NDArray[np.int64]) -> None:
-        """Take in float32[queries, rows], of rows that are after all others."""
-        scores = np.concatenate([self.scores, scores], axis=1)
-        numbers = np.concatenate([self.rows, np.broadcast_to(rows, (len(scores), len(rows)))], axis=1)
-        order = np.argsort(-scores, axis=1, kind="stable")[:, : self._top]
-        self.scores, self.rows = (np.take_along_axis(array, order, axis=1) for array in (scores, numbers))
 
 
 def _is_ordered(kind: pa.DataType) -> bool:

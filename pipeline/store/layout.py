@@ -8,6 +8,7 @@
     report.md, .png       report of the last run that encoded something
     data/shard-000000.parquet ...
     quarantine/shard-000000.jsonl ...   rows that could not be encoded, where there are any
+    index/record.json, centroids.faiss, segment-000000.faiss ...   an approximate index, where a search built one
 
 Shards have a subfolder to themselves, so that pandas, polars and DuckDB can read it as it is.
 """
@@ -22,12 +23,16 @@ from lengthwise.util.files import PARTIAL_SUFFIX
 DATA, QUARANTINE = "data", "quarantine"
 CARD, RUN, IDENTITY, RECORDS, MANIFEST = "README.md", "run.yaml", "identity.json", "shards.jsonl", "manifest.json"
 REPORT, REPORT_FIGURE = "report.md", "report.png"
+INDEX = "index"
+INDEX_RECORD, INDEX_CENTROIDS = f"{INDEX}/record.json", f"{INDEX}/centroids.faiss"
 LOCK = ".lock"
+INDEX_LOCK = f"{LOCK}-{INDEX}"
 LOG_SUFFIX = ".jsonl"  # of the files, directly in the folder, that lines are appended to
 _LOG = re.compile(r"shards(-\d+-of-\d+)?\.jsonl")
 _OWN = re.compile(
     r"README\.md|run\.yaml|identity\.json|manifest\.json|report\.(md|png)|shards(-\d+-of-\d+)?\.jsonl"
     r"|data/shard-\d+\.parquet|quarantine/shard-\d+\.jsonl"
+    r"|index/(record\.json|centroids\.faiss|segment-\d+\.faiss)"
 )
 _DRAFT = re.compile(rf"\..+\.[0-9a-f]{{8}}{re.escape(PARTIAL_SUFFIX)}")  # as `replace_file` names them
 
@@ -40,6 +45,11 @@ def shard_file(index: int) -> str:
 def quarantine_file(index: int) -> str:
     """The file with the rows of a shard that could not be encoded."""
     return f"{QUARANTINE}/shard-{index:06d}.jsonl"
+
+
+def index_segment(number: int) -> str:
+    """The file of a segment of an index."""
+    return f"{INDEX}/segment-{number:06d}.faiss"
 
 
 def log_file(part: Part | None) -> str:

@@ -43,3 +43,30 @@ def test_vectors_of_another_model_are_refused(encoded: Path, trained: Path, tmp_
     message = refusal(invoke("search_vectors", encoded, "moon", "--model", other))
     assert f"{encoded} was encoded by another model: its weights have the fingerprint" in message
     assert message.endswith("pass the model that made the vectors")
+
+
+def test_queries_come_from_a_file_too(encoded: Path, tmp_path: Path, invoke: Invoke) -> None:
+    file = tmp_path / "queries.txt"
+    file.write_text(f"{TEXTS[2]}\n\n{TEXTS[0]}\n", encoding="utf-16")
+    result = invoke("search_vectors", encoded, "moon", "--queries", file, "--top", "1", "--json")
+    assert result.exit_code == 0, result.stderr
+    assert [json.loads(line)["query"] for line in result.stdout.splitlines()] == ["moon", TEXTS[2], TEXTS[0]]
+    file.write_bytes(b"caf\xe9\n")
+    message = refusal(invoke("search_vectors", encoded, "--queries", file))
+    assert message.startswith(f"{file}: cannot be read (byte 0xe9")
+    assert message.endswith("give a text file with one query per line")
+    nothing = invoke("search_vectors", encoded)
+    assert nothing.exit_code == 2
+    assert "no query; give one or more, or a file of them with --queries" in nothing.stderr
+
+
+def test_an_index_is_built_used_and_described(encoded: Path, invoke: Invoke) -> None:
+    pytest.importorskip("faiss", reason="faiss is not installed: pip install lengthwise[index]")
+    exact = invoke("search_vectors", encoded, TEXTS[2], "--json").stdout.splitlines()
+    for _ in range(2):
+        result = invoke("search_vectors", encoded, TEXTS[2], "--json", "--index")
+        assert result.exit_code == 0, result.stderr
+        assert "index of 7 rows in 1 lists" in result.stderr
+        found = [json.loads(line) for line in result.stdout.splitlines()]
+        assert [line["row"] for line in found] == [json.loads(line)["row"] for line in exact]
+    assert (encoded / "index/record.json").is_file()

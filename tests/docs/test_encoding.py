@@ -17,7 +17,7 @@ PAGE = read_page("docs/encoding.md")
 @pytest.mark.longest
 def test_commands_and_code_run_on_a_users_files(user: UserFolder) -> None:
     commands = runnable_commands(PAGE)
-    assert len(commands) == 10
+    assert len(commands) == 9
     for command in commands:
         user.run(command)
 
