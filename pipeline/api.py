@@ -383,6 +383,7 @@ def search(
     where: Sequence[str] = (),
     columns: Sequence[str] | None = None,
     index: bool = False,
+    show_progress: bool = False,
 ) -> Any:
     """The rows of a folder of vectors that are most similar to a text, found by comparing all of them.
 
@@ -400,6 +401,7 @@ def search(
         where: conditions on kept columns, all of which a row has to satisfy, such as `year>=2020`.
         columns: kept columns whose values are wanted; by default all.
         index: use the approximate index beside the vectors, see `index_vectors`, which is built where there is none.
+        show_progress: show a bar while the index is built.
 
     Returns:
         `Hit`s with `score`, `row` and `columns`, the most similar first: a list for one text, a list of lists for
@@ -423,7 +425,9 @@ def search(
             )
     texts = [queries] if isinstance(queries, str) else list(queries)
     encoded = encoder._encode_all(texts, folder.tokenization, show_progress=False)
-    hits = folder.search(encoded, top=top, metric=metric, where=where, columns=columns, index=index)
+    hits = folder.search(
+        encoded, top=top, metric=metric, where=where, columns=columns, index=index, show_progress=show_progress
+    )
     return hits[0] if isinstance(queries, str) else hits
 
 

@@ -56,11 +56,11 @@ def main(
     texts = [*queries, *(read_queries(file) if file else [])]
     if not texts:
         raise click.UsageError("no query; give one or more, or a file of them with --queries")
-    if index:
-        click.echo(index_vectors(vectors), err=True)
     shown = None if columns is None else [name.strip() for name in columns.split(",")]
     options = {"model": model, "top": top, "metric": metric, "where": where, "columns": shown, "index": index}
-    found: list[list[Hit]] = search(vectors, texts, **options)
+    found: list[list[Hit]] = search(vectors, texts, **options, show_progress=True)
+    if index:
+        click.echo(index_vectors(vectors, show_progress=False), err=True)
     for query, hits in zip(texts, found, strict=True):
         if as_json:
             for hit in hits:

@@ -191,6 +191,7 @@ class VectorFolder:
         where: Sequence[str | Condition] = (),
         columns: Sequence[str] | None = None,
         index: bool = False,
+        show_progress: bool = False,
     ) -> list[list[Hit]]:
         """The rows that are most similar to each query, the most similar first.
 
@@ -201,6 +202,7 @@ class VectorFolder:
             where: conditions that a row has to satisfy, all of them.
             columns: whose values are wanted; by default all that were kept.
             index: use the approximate index, which is built where there is none, instead of comparing every row.
+            show_progress: show a bar while the index is built.
 
         Raises:
             ConfigError: queries of another width, an unknown column or metric, or a condition that cannot be compared;
@@ -214,7 +216,10 @@ class VectorFolder:
             raise ConfigError(f"an index ranks by cosine, and metric is {metric!r}; search without one")
         compared = _unit(queries.astype(np.float32)) if metric == "cosine" else queries.astype(np.float32)
         mask = self._mask(conditions) if conditions else None
-        best = self._index().search(compared, top, mask) if index else self._compare_all(compared, top, metric, mask)
+        if index:
+            best = self._index(show_progress).search(compared, top, mask)
+        else:
+            best = self._compare_all(compared, top, metric, mask)
         values = self._values(best.rows, wanted)
         return [
             [Hit(float(score), int(row), values[int(row)]) for score, row in zip(scores, rows, strict=True) if row >= 0]
