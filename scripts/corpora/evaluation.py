@@ -16,7 +16,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import click
 
@@ -58,12 +58,12 @@ def read_obo(path: Path) -> Iterator[Term]:
 
     See https://owlcollab.github.io/oboformat/doc/GO.format.obo-1_4.html.
     """
-    for stanza in path.read_text(encoding="utf-8").split("\n\n"):
+    for stanza in re.split(r"\n(?=\[)", path.read_text(encoding="utf-8")):
         name = re.search(r"^name: (.*)$", stanza, re.MULTILINE)
         if stanza.startswith("[Term]") and name and "\nis_obsolete: true" not in stanza:
             definition = re.search(r'^def: "((?:[^"\\]|\\.)*)"', stanza, re.MULTILINE)
             synonyms = re.findall(r'^synonym: "((?:[^"\\]|\\.)*)" EXACT', stanza, re.MULTILINE)
-            yield _term(name[1], _unescape(definition[1]) if definition else "", map(_unescape, synonyms))
+            yield _term(_unescape(name[1]), _unescape(definition[1]) if definition else "", map(_unescape, synonyms))
 
 
 def read_go(path: Path) -> Iterator[Term]:
@@ -122,7 +122,7 @@ def write_ontology(folder: Path, name: str, terms: Iterable[Term], half: Half) -
     ]
 
 
-def _choose(rows: Iterable[tuple], half: Half, size: int | None) -> list[tuple]:  # type: ignore[type-arg]
+def _choose(rows: Iterable[tuple[Any, ...]], half: Half, size: int | None) -> list[tuple[Any, ...]]:
     """The rows of a half by their first text, in the order of its hash, at most so many."""
     return sorted((row for row in rows if half_of(row[0]) == half), key=lambda row: _number(row[0]))[:size]
 
