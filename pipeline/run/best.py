@@ -20,8 +20,8 @@ class BestRows:
 
     def __init__(self, queries: int, top: int) -> None:
         self._top = top
-        self.scores = np.empty((queries, 0), np.float32)
-        self.rows = np.empty((queries, 0), np.int64)
+        self.scores: NDArray[np.float32] = np.empty((queries, 0), np.float32)
+        self.rows: NDArray[np.int64] = np.empty((queries, 0), np.int64)
 
     @classmethod
     def stack(cls, parts: Sequence[BestRows], top: int) -> BestRows:
@@ -48,7 +48,8 @@ class BestRows:
         scores = np.concatenate([self.scores, scores], axis=1)
         numbers = np.concatenate([self.rows, numbers], axis=1)
         order = np.lexsort((numbers, -scores), axis=1)[:, : self._top]
-        self.scores, self.rows = (np.take_along_axis(array, order, axis=1) for array in (scores, numbers))
+        self.scores = np.take_along_axis(scores, order, axis=1)
+        self.rows = np.take_along_axis(numbers, order, axis=1)
 
 
 def _columns(
