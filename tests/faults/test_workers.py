@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import random
 import signal
@@ -15,7 +16,8 @@ from faults.form import WHOLE, cases
 from faults.processes import Job, check_rows
 from lengthwise.tokens.tokenizer import TextTokenizer
 
-pytest.importorskip("ray", reason="Ray is not installed: pip install lengthwise[ray]")
+if importlib.util.find_spec("ray") is None:  # which takes seconds to import, in every test process
+    pytest.skip("Ray is not installed: pip install lengthwise[ray]", allow_module_level=True)
 KILLS = cases(short=1, whole=10)
 ROWS = 20_000 if WHOLE else 2_000
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import sys
 from collections.abc import Iterator
@@ -14,19 +15,21 @@ from faults.processes import Job
 from helpers.files import contents
 from lengthwise.config import ClusterSettings, RunConfig, load_config
 from lengthwise.data.dataset import open_dataset
+from lengthwise.encoder.torch_engine import open_torch
 from lengthwise.errors import RunError, StoreError, TextError
+from lengthwise.run.cluster import ShardWorker, _check_capacity, _with_absolute_paths, encode_on_cluster
+from lengthwise.run.local import encode_dataset
 from lengthwise.tokens.tokenizer import TextTokenizer
 
-ray = pytest.importorskip("ray", reason="Ray is not installed: pip install lengthwise[ray]")
-
-from lengthwise.encoder.torch_engine import open_torch  # noqa: E402
-from lengthwise.run.cluster import ShardWorker, _check_capacity, _with_absolute_paths, encode_on_cluster  # noqa: E402
-from lengthwise.run.local import encode_dataset  # noqa: E402
+if importlib.util.find_spec("ray") is None:  # which takes seconds to import, in every test process
+    pytest.skip("Ray is not installed: pip install lengthwise[ray]", allow_module_level=True)
 
 
 @pytest.fixture(scope="module")
 def _connected() -> Iterator[None]:
     """One cluster of two cores for all tests; this module is pickled by value for its workers."""
+    import ray
+
     ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
     ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="error")
     yield

@@ -11,7 +11,6 @@ from typing import Any
 from urllib.parse import quote
 
 import numpy as np
-import openai
 import pytest
 from huggingface_hub import InferenceClient
 from starlette.testclient import TestClient
@@ -177,6 +176,8 @@ def test_name_with_slashes_is_found_on_every_route(server: ServerProcess, encode
 
 
 def test_openai_client_retrieves_the_model(server: ServerProcess) -> None:
+    import openai  # here, since every test process reads this file
+
     client = openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0)
     (listed,) = client.models.list().data
     assert client.models.retrieve(NAME) == listed

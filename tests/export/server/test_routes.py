@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import openai
 import pytest
 from numpy.typing import NDArray
 
@@ -94,6 +93,8 @@ def test_normalize_and_truncate(server: ServerProcess, encoder: OnnxEncoder) -> 
 
 
 def test_openai_client_works(server: ServerProcess, encoder: OnnxEncoder) -> None:
+    import openai  # here, since every test process reads this file
+
     client = openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0)
     expected = encoder.encode(list(TEXTS))
     answer = client.embeddings.create(model="lines", input=list(TEXTS))
