@@ -83,7 +83,9 @@ def kernel(folder: Path, shape: str, corpora: tuple[str, ...], rows: int, runs: 
 @_options("shape", "runs")
 @click.option("--corpus", "corpora", multiple=True, default=("glosses", "fortunes"), show_default=True)
 @click.option("--draws", type=click.IntRange(1), default=2, show_default=True, help="Batches of each side in each run.")
-@click.option("--seeds", type=click.IntRange(0), default=5, show_default=True, help="Of what is learned; 0: left out.")
+@click.option(
+    "--seeds", type=click.IntRange(0), default=0, show_default=True, help="Of what is learned, e.g. 5; 0: left out."
+)
 @click.pass_obj
 def batches(folder: Path, shape: str, corpora: tuple[str, ...], draws: int, runs: int, seeds: int) -> None:
     """Training on batches of equal lengths, against random ones and other samplers; and what is learned from them."""
