@@ -34,7 +34,8 @@ from lengthwise.export.server.monitor import ConnectionMonitor, Phase
 from lengthwise.export.server.responses import render_refusal
 
 _MAX_PIPELINED = 16
-_LINGERING_SECONDS, _LINGERING_BYTES, _LINGERING_PAUSE_SECONDS = 2.0, 16 * 2**20, 0.05
+# The event loop reads up to 256 KiB at a time: with these pauses, all of these bytes in less than these seconds.
+_LINGERING_SECONDS, _LINGERING_BYTES, _LINGERING_PAUSE_SECONDS = 2.0, 16 * 2**20, 0.025
 _DELAY_SECONDS = 4.0  # of refusals; up to twice as long, so that connections are not closed all at once
 _TINY_BYTES, _MAX_TINY_READS = 512, 16
 _STALLED_SECONDS = 1.0  # without progress; then a connection may be closed in favour of a new one
