@@ -83,9 +83,9 @@ def read_posts(path: Path) -> Iterator[tuple[str, str]]:
         rows = csv.reader(file, delimiter="\t", quoting=csv.QUOTE_NONE)
         for _ in range(3):  # names, types and roles of the columns
             next(rows)
-        for group, text in rows:
-            if text.strip():
-                yield " ".join(text.split()[:MAX_WORDS]), group
+        for row in rows:
+            if len(row) == 2 and row[1].strip():  # some lines are empty, and some posts too
+                yield " ".join(row[1].split()[:MAX_WORDS]), row[0]
 
 
 def write_sets(folder: Path, packages: Packages) -> list[Path]:

