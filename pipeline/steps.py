@@ -115,6 +115,7 @@ def inspect_source(config: RunConfig, source: Source) -> tuple[Inspection, Token
     """
     from lengthwise.batching.costs import expected_costs
     from lengthwise.batching.inspection import batch_strategies, inspect_tokens
+    from lengthwise.encoder.kernel import has_bf16_kernel
     from lengthwise.tokens.tokenize import tokenize_texts
     from lengthwise.tokens.tokenizer import load_tokenizer
 
@@ -124,7 +125,9 @@ def inspect_source(config: RunConfig, source: Source) -> tuple[Inspection, Token
     uncut = tokenization.model_copy(update={"max_length": None, "truncate": False})
     texts = next(source.shards()).texts
     tokens = tokenize_texts(texts, tokenizer, uncut, bad_rows="zero")
-    costs = expected_costs(config.encode.engine, config.encode.precision, config.encode.device)
+    costs = expected_costs(
+        config.encode.engine, config.encode.precision, config.encode.device, fused_bf16=has_bf16_kernel()
+    )
     strategies = batch_strategies(costs, config.batching.max_tokens, config.batching.max_rows)
     return inspect_tokens(tokens, strategies, tokenization.max_length), tokenization
 

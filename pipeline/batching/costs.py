@@ -59,25 +59,31 @@ PACKED_CUDA = BatchCosts(max_tokens=131_072, max_rows=4_096, step=256, mixed=2.0
 PADDED_CUDA = BatchCosts(max_tokens=65_536, max_rows=2_048, step=256, pads=True)
 
 
-def engine_costs(engine: Literal["torch", "onnx"], precision: str, *, on_gpu: bool) -> BatchCosts:
+def engine_costs(
+    engine: Literal["torch", "onnx"], precision: str, *, on_gpu: bool, fused_bf16: bool = False
+) -> BatchCosts:
     """The costs of a kind of engine.
 
     Args:
         precision: "fp32", "bf16", "fp16" or "int8".
+        fused_bf16: whether this CPU runs the fused kernel in bfloat16 (`encoder.kernel.has_bf16_kernel`).
     """
     if engine == "onnx":
         return PADDED_CUDA if on_gpu else PADDED
     if on_gpu:
         return PACKED_CUDA
-    return STEPWISE if precision in ("fp32", "int8") else PACKED
+    is_stepwise = precision in ("fp32", "int8") or (precision == "bf16" and fused_bf16)
+    return STEPWISE if is_stepwise else PACKED
 
 
-def expected_costs(engine: Literal["torch", "onnx"], precision: str, device: str) -> BatchCosts:
+def expected_costs(
+    engine: Literal["torch", "onnx"], precision: str, device: str, *, fused_bf16: bool = False
+) -> BatchCosts:
     """The costs that a run's settings lead to, without loading a model.
 
     Args:
-        precision: "fp32", "bf16", "fp16" or "int8".
+        precision, fused_bf16: as for `engine_costs`.
         device: "cpu", "cuda" or "auto", which is a GPU where the NVIDIA driver's tools are installed.
     """
     on_gpu = device == "cuda" or (device == "auto" and precision != "int8" and shutil.which("nvidia-smi") is not None)
-    return engine_costs(engine, precision, on_gpu=on_gpu)
+    return engine_costs(engine, precision, on_gpu=on_gpu, fused_bf16=fused_bf16)

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from lengthwise.batching.costs import STEPWISE, engine_costs
+from lengthwise.batching.costs import engine_costs
 from lengthwise.config import Precision, RunConfig
 from lengthwise.encoder.checkpoint import load_checkpoint, weights_fingerprint
 from lengthwise.encoder.cuda import DTYPES, STREAM_SLOTS, convert_encoder, make_cuda_encoder
@@ -88,7 +88,7 @@ class TorchEngine:
         self.name = f"torch {self.device.type}" + ("" if precision == "fp32" else f" {precision}")
         self.config = encoder.config
         self.fingerprint = weights_fingerprint(encoder)
-        self.costs = engine_costs("torch", precision, on_gpu=on_gpu)
+        self.costs = engine_costs("torch", precision, on_gpu=on_gpu, fused_bf16=has_bf16_kernel())
         self.reference: TorchEngine | None = None
         if precision != "fp32":
             self.reference = TorchEngine(encoder, "cpu" if precision == "int8" else device, workers=workers)
@@ -114,7 +114,7 @@ class TorchEngine:
         like = exact.fused_layers if isinstance(exact, StepwiseEncoder) else None
         quantized = QuantizedEncoder(encoder, like=like, precision=precision)
         if precision == "bf16":
-            self.name, self.costs = f"{self.name} fused", STEPWISE
+            self.name += " fused"
         elif not quantized.is_fused:
             self.name += " unfused"
             log.warning("int8 runs without the fused kernel, more slowly: %s", missing_for_kernel())

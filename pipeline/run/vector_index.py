@@ -110,7 +110,8 @@ class VectorIndex:
         """The rows with the largest cosine; -1 where a query finds fewer rows.
 
         More lists are compared for more than ten rows, and where fewer rows may be found: in proportion to the square
-        root, which was measured to keep the recall (at 1 of 10 rows allowed, and at 100 rows wanted).
+        root, which was measured to keep the recall (at 1 of 10 rows allowed, and at 100 rows wanted). If so few rows
+        are allowed that these lists hold more, all of those rows are compared.
 
         Args:
             queries: float32[queries, dim], of length 1.
@@ -120,6 +121,8 @@ class VectorIndex:
         allowed = self.record.rows if mask is None else int(np.count_nonzero(mask))
         share = 1.0 if mask is None else max(1, allowed) / len(mask)
         lists, wanted = self.record.lists, self.record.probed * (max(1, top / RECALL_TOP) / share) ** 0.5
+        if allowed * lists <= wanted * self.record.rows:
+            wanted = lists
         best = self._compare(queries, top, min(lists, int(np.ceil(wanted))), mask)
         too_few = np.flatnonzero(np.count_nonzero(best.rows >= 0, axis=1) < min(top, allowed))
         if wanted < lists and len(too_few):

@@ -17,6 +17,7 @@ from lengthwise.batching.costs import (
     expected_costs,
 )
 from lengthwise.config import EncoderConfig
+from lengthwise.encoder.kernel import has_bf16_kernel
 from lengthwise.encoder.model import seeded_encoder
 from lengthwise.encoder.torch_engine import TorchEngine
 
@@ -36,6 +37,11 @@ def test_expected_costs_follow_the_settings(engine: Any, precision: str, device:
     assert expected_costs(engine, precision, device) is costs
 
 
+def test_bfloat16_of_the_fused_kernel_costs_as_float32_does() -> None:
+    assert expected_costs("torch", "bf16", "cpu", fused_bf16=True) is STEPWISE
+    assert expected_costs("torch", "bf16", "cuda", fused_bf16=True) is PACKED_CUDA
+
+
 def test_device_auto_is_a_gpu_where_the_drivers_tools_are(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("shutil.which", lambda name: "/usr/bin/nvidia-smi" if name == "nvidia-smi" else None)
     assert expected_costs("torch", "fp32", "auto") is PACKED_CUDA
@@ -46,7 +52,7 @@ def test_device_auto_is_a_gpu_where_the_drivers_tools_are(monkeypatch: pytest.Mo
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_expected_costs_equal_the_engines(precision: Any, encoder_config: Callable[..., EncoderConfig]) -> None:
     engine = TorchEngine(seeded_encoder(encoder_config(), 0), "cpu", precision)
-    assert expected_costs("torch", precision, "cpu") == engine.costs
+    assert expected_costs("torch", precision, "cpu", fused_bf16=has_bf16_kernel()) == engine.costs
 
 
 def test_with_limits_replaces_only_the_limits_given() -> None:

@@ -36,7 +36,11 @@ def test_whitespace_texts_count_as_empty(trained: Path, tmp_path: Path, invoke: 
 
 
 NOT_TEXTS: dict[str, tuple[bytes, str, int]] = {
-    "null": (b'{"text": "moon"}\n{"text": null}\n{"text": "rain"}\n', "(row 1: null)", 1),
+    "null": (
+        b'{"text": "moon"}\n{"text": null}\n{"text": "rain"}\n',
+        "(row 1 (in.jsonl, line 2, column 'text'): null)",
+        1,
+    ),
     "bytes": (b'{"text": "moon"}\n{"text": "\xff"}\n{"text": "rain"}\n', "line 2: the column 'text': byte 1, 0xff", 0),
     "not JSON": (b'{"text": "moon"}\n{"text": "sea\n{"text": "rain"}\n', "line 2: not valid JSON", 0),
 }

@@ -67,8 +67,9 @@ BAD_INPUTS: dict[str, tuple[str, bytes, str]] = {
     "lists": ("in.jsonl", b'{"text": ["a"]}\n', "the column 'text' is List(Value('string')), not text"),
     "broken JSON": ("in.jsonl", b'{"text": "a"}\n{"text": "b\n', "in.jsonl, line 2: not valid JSON: Unterminated"),
     "lone surrogate": ("in.jsonl", b'{"text": "a\\ud800b"}\n', "a lone surrogate '\\ud800' at character 2, which is"),
-    "broken parquet": ("in.parquet", b"PAR1", "in.parquet: the rows cannot be read (ArrowInvalid"),
-    "unknown format": ("in.docx", b"PK", "in.docx: no file of a known format; set dataset.format"),
+    "broken parquet": ("in.parquet", b"PAR1", "in.parquet: the rows cannot be read (in.parquet"),
+    "unknown format": ("in.xyz", b"PK", "in.xyz: no file of a known format; set dataset.format"),
+    "office document": ("in.docx", b"PK", "in.docx is an office document; save it as CSV"),
     "not UTF-8": ("in.txt", b"caf\xe9\n", "in.txt, line 1: the column 'text': byte 4, 0xe9, is not UTF"),
 }
 
