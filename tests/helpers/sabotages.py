@@ -111,7 +111,8 @@ def static_mean_reads_padding(model: onnx.ModelProto) -> None:
 
     def is_embedding(name: str) -> bool:
         transposed = by_output.get(name)
-        return transposed is not None and by_output[transposed.input[0]].op_type == "Gather"
+        gather = None if transposed is None else by_output.get(transposed.input[0])
+        return gather is not None and gather.op_type == "Gather"
 
     mask = next(node for node in model.graph.node if node.op_type == "Where" and is_embedding(node.input[1]))
     total = next(node for node in model.graph.node if node.input[:1] == mask.output[:1])
