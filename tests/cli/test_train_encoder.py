@@ -28,7 +28,10 @@ def config(tmp_path: Path, tokenizer: TextTokenizer) -> RunConfig:
     write_rows(tmp_path / "rows.parquet", text=texts, anchor=texts, positive=[f"{text} rain" for text in texts])
     teacher = str(save_teacher(tmp_path / "teacher", tokenizer))
     sources = [{"kind": "teacher"}, {"kind": "pairs", "weight": 0.3, "group": 16}]
-    return student_config(tmp_path, sources, teacher=teacher, max_steps=300)
+    validation = {"rows": 20, "every": 100}
+    return student_config(
+        tmp_path, sources, teacher=teacher, max_steps=200, checkpoint_every=40, log_every=20, validation=validation
+    )
 
 
 def write_run(config: RunConfig, folder: Path) -> Path:
@@ -64,7 +67,7 @@ def test_command_reports_what_it_trained(config: RunConfig, tmp_path: Path, invo
     assert second.endswith("tokens/s), until steps")
     assert third == f"report      {tmp_path / 'training/report.md'}"
     message = refusal(invoke("train_encoder", run))
-    assert "belongs to another run (train.max_steps was 20, is 300); start over with --fresh" in message
+    assert "belongs to another run (train.max_steps was 20, is 200); start over with --fresh" in message
 
 
 @pytest.mark.slow
@@ -77,7 +80,7 @@ def test_killed_run_continues_to_the_same_bytes(config: RunConfig, tmp_path: Pat
 def test_run_that_is_killed_repeatedly_ends_with_the_same_bytes(
     config: RunConfig, tmp_path: Path, invoke: Invoke
 ) -> None:
-    expect_same_after_kills(write_run(config, tmp_path), [0, 20, 60, 100, 140, 200], invoke)
+    expect_same_after_kills(write_run(config, tmp_path), [0, 40, 80, 120], invoke)
 
 
 def expect_same_after_kills(run: Path, steps: list[int], invoke: Invoke) -> None:
@@ -96,4 +99,4 @@ def expect_same_after_kills(run: Path, steps: list[int], invoke: Invoke) -> None
     assert invoke("train_encoder", run).exit_code == 0
     assert contents(run.parent / "student") == expected
     lines = [json.loads(line) for line in (run.parent / "training/log.jsonl").read_text().splitlines()]
-    assert [line["step"] for line in lines if "losses" in line] == list(range(5, 301, 5))
+    assert [line["step"] for line in lines if "losses" in line] == list(range(20, 201, 20))

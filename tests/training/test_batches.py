@@ -26,7 +26,7 @@ def encoder(encoder_config: Callable[..., EncoderConfig]) -> PackedEncoder:
 
 
 @settings(max_examples=10, deadline=None)
-@given(rows=st.lists(st.integers(0, 39), min_size=1, max_size=30), max_tokens=st.integers(1, 60))
+@given(rows=st.lists(st.integers(0, 39), min_size=1, max_size=12), max_tokens=st.integers(1, 60))
 def test_group_gives_the_vectors_of_single_rows(
     encoder: PackedEncoder, tokenizer: TextTokenizer, rows: list[int], max_tokens: int
 ) -> None:
