@@ -7,13 +7,14 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from lengthwise.api import Encoder, encode_dataset, index_vectors, search, train, validate
+    from lengthwise.api import Encoder, encode_dataset
     from lengthwise.batching.collate import collate, unpack
     from lengthwise.batching.sampler import LengthBatchSampler
     from lengthwise.batching.stream import iter_batches
     from lengthwise.errors import LengthwiseError
     from lengthwise.evaluation.evaluate import evaluate
     from lengthwise.export import export_checkpoint as export
+    from lengthwise.functions import index_vectors, search, train, validate
 
 __version__ = "0.1.0"
 __all__ = [
@@ -40,12 +41,12 @@ _MODULES = {
     "collate": "lengthwise.batching.collate",
     "encode_dataset": "lengthwise.api",
     "evaluate": "lengthwise.evaluation.evaluate",
-    "index_vectors": "lengthwise.api",
+    "index_vectors": "lengthwise.functions",
     "iter_batches": "lengthwise.batching.stream",
-    "search": "lengthwise.api",
-    "train": "lengthwise.api",
+    "search": "lengthwise.functions",
+    "train": "lengthwise.functions",
     "unpack": "lengthwise.batching.collate",
-    "validate": "lengthwise.api",
+    "validate": "lengthwise.functions",
 }
 
 

@@ -1,4 +1,4 @@
-"""The public face of the package: `Encoder`, from texts to vectors, and the pipeline's steps as functions.
+"""The public face of the package: `Encoder`, from texts to vectors, and `encode_dataset`; `functions` has the rest.
 
 Notable decisions:
 - A model is a folder: with a `MANIFEST.json` it is an artifact and runs on onnxruntime, else it is a checkpoint and
@@ -45,11 +45,7 @@ if TYPE_CHECKING:
     from lengthwise.data.dataset import Source
     from lengthwise.encoder.model import PackedEncoder
     from lengthwise.export.artifact.folder import Artifact
-    from lengthwise.export.validation.verdict import Validation
-    from lengthwise.run.search import Metric
     from lengthwise.run.stats import EncodeReport
-    from lengthwise.run.vector_index import IndexRecord
-    from lengthwise.training.report import TrainReport
 
 Device = Literal["cpu", "cuda", "auto"]
 _NORM_FLOOR = 1e-12  # as in `PackedEncoder.finish`
@@ -371,155 +367,6 @@ def _open_source(
     if isinstance(dataset, str | Path):
         return open_run_dataset(config, fingerprint)
     return Source(dataset, fingerprint or getattr(dataset, "_fingerprint", None) or uuid.uuid4().hex, config.dataset)
-
-
-def search(
-    vectors: str | Path,
-    queries: str | Sequence[str],
-    *,
-    model: str | Path | Encoder | None = None,
-    top: int = 10,
-    metric: Metric = "cosine",
-    where: Sequence[str] = (),
-    columns: Sequence[str] | None = None,
-    index: bool = False,
-    show_progress: bool = False,
-) -> Any:
-    """The rows of a folder of vectors that are most similar to a text, found by comparing all of them.
-
-    >>> from lengthwise import encode_dataset, search
-    >>> report = encode_dataset("texts.txt", "model", "vectors", keep_columns=["text"], show_progress=False)
-    >>> search("vectors", "the cat sat on the mat", model="model", top=1)[0].columns["text"]
-    'the cat sat on the mat'
-
-    Args:
-        vectors: the folder that `encode_dataset` wrote, or its URL.
-        queries: one text, or several. They are tokenized as the rows were.
-        model: the encoder that made the vectors; by default the folder's `run.yaml` names it.
-        top: how many rows per query; fewer where fewer satisfy the conditions.
-        metric: `cosine` of the angle, or `dot` product.
-        where: conditions on kept columns, all of which a row has to satisfy, such as `year>=2020`.
-        columns: kept columns whose values are wanted; by default all.
-        index: use the approximate index beside the vectors, see `index_vectors`, which is built where there is none.
-        show_progress: show a bar while the index is built.
-
-    Returns:
-        `Hit`s with `score`, `row` and `columns`, the most similar first: a list for one text, a list of lists for
-        several.
-
-    Raises:
-        StoreError: there is no complete folder of vectors, or a shard cannot be read; or the index is of other vectors.
-        ConfigError: the vectors are another model's, or an unknown column, or a value that does not fit one; or there
-            can be no index.
-        CheckpointError, ArtifactError, TextError: the model cannot be opened, or a query cannot be encoded.
-    """
-    from lengthwise.run.search import VectorFolder
-
-    folder = VectorFolder.open(vectors)
-    encoder = model if isinstance(model, Encoder) else Encoder.load(folder.model_path if model is None else model)
-    for name, found in (("weights", encoder._engine.fingerprint), ("tokenizer", encoder.tokenizer.fingerprint)):
-        if found != folder.identity[name]:
-            raise ConfigError(
-                f"{vectors} was encoded by another model: its {name} have the fingerprint {folder.identity[name][:12]},"
-                f" and those of {encoder!r} {found[:12]}; pass the model that made the vectors"
-            )
-    texts = [queries] if isinstance(queries, str) else list(queries)
-    encoded = encoder._encode_all(texts, folder.tokenization, show_progress=False)
-    hits = folder.search(
-        encoded, top=top, metric=metric, where=where, columns=columns, index=index, show_progress=show_progress
-    )
-    return hits[0] if isinstance(queries, str) else hits
-
-
-def train(
-    config: str | Path | Mapping[str, Any] | RunConfig,
-    *,
-    overwrite: bool = False,
-    fresh: bool = False,
-    show_progress: bool = True,
-) -> TrainReport:
-    """Train an encoder and write it to `model.path`. An interrupted call goes on where it was when repeated.
-
-    >>> from lengthwise import train
-    >>> report = train({
-    ...     "dataset": {"path": "texts.txt"},
-    ...     "model": {"path": "student", "init": {"embedding_dim": 6, "hidden_size": 6}},
-    ...     "train": {"teacher": "model", "sources": [{"kind": "teacher"}], "max_steps": 3},
-    ... }, show_progress=False)
-    >>> report.steps, report.model
-    (3, 'student')
-
-    Args:
-        config: a run: its YAML file, its sections as dicts, or the configuration itself. What is trained, on what and
-            how is its section `train`, see `train_config`.
-        overwrite: replace a checkpoint at `model.path` that another run wrote.
-        fresh: begin anew where the folder `train.output` holds an interrupted or finished run.
-        show_progress: show bars.
-
-    Raises:
-        ConfigError: settings are missing, are refused, or do not fit together.
-        DatasetError: a source cannot be read, or lacks a column.
-        CheckpointError, TokenizerError: teacher, tokenizer or `train.init.checkpoint` cannot be used, or `model.path`
-            holds another model.
-        StoreError: `train.output` belongs to another run, or cannot be written.
-        RunError: training diverged.
-    """
-    from lengthwise.config import load_config
-    from lengthwise.training.run import train_encoder
-
-    if isinstance(config, Mapping):
-        config = parse_settings(RunConfig, dict(config), "train")
-    elif not isinstance(config, RunConfig):
-        config = load_config(config)
-    return train_encoder(config, overwrite=overwrite, fresh=fresh, show_progress=show_progress)
-
-
-def index_vectors(vectors: str | Path, *, show_progress: bool = True) -> IndexRecord:
-    """Build the approximate index of a folder of vectors, in the folder; an index that is there is kept.
-
-    A search through it compares a query with a part of the rows, as many as finding nearly all of the ten most similar
-    rows takes. That is measured on rows of the folder. An interrupted call goes on where it was when repeated.
-
-    Args:
-        vectors: the folder that `encode_dataset` wrote, on a local disk.
-        show_progress: show a bar.
-
-    Returns:
-        What was measured: `recall` on `queries` rows, and the size and number of `lists`, of which `probed` are used.
-
-    Raises:
-        StoreError: there is no complete folder of vectors, or an index of others; or the index cannot be written.
-        ConfigError: faiss is not installed, the folder is not on a local disk, or has no rows.
-    """
-    from lengthwise.run.search import VectorFolder
-
-    return VectorFolder.open(vectors).build_index(show_progress=show_progress)
-
-
-def validate(
-    artifact: str | Path,
-    *,
-    runtimes: str | Iterable[str] = "default",
-    texts: Iterable[str] | None = None,
-    speed: bool = True,
-    show_progress: bool = False,
-) -> Validation:
-    """Compare runtimes with PyTorch on every graph of an artifact, and write the verdicts into it.
-
-    Args:
-        artifact: the folder.
-        runtimes: `default`, `all`, or names, see `export.runtimes.registry`.
-        texts: real texts to compare besides the generated batches.
-        speed: also measure the time of a batch.
-        show_progress: show bars.
-
-    Raises:
-        ArtifactError: there is no whole artifact, or no runtime of a name.
-        StoreError: the verdicts cannot be written.
-    """
-    from lengthwise.export.validation.run import run_validation
-
-    return run_validation(artifact, runtimes=runtimes, texts=texts, speed=speed, show_progress=show_progress)
 
 
 def is_artifact(folder: str | Path) -> bool:

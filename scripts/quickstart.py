@@ -58,11 +58,11 @@ def fetch(source: tuple[str, str], target: Path) -> None:
 def main(path: Path, overrides: tuple[str, ...]) -> None:
     """Run every step of the run CONFIG (a YAML file) on the facts of the package randfacts."""
     from lengthwise import steps
-    from lengthwise.api import search
     from lengthwise.cli import encode_dataset, search_vectors, train_encoder
     from lengthwise.export.artifact.build import export_run
     from lengthwise.export.validation.report import summary
     from lengthwise.export.validation.run import run_validation
+    from lengthwise.functions import search
     from lengthwise.training.run import train_encoder as train
 
     config, arguments = load_run(path, overrides), f"{path}{as_typed(overrides)}"

@@ -51,7 +51,7 @@ def main(
     The search compares every row. With --index it compares the nearest of them, a part that is measured to find nearly
     all of the most similar ones.
     """
-    from lengthwise.api import index_vectors, search
+    from lengthwise.functions import index_vectors, search
 
     texts = [*queries, *(read_queries(file) if file else [])]
     if not texts:

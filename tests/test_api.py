@@ -405,9 +405,12 @@ def test_artifact_is_encoded_without_torch(artifact_folder: Path) -> None:
 def _examples() -> dict[str, doctest.DocTest]:
     import lengthwise.api
     import lengthwise.export
+    import lengthwise.functions
 
     finder = doctest.DocTestFinder(exclude_empty=True)
-    found = [test for module in (lengthwise.api, lengthwise.export) for test in finder.find(module)]
+    found = [
+        test for module in (lengthwise.api, lengthwise.functions, lengthwise.export) for test in finder.find(module)
+    ]
     return {test.name: test for test in found if test.examples}
 
 

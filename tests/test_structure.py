@@ -35,6 +35,7 @@ LAYERS: tuple[frozenset[str], ...] = tuple(
         "training",
         "steps",
         "api",
+        "functions",
         "evaluation",
         "cli",
         "__main__",
