@@ -1,26 +1,23 @@
 """Writes texts, pairs and triples as parquet files, the same bytes for the same packages and seed.
 
-A source whose package cannot be had is left out and named in the report; the others are not changed by that.
+A source whose package cannot be fetched is left out and named in the report; the others are not changed by that.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
 from typing import TypeVar
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
 from lengthwise.cli.corpora.clean import MAX_WORDS, MIN_WORDS, chunks, clean, is_english, is_held_out, unique
+from lengthwise.cli.corpora.parquet_files import write_rows
 from lengthwise.cli.corpora.rules.lexicon import Lexicon
 from lengthwise.cli.corpora.rules.real import RealSentences
-from lengthwise.cli.corpora.sources import Sources
+from lengthwise.cli.corpora.sources import Pairs, Sources, Texts
 from lengthwise.cli.corpora.triples import framed_triples, real_triples
 from lengthwise.errors import DatasetError
-from lengthwise.util.files import write_atomically
 
 REAL_SOURCES = ("wordnet.example", "wordnet.gloss", "facts", "brown", "news", "speeches", "addresses")
 
@@ -59,11 +56,10 @@ def write_corpora(folder: Path, sources: Sources, seed: int, triples: int, progr
     if not texts:
         reasons = "; ".join(sorted(set(builder.report.skipped.values())))
         raise DatasetError(f"no source of texts can be read: {reasons}")
-    _write(folder / "texts.parquet", ("text", "source"), texts)
-    _write(folder / "pairs.parquet", ("anchor", "positive", "source"), builder.pairs())
-    _write(
-        folder / "triples.parquet", ("anchor", "positive", "negative", "rule"), builder.triples(texts, seed, triples)
-    )
+    write_rows(folder / "texts.parquet", ("text", "source"), texts)
+    write_rows(folder / "pairs.parquet", ("anchor", "positive", "source"), builder.pairs())
+    made = builder.triples(texts, seed, triples)
+    write_rows(folder / "triples.parquet", ("anchor", "positive", "negative", "rule"), made)
     return builder.report
 
 
@@ -76,16 +72,16 @@ class _Builder:
         seen: set[bytes] = set()
         rows: list[tuple[str, str]] = []
         for name, read in self._sources.texts().items():
-            rows += self._read("texts", name, lambda read=read: _usable(read(), MIN_WORDS, seen))  # type: ignore[misc]
+            rows += self._read("texts", name, _usable(read, MIN_WORDS, seen))
         for name, read in self._sources.names().items():
-            rows += self._read("texts", name, lambda read=read: _usable(read(), 1, seen))  # type: ignore[misc]
+            rows += self._read("texts", name, _usable(read, 1, seen))
         return rows
 
     def pairs(self) -> list[tuple[str, str, str]]:
         seen: set[frozenset[str]] = set()
         rows: list[tuple[str, str, str]] = []
         for name, read in self._sources.pairs().items():
-            made = self._read("pairs", name, lambda read=read: _distinct(read(), seen))  # type: ignore[misc]
+            made = self._read("pairs", name, _distinct(read, seen))
             rows += [(*pair, source) for pair, source in made]
         return rows
 
@@ -99,13 +95,13 @@ class _Builder:
             for triple, source in real_triples(real, maker, seed):
                 yield (*triple, f"real.{source}")
 
-        rows += [row for row, _ in self._read("triples", "real sentences", made)]
+        rows += [row for row, _ in self._read("triples", "real sentences", made())]
         Random(seed).shuffle(rows)
         return rows
 
-    def _read(self, file: str, name: str, read: Callable[[], Iterable[Item]]) -> list[tuple[Item, str]]:
+    def _read(self, file: str, name: str, items: Iterator[Item]) -> list[tuple[Item, str]]:
         try:
-            rows = [(item, name) for item in read()]
+            rows = [(item, name) for item in items]
         except DatasetError as error:
             self.report.skipped[file, name] = str(error)
             return []
@@ -117,28 +113,16 @@ class _Builder:
         self._progress(f"{file}: {name}", rows)
 
 
-def _usable(texts: Iterable[str], min_words: int, seen: set[bytes]) -> Iterator[str]:
-    pieces = (piece for text in texts for piece in chunks(text))
-    return unique((piece for piece in pieces if is_english(piece, min_words) and not is_held_out(piece)), seen)
+def _usable(read: Texts, min_words: int, seen: set[bytes]) -> Iterator[str]:
+    pieces = (piece for text in read() for piece in chunks(text))
+    yield from unique((piece for piece in pieces if is_english(piece, min_words) and not is_held_out(piece)), seen)
 
 
-def _distinct(pairs: Iterable[tuple[str, str]], seen: set[frozenset[str]]) -> Iterator[tuple[str, str]]:
-    for one, two in pairs:
+def _distinct(read: Pairs, seen: set[frozenset[str]]) -> Iterator[tuple[str, str]]:
+    for one, two in read():
         anchor, positive = clean(one), " ".join(clean(two).split()[:MAX_WORDS])
         key = frozenset((anchor.lower(), positive.lower()))
-        if (
-            anchor
-            and positive
-            and len(key) == 2
-            and key not in seen
-            and not is_held_out(anchor) | is_held_out(positive)
-        ):
+        is_new = anchor and positive and len(key) == 2 and key not in seen
+        if is_new and not (is_held_out(anchor) or is_held_out(positive)):
             seen.add(key)
             yield anchor, positive
-
-
-def _write(path: Path, columns: Sequence[str], rows: Sequence[tuple[str, ...]]) -> None:
-    table = pa.table({name: pa.array([row[at] for row in rows], pa.string()) for at, name in enumerate(columns)})
-    sink = pa.BufferOutputStream()
-    pq.write_table(table, sink, compression="zstd")
-    write_atomically(path, sink.getvalue().to_pybytes())

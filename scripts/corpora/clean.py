@@ -70,7 +70,12 @@ def is_english(text: str, min_words: int = MIN_WORDS) -> bool:
 
 def is_held_out(text: str) -> bool:
     """Whether a text is kept for evaluation: one in twenty, by the sha256 of its UTF-8 bytes without outer spaces."""
-    return int.from_bytes(hashlib.sha256(text.strip().encode()).digest(), "big") % HELD_OUT_ONE_IN == 0
+    return hash_number(text) % HELD_OUT_ONE_IN == 0
+
+
+def hash_number(text: str) -> int:
+    """The sha256 of a text's UTF-8 bytes, without outer spaces, as a number."""
+    return int.from_bytes(hashlib.sha256(text.strip().encode()).digest(), "big")
 
 
 def unique(texts: Iterable[str], seen: set[bytes]) -> Iterator[str]:

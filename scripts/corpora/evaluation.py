@@ -9,7 +9,6 @@ the figures that are published. The same packages give the same bytes.
 from __future__ import annotations
 
 import csv
-import hashlib
 import re
 import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
@@ -21,8 +20,9 @@ from typing import Any, Literal, get_args
 import click
 
 from lengthwise.cli.common import Command
-from lengthwise.cli.corpora.clean import HELD_OUT_ONE_IN, is_held_out
+from lengthwise.cli.corpora.clean import HELD_OUT_ONE_IN, hash_number, is_held_out
 from lengthwise.cli.corpora.packages import Packages
+from lengthwise.cli.corpora.parquet_files import write_rows
 from lengthwise.cli.corpora.wordnet import WordNet
 from lengthwise.errors import DatasetError
 
@@ -50,7 +50,7 @@ class Term:
 
 def half_of(text: str) -> Half:
     """Which half a text belongs to: by its sha256, apart from whether it is held out of training."""
-    return "development" if _number(text) // HELD_OUT_ONE_IN % 2 == 0 else "test"
+    return "development" if hash_number(text) // HELD_OUT_ONE_IN % 2 == 0 else "test"
 
 
 def read_obo(path: Path) -> Iterator[Term]:
@@ -115,7 +115,7 @@ def write_ontology(folder: Path, name: str, terms: Iterable[Term], half: Half) -
     """Write an ontology's pairs of name and definition, and of synonym and name; one synonym per term."""
     half_terms = _choose(((term.name, term) for term in terms), half, None)
     defined = [(key, term.definition) for key, term in half_terms if term.definition][:MAX_TERMS]
-    same = [(min(term.synonyms, key=_number), key) for key, term in half_terms if term.synonyms][:MAX_TERMS]
+    same = [(min(term.synonyms, key=hash_number), key) for key, term in half_terms if term.synonyms][:MAX_TERMS]
     return [
         _write(folder / f"{name}-definitions.parquet", ("name", "definition"), defined),
         _write(folder / f"{name}-synonyms.parquet", ("synonym", "name"), same),
@@ -124,18 +124,13 @@ def write_ontology(folder: Path, name: str, terms: Iterable[Term], half: Half) -
 
 def _choose(rows: Iterable[tuple[Any, ...]], half: Half, size: int | None) -> list[tuple[Any, ...]]:
     """The rows of a half by their first text, in the order of its hash, at most so many."""
-    return sorted((row for row in rows if half_of(row[0]) == half), key=lambda row: _number(row[0]))[:size]
+    return sorted((row for row in rows if half_of(row[0]) == half), key=lambda row: hash_number(row[0]))[:size]
 
 
 def _write(path: Path, names: Sequence[str], rows: Sequence[tuple[str, ...]]) -> Path:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
     if not rows:
         raise DatasetError(f"{path}: the packages held no rows for it; fetch them again into an empty folder")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    columns = dict(zip(names, map(list, zip(*rows, strict=True)), strict=True))
-    pq.write_table(pa.table(columns), path, compression="zstd")
+    write_rows(path, names, rows)
     return path
 
 
@@ -153,10 +148,6 @@ def _term(name: str, definition: str, synonyms: Iterable[str]) -> Term:
 
 def _unescape(text: str) -> str:
     return re.sub(r"\\(.)", r"\1", text)
-
-
-def _number(text: str) -> int:
-    return int.from_bytes(hashlib.sha256(text.strip().encode()).digest(), "big")
 
 
 @click.command(cls=Command)
