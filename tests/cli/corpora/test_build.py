@@ -1,7 +1,8 @@
-"""Files that are written: the same bytes again, no repeats, and sources that cannot be had left out with a word."""
+"""Files that are written: the same bytes again, no repeats, and sources that cannot be fetched are named."""
 
 from __future__ import annotations
 
+import gzip
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,14 +24,13 @@ from lengthwise.errors import DatasetError
 
 FACTS = ["The dog chased the cat.", "the dog chased the cat", *(f"A fact of number {number}." for number in range(60))]
 
+PAIRS = [("dog", "a tame  animal"), ("a tame animal", "Dog"), ("cat", "cat")]
+PROBLEM = "the package x cannot be fetched"
+
 
 def missing() -> Iterator[Any]:
     raise DatasetError(PROBLEM)
     yield
-
-
-PAIRS = [("dog", "a tame  animal"), ("a tame animal", "Dog"), ("cat", "cat")]
-PROBLEM = "the package x cannot be fetched"
 
 
 def sources_in(folder: Path) -> Any:
@@ -38,7 +38,7 @@ def sources_in(folder: Path) -> Any:
         texts=lambda: {"facts": lambda: FACTS, "x": missing},
         names=lambda: {"names": lambda: ["heart", "heart", "heart attack"]},
         pairs=lambda: {
-            "glosses": lambda: [("dog", "a tame  animal"), ("a tame animal", "Dog"), ("cat", "cat")],
+            "glosses": lambda: PAIRS,
             "x": missing,
         },
         wordnet=WordNet(write_wordnet(folder)),
@@ -64,8 +64,8 @@ def test_files_and_report(tmp_path: Path) -> None:
     assert sum(row["rule"] == "real.facts" for row in triples) >= 1
     assert len(triples) == 40 + report.rows["triples", "real sentences"]
     assert report.skipped == {
-        ("texts", "x"): "the package x cannot be fetched",
-        ("pairs", "x"): "the package x cannot be fetched",
+        ("texts", "x"): PROBLEM,
+        ("pairs", "x"): PROBLEM,
     }
 
 
@@ -99,6 +99,17 @@ def test_every_source_is_named_once(tmp_path: Path) -> None:
     sources = Sources(Packages(tmp_path))
     assert not sources.texts().keys() & sources.names().keys()
     assert {"wordnet.definition", "gcide", "debian"} <= sources.pairs().keys()
+
+
+def test_dictionaries_give_definitions_words_and_pairs(tmp_path: Path) -> None:
+    dictionary = tmp_path / "debian-dict-gcide/usr/share/dictd/gcide.dict.dz"
+    dictionary.parent.mkdir(parents=True)
+    dictionary.write_bytes(gzip.compress(b"Hound \\Hound\\, n.\n   A dog that hunts. --Milton.\n"))
+    sources = Sources(Packages(tmp_path))
+    assert list(sources.texts()["gcide"]()) == ["A dog that hunts."]
+    dictionary.unlink()  # it is read once
+    assert list(sources.names()["gcide.name"]()) == ["hound"]
+    assert list(sources.pairs()["gcide"]()) == [("hound", "A dog that hunts.")]
 
 
 def test_pairs_of_synonyms_and_first_definitions() -> None:
