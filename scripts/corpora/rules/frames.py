@@ -199,7 +199,7 @@ class Context:
         texts = [text if plain != (rng.random() < 0.1) else finish(text) for text in texts]
         if rng.random() < 0.15:
             texts = [contract(text) if rng.random() < 0.7 else text for text in texts]
-        if len({re.sub(r"\W+", " ", text.lower()).strip() for text in texts}) < 3:
+        if len({letters(text) for text in texts}) < 3:
             return None
         return Triple(*texts)
 
@@ -223,6 +223,11 @@ class Context:
 def finish(text: str) -> str:
     """The text as a written sentence: a capital at its start and a full stop, unless it ends with a mark."""
     return text[:1].upper() + text[1:] + ("" if text[-1:] in ".?!" else ".")
+
+
+def letters(text: str) -> str:
+    """The text without case and punctuation."""
+    return re.sub(r"\W+", " ", text.lower()).strip()
 
 
 def contract(text: str) -> str:

@@ -17,7 +17,13 @@ from lengthwise.cli.corpora.wordnet import Synset, WordNet
 USUAL_SHARE = 0.7
 COMMON = 4
 _WORD = re.compile(r"[A-Za-z]+")
-_KINDS = {"nn": ("n", ""), "nns": ("n", "s"), "jj": ("a", ""), "rb": ("r", ""), "vb": ("v", ""), "vbd": ("v", "ed")} | {
+_KINDS = {  # part of speech and form, by tag
+    "nn": ("n", ""),
+    "nns": ("n", "s"),
+    "jj": ("a", ""),
+    "rb": ("r", ""),
+    "vb": ("v", ""),
+    "vbd": ("v", "ed"),
     "vbn": ("v", "en"),
     "vbg": ("v", "ing"),
     "vbz": ("v", "s"),

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from functools import cache
 from itertools import pairwise
 from random import Random
 
-from lengthwise.cli.corpora.rules.frames import Triple, finish
+from lengthwise.cli.corpora.rules.frames import Triple, finish, letters
 from lengthwise.cli.corpora.rules.inflection import verb
 from lengthwise.cli.corpora.rules.lexicon import Lexicon
 from lengthwise.cli.corpora.rules.tables import read_lines
@@ -66,7 +67,7 @@ class RealSentences:
             return None
         anchor = _joined(words)
         triple = Triple(*(self._written(text, sentence) for text in (anchor, _joined(positive), _joined(negative))))
-        return triple if len({_letters(text) for text in triple}) == 3 else None
+        return triple if len({letters(text) for text in triple}) == 3 else None
 
     @staticmethod
     def _written(text: str, original: str) -> str:
@@ -127,7 +128,7 @@ class RealSentences:
         return words[:a] + first + words[b:c] + second + words[d:]
 
     def _opposite(self, words: list[str], tags: list[str], rng: Random) -> list[str] | None:
-        opposites, found = dict(line.split(" / ") for line in read_lines("opposites")), []
+        opposites, found = _opposites(), []
         for at, (word, tag) in enumerate(zip(words, tags, strict=True)):
             if word.lower() in opposites:
                 found.append((at, opposites[word.lower()]))
@@ -156,6 +157,11 @@ class RealSentences:
                 done = ["were" if plural else "was", verb(base).participle, "by"]
                 return _cased(subject, words[0][0].isupper()) + done + agent + words[d:]
         return None
+
+
+@cache
+def _opposites() -> dict[str, str]:
+    return dict(line.split(" / ") for line in read_lines("opposites"))
 
 
 def noun_phrases(words: list[str], tags: list[str]) -> list[tuple[int, int]]:
@@ -263,7 +269,3 @@ def _joined(words: list[str]) -> str:
     text = re.sub(r"\b([Aa]) (?=[aeio][a-z])(?!one\b|once\b|eu)", r"\1n ", text)
     text = re.sub(r"\b([Aa])n (?=[bcdfgjklmnpqrstvwyz][a-z])", r"\1 ", text)
     return re.sub(r"\s*'\s*s\b", "'s", text)
-
-
-def _letters(text: str) -> str:
-    return re.sub(r"\W+", " ", text.lower()).strip()
