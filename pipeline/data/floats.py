@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 _INTEGER = r"^[+-]?[0-9]+$"
 _INFINITY = r"(?i)^[+-]?inf(inity)?$"
 _EXACT_DIGITS = {pa.float16(): 3, pa.float32(): 7, pa.float64(): 15}  # every integer of so many is exact
-_INT64 = (-(2**63), 2**63 - 1)
+INT64 = (-(2**63), 2**63 - 1)
 
 
 class UnfitNumberError(ValueError):
@@ -78,7 +78,7 @@ def _check_integers(literals: pa.Array, floats: pa.Array) -> None:
         fitting = (
             ["float64"] if target != pa.float64() and abs(written) <= 2**1023 and int(float(written)) == written else []
         )
-        fitting += ["int64"] if _INT64[0] <= written <= _INT64[1] else []
+        fitting += ["int64"] if INT64[0] <= written <= INT64[1] else []
         raise UnfitNumberError(
             f"{literal} is an integer that {type_name(target)} cannot hold: it would become {int(number)}",
             [*fitting, "string"],

@@ -16,6 +16,7 @@ import pyarrow as pa
 
 from lengthwise.config import DatasetSettings
 from lengthwise.data.files import DataFile
+from lengthwise.data.floats import INT64
 from lengthwise.data.json_values import JsonObject, read_values
 from lengthwise.data.readers import wrap_file_errors
 from lengthwise.data.tables import (
@@ -34,7 +35,6 @@ NO_ROWS = "there is no value in it"
 _FIRST_ROWS = 1_000
 _MAX_DEPTH = 32  # of nested types; Arrow refuses to write more than 63
 _EXACT_IN_FLOAT = 2**53
-_INT64 = (-(2**63), 2**63 - 1)
 _SINGLE_TYPES = {str: pa.string(), bool: pa.bool_(), int: pa.int64(), JsonFloat: pa.float64(), float: pa.float64()}
 
 
@@ -151,7 +151,7 @@ class _Column:
         types = self._types
         if types & {dict, list}:
             return self._nested_type if len(types) == 1 and self._nested_type is not None else pa.string()
-        if not self._fits or not (_INT64[0] <= self._low and self._high <= _INT64[1]):
+        if not self._fits or not (INT64[0] <= self._low and self._high <= INT64[1]):
             return pa.string()
         if len(types) == 1:
             return _SINGLE_TYPES[next(iter(types))]
