@@ -174,7 +174,7 @@ def test_stray_quotes_of_a_tab_separated_file_swallow_no_row(tmp_path: Path, str
         'text,id\n"hello,1\nworld",2\nlast,3\n',
         'text,id\n"hello,1\nx,2\nworld",3\n',
         'id,text\n1,"hello\n2,world"\n3,last\n',
-        'text,id\n"the cat,1\nthe dog, too",2\n'.replace(", too", ""),
+        'text,id\n"the cat,1\nthe dog",2\n',
     ],
 )
 def test_few_rows_between_stray_quotes_are_no_cell(tmp_path: Path, contents: str, streaming: bool) -> None:
@@ -249,7 +249,7 @@ def test_escaped_quotes(tmp_path: Path) -> None:
 @pytest.mark.parametrize("escape", ["\\", "^"])
 def test_escape_is_text_before_anything_that_needs_none(tmp_path: Path, escape: str, quoting: str) -> None:
     e = escape
-    contents = f"text,id\nC:{e}temp{e}new{e},x{e}{e}y{e},1\n".replace(f"y{e},", f"y{e}n,")
+    contents = f"text,id\nC:{e}temp{e}new{e},x{e}{e}y{e}n,1\n"
     options = {"escape": escape, "quoting": quoting}
     assert to_rows(tmp_path, contents, csv=options) == [(f"C:{e}temp{e}new,x{e}y{e}n", "1")]
 

@@ -151,7 +151,7 @@ def test_folder_of_files_with_hidden_names(tmp_path: Path) -> None:
 
 
 def test_settings_beside_the_data_are_no_data(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """Whatever `datasets` takes for such by its name."""
+    """All that `datasets` takes for settings by the name."""
     assert set(SETTINGS_FILES) == set(FILES_TO_IGNORE)
     write(tmp_path / "rows.csv")
     (tmp_path / "dataset_info.json").write_text('{"a": 1}')

@@ -27,7 +27,7 @@ def test_sentences_end_at_full_stops_but_not_after_abbreviations() -> None:
 
 
 @given(
-    st.lists(st.sampled_from(["one", "two.", "Three", "four!", "Five?", "six,"]), min_size=1, max_size=80),
+    st.lists(st.sampled_from(WORDS), min_size=1, max_size=80),
     st.integers(1, 9),
 )
 def test_chunks_hold_words_in_order_and_at_most_so_many(words: list[str], most: int) -> None:

@@ -1,4 +1,4 @@
-"""Packages are fetched by the ordinary clients, once, and what cannot be had is an error that names it."""
+"""Packages are fetched by the ordinary clients, once, and what cannot be fetched is an error that names it."""
 
 from __future__ import annotations
 
