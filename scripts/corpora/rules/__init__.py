@@ -3,5 +3,5 @@
 - A rule is a pair of lists of frames, kept in `tables/*.txt`: the frames of a list mean the same, and the two lists do
   not. Anchor and positive come from one list, the negative from the other.
 - What fills a frame is typed (persons, things, places, deeds, clauses), so that sentences are sensible.
-- Nothing was copied from a set that measures: `lengthwise.cli.corpora` knows none.
+- Nothing was copied from an evaluation set.
 """
