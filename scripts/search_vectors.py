@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -80,7 +81,8 @@ def read_queries(file: Path) -> list[str]:
     from lengthwise.util.text_files import EncodingError, read_text
 
     try:
-        return [line for line in read_text(file).splitlines() if line.strip()]
+        lines = io.StringIO(read_text(file), newline=None)
+        return [line.removesuffix("\n") for line in lines if line.strip()]
     except (OSError, EncodingError) as error:
         raise ConfigError(f"{file}: cannot be read ({error}); give a text file with one query per line") from None
 

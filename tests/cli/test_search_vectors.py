@@ -9,6 +9,7 @@ import pytest
 
 from helpers.cli import Invoke, refusal
 from helpers.texts import TEXTS
+from lengthwise.cli.search_vectors import read_queries
 
 
 @pytest.fixture
@@ -70,3 +71,9 @@ def test_an_index_is_built_used_and_described(encoded: Path, invoke: Invoke) -> 
         found = [json.loads(line) for line in result.stdout.splitlines()]
         assert [line["row"] for line in found] == [json.loads(line)["row"] for line in exact]
     assert (encoded / "index/record.json").is_file()
+
+
+def test_a_query_ends_where_its_line_does(tmp_path: Path) -> None:
+    """And not at separators within the line, which a dataset of text files keeps too."""
+    (tmp_path / "queries.txt").write_bytes("moon\u2028cat\r\n \n\x0bdog\x85\rrain".encode())
+    assert read_queries(tmp_path / "queries.txt") == ["moon\u2028cat", "\x0bdog\x85", "rain"]
