@@ -16,13 +16,13 @@ from typing import Any, Literal
 
 import torch
 
-from lengthwise.config import EncoderConfig, RunConfig, TokenizationSettings
+from lengthwise.config import CONFIG_FILE, EncoderConfig, RunConfig, TokenizationSettings
 from lengthwise.data.dataset import Source
 from lengthwise.encoder.checkpoint import load_checkpoint, save_checkpoint, weights_fingerprint
 from lengthwise.encoder.model import PackedEncoder
 from lengthwise.errors import CheckpointError, ConfigError, LengthwiseError, StoreError
 from lengthwise.store.fingerprint import describe_changes
-from lengthwise.tokens.tokenizer import TextTokenizer, load_tokenizer
+from lengthwise.tokens.tokenizer import TOKENIZER_FILE, TextTokenizer, load_tokenizer
 from lengthwise.training.batches import resolve_precision
 from lengthwise.training.cache import TeacherCache, text_keys
 from lengthwise.training.checkpoints import Checkpoints
@@ -37,7 +37,7 @@ from lengthwise.training.vocabulary import cut_vocabulary
 from lengthwise.util.files import write_atomically
 from lengthwise.util.text_files import read_text
 
-_IDENTITY, _TOKENIZER = "run.json", "tokenizer.json"
+_IDENTITY, _MODEL = "run.json", "model_path"
 _NOT_OF_THE_WEIGHTS = {  # settings that no weight depends on, or that are in the identity by their contents
     "output", "cache", "teacher", "threads", "device", "log_every", "checkpoint_every", "sources",
 }  # fmt: skip
@@ -107,21 +107,22 @@ def train_encoder(
     model, done = Path(config.model.path), read_report(folder)
     if fresh:
         _remove_run(folder, checkpoints)
-    is_ours = _claim(folder, identity)
-    if is_ours and done is not None and (model / "config.json").is_file():
+    claimed = _claim(folder, identity)
+    is_done = done is not None and done.model == config.model.path
+    if claimed is not None and done is not None and is_done and (model / CONFIG_FILE).is_file():
         return done
-    _check_target(model, overwrite=overwrite or is_ours or (done is not None and done.model == config.model.path))
+    _check_target(model, overwrite=overwrite or is_done or claimed == config.model.path)
     device = _device(config.train.device)
     bars = Bars(show_progress)
     opened = zip(config.train.sources, prepared.sources, strict=True)
     rows = [read_rows(number, settings, source, bars) for number, (settings, source) in enumerate(opened)]
+    _check_vectors(prepared, rows)
     cache = _teach(prepared, rows, folder, bars)
-    tokenizer = _student_tokenizer(prepared, rows, folder, bars, is_ours=is_ours)
+    tokenizer = _student_tokenizer(prepared, rows, folder, bars, is_ours=claimed is not None)
     examples = _make_examples(prepared, rows, cache, tokenizer, bars)
-    _write_identity(folder, identity)
+    _write_identity(folder, {**identity, _MODEL: config.model.path})
     with _torch_settings(config):
         encoder, snapshot = _new_encoder(prepared, tokenizer), checkpoints.latest()
-        _check_targets(encoder, rows, cache)
         rows.clear()  # the texts
         if snapshot is None:
             _initialize(prepared, encoder, tokenizer, examples, cache, bars)
@@ -174,8 +175,8 @@ def _remove_run(folder: Path, checkpoints: Checkpoints) -> None:
                 path.unlink()
 
 
-def _claim(folder: Path, identity: dict[str, Any]) -> bool:
-    """Whether the folder holds this run already.
+def _claim(folder: Path, identity: dict[str, Any]) -> str | None:
+    """Where the folder's run writes its model, if it is this run; None if the folder holds no run.
 
     Raises:
         StoreError: it holds another one.
@@ -183,16 +184,17 @@ def _claim(folder: Path, identity: dict[str, Any]) -> bool:
     path = folder / _IDENTITY
     try:
         found = json.loads(read_text(path))
+        model = str(found.pop(_MODEL, ""))
     except FileNotFoundError:
-        return False
-    except (OSError, ValueError) as error:
+        return None
+    except (OSError, ValueError, AttributeError, TypeError) as error:
         raise StoreError(f"{path}: cannot be read ({error}); start over with --fresh") from error
     changes = describe_changes(found, json.loads(json.dumps(identity)))
     if changes:
         raise StoreError(
             f"{folder}: belongs to another run ({changes}); start over with --fresh, or choose another train.output"
         )
-    return True
+    return model
 
 
 def _write_identity(folder: Path, identity: dict[str, Any]) -> None:
@@ -211,7 +213,7 @@ def _teach(prepared: Prepared, rows: Sequence[Rows], folder: Path, bars: Bars) -
     if teacher is None or not texts:
         return None
     cache = TeacherCache(Path(settings.cache or folder / "teacher"), teacher, settings.teacher_dtype)
-    _check_dim(prepared, cache.dim, f"the teacher {teacher.name}")
+    _check_width(prepared, cache.dim, f"the teacher {teacher.name}")
     cache.fill(texts, bars)
     return cache
 
@@ -227,7 +229,7 @@ def _student_tokenizer(
     size = prepared.config.train.init.vocabulary
     if size is None or prepared.base is not None or size >= prepared.tokenizer.vocab_size:
         return prepared.tokenizer
-    path = folder / _TOKENIZER
+    path = folder / TOKENIZER_FILE
     if is_ours and path.is_file():
         return load_tokenizer(path)
     columns = [
@@ -314,28 +316,19 @@ def _initialize(
     initialize_embedding(encoder, tokenizer, teacher.load_tokenizer(), table, counts, settings, is_output=is_output)
 
 
-def _check_targets(encoder: PackedEncoder, rows: Sequence[Rows], cache: TeacherCache | None) -> None:
-    """Refuse targets of another width than the encoder's vectors."""
+def _check_vectors(prepared: Prepared, rows: Sequence[Rows]) -> None:
+    """Refuse vectors of another width than the encoder's, before minutes are spent on the teacher's."""
     for source in rows:
         if source.settings.kind == "vectors" and source.column is not None:
-            _refuse_width(encoder.config.dim, source.column.shape[1], f"train.sources.{source.name}")
-    if cache is not None:
-        _refuse_width(encoder.config.dim, cache.dim, "the teacher")
+            _check_width(prepared, source.column.shape[1], f"train.sources.{source.name}")
 
 
-def _check_dim(prepared: Prepared, found: int, what: str) -> None:
-    """The same, before minutes are spent on the teacher's vectors."""
-    if prepared.base is not None:
-        _refuse_width(prepared.base.config.dim, found, what)
-        return
+def _check_width(prepared: Prepared, found: int, what: str) -> None:
     shape = prepared.config.model.init.model_dump()
-    _refuse_width(EncoderConfig(**shape, vocab_size=1).dim, found, what)
-
-
-def _refuse_width(dim: int, found: int, what: str) -> None:
-    if dim != found:
+    config = EncoderConfig(**shape, vocab_size=1) if prepared.base is None else prepared.base.config
+    if config.dim != found:
         raise ConfigError(
-            f"{what} gives vectors of {found} values, and the new encoder {dim}; set model.init.projection_dim"
+            f"{what} gives vectors of {found} values, and the new encoder {config.dim}; set model.init.projection_dim"
             f" to {found}"
         )
 

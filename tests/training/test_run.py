@@ -159,6 +159,23 @@ def test_existing_model_is_kept(place: Path) -> None:
     assert contents(place / "student") != before
 
 
+@pytest.mark.parametrize("is_finished", [True, False])
+def test_existing_model_at_another_path_is_kept(place: Path, is_finished: bool) -> None:
+    """A run does not depend on model.path, so one that is changed afterwards may name a model of somebody else."""
+    config = teacher_run(place, max_steps=5)
+    train(config)
+    if not is_finished:
+        (place / "training/report.json").unlink()
+    save_teacher(place / "other", load_checkpoint(place / "teacher")[1], seed=1)
+    before = contents(place / "other")
+    moved = config.model_copy(update={"model": config.model.model_copy(update={"path": str(place / "other")})})
+    with pytest.raises(CheckpointError, match="already exists, and may be trained; give --overwrite"):
+        train(moved)
+    assert contents(place / "other") == before
+    assert train(moved, overwrite=True).model == str(place / "other")
+    assert contents(place / "other")["model.safetensors"] == contents(place / "student")["model.safetensors"]
+
+
 def test_training_stops_early_with_the_best_weights(place: Path) -> None:
     validation = {"rows": 20, "every": 2, "patience": 3}
     report = train(
@@ -269,6 +286,19 @@ def test_other_width_is_refused_before_the_teacher_is_run(
     config = student_config(place, [KINDS["teacher"]], teacher=str(place / "wide"))
     monkeypatch.setattr("lengthwise.training.cache.TeacherCache.fill", lambda *_: pytest.fail("was filled"))
     with pytest.raises(ConfigError, match=r"gives vectors of 5 values, and the new encoder 8; set model\.init\.proj"):
+        train(config)
+
+
+def test_other_width_of_a_column_is_refused_before_the_teacher_is_run(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    texts = make_texts(20)
+    write_rows(place / "rows.parquet", text=texts, embedding=[[1.0] * 5] * len(texts))
+    config = teacher_run(place, KINDS["teacher"], KINDS["vectors"])
+    monkeypatch.setattr("lengthwise.training.cache.TeacherCache.fill", lambda *_: pytest.fail("was filled"))
+    with pytest.raises(
+        ConfigError, match=r"train\.sources\.1: vectors gives vectors of 5 values, and the new encoder 8"
+    ):
         train(config)
 
 
