@@ -3,6 +3,7 @@
 Decisions:
 - Each kind of task has one function, which reads its files and asks the model for vectors, or for a ranking.
 - Similarity is the cosine of two vectors. Of a text without tokens it is 0.
+- Where one of two columns has one value only, as all vectors may be alike, their correlation is 0.
 - A triple whose two cosines are equal counts as wrong: a model that cannot tell them apart has found no nearer one.
 """
 
@@ -132,9 +133,23 @@ def _score_similarity(task: SimilarityTask, vectors: Vectors) -> Statistics:
     found = _cosines(vectors(texts), vectors(others))
     stats = _scipy_stats()
     return {
-        "Spearman": Statistic(len(texts), lambda rows: float(stats.spearmanr(found[rows], wanted[rows]).statistic)),
-        "Pearson": Statistic(len(texts), lambda rows: float(np.corrcoef(found[rows], wanted[rows])[0, 1])),
+        "Spearman": _correlation(found, wanted, lambda left, right: stats.spearmanr(left, right).statistic),
+        "Pearson": _correlation(found, wanted, lambda left, right: np.corrcoef(left, right)[0, 1]),
     }
+
+
+def _correlation(
+    left: NDArray[np.float64],
+    right: NDArray[np.float64],
+    correlate: Callable[[NDArray[np.float64], NDArray[np.float64]], float],
+) -> Statistic:
+    def of(rows: NDArray[np.int64]) -> float:
+        one, other = left[rows], right[rows]
+        if (one == one[0]).all() or (other == other[0]).all():  # a sample of few rows may be one row, repeated
+            return 0.0
+        return float(correlate(one, other))
+
+    return Statistic(len(left), of)
 
 
 def _score_pairs(task: PairsTask, vectors: Vectors) -> Statistics:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from lengthwise.errors import DatasetError, LengthwiseError
+from lengthwise.evaluation.intervals import measure
 from lengthwise.evaluation.models import LexicalModel, VectorModel
 from lengthwise.evaluation.scoring import score, task_texts
 from lengthwise.evaluation.tasks import Task, parse_tasks
@@ -114,7 +115,21 @@ def test_similarity_is_a_correlation_of_ranks(write: Write) -> None:
     assert values(falling, model)["Spearman"] == pytest.approx(-1)
 
 
-def test_pairs_are_told_apart_at_the_best_threshold(write: Write) -> None:
+@pytest.mark.parametrize("other", [["a", "b", "c"], ["a", "a", "a"]])
+@pytest.mark.filterwarnings("error")
+def test_rows_that_are_all_alike_have_no_correlation(write: Write, other: list[str]) -> None:
+    """A sample of three rows may hold one of them three times, and a model may give one vector to all texts."""
+    model = by_table({"a": [1, 0], "b": [1, 1], "c": [0, 1]})
+    task = make_task(kind="similarity", data=write("pairs", text=["a", "a", "a"], other=other, score=[3, 2, 1]))
+    statistics = score(task, model, lambda name: model)
+    assert statistics is not None
+    for statistic in statistics.values():
+        assert statistic.of(np.array([1, 1, 1])) == 0
+        measured = measure(statistic, resamples=200)
+        assert np.isfinite([measured.value, *measured.interval]).all()
+
+
+def test_pairs_are_separated_at_the_best_threshold(write: Write) -> None:
     model = by_table({"a": [1, 0], "b": [1, 1], "c": [0, 1]})
     data = write("pairs", text=["a", "a", "a", "a"], other=["a", "b", "c", "b"], label=[1, 1, 0, 0])
     found = values(make_task(kind="pairs", data=data), model)
@@ -153,8 +168,8 @@ def test_agreement_needs_vectors_of_one_width(write: Write) -> None:
     ("columns", "message"),
     [
         ({"text": ["a", None]}, "the column 'text' has no value in row 1"),
-        ({"text": [1, 2]}, "text"),
-        ({"body": ["a"]}, "text"),
+        ({"text": [1, 2]}, r"the column 'text' is .*int64.*, not text"),
+        ({"body": ["a"]}, "there is no column 'text'; the columns are 'body'"),
     ],
 )
 def test_a_column_that_cannot_be_used_is_refused(
