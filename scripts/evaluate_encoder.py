@@ -33,8 +33,8 @@ def main(
     """Measure MODELs on the tasks of a YAML file, with confidence intervals.
 
     A MODEL is [NAME=]FOLDER[:VARIANT]: a checkpoint, an artifact (a VARIANT is a graph such as int8; all for every
-    one), a sentence-transformers folder (VARIANT bag for its word embeddings alone) or a static model. Or it is
-    package:NAME for a model in an installed package, or bm25.
+    one), a sentence-transformers folder (VARIANT bag for its word embeddings alone), an ONNX embedding model or a
+    static model. Or it is package:NAME for a model in an installed package, or bm25.
     """
     import json
 

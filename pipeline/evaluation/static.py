@@ -97,8 +97,8 @@ def open_static(files: Sequence[Path], origin: str) -> StaticModel:
                 )
     raise ConfigError(
         f"{origin}: not a model that can be evaluated; give an artifact or a checkpoint of Lengthwise, a folder with"
-        f" modules.json (sentence-transformers), or a static model with {' or '.join(MATRICES[:2])} in a safetensors"
-        " file"
+        f" modules.json (sentence-transformers) or with onnx/model.onnx and {TOKENIZER_FILE}, or a static"
+        f" model with {' or '.join(MATRICES[:2])} in a safetensors file"
     )
 
 

@@ -48,20 +48,20 @@ def load_graph(graph: Path, folder: Path) -> TeacherModel:
     try:
         import onnxruntime
     except ImportError as error:
-        raise LengthwiseError(f"the teacher {folder} needs onnxruntime ({error}); install lengthwise[cpu]") from error
+        raise LengthwiseError(f"the model {folder} needs onnxruntime ({error}); install lengthwise[cpu]") from error
     try:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = 1
         session = onnxruntime.InferenceSession(str(graph), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime raises its own types, one per status code
-        raise CheckpointError(f"{graph}: onnxruntime cannot load the teacher ({error})") from error
+        raise CheckpointError(f"{graph}: onnxruntime cannot load the graph ({error})") from error
     inputs = {each.name for each in session.get_inputs()}
     outputs = [each.name for each in session.get_outputs()]
     output = next((name for name in (_VECTORS[0], *_STATES, *_VECTORS[1:]) if name in outputs), None)
     if output is None or not {"input_ids", "attention_mask"} <= inputs:
         raise CheckpointError(
-            f"{graph}: has the inputs {', '.join(sorted(inputs))} and the outputs {', '.join(outputs)}; a teacher has"
-            f" input_ids and attention_mask, and one of {', '.join((*_VECTORS, *_STATES))}"
+            f"{graph}: has the inputs {', '.join(sorted(inputs))} and the outputs {', '.join(outputs)}; an embedding"
+            f" model has input_ids and attention_mask, and one of {', '.join((*_VECTORS, *_STATES))}"
         )
     name: str = output
     tokenizer = load_tokenizer(folder)
@@ -96,7 +96,7 @@ def _pooling(folder: Path) -> Callable[[NDArray[np.float32]], NDArray[np.float32
         return lambda states: states[:, 0]
     if mode in ("mean", "mean_tokens"):
         return lambda states: states.mean(axis=1)
-    raise CheckpointError(f"{folder}: pools by {mode}, which is not known here; use its PyTorch weights as teacher")
+    raise CheckpointError(f"{folder}: pools by {mode}, which is not known here; use its PyTorch weights")
 
 
 def _is_normalized(folder: Path) -> bool:

@@ -9,10 +9,12 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
+from helpers.onnx_models import TABLE, write_model
 from helpers.texts import TEXTS
 from lengthwise import Encoder
 from lengthwise.errors import ConfigError, LengthwiseError
 from lengthwise.evaluation.models import ModelSpec, VectorModel, model_of, open_model
+from lengthwise.tokens.tokenize import tokenize_texts
 from lengthwise.tokens.tokenizer import TextTokenizer
 
 
@@ -111,6 +113,19 @@ def test_another_name_of_the_tokenizer_and_of_the_table(static_folder: Path, tok
     table = np.ones((tokenizer.vocab_size, 3), np.float32)
     save_file({"embedding.weight": table}, static_folder / "model.safetensors")
     assert opened(str(static_folder)).encode(["cat"]).tolist() == [[1, 1, 1]]
+
+
+def test_an_onnx_embedding_model(tmp_path: Path, tokenizer: TextTokenizer) -> None:
+    folder = write_model(tmp_path, tokenizer)
+    model = opened(folder)
+    assert model.kind == "ONNX, onnxruntime"
+    tokens = tokenize_texts(list(TEXTS), tokenizer)
+    expected = [TABLE[tokens.row(row)].mean(0) for row in range(len(TEXTS))]
+    np.testing.assert_allclose(model.encode(list(TEXTS)), expected, atol=1e-6)
+    files = (tmp_path / "onnx/model.onnx", tmp_path / "tokenizer.json")
+    assert model.num_bytes == sum(path.stat().st_size for path in files)
+    with pytest.raises(ConfigError, match="has no variant 'int8'; leave it out"):
+        opened(f"{folder}:int8")
 
 
 def test_damaged_static_models_are_refused(static_folder: Path, tokenizer: TextTokenizer) -> None:

@@ -7,10 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 import pytest
-from onnx import TensorProto, helper, numpy_helper
 
+from helpers.onnx_models import TABLE, write_model
 from helpers.students import make_texts
 from lengthwise.errors import CheckpointError
 from lengthwise.tokens.tokenize import tokenize_texts
@@ -19,36 +18,6 @@ from lengthwise.training.onnx_teacher import load_graph
 from lengthwise.training.teacher import open_teacher
 
 TEXTS = make_texts(30)
-TABLE = np.random.default_rng(0).normal(size=(60, 5)).astype(np.float32)
-
-
-def write_model(folder: Path, tokenizer: TextTokenizer, output: str = "last_hidden_state", **files: Any) -> str:
-    """A graph that looks up each token's row of TABLE; pooled over all places if the output is a vector."""
-    names = ["batch", "sequence"]
-    ids, mask, types = (
-        helper.make_tensor_value_info(name, TensorProto.INT64, names)
-        for name in ("input_ids", "attention_mask", "token_type_ids")
-    )
-    table = numpy_helper.from_array(TABLE, "table")
-    zeros = [helper.make_node("Cast", ["token_type_ids"], ["zeros"], to=TensorProto.FLOAT)]
-    nodes = [*zeros, helper.make_node("Gather", ["table", "input_ids"], ["found"])]
-    shape = [*names, 5]
-    if output in ("sentence_embedding", "pooler_output"):
-        nodes.append(helper.make_node("ReduceMax", ["found"], [output], keepdims=0, axes=[1]))
-        shape = ["batch", 5]
-    else:
-        nodes.append(helper.make_node("Identity", ["found"], [output]))
-    vectors = helper.make_tensor_value_info(output, TensorProto.FLOAT, shape)
-    graph = helper.make_graph(nodes, "graph", [ids, mask, types], [vectors], [table])
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
-    (folder / "onnx").mkdir()
-    onnx.save(model, folder / "onnx/model.onnx")
-    (folder / "tokenizer.json").write_text(tokenizer.to_json())
-    for name, record in files.items():
-        path = folder / {"pooling": "1_Pooling/config.json"}.get(name, f"{name}.json")
-        path.parent.mkdir(exist_ok=True)
-        path.write_text(json.dumps(record))
-    return str(folder)
 
 
 def states(tokenizer: TextTokenizer) -> list[np.ndarray]:
@@ -91,7 +60,7 @@ def test_long_texts_are_cut_where_the_model_cuts_them(tmp_path: Path, tokenizer:
         (
             "logits",
             {},
-            "and the outputs logits; a teacher has input_ids and attention_mask, and one of sentence_embedding",
+            "the outputs logits; an embedding model has input_ids and attention_mask, and one of sentence_embedding",
         ),
         (
             "last_hidden_state",
@@ -112,5 +81,5 @@ def test_other_graphs_are_refused(
 def test_damaged_graph_is_named(tmp_path: Path, tokenizer: TextTokenizer) -> None:
     teacher = open_teacher(write_model(tmp_path, tokenizer))
     (tmp_path / "onnx/model.onnx").write_bytes(b"no graph")
-    with pytest.raises(CheckpointError, match=r"model\.onnx: onnxruntime cannot load the teacher"):
+    with pytest.raises(CheckpointError, match=r"model\.onnx: onnxruntime cannot load the graph"):
         teacher.encode(TEXTS)
