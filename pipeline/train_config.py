@@ -4,8 +4,7 @@
   checked here, so that one that would have no effect is refused.
 - A source's `weight` is the factor of its loss and `share` how often it has a batch. A step's loss is the sum over the
   sources that have a batch in it.
-- The defaults are those that did best when small encoders learned from a sentence transformer for minutes
-  (docs/quality.md).
+- docs/quality.md has the short runs by which settings were compared so far.
 """
 
 from __future__ import annotations
@@ -190,7 +189,7 @@ class TrainSettings(Settings):
     )
     max_steps: PositiveInt | None = Field(None, description="end after so many steps; after the epochs if null")
     max_minutes: Positive | None = Field(
-        None, description="stop after this time, with whatever learning rate the steps have come to"
+        None, description="stop after this time; the learning rate follows the steps, and may not have fallen by then"
     )
     max_tokens: PositiveInt = Field(4_096, description="limit of a batch's cells (rows x longest row)")
     max_length: PositiveInt | None = Field(128, description="training texts are cut after so many tokens")

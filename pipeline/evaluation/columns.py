@@ -1,4 +1,4 @@
-"""Reads columns of a task's files: CSV, tab-separated, JSON Lines, parquet, or whatever `dataset.path` takes."""
+"""Reads columns of a task's files: CSV, tab-separated, JSON Lines, parquet, and all else that `dataset.path` takes."""
 
 from __future__ import annotations
 

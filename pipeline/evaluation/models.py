@@ -3,7 +3,7 @@
 A model is named by `[NAME=]SOURCE[:VARIANT]`. SOURCE is a folder, or `package:DISTRIBUTION` for a model inside an
 installed package, or `bm25`. Decisions:
 
-- Kinds are told apart by files: MANIFEST.json is an artifact, a config.json of Lengthwise a checkpoint, modules.json
+- A folder's files show its kind: MANIFEST.json is an artifact, a config.json of Lengthwise a checkpoint, modules.json
   sentence-transformers, onnx/model.onnx an ONNX embedding model; otherwise a matrix of embeddings and a tokenizer are a
   static model, as model2vec and WordLlama write them: the vector is the mean of the embeddings of a text's tokens.
 - VARIANT is a graph of an artifact (`all` for every one), a precision of a checkpoint, or `bag` of a sentence-
@@ -15,7 +15,7 @@ installed package, or `bm25`. Decisions:
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -131,8 +131,6 @@ class LexicalModel:
     name: str = BM25
     kind: str = "words"
     vectors: None = None
-    num_bytes: int | None = None
-    spec: ModelSpec | None = field(default=None)
 
     def rank(self, queries: list[str], documents: list[str], depth: int) -> Ranking:
         """The best documents of each query; the row -1 where no more documents share a word with it.
@@ -164,7 +162,7 @@ def open_model(spec: ModelSpec) -> Model:
         LengthwiseError: a library that it needs is not installed.
     """
     if spec.source == BM25:
-        return LexicalModel(spec.name, spec=spec)
+        return LexicalModel(spec.name)
     if spec.source.startswith(PACKAGE):
         return _open_package(spec)
     folder = Path(spec.source).expanduser()

@@ -7,8 +7,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from lengthwise.errors import LengthwiseError
 from lengthwise.evaluation.evaluate import Evaluation, ModelResult
 from lengthwise.evaluation.intervals import CONFIDENCE, Difference, Measured
+from lengthwise.evaluation.picture import draw
 from lengthwise.util.files import write_atomically
 from lengthwise.util.markdown import RIGHT, markdown_table
 
@@ -25,9 +27,6 @@ def write_report(evaluation: Evaluation, folder: str | Path) -> list[Path]:
     Raises:
         StoreError: they cannot be written.
     """
-    from lengthwise.errors import LengthwiseError
-    from lengthwise.evaluation.picture import draw
-
     markdown, data, picture = (Path(folder) / name for name in REPORT_FILES)
     write_atomically(markdown, f"# Evaluation\n\n{to_markdown(evaluation)}\n".encode())
     write_atomically(data, f"{json.dumps(to_dict(evaluation), indent=2, ensure_ascii=False)}\n".encode())

@@ -12,15 +12,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import Annotated, Any, ClassVar
+from typing import Any, ClassVar
 
 from pydantic import Field, model_validator
 
+from lengthwise.dataset_config import NonEmpty
 from lengthwise.errors import ConfigError
 from lengthwise.util.settings import PositiveInt, Settings, format_value, parse_settings
 from lengthwise.util.yaml_files import load_yaml
-
-NonEmpty = Annotated[str, Field(min_length=1)]
 
 
 class Task(Settings):
@@ -96,7 +95,7 @@ class SimilarityTask(Task):
 
 
 class PairsTask(Task):
-    """Tell pairs of the same meaning from other pairs."""
+    """Separate pairs of the same meaning from other pairs."""
 
     main: ClassVar[str] = "average precision"
 

@@ -38,7 +38,7 @@ class BatchRunner:
     """Runs rows through an encoder on one device.
 
     Attributes:
-        encoder: in whichever mode it is.
+        encoder: what is run, in the mode for training or evaluation that it has.
         device: its device.
         costs: of batches there.
         tokens: how many tokens were run so far.

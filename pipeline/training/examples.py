@@ -8,7 +8,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -121,7 +121,8 @@ def read_rows(number: int, settings: SourceSettings, source: Source, bars: Bars 
     texts = tuple([str(text or "") for text in column.take(pa.array(usable)).to_pylist()] for column in columns)
     rows = Rows(name, settings, texts, skipped=len(table) - len(usable))
     if settings.kind == "vectors":
-        return _with(rows, _vectors(table.column(1).take(pa.array(usable)), source, settings.vector_column))
+        column = _vectors(table.column(1).take(pa.array(usable)), source, settings.vector_column)
+        return replace(rows, column=column)
     if settings.kind == "labels":
         return _with_classes(rows, table.column(1).take(pa.array(usable)), source, settings.label_column)
     return rows
@@ -214,10 +215,6 @@ def _is_text(column: pa.ChunkedArray) -> NDArray[np.bool_]:
     return found
 
 
-def _with(rows: Rows, column: NDArray[Any], classes: Sequence[str] = ()) -> Rows:
-    return Rows(rows.name, rows.settings, rows.texts, column, tuple(classes), rows.skipped)
-
-
 def _vectors(column: pa.ChunkedArray, source: Source, name: str) -> NDArray[np.float32]:
     """A column of lists of numbers as float32[rows, dim]."""
     where = f"{source.settings.path}: the column {name!r}"
@@ -252,4 +249,4 @@ def _with_classes(rows: Rows, column: pa.ChunkedArray, source: Source, name: str
         )
     number = {value: index for index, value in enumerate(classes)}
     column_of_numbers = np.array([number[value] for value in values], np.int64)
-    return _with(rows, column_of_numbers, [str(value) for value in classes])
+    return replace(rows, column=column_of_numbers, classes=tuple(str(value) for value in classes))

@@ -1,6 +1,6 @@
 """Teachers: models whose vectors an encoder learns. Each is a folder, and is loaded when it first encodes.
 
-Four kinds of folder are told apart by their files: an artifact or a checkpoint of Lengthwise, a model of
+A folder's files show which of four kinds it is: an artifact or a checkpoint of Lengthwise, a model of
 sentence-transformers (of any architecture that it loads), and an ONNX embedding model as they are published, whose
 pooling is read from the files beside it. A folder with both is run by sentence-transformers, if that is installed.
 """
