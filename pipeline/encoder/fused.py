@@ -15,7 +15,7 @@ from numpy.typing import DTypeLike, NDArray
 
 from lengthwise.encoder.int8 import STATE_SCALE, quantize_rows
 from lengthwise.encoder.kernel import KernelPrecision, aligned_empty, choose_spec, compiled
-from lengthwise.encoder.layers import Output
+from lengthwise.encoder.layers import Direction, Output
 from lengthwise.encoder.packed import PackedIds
 
 LOG2_E = 1.4426950408889634
@@ -83,7 +83,7 @@ class FusedMean:
         return means[:, : self._width]
 
 
-class FusedDirection:
+class FusedDirection(Direction):
     """One direction of one layer, laid out as the kernel reads it.
 
     Attributes:
@@ -112,24 +112,13 @@ class FusedDirection:
         self._panels, self._hidden_size = len(bias), len(weights["bias_ih" + suffix]) // 4
         states = self._pad_inputs(states)
         self.bias = _aligned(bias[None, ..., 0], np.float32)
-        self._linear: FusedLinear | None = None
+        self._linear = None
         if is_stacked:
             inputs = self._pad_inputs(inputs)
         else:
             self._linear = FusedLinear(inputs.reshape(-1, inputs.shape[-1]), bias.reshape(-1))
             inputs = inputs[..., :0]
         self._prepare_products(inputs, states)
-
-    @property
-    def table_width(self) -> int:
-        """Values per row of a table."""
-        return self.bias.size
-
-    def multiply_inputs(self, embedding: NDArray[np.float32]) -> NDArray[np.float32]:
-        """float32[tokens, table_width], see `layers.Direction`."""
-        if self._linear is None:
-            raise ValueError("only the first layer reads embeddings")
-        return self._linear(embedding)
 
     def room_for_states(self, tokens: int, directions: int) -> NDArray[Any] | None:
         """[tokens, directions * hidden] of operands, see `layers.Direction`."""

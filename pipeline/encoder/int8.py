@@ -16,15 +16,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lengthwise.encoder.layers import Output
+from lengthwise.encoder.layers import WINDOW, Direction, Output
 from lengthwise.encoder.packed import PackedIds
 from lengthwise.util.compat import cpu_has_vnni
 
 LARGEST_WEIGHT = 127
-ZERO_POINT = 128  # of states
-WINDOW = 8  # steps that are summed in float32
+STATE_SCALE, ZERO_POINT = 127, 128
 _ROWS_PER_PRODUCT = 4_096  # of a table
-STATE_SCALE = 127
 EXACT_INPUTS = 2**24 // (LARGEST_WEIGHT * STATE_SCALE)  # float32 holds every integer up to 2**24
 
 Product = Callable[[NDArray[np.uint8]], NDArray[np.float32]]  # states [rows, inputs] times weights: [rows, outputs]
@@ -68,7 +66,7 @@ class Float64Mean:
         return np.stack(means).astype(np.float32)
 
 
-class Int8Direction:
+class Int8Direction(Direction):
     """One direction of one layer, see `layers.Direction`. Gates are ordered i, f, o, g, the first three negated.
 
     States are stored as uint8, with the zero point 128.
@@ -87,17 +85,6 @@ class Int8Direction:
         )
         self._product = integer_product(rounded.astype(np.int8))
         self._scales = (scales / STATE_SCALE).astype(np.float32)
-
-    @property
-    def table_width(self) -> int:
-        """Values per row of a table."""
-        return self.bias.size
-
-    def multiply_inputs(self, embedding: NDArray[np.float32]) -> NDArray[np.float32]:
-        """float32[tokens, table_width], see `layers.Direction`."""
-        if self._linear is None:
-            raise ValueError("only the first layer reads embeddings")
-        return self._linear(embedding)
 
     def room_for_states(self, tokens: int, directions: int) -> NDArray[Any] | None:
         """uint8[tokens, directions * hidden]."""
@@ -173,10 +160,11 @@ def integer_product(weights: NDArray[np.int8]) -> Product:
 
     The sums are returned as float32, which rounds those beyond 2**24.
     """
-    return _vnni_product(weights) if cpu_has_vnni() else _float_product(weights)
+    return vnni_product(weights) if cpu_has_vnni() else _float_product(weights)
 
 
-def _vnni_product(weights: NDArray[np.int8]) -> Product:
+def vnni_product(weights: NDArray[np.int8]) -> Product:
+    """oneDNN's product, exact where the CPU has VNNI; elsewhere it saturates at 16 bits."""
     import torch
 
     prepared = torch.ops.onednn.qlinear_prepack(torch.from_numpy(weights), None)

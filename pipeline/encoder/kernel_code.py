@@ -7,8 +7,8 @@ few rows times `lanes` units is multiplied in registers, and its gates become st
   `vnni` multiplies states of 8 bits, with zero point 128, by weights of 8 bits (`vpdpbusd`, whose sums have 32 bits).
   `int16` multiplies the same integers as 16 bits (`vpmaddwd`) on CPUs without VNNI, where products of 8 bits would
   saturate: both have the same sums, and these are exact.
-- **Order.** A row's products are summed over its inputs one after the other, whatever rows are computed beside it, and
-  there is no fast-math: a row's result does not depend on its batch, to the last bit.
+- **Order.** A row's products are summed over its inputs one after the other, in the same order beside any other rows,
+  and there is no fast-math: a row's result does not depend on its batch, to the last bit.
 - **Gates** come as i, f, o, g, the first three times -log2(e), so that sigmoid(x) is 1 / (1 + exp2(gate)). Its error
   and that of tanh are relative to the result (`kernel_builder`): closed gates and small states stay exact.
 - **Sums** over time are in float32 for `WINDOW` steps, counted from a row's own beginning, and then in float64.
@@ -23,13 +23,12 @@ from typing import Literal
 import llvmlite.binding as llvm
 from llvmlite import ir
 
-from lengthwise.encoder.int8 import STATE_SCALE
+from lengthwise.encoder.int8 import STATE_SCALE, ZERO_POINT
 from lengthwise.encoder.kernel_builder import F32, F64, I8, I16, I32, I64, PTR, ROUND, VOID, Builder, Value, VectorCode
-from lengthwise.encoder.layers import Output
+from lengthwise.encoder.layers import WINDOW, Output
 
 Arithmetic = Literal["float32", "bfloat16", "vnni", "int16"]
 GROUP_BYTES = 4  # operands are read in groups of 4 bytes: one float32, two of 16 bits or four of 8
-WINDOW = 8  # steps that are summed in float32
 
 # The arguments of `run` and `multiply`: 64-bit integers, in this order; those that are not sizes are addresses.
 RUN_SIZES = ("step_count", "active", "table_stride", "panels", "input_stride", "input_groups", "state_groups")
@@ -68,7 +67,6 @@ MULTIPLY_ARGUMENTS = ("rows", "panels", "input_groups", "input_stride", "inputs"
 
 _OPERANDS = {"float32": F32, "bfloat16": I16, "vnni": I8, "int16": I16}
 _OPERAND_BYTES = {"float32": 4, "bfloat16": 2, "vnni": 1, "int16": 2}
-_ZERO_POINT = {"vnni": 128, "int16": 0}
 
 
 @dataclass(frozen=True)
@@ -117,7 +115,7 @@ class KernelSpec:
     @property
     def zero(self) -> int:
         """The operand that stands for a state of zero."""
-        return _ZERO_POINT.get(self.arithmetic, 0)
+        return ZERO_POINT if self.arithmetic == "vnni" else 0
 
 
 def kernel_code(spec: KernelSpec) -> str:
@@ -282,8 +280,7 @@ class _KernelModule(VectorCode):
             return state
         narrow = ir.VectorType(_OPERANDS[self.spec.arithmetic], self.lanes)
         if self.spec.is_integer:
-            zero_point = _ZERO_POINT[self.spec.arithmetic]
-            rounded = self._fma(b, state, self._floats(STATE_SCALE), self._floats(ROUND + zero_point))
+            rounded = self._fma(b, state, self._floats(STATE_SCALE), self._floats(ROUND + self.spec.zero))
             return b.trunc(b.bitcast(rounded, self.ints), narrow)
         bits = b.bitcast(state, self.ints)
         is_odd = b.and_(b.lshr(bits, self._ints(16)), self._ints(1))
@@ -304,7 +301,7 @@ class _KernelModule(VectorCode):
             active = b.select(b.icmp_signed("<", active, rows), active, rows)
             offset = b.mul(start, I64(4))
             tokens = {name: self._at(b, a[name], offset) for name in ("ids", "positions")}
-            self._define_step(b, a, sums, tokens, (active, rows), (states, following))
+            self._define_step(b, {**a, **tokens, "states": states, "next_states": following}, sums, active, rows)
             if "sum" in self.spec.outputs:
                 is_last = b.icmp_signed("==", b.and_(time, I64(WINDOW - 1)), I64(WINDOW - 1))
                 with b.if_then(is_last):  # of the rows at the beginning of the window, which are not fewer
@@ -318,22 +315,16 @@ class _KernelModule(VectorCode):
             self._add_partial_sums(b, a, self._load(b, a["steps"], b.mul(first, I64(8)), I64))
         b.ret_void()
 
-    def _define_step(
-        self,
-        b: Builder,
-        a: dict[str, Value],
-        sums: Value,
-        tokens: dict[str, Value],
-        counts: tuple[Value, Value],
-        states: tuple[Value, Value],
-    ) -> None:
-        """One step: rows that have a state, then rows that begin, whose state is zero and is not multiplied."""
-        active, rows = counts
+    def _define_step(self, b: Builder, a: dict[str, Value], sums: Value, active: Value, rows: Value) -> None:
+        """One step: rows that have a state, then rows that begin, whose state is zero and is not multiplied.
+
+        Ids and positions are those of its tokens, and states and next_states those that it reads and writes.
+        """
 
         def panel(number: Value, _: Sequence[Value]) -> list[Value]:
             begins, zero = a["input_offsets"], I64(0)
-            self._define_blocks(b, a, sums, tokens, number, states, (zero, active, a["state_groups"], a["offsets"]))
-            self._define_blocks(b, a, sums, tokens, number, states, (active, rows, zero, begins))
+            self._define_blocks(b, a, sums, number, (zero, active, a["state_groups"], a["offsets"]))
+            self._define_blocks(b, a, sums, number, (active, rows, zero, begins))
             return []
 
         self._loop(b, a["panels"], panel)
@@ -343,9 +334,7 @@ class _KernelModule(VectorCode):
         b: Builder,
         a: dict[str, Value],
         sums: Value,
-        tokens: dict[str, Value],
         panel: Value,
-        states: tuple[Value, Value],
         part: tuple[Value, Value, Value, Value],
     ) -> None:
         """The blocks of rows from first to last, whose recurrent product has so many groups and these offsets."""
@@ -364,10 +353,12 @@ class _KernelModule(VectorCode):
         def block(row: Value, _: Sequence[Value]) -> list[Value]:
             left = b.sub(last, row)
             count = b.select(b.icmp_signed("<", left, I64(self.spec.tile_rows)), left, I64(self.spec.tile_rows))
-            ids, positions = (self._at(b, tokens[name], b.mul(row, I64(4))) for name in ("ids", "positions"))
+            ids, positions = (self._at(b, a[name], b.mul(row, I64(4))) for name in ("ids", "positions"))
             self._prefetch_table(b, ids, count, table, a["table_stride"])
             inputs = [a["inputs"], a["input_stride"], positions, a["input_groups"], input_weights]
-            current, following = (self._at(b, address, b.mul(row, operand_stride)) for address in states)
+            current, following = (
+                self._at(b, a[name], b.mul(row, operand_stride)) for name in ("states", "next_states")
+            )
             recurrent = [current, operand_stride, groups, state_weights]
             self._multiply_block(b, count, [sums, self._at(b, offsets, tile_offset), *inputs, *recurrent])
             row_offset = b.mul(row, stride)

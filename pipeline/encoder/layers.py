@@ -9,8 +9,9 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from lengthwise.encoder.model import PackedEncoder
 
 TABLE_BYTES = 512 * 2**20
+WINDOW = 8  # steps that are summed in float32, before their sum is added in float64
 Output = Literal["sum", "max", "last", "states"]
 ALL_STATES: frozenset[Output] = frozenset({"states"})
 OUTPUTS: Mapping[str, frozenset[Output]] = {
@@ -32,28 +34,36 @@ OUTPUTS: Mapping[str, frozenset[Output]] = {
 }
 
 
-class Direction(Protocol):
+class Direction(ABC):
     """One direction of one layer.
 
     Attributes:
         bias: float32[1, ...], of `table_width` values: a table for any token.
-        table_width: values per row of a table.
     """
 
+    bias: NDArray[np.float32]
+    _linear: Callable[[NDArray[np.float32]], NDArray[np.float32]] | None  # of the first layer only
+
     @property
-    def bias(self) -> NDArray[np.float32]: ...  # noqa: D102
-    @property
-    def table_width(self) -> int: ...  # noqa: D102
+    def table_width(self) -> int:
+        """Values per row of a table."""
+        return self.bias.size
 
     def multiply_inputs(self, embedding: NDArray[np.float32]) -> NDArray[np.float32]:
         """What these embeddings, float32[tokens, features], add to the gates: float32[tokens, table_width].
 
-        Only of the first layer.
+        Raises:
+            ValueError: this is not a direction of the first layer.
         """
+        if self._linear is None:
+            raise ValueError("only the first layer reads embeddings")
+        return self._linear(embedding)
 
+    @abstractmethod
     def room_for_states(self, tokens: int, directions: int) -> NDArray[Any] | None:
         """Where the directions of a layer store the states of all tokens, [tokens, ...], if they do."""
 
+    @abstractmethod
     def run(
         self,
         batch: PackedIds,

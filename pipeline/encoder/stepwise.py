@@ -31,14 +31,13 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.functional import embedding_bag
 
+from lengthwise.encoder.fused import FusedDirection
 from lengthwise.encoder.kernel import has_kernel
-from lengthwise.encoder.layers import LstmLayers
+from lengthwise.encoder.layers import TABLE_BYTES, WINDOW, LstmLayers
 from lengthwise.encoder.model import PackedEncoder
 from lengthwise.encoder.order import encode_longest_first
 from lengthwise.util.compat import copy_without
 
-TABLE_BYTES = 512 * 2**20
-FLOAT32_STEPS = 8  # number of steps that are summed in float32
 SHORT_NORM = 0.5  # a vector with a smaller norm, before projection or normalisation, is computed again in float64
 STEP_ERROR, TOLERANCE = 1.2e-7, 1e-6  # so is a sum of states whose error may exceed the tolerance
 
@@ -77,7 +76,8 @@ class StepwiseEncoder:
                 ]
                 for dtype in (torch.float32, torch.float64)
             )
-            self.fused_layers = _fused_layers(encoder) if (has_kernel() if fused is None else fused) else None
+            is_fused = has_kernel() if fused is None else fused
+            self.fused_layers = LstmLayers(encoder, FusedDirection) if is_fused else None
             self._tables: list[Tensor] | None = None
             if self.fused_layers is None and 4 * config.vocab_size * 4 * config.state_dim <= TABLE_BYTES:
                 self._tables = [direction.input_gates(encoder.embedding.weight) for direction in self._layers[0]]
@@ -177,12 +177,6 @@ class StepwiseEncoder:
         return [mean, last] if pooling == "mean_last" else [mean]
 
 
-def _fused_layers(encoder: PackedEncoder) -> LstmLayers:
-    from lengthwise.encoder.fused import FusedDirection
-
-    return LstmLayers(encoder, FusedDirection)
-
-
 @dataclass(frozen=True, eq=False)
 class _Direction:
     """The weights of one direction of one layer, in float32 or float64; gates are ordered i, f, o, g, with g doubled.
@@ -254,7 +248,7 @@ class _StateSum:
         """Add the states of a step to the first rows."""
         self._partial[: len(states)].add_(states)
         self._steps += 1
-        if self._steps % FLOAT32_STEPS == 0:
+        if self._steps % WINDOW == 0:
             self._total += self._partial
             self._partial.zero_()
 

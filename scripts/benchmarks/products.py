@@ -9,6 +9,7 @@ from functools import partial
 import torch
 
 from lengthwise.config import Precision
+from lengthwise.encoder.int8 import vnni_product
 from lengthwise.util.threads import parallel_map
 
 PRODUCT_ROWS = 256
@@ -21,7 +22,8 @@ def recurrent_products(hidden: int, precision: Precision) -> dict[str, Product]:
     """Products of PRODUCT_ROWS states with the recurrent weights, [hidden] to [4 * hidden], by name."""
     states, weight = torch.rand(PRODUCT_ROWS, hidden), torch.rand(4 * hidden, hidden)
     if precision == "int8":
-        return {"oneDNN, 8 bits": _onednn_int8(states, weight)}
+        operands = (states * 255).to(torch.uint8).numpy()
+        return {"oneDNN, 8 bits": partial(vnni_product((weight * 127).to(torch.int8).numpy()), operands)}
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
     states, weight = states.to(dtype), weight.to(dtype)
     return {
@@ -60,13 +62,3 @@ def _operations(product: Product) -> int:
 def _onednn_linear(states: torch.Tensor, weight: torch.Tensor) -> Product:
     packed = torch.ops.mkldnn._reorder_linear_weight(weight, len(states))
     return partial(torch.ops.mkldnn._linear_pointwise, states, packed, None, "none", [], "")
-
-
-def _onednn_int8(states: torch.Tensor, weight: torch.Tensor) -> Product:
-    operands = (states * 255).to(torch.uint8)
-    packed = torch.ops.onednn.qlinear_prepack((weight * 127).to(torch.int8), None)
-    scales, zeros = torch.ones(len(weight)), torch.zeros(len(weight), dtype=torch.int32)
-    return partial(
-        torch.ops.onednn.qlinear_pointwise,
-        *(operands, 1.0, 128, packed, scales, zeros, None, 1.0, 0, torch.float32, "none", [], ""),
-    )

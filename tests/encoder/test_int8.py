@@ -15,7 +15,7 @@ from lengthwise.encoder import int8
 from lengthwise.encoder.int8 import EXACT_INPUTS, Float64Linear, Float64Mean, Product, quantize_rows
 from lengthwise.util.compat import cpu_has_vnni
 
-PRODUCTS = [int8._float_product, *([int8._vnni_product] if cpu_has_vnni() else [])]
+PRODUCTS = [int8._float_product, *([int8.vnni_product] if cpu_has_vnni() else [])]
 MakeProduct = Callable[[NDArray[np.int8]], Product]
 
 
