@@ -9,24 +9,21 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from lengthwise.encoder.fused import FusedDirection, FusedLinear, FusedMean
 from lengthwise.encoder.int8 import Float64Linear, Float64Mean, Int8Direction
-from lengthwise.encoder.kernel import has_kernel
-from lengthwise.encoder.layers import LstmLayers
+from lengthwise.encoder.kernel import has_bf16_kernel, has_kernel
+from lengthwise.encoder.layers import LstmLayers, MakeDirection
 from lengthwise.encoder.model import NORM_FLOOR, PackedEncoder
 from lengthwise.encoder.order import encode_longest_first
 
 if TYPE_CHECKING:
     from torch import nn
-
-Rows = Callable[[NDArray[np.float32]], NDArray[np.float32]]
-Means = Callable[[NDArray[np.int64], NDArray[np.int64]], NDArray[np.float32]]
 
 
 class QuantizedEncoder:
@@ -50,16 +47,17 @@ class QuantizedEncoder:
         Args:
             fused: whether to use the fused kernel; by default where it runs. Only it computes in bf16.
             like: layers of the same encoder in float32, in the fused kernel, whose table is used too.
+
+        Raises:
+            ValueError: the precision is bf16, which nothing computes here.
         """
         self.config = encoder.config
         self.is_fused = has_kernel() if fused is None else fused
+        if precision == "bf16" and not (self.is_fused and has_bf16_kernel()):
+            raise ValueError("only the fused kernel computes in bf16, on a CPU with AVX512-BF16")
         encoder = copy.deepcopy(encoder).eval().to("cpu").float()
-        if self.is_fused:
-            from lengthwise.encoder.fused import FusedDirection
-
-            self._layers = LstmLayers(encoder, partial(FusedDirection, precision=precision), like)
-        else:
-            self._layers = LstmLayers(encoder, Int8Direction)
+        make: MakeDirection = partial(FusedDirection, precision=precision) if self.is_fused else Int8Direction
+        self._layers = LstmLayers(encoder, make, like if self.is_fused else None)
         self._head = _Head(encoder, self.is_fused)
 
     def __call__(self, input_ids: NDArray[np.int64], lengths: NDArray[np.int64]) -> NDArray[np.float32]:
@@ -82,14 +80,13 @@ class _Head:
     """From pooled states to vectors, as `PackedEncoder.finish`."""
 
     def __init__(self, encoder: PackedEncoder, fused: bool) -> None:
-        make_linear: Callable[[nn.Linear], Rows] = _fused_linear if fused else _float64_linear
         self._normalize = encoder.config.normalize
-        self._projection = None if encoder.projection is None else make_linear(encoder.projection)
+        self._projection = None if encoder.projection is None else _linear(encoder.projection, fused)
         self._static_projection = None
         if encoder.static_projection is not None:
-            self._static_projection = make_linear(encoder.static_projection)
+            self._static_projection = _linear(encoder.static_projection, fused)
             embedding = encoder.embedding.weight.detach().numpy()
-            self._mean: Means = _fused_mean(embedding) if fused else Float64Mean(embedding)
+            self._mean = FusedMean(embedding) if fused else Float64Mean(embedding)
 
     def __call__(
         self, pooled: NDArray[np.float32], input_ids: NDArray[np.int64], lengths: NDArray[np.int64]
@@ -104,21 +101,6 @@ class _Head:
         return vectors
 
 
-def _fused_linear(linear: nn.Linear) -> Rows:
-    from lengthwise.encoder.fused import FusedLinear
-
-    return FusedLinear(*_weight_and_bias(linear))
-
-
-def _float64_linear(linear: nn.Linear) -> Rows:
-    return Float64Linear(*_weight_and_bias(linear))
-
-
-def _fused_mean(embedding: NDArray[np.float32]) -> Means:
-    from lengthwise.encoder.fused import FusedMean
-
-    return FusedMean(embedding)
-
-
-def _weight_and_bias(linear: nn.Linear) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
-    return linear.weight.detach().numpy(), None if linear.bias is None else linear.bias.detach().numpy()
+def _linear(linear: nn.Linear, fused: bool) -> FusedLinear | Float64Linear:
+    weight, bias = linear.weight.detach().numpy(), None if linear.bias is None else linear.bias.detach().numpy()
+    return FusedLinear(weight, bias) if fused else Float64Linear(weight, bias)

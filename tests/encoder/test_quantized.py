@@ -100,6 +100,14 @@ def test_bf16_has_the_same_bits_in_any_batch_too(shape: str) -> None:
     assert 0.9999 <= cosines(found, exact).min() < 1
 
 
+def test_bf16_is_refused_where_nothing_computes_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ValueError, match="only the fused kernel computes in bf16"):
+        QuantizedEncoder(encoder_of("mean"), fused=False, precision="bf16")
+    monkeypatch.setattr("lengthwise.encoder.quantized.has_bf16_kernel", lambda: False)
+    with pytest.raises(ValueError, match="AVX512-BF16"):
+        QuantizedEncoder(encoder_of("mean"), precision="bf16")
+
+
 @pytest.mark.skipif(not has_kernel(), reason="no fused kernel here")
 @pytest.mark.parametrize("shape", SHAPES)
 def test_kernel_and_numpy_agree(shape: str) -> None:
