@@ -21,10 +21,17 @@ from lengthwise.encoder.model import PackedEncoder, seeded_encoder
 from lengthwise.errors import CheckpointError
 from lengthwise.tokens.tokenizer import TOKENIZER_FILE, TextTokenizer, check_tokenizer_fits, load_model_tokenizer
 from lengthwise.util.files import replace_folder
-from lengthwise.util.model_paths import LFS_REMEDY, MODEL_TYPE, explain_model_path, hub_hint, is_lfs_pointer, model_type
+from lengthwise.util.model_paths import (
+    LFS_REMEDY,
+    MODEL_TYPE,
+    explain_model_path,
+    hub_hint,
+    is_artifact,
+    is_lfs_pointer,
+    model_type,
+)
 
 WEIGHTS_FILE = "model.safetensors"
-_MANIFEST_FILE = "MANIFEST.json"  # of an artifact
 
 
 def save_checkpoint(folder: str | Path, encoder: PackedEncoder, tokenizer: TextTokenizer) -> None:
@@ -36,7 +43,7 @@ def save_checkpoint(folder: str | Path, encoder: PackedEncoder, tokenizer: TextT
         StoreError: the folder cannot be written.
     """
     folder = Path(folder)
-    if (folder / _MANIFEST_FILE).is_file():
+    if is_artifact(folder):
         raise CheckpointError(f"{folder}: an artifact, whose graphs would be lost; choose another folder")
     if folder.exists() and model_type(folder) != MODEL_TYPE and (not folder.is_dir() or any(folder.iterdir())):
         raise CheckpointError(f"{folder}: not empty, and not a checkpoint; choose another folder")

@@ -119,8 +119,13 @@ def _explain_folder(path: Path) -> str | None:
     return f"not a model itself, but holds one in {found[0].name}; give {found[0]}" if found else None
 
 
+def is_artifact(folder: Path) -> bool:
+    """Whether a folder is of an exported model, by its manifest."""
+    return (folder / _MANIFEST_FILE).is_file()
+
+
 def _is_model(folder: Path) -> bool:
-    return (folder / _MANIFEST_FILE).is_file() or model_type(folder) == MODEL_TYPE
+    return is_artifact(folder) or model_type(folder) == MODEL_TYPE
 
 
 def explain_run_path(path: Path) -> str | None:
