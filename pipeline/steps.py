@@ -125,9 +125,9 @@ def inspect_source(config: RunConfig, source: Source) -> tuple[Inspection, Token
     uncut = tokenization.model_copy(update={"max_length": None, "truncate": False})
     texts = next(source.shards()).texts
     tokens = tokenize_texts(texts, tokenizer, uncut, bad_rows="zero")
-    costs = expected_costs(
-        config.encode.engine, config.encode.precision, config.encode.device, fused_bf16=has_bf16_kernel()
-    )
+    encode = config.encode
+    fused_bf16 = encode.precision == "bf16" and has_bf16_kernel()  # which imports LLVM
+    costs = expected_costs(encode.engine, encode.precision, encode.device, fused_bf16=fused_bf16)
     strategies = batch_strategies(costs, config.batching.max_tokens, config.batching.max_rows)
     return inspect_tokens(tokens, strategies, tokenization.max_length), tokenization
 

@@ -104,8 +104,9 @@ def _pin_end_units(tape: Tape, lstm: LstmNode) -> tuple[NDArray[np.float32], lis
 def _embed(tape: Tape, table: NDArray[np.float32], ids: ir.Value, *, ends: bool) -> Embeddings:
     """Rows of the 8-bit embedding table, float[sequence, batch, features]; `ends` adds the LSTM's two end columns."""
     divisors = np.maximum(np.abs(table).max(axis=0), np.finfo(np.float32).tiny)
-    grid = Grid.between(float((table / divisors).min()), float((table / divisors).max()))
-    rounded = grid.quantize(table / divisors)
+    divided = table / divisors
+    grid = Grid.between(float(divided.min()), float(divided.max()))
+    rounded = grid.quantize(divided)
     if ends:
         rounded = np.concatenate([rounded, np.tile(np.array([0, 255], np.uint8), (len(table), 1))], axis=1)
     rows = tape.op("Gather", [tape.weight("embedding.int8", rounded), ids])

@@ -126,7 +126,7 @@ class Side:
 
     def seconds_per_token(self, run: int | None = None) -> float:
         """The estimate for the whole epoch, from one run or from all."""
-        trained = [pair for run in self.trained for pair in run] if run is None else self.trained[run]
+        trained = list(chain.from_iterable(self.trained)) if run is None else self.trained[run]
         return sum(seconds / tokens for seconds, tokens in trained) / len(trained)
 
     def sample(self) -> str:
