@@ -217,7 +217,7 @@ def test_memory_of_a_long_text_is_that_of_its_ids(size: float) -> None:
     program = f"""
         import resource
         import numpy as np, torch
-        from lengthwise.config import EncoderConfig, Pooling
+        from lengthwise.config import EncoderConfig
         from lengthwise.encoder.model import seeded_encoder
         from lengthwise.encoder.stepwise import StepwiseEncoder
 

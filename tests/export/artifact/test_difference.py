@@ -40,7 +40,7 @@ def test_value_passes_within_the_larger_of_both_allowances(
     assert (found[0, 0] <= tolerance) == (part < 1)
 
 
-def test_value_that_is_no_number_has_an_infinite_difference_whatever_is_allowed() -> None:
+def test_value_that_is_not_a_number_has_an_infinite_difference_under_any_allowance() -> None:
     right = np.zeros((1, 2))
     much = Allowance(np.full((1, 2), 1e9), np.full((1, 2), 1e9))
     assert largest_difference(np.array([[0.0, np.nan]]), right, much) == np.inf

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from safetensors.numpy import load_file, save_file
 
 from lengthwise.errors import ArtifactError, StoreError
 from lengthwise.export.artifact.folder import MANIFEST_FILE, Artifact, describe_files
@@ -64,6 +65,16 @@ def test_golden_vectors_round_trip(artifact_folder: Path) -> None:
     assert (golden.input_ids.dtype, golden.lengths.dtype, golden.vectors.dtype) == (np.int64, np.int64, np.float32)
     assert len(golden.input_ids) == len(golden.lengths) == len(golden.vectors) == 16
     np.testing.assert_allclose(np.linalg.norm(golden.vectors, axis=1), 1, atol=1e-6)
+
+
+def test_golden_vectors_of_earlier_versions_have_one_tensor_of_what_is_allowed(artifact_folder: Path) -> None:
+    path, artifact = artifact_folder / "golden.safetensors", Artifact.open(artifact_folder)
+    vectors = load_file(path)["vectors"]
+    save_file({**load_file(path), "accumulated": np.full(vectors.shape, 50.0)}, path)
+    golden = artifact.load_golden()
+    assert golden.allowance is not None
+    assert not golden.allowance.fixed.any()
+    assert golden.largest_difference(vectors + np.float32(0.5)) == pytest.approx(0.01, rel=1e-5)
 
 
 def test_unreadable_golden_vectors_are_refused_by_name(artifact_folder: Path) -> None:

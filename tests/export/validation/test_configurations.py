@@ -1,6 +1,6 @@
 """Every shape of an encoder: exported whole, every file of it judged on every runtime that needs no installation.
 
-Few of the 96 run always; `make test-all` runs the others.
+Few of the 150 run always; `make test-all` runs the others.
 """
 
 from __future__ import annotations

@@ -96,7 +96,7 @@ def test_rounding_of_a_sum_does_not_grow_with_the_tolerance(name: str, tmp_path:
     packed.load(tmp_path)
     tolerance = packed.tolerances(VARIANTS[name]).difference
     fixed, scale = (float(each[0, 0]) for each in (oracle.allowance.fixed, oracle.allowance.scale))
-    assert fixed > 0.1 * CPU_TOLERANCE * scale  # it is no trifle there
+    assert fixed > 0.1 * CPU_TOLERANCE * scale  # so it matters there
     allowed = max(tolerance * max(1, abs(float(oracle.vectors[0, 0]))), fixed + tolerance * scale)
     for factor, passes in ((0.9, True), (1.1, False)):
 
