@@ -207,9 +207,7 @@ class EncodeSettings(Settings):
     engine: Literal["torch", "onnx"] = Field(
         "torch", description="PyTorch, or onnxruntime with the artifact at export.output"
     )
-    precision: Precision = Field(
-        "fp32", description="PyTorch's arithmetic: fp32, bf16, on a CPU int8, or on a GPU fp16"
-    )
+    precision: Precision = Field("fp32", description="of the engine torch: fp32, bf16, on a CPU int8, or on a GPU fp16")
     variant: Variant | None = Field(
         None, description="the artifact's graph under engine onnx; the one that validation recommends if null"
     )

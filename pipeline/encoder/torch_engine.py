@@ -109,7 +109,7 @@ class TorchEngine:
             self._encode = self._run_in_bf16
 
     def _quantize(self, encoder: PackedEncoder, precision: Literal["int8", "bf16"]) -> QuantizedEncoder:
-        """The encoder in this precision; the name tells the kernel, as another one rounds some states the other way."""
+        """The encoder in this precision; its name has the kernel, as another one rounds some states the other way."""
         exact = None if self.reference is None else self.reference._encode
         like = exact.fused_layers if isinstance(exact, StepwiseEncoder) else None
         quantized = QuantizedEncoder(encoder, like=like, precision=precision)
