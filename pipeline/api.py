@@ -37,6 +37,7 @@ from lengthwise.errors import ConfigError, TextError
 from lengthwise.tokens.texts import chunk_texts
 from lengthwise.tokens.tokenize import tokenize_texts
 from lengthwise.tokens.tokenizer import TextTokenizer, check_tokenizer_fits, load_tokenizer
+from lengthwise.util.model_paths import is_artifact
 
 if TYPE_CHECKING:
     import datasets
@@ -367,11 +368,6 @@ def _open_source(
     if isinstance(dataset, str | Path):
         return open_run_dataset(config, fingerprint)
     return Source(dataset, fingerprint or getattr(dataset, "_fingerprint", None) or uuid.uuid4().hex, config.dataset)
-
-
-def is_artifact(folder: str | Path) -> bool:
-    """Whether a folder is an artifact; a checkpoint has no manifest."""
-    return (Path(folder) / "MANIFEST.json").is_file()
 
 
 def _checked_device(device: str) -> Device:

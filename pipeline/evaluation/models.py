@@ -29,7 +29,7 @@ from lengthwise.evaluation.static import open_static
 from lengthwise.evaluation.vectors import Ranking, VectorCache, nearest
 from lengthwise.tokens.tokenizer import TOKENIZER_FILE
 from lengthwise.training.onnx_teacher import find_graph, load_graph
-from lengthwise.util.model_paths import MODEL_TYPE, hub_hint, model_type
+from lengthwise.util.model_paths import MODEL_TYPE, hub_hint, is_artifact, model_type
 
 if TYPE_CHECKING:
     from lengthwise.api import Encoder
@@ -80,7 +80,7 @@ class ModelSpec:
         Raises:
             ArtifactError: the artifact is damaged.
         """
-        if self.variant != ALL or not (Path(self.source) / "MANIFEST.json").is_file():
+        if self.variant != ALL or not is_artifact(Path(self.source)):
             return [self]
         from lengthwise.export.artifact.folder import Artifact
 
@@ -170,7 +170,7 @@ def open_model(spec: ModelSpec) -> Model:
         raise ConfigError(
             f"{spec.source}: there is no such folder; give a model's folder, {PACKAGE}NAME or {BM25}{hub_hint(folder)}"
         )
-    if (folder / "MANIFEST.json").is_file():
+    if is_artifact(folder):
         return _open_artifact(folder, spec)
     if model_type(folder) == MODEL_TYPE:
         return _open_checkpoint(folder, spec)

@@ -26,7 +26,7 @@ from lengthwise.training.progress import Bars
 from lengthwise.training.sentence_teacher import load_sentence_transformer
 from lengthwise.training.teacher_model import TeacherModel
 from lengthwise.util.files import file_sha256
-from lengthwise.util.model_paths import MODEL_TYPE, hub_hint, model_type
+from lengthwise.util.model_paths import MODEL_TYPE, hub_hint, is_artifact, model_type
 
 _MODEL_FILES = (".json", ".safetensors", ".bin", ".onnx", ".onnx_data", ".data", ".txt", ".model")
 _NOT_OF_THE_MODEL = ("validation.json", "data_config.json", "train_script.py")
@@ -141,7 +141,7 @@ def open_teacher(
         raise CheckpointError(
             f"{path}: there is no such folder; set train.teacher to the folder of a model{hub_hint(folder)}"
         )
-    if (folder / "MANIFEST.json").is_file():
+    if is_artifact(folder):
         return FolderTeacher(folder, lambda: _load_artifact(folder))
     if model_type(folder) == MODEL_TYPE:
         return FolderTeacher(folder, lambda: _load_checkpoint(folder, device, precision), precision)
