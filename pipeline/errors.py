@@ -4,7 +4,7 @@
 - Scripts print the message alone and exit with 2; any other exception is a bug of this project.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import islice
 
 _ROWS_NAMED = 5
@@ -20,6 +20,24 @@ class ConfigError(LengthwiseError):
 
 class DatasetError(LengthwiseError):
     """The input cannot be opened, or lacks what the configuration names."""
+
+
+class ColumnError(DatasetError):
+    """Columns that settings name are missing, or are not of the type they should be.
+
+    Code whose columns are named by other settings raises an error of its own, with its own remedy.
+
+    Attributes:
+        problem: the file, the columns and what is wrong with them.
+        columns: their names.
+    """
+
+    def __init__(self, problem: str, columns: Sequence[str], remedy: str) -> None:
+        super().__init__(problem, columns, remedy)
+        self.problem, self.columns, self._remedy = problem, tuple(columns), remedy
+
+    def __str__(self) -> str:
+        return f"{self.problem}; {self._remedy}"
 
 
 class TextError(LengthwiseError):

@@ -122,6 +122,10 @@ class SourceSettings(Settings):
             raise ValueError(
                 f"sets {', '.join(wrong)}, which a source of the kind {self.kind} does not have; remove it"
             )
+        if self.objective == "cross_entropy" and self.temperature != fields["temperature"].default:
+            raise ValueError(f"sets temperature = {self.temperature}, which cross_entropy does not have; remove it")
+        if not self.negative_columns and self.negatives != fields["negatives"].default:
+            raise ValueError(f"sets negatives = {self.negatives!r}, but no negative_columns; name them, or remove it")
         return self
 
     @property
@@ -177,7 +181,7 @@ class TrainSettings(Settings):
         None, description="the folder of a sentence-transformers model, an ONNX embedding model, or one of Lengthwise"
     )
     teacher_precision: AutoPrecision = Field(
-        "auto", description="PyTorch's arithmetic of the teacher; auto: bf16 where the processor has it"
+        "auto", description="in which PyTorch runs the teacher; auto: bf16 where the processor has it, else fp32"
     )
     teacher_dtype: Literal["float16", "float32"] = Field("float16", description="how the teacher's vectors are cached")
     cache: str | None = Field(None, description="the folder of the teacher's vectors; in train.output if null")
@@ -213,7 +217,8 @@ class TrainSettings(Settings):
     seed: Annotated[int, Field(ge=0, lt=2**32)] = Field(0, description="of the order of rows and the held-out rows")
     device: Literal["cpu", "cuda", "auto"] = Field("auto", description="where the encoder is trained")
     precision: AutoPrecision = Field(
-        "auto", description="PyTorch's arithmetic of the LSTM in training; auto: bf16 where the processor has it"
+        "auto",
+        description="in which the LSTM is computed in training; auto: bf16 where the processor has it, else fp32",
     )
     threads: PositiveInt | None = Field(None, description="PyTorch's threads; 1 makes a repeated run equal to the byte")
     checkpoint_every: PositiveInt = Field(500, description="steps between two checkpoints")

@@ -39,6 +39,14 @@ def refused(train: dict[str, Any]) -> str:
             {"kind": "labels", "loss": "cosine"},
             "loss is 'cosine', but a source of labels has cross_entropy or contrastive",
         ),
+        (
+            {"kind": "labels", "temperature": 0.1},
+            "train.sources.0 sets temperature = 0.1, which cross_entropy does not have; remove it",
+        ),
+        (
+            {"kind": "pairs", "negatives": "all"},
+            "train.sources.0 sets negatives = 'all', but no negative_columns; name them, or remove it",
+        ),
         ({"kind": "labels", "group": 5}, "train.sources.0 sets group, which a source of the kind labels does not have"),
         (
             {"kind": "vectors", "dataset": {"pth": "a"}},

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from lengthwise.config import DatasetSettings
 from lengthwise.data.files import FORMATS, DataFile, describe_archives, expand_archives, file_extension, file_format
-from lengthwise.errors import DatasetError, LengthwiseError
+from lengthwise.errors import ColumnError, DatasetError, LengthwiseError
 from lengthwise.util.compat import patch_json_reader
 
 if TYPE_CHECKING:
@@ -348,14 +348,15 @@ def no_rows_error(settings: DatasetSettings, detail: str = "") -> DatasetError:
 
 def missing_column_error(
     missing: Sequence[str], names: Sequence[str], settings: DatasetSettings, hint: str = ""
-) -> DatasetError:
+) -> ColumnError:
     """The error for columns that the input lacks."""
     close = [_closest(name, names) for name in missing]
     meant = ", ".join(repr(name) for name in close if name is not None)
-    return DatasetError(
-        f"{settings.path}: there is no column {', '.join(map(repr, missing))}; the columns are {_list_names(names)};"
-        f" set dataset.text_column and dataset.keep_columns to some of them"
-        f"{f' (did you mean {meant}?)' if meant else ''}{hint}"
+    return ColumnError(
+        f"{settings.path}: there is no column {', '.join(map(repr, missing))}; the columns are {_list_names(names)}",
+        missing,
+        "set dataset.text_column and dataset.keep_columns to some of them"
+        f"{f' (did you mean {meant}?)' if meant else ''}{hint}",
     )
 
 

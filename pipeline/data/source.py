@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 from lengthwise.config import DatasetSettings
 from lengthwise.data.readers import describe_error, known_cause, missing_column_error, no_rows_error
 from lengthwise.data.tables import BAD_ROW
-from lengthwise.errors import DatasetError, LengthwiseError
+from lengthwise.errors import ColumnError, DatasetError, LengthwiseError
 from lengthwise.util.compat import iter_arrow_tables
 
 if TYPE_CHECKING:
@@ -271,9 +271,10 @@ def _select_features(features: datasets.Features, settings: DatasetSettings) -> 
     )
     feature = features[settings.text_column]
     if not isinstance(feature, datasets.Value) or feature.dtype not in ("string", "large_string"):
-        raise DatasetError(
-            f"{settings.path}: the column {settings.text_column!r} is {feature}, not text;"
-            f" set dataset.text_column to a column of strings, or dataset.types.{settings.text_column} to string"
+        raise ColumnError(
+            f"{settings.path}: the column {settings.text_column!r} is {feature}, not text",
+            [settings.text_column],
+            f"set dataset.text_column to a column of strings, or dataset.types.{settings.text_column} to string",
         )
     return datasets.Features({name: features[name] for name in columns})
 

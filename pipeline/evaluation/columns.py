@@ -9,7 +9,23 @@ import pyarrow as pa
 
 from lengthwise.data.dataset import open_dataset
 from lengthwise.dataset_config import ColumnType, DatasetSettings
-from lengthwise.errors import DatasetError
+from lengthwise.errors import ColumnError, DatasetError
+from lengthwise.evaluation.tasks import Task
+
+
+def read_task_columns(task: Task, path: str, texts: Sequence[str], others: Sequence[str] = ()) -> list[list[Any]]:
+    """`read_columns` of the columns that a task's settings name.
+
+    Args:
+        texts: the settings that name columns of text.
+        others: the settings that name columns of any type.
+    """
+    columns = {name: str(getattr(task, name)) for name in (*texts, *others)}
+    try:
+        return read_columns(path, [columns[name] for name in texts], [columns[name] for name in others])
+    except ColumnError as error:
+        wrong = [name for name, column in columns.items() if column in error.columns]
+        raise DatasetError(f"{error.problem}; set {' and '.join(wrong)} of the task to other columns") from None
 
 
 def read_columns(path: str, texts: Sequence[str], others: Sequence[str] = ()) -> list[list[Any]]:
@@ -20,7 +36,8 @@ def read_columns(path: str, texts: Sequence[str], others: Sequence[str] = ()) ->
         others: columns of any type, none of which may be null either.
 
     Raises:
-        DatasetError: there is no such file or column, it cannot be read, or a value is missing.
+        ColumnError: there is no such column, or one of `texts` holds something else.
+        DatasetError: there is no such file, it cannot be read, or a value is missing.
     """
     names = [*texts, *others]
     first, rest = names[0], tuple(dict.fromkeys(name for name in names[1:] if name != names[0]))
@@ -33,7 +50,8 @@ def read_columns(path: str, texts: Sequence[str], others: Sequence[str] = ()) ->
             raise DatasetError(f"{path}: the column {name!r} has no value in row {row}; fill it, or leave the row out")
     for name in texts:
         if not _is_text(table[name].type):
-            raise DatasetError(f"{path}: the column {name!r} holds {table[name].type}, not text; name another column")
+            problem = f"{path}: the column {name!r} holds {table[name].type}, not text"
+            raise ColumnError(problem, [name], "give a file with a column of strings")
     return [table[name].to_pylist() for name in names]
 
 

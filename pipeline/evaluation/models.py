@@ -4,8 +4,9 @@ A model is named by `[NAME=]SOURCE[:VARIANT]`. SOURCE is a folder, or `package:D
 installed package, or `bm25`. Decisions:
 
 - A folder's files show its kind: MANIFEST.json is an artifact, a config.json of Lengthwise a checkpoint, modules.json
-  sentence-transformers, onnx/model.onnx an ONNX embedding model; otherwise a matrix of embeddings and a tokenizer are a
-  static model, as model2vec and WordLlama write them: the vector is the mean of the embeddings of a text's tokens.
+  sentence-transformers, onnx/model.onnx an ONNX embedding model (`model_paths.model_kind`); otherwise a matrix of
+  embeddings and a tokenizer are a static model, as model2vec and WordLlama write them: the vector is the mean of the
+  embeddings of a text's tokens.
 - VARIANT is a graph of an artifact (`all` for every one), a precision of a checkpoint, or `bag` of a sentence-
   transformers model: the mean of its word embeddings without the rest of it, which shows what the rest contributes.
 - Every model runs with its own settings for long texts, except that ours truncate where they have a length to do it at:
@@ -14,10 +15,11 @@ installed package, or `bm25`. Decisions:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -28,8 +30,8 @@ from lengthwise.errors import ConfigError, LengthwiseError
 from lengthwise.evaluation.static import open_static
 from lengthwise.evaluation.vectors import Ranking, VectorCache, nearest
 from lengthwise.tokens.tokenizer import TOKENIZER_FILE
-from lengthwise.training.onnx_teacher import find_graph, load_graph
-from lengthwise.util.model_paths import MODEL_TYPE, hub_hint, is_artifact, model_type
+from lengthwise.training.onnx_teacher import load_graph
+from lengthwise.util.model_paths import ModelKind, find_embedding_graph, hub_hint, is_artifact, model_kind
 
 if TYPE_CHECKING:
     from lengthwise.api import Encoder
@@ -170,16 +172,12 @@ def open_model(spec: ModelSpec) -> Model:
         raise ConfigError(
             f"{spec.source}: there is no such folder; give a model's folder, {PACKAGE}NAME or {BM25}{hub_hint(folder)}"
         )
-    if is_artifact(folder):
-        return _open_artifact(folder, spec)
-    if model_type(folder) == MODEL_TYPE:
-        return _open_checkpoint(folder, spec)
-    if (folder / "modules.json").is_file():
-        return _open_bag(folder, spec) if spec.variant == BAG else _open_sentence_transformer(folder, spec)
-    graph = find_graph(folder)
-    if graph is not None:
-        return _open_onnx(folder, graph, spec)
-    return _open_static(sorted(folder.rglob("*")), spec)
+    if spec.variant == BAG and (folder / "modules.json").is_file():
+        return _open_bag(folder, spec)
+    kind = model_kind(folder)
+    if kind is None:
+        return _open_static(sorted(folder.rglob("*")), spec)
+    return _OPENERS[kind](folder, spec)
 
 
 def model_of(encoder: Encoder, name: str) -> VectorModel:
@@ -236,11 +234,22 @@ def _open_sentence_transformer(folder: Path, spec: ModelSpec) -> VectorModel:
     )
 
 
-def _open_onnx(folder: Path, graph: Path, spec: ModelSpec) -> VectorModel:
+def _open_onnx(folder: Path, spec: ModelSpec) -> VectorModel:
     _variant(spec, ())
-    num_bytes = sum(path.stat().st_size for path in (*graph.parent.glob(f"{graph.name}*"), folder / TOKENIZER_FILE))
-    encode = load_graph(graph, folder).encode
+    encode, graph = load_graph(folder).encode, find_embedding_graph(folder)
+    files = [] if graph is None else graph.parent.glob(f"{graph.name}*")
+    num_bytes = sum(path.stat().st_size for path in (*files, folder / TOKENIZER_FILE))
     return VectorModel(spec.name, encode, kind="ONNX, onnxruntime", num_bytes=num_bytes, spec=spec)
+
+
+_OPENERS: Mapping[ModelKind, Callable[[Path, ModelSpec], VectorModel]] = MappingProxyType(
+    {
+        "artifact": _open_artifact,
+        "checkpoint": _open_checkpoint,
+        "sentence-transformers": _open_sentence_transformer,
+        "onnx": _open_onnx,
+    }
+)
 
 
 def _open_bag(folder: Path, spec: ModelSpec) -> VectorModel:

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from lengthwise.errors import DatasetError, LengthwiseError
-from lengthwise.evaluation.columns import read_columns, read_numbers
+from lengthwise.errors import ColumnError, DatasetError, LengthwiseError
+from lengthwise.evaluation.columns import read_columns, read_numbers, read_task_columns
 from lengthwise.evaluation.intervals import Statistic
 from lengthwise.evaluation.tasks import RetrievalTask
 
@@ -37,7 +38,7 @@ def load_retrieval(task: RetrievalTask) -> Retrieval:
         DatasetError: they cannot be read, or do not fit each other.
     """
     if task.pairs is not None:
-        return pair_up(*read_columns(task.pairs, [task.query, task.document]))
+        return pair_up(*read_task_columns(task, task.pairs, ["query", "document"]))
     return _load_judged(str(task.queries), str(task.documents), str(task.relevance))
 
 
@@ -83,7 +84,7 @@ def _as_run(found: NDArray[np.int64]) -> Iterator[tuple[str, Mapping[str, float]
 
 def _load_judged(queries: str, documents: str, relevance: str) -> Retrieval:
     judged: dict[str, dict[str, int]] = defaultdict(dict)
-    query_ids, document_ids, scores = read_columns(relevance, [], ["query-id", "corpus-id", "score"])
+    query_ids, document_ids, scores = _read_fixed(relevance, [], ["query-id", "corpus-id", "score"])
     for query, document, score in zip(query_ids, document_ids, read_numbers(relevance, "score", scores), strict=True):
         if score > 0:
             judged[str(query)][str(document)] = int(score)
@@ -96,8 +97,17 @@ def _load_judged(queries: str, documents: str, relevance: str) -> Retrieval:
 
 
 def _texts_by_id(path: str) -> dict[str, str]:
-    texts, names = read_columns(path, ["text"], ["_id"])
+    texts, names = _read_fixed(path, ["text"], ["_id"])
     return {str(name): text for name, text in zip(names, texts, strict=True)}
+
+
+def _read_fixed(path: str, texts: Sequence[str], others: Sequence[str]) -> list[list[Any]]:
+    """`read_columns` of columns that no setting names."""
+    try:
+        return read_columns(path, texts, others)
+    except ColumnError as error:
+        names = ", ".join([*others, *texts])
+        raise DatasetError(f"{error.problem}; give a file with the columns {names}, as BEIR has them") from None
 
 
 def _check_known(names: Mapping[str, object] | Sequence[str], known: Mapping[str, str], origin: str, path: str) -> None:

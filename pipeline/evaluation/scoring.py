@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lengthwise.errors import DatasetError, LengthwiseError
-from lengthwise.evaluation.columns import read_columns, read_numbers
+from lengthwise.evaluation.columns import read_numbers, read_task_columns
 from lengthwise.evaluation.intervals import Statistic
 from lengthwise.evaluation.retrieval import load_retrieval, ranking_statistics
 from lengthwise.evaluation.tasks import (
@@ -85,9 +85,10 @@ def task_texts(task: Task) -> list[str]:
         loaded = load_retrieval(task)
         return [*loaded.queries, *loaded.documents]
     if isinstance(task, KnnTask):
-        return [text for path in (task.train, task.test) for text in read_columns(path, [task.text])[0]]
-    names = [getattr(task, name) for name in ("text", "same", "other") if hasattr(task, name)]
-    return [text for column in read_columns(task.data, names) for text in column]  # type: ignore[attr-defined]
+        return [text for path in (task.train, task.test) for text in read_task_columns(task, path, ["text"])[0]]
+    names = [name for name in ("text", "same", "other") if hasattr(task, name)]
+    columns = read_task_columns(task, task.data, names)  # type: ignore[attr-defined]
+    return [text for column in columns for text in column]
 
 
 def _score_retrieval(task: RetrievalTask, subject: Subject) -> Statistics:
@@ -97,8 +98,8 @@ def _score_retrieval(task: RetrievalTask, subject: Subject) -> Statistics:
 
 
 def _score_knn(task: KnnTask, vectors: Vectors) -> Statistics:
-    train, train_labels = read_columns(task.train, [task.text], [task.label])
-    test, test_labels = read_columns(task.test, [task.text], [task.label])
+    train, train_labels = read_task_columns(task, task.train, ["text"], ["label"])
+    test, test_labels = read_task_columns(task, task.test, ["text"], ["label"])
     if len(train) < task.neighbours:
         raise DatasetError(
             f"{task.train}: has {len(train)} rows, fewer than the {task.neighbours} neighbours that vote"
@@ -111,7 +112,7 @@ def _score_knn(task: KnnTask, vectors: Vectors) -> Statistics:
 
 
 def _score_clustering(task: ClusteringTask, vectors: Vectors) -> Statistics:
-    texts, names = read_columns(task.data, [task.text], [task.label])
+    texts, names = read_task_columns(task, task.data, ["text"], ["label"])
     labels = np.unique([str(name) for name in names], return_inverse=True)[1]
     cluster, metrics, encoded = _sklearn("cluster"), _sklearn("metrics"), vectors(texts)
     found = [
@@ -128,7 +129,7 @@ def _score_clustering(task: ClusteringTask, vectors: Vectors) -> Statistics:
 
 
 def _score_similarity(task: SimilarityTask, vectors: Vectors) -> Statistics:
-    texts, others, values = read_columns(task.data, [task.text, task.other], [task.score])
+    texts, others, values = read_task_columns(task, task.data, ["text", "other"], ["score"])
     wanted = np.array(read_numbers(task.data, task.score, values))
     found = _cosines(vectors(texts), vectors(others))
     stats = _scipy_stats()
@@ -153,7 +154,7 @@ def _correlation(
 
 
 def _score_pairs(task: PairsTask, vectors: Vectors) -> Statistics:
-    texts, others, values = read_columns(task.data, [task.text, task.other], [task.label])
+    texts, others, values = read_task_columns(task, task.data, ["text", "other"], ["label"])
     labels = np.array(read_numbers(task.data, task.label, values))
     if set(labels.tolist()) != {0.0, 1.0}:
         raise DatasetError(f"{task.data}: the column {task.label!r} has to hold both 0 and 1, and nothing else")
@@ -173,8 +174,8 @@ def _score_pairs(task: PairsTask, vectors: Vectors) -> Statistics:
 
 
 def _score_triples(task: TriplesTask, vectors: Vectors) -> Statistics:
-    groups = [task.group] if task.group else []
-    texts, same, other, *names = read_columns(task.data, [task.text, task.same, task.other], groups)
+    groups = ["group"] if task.group else []
+    texts, same, other, *names = read_task_columns(task, task.data, ["text", "same", "other"], groups)
     encoded = vectors(texts)
     right = _cosines(encoded, vectors(same)) > _cosines(encoded, vectors(other)) + _TIE
     statistics = {"accuracy": Statistic.mean(right)}
@@ -191,7 +192,7 @@ def _score_agreement(
 ) -> Statistics | None:
     if teacher is None:
         raise LengthwiseError(f"the teacher {task.teacher} gives no vectors; name another model")
-    (texts,) = read_columns(task.data, [task.text])
+    (texts,) = read_task_columns(task, task.data, ["text"])
     found, wanted = vectors(texts), teacher(texts)
     return {"cosine": Statistic.mean(_cosines(found, wanted))} if found.shape == wanted.shape else None
 

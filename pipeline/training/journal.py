@@ -51,7 +51,7 @@ class Journal:
     def read(self) -> list[dict[str, Any]]:
         """All whole lines; none where there is no file."""
         try:
-            lines = self.path.read_text("utf-8").splitlines()
+            lines = self.path.read_text("utf-8").split("\n")
         except FileNotFoundError:
             return []
         except (OSError, ValueError) as error:

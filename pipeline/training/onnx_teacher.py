@@ -19,32 +19,33 @@ from numpy.typing import NDArray
 from lengthwise.config import TokenizationSettings
 from lengthwise.errors import CheckpointError, LengthwiseError
 from lengthwise.tokens.tokenize import tokenize_texts
-from lengthwise.tokens.tokenizer import TOKENIZER_FILE, load_tokenizer
+from lengthwise.tokens.tokenizer import load_tokenizer
 from lengthwise.training.equal_lengths import encode_equal_lengths
 from lengthwise.training.teacher_model import TeacherModel
+from lengthwise.util.model_paths import find_embedding_graph
 from lengthwise.util.system import cpu_count
 from lengthwise.util.text_files import read_text
 
-_GRAPHS = ("onnx/model.onnx", "model.onnx")
 _VECTORS, _STATES = ("sentence_embedding", "pooler_output"), ("token_embeddings", "last_hidden_state")
 _MAX_LENGTH = 512
 _NORM_FLOOR = 1e-12
 
 
-def find_graph(folder: Path) -> Path | None:
-    """The graph of an ONNX embedding model; None where the folder is none."""
-    if not (folder / TOKENIZER_FILE).is_file():
-        return None
-    return next((folder / name for name in _GRAPHS if (folder / name).is_file()), None)
+def load_graph(folder: Path) -> TeacherModel:
+    """Load the graph and the tokenizer of a folder; batches run in parallel, on one thread each.
 
-
-def load_graph(graph: Path, folder: Path) -> TeacherModel:
-    """Load a graph and the tokenizer beside it; batches run in parallel, on one thread each.
+    Args:
+        folder: one that `find_embedding_graph` finds a graph in.
 
     Raises:
         LengthwiseError: onnxruntime is not installed.
         CheckpointError: the graph cannot be loaded, or has neither vectors nor token states.
     """
+    graph = find_embedding_graph(folder)
+    if graph is None:
+        raise CheckpointError(
+            f"{folder}: has no ONNX graph with a tokenizer.json; give the folder of an embedding model"
+        )
     try:
         import onnxruntime
     except ImportError as error:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Sequence
 from functools import cached_property, partial
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal, Protocol
 
@@ -21,12 +20,12 @@ from safetensors import SafetensorError, safe_open
 from lengthwise.encoder.engine import Engine, encode_texts
 from lengthwise.errors import CheckpointError
 from lengthwise.tokens.tokenizer import TOKENIZER_FILE, TextTokenizer, load_tokenizer
-from lengthwise.training.onnx_teacher import find_graph, load_graph
+from lengthwise.training.onnx_teacher import load_graph
 from lengthwise.training.progress import Bars
 from lengthwise.training.sentence_teacher import load_sentence_transformer
 from lengthwise.training.teacher_model import TeacherModel
 from lengthwise.util.files import file_sha256
-from lengthwise.util.model_paths import MODEL_TYPE, hub_hint, is_artifact, model_type
+from lengthwise.util.model_paths import hub_hint, model_kind
 
 _MODEL_FILES = (".json", ".safetensors", ".bin", ".onnx", ".onnx_data", ".data", ".txt", ".model")
 _NOT_OF_THE_MODEL = ("validation.json", "data_config.json", "train_script.py")
@@ -130,7 +129,7 @@ def open_teacher(
     """The teacher in a folder; it is not loaded yet.
 
     Args:
-        precision: PyTorch's arithmetic.
+        precision: in which PyTorch computes.
         device: where PyTorch runs it.
 
     Raises:
@@ -141,15 +140,15 @@ def open_teacher(
         raise CheckpointError(
             f"{path}: there is no such folder; set train.teacher to the folder of a model{hub_hint(folder)}"
         )
-    if is_artifact(folder):
+    kind = model_kind(folder)
+    if kind == "artifact":
         return FolderTeacher(folder, lambda: _load_artifact(folder))
-    if model_type(folder) == MODEL_TYPE:
+    if kind == "checkpoint":
         return FolderTeacher(folder, lambda: _load_checkpoint(folder, device, precision), precision)
-    is_sentence_transformer, graph = (folder / "modules.json").is_file(), find_graph(folder)
-    if graph is not None and not (is_sentence_transformer and find_spec("sentence_transformers")):
-        return FolderTeacher(folder, lambda: load_graph(graph, folder))
-    if is_sentence_transformer:
+    if kind == "sentence-transformers":
         return FolderTeacher(folder, lambda: load_sentence_transformer(folder, device, precision), precision)
+    if kind == "onnx":
+        return FolderTeacher(folder, lambda: load_graph(folder))
     raise CheckpointError(
         f"{folder}: no model that can be a teacher; set train.teacher to a folder with modules.json (of"
         " sentence-transformers), with onnx/model.onnx and tokenizer.json, or to a checkpoint or artifact of Lengthwise"

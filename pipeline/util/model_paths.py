@@ -9,14 +9,17 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from types import MappingProxyType
+from typing import Literal
 
 from lengthwise.util.text_files import read_text
 
 # The files that other modules define by these names, which import this one.
 _MANIFEST_FILE, _CONFIG_FILE, _TOKENIZER_FILE = "MANIFEST.json", "config.json", "tokenizer.json"
 MODEL_TYPE = "lengthwise"
+ModelKind = Literal["artifact", "checkpoint", "sentence-transformers", "onnx"]
 LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 LFS_REMEDY = "a pointer of Git LFS, not the file itself; run git lfs pull where the repository was cloned"
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
@@ -31,6 +34,7 @@ _GRAPHS: Mapping[str, str] = MappingProxyType(
         ".torchscript": "one TorchScript program",
     }
 )
+_EMBEDDING_GRAPHS = ("onnx/model.onnx", "model.onnx")
 _PICKLES = (".pt", ".pth", ".bin", ".ckpt", ".pkl", ".pickle")
 _DATA_FILES = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet", ".arrow", *_ARCHIVES)
 _CONFIGURATIONS = (".yaml", ".yml")
@@ -80,6 +84,29 @@ def model_type(folder: Path) -> str | None:
         return None
     found = record.get("model_type") if isinstance(record, dict) else None
     return found if isinstance(found, str) else None
+
+
+def model_kind(folder: Path) -> ModelKind | None:
+    """What kind of model a folder's files show it to be; None if it is none of these.
+
+    A model of sentence-transformers that is published with an ONNX graph too is `onnx` only where sentence-transformers
+    is not installed.
+    """
+    if is_artifact(folder):
+        return "artifact"
+    if model_type(folder) == MODEL_TYPE:
+        return "checkpoint"
+    has_modules, has_graph = (folder / "modules.json").is_file(), find_embedding_graph(folder) is not None
+    if has_modules and not (has_graph and find_spec("sentence_transformers") is None):
+        return "sentence-transformers"
+    return "onnx" if has_graph else None
+
+
+def find_embedding_graph(folder: Path) -> Path | None:
+    """The graph of an ONNX embedding model, as they are published with a tokenizer.json; None if there is none."""
+    if not (folder / _TOKENIZER_FILE).is_file():
+        return None
+    return next((folder / name for name in _EMBEDDING_GRAPHS if (folder / name).is_file()), None)
 
 
 def _explain_file(path: Path) -> str:

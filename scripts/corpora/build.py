@@ -31,7 +31,7 @@ class Report:
 
     Attributes:
         rows: number of rows by file and source, such as ("texts", "facts").
-        skipped: why a source was left out, by the same.
+        skipped: why a source, or a part of it, was left out, by the same.
     """
 
     rows: dict[tuple[str, str], int] = field(default_factory=dict)
@@ -88,6 +88,9 @@ class _Builder:
     def triples(self, texts: Sequence[tuple[str, str]], seed: int, count: int) -> list[tuple[str, str, str, str]]:
         rows = [(*triple, name) for triple, name in framed_triples(count, seed)]
         self._done("triples", "frames", len(rows))
+        if len(rows) < count:
+            shortage = f"there are {len(rows):,} different ones, and {count:,} were asked for (--triples)"
+            self.report.skipped["triples", "frames"] = shortage
         real = [row for row in texts if row[1] in REAL_SOURCES]
 
         def made() -> Iterator[tuple[str, str, str, str]]:

@@ -24,20 +24,34 @@ TABLES = (
     "verbs",
 )
 SHARES = (0.6, 0.3, 0.1)  # of groups of frames, events, and verbs with opposites
+_MAX_DRAWS = 10_000  # without a new triple
 
 
 def framed_triples(count: int, seed: int) -> Iterator[tuple[Triple, str]]:
-    """`count` triples of frames and the name of the group of each, no two with the same anchor and negative."""
-    rng = Random(f"frames {seed}")
+    """`count` triples of frames, as `draw_triples` draws them."""
     groups = [group for table in TABLES for group in load_groups(f"frames_{table}")]
     kinds = (groups, list(event_groups()), list(opposed_groups()))
+    return draw_triples(kinds, count, Random(f"frames {seed}"))
+
+
+def draw_triples(kinds: Sequence[Sequence[Group]], count: int, rng: Random) -> Iterator[tuple[Triple, str]]:
+    """Triples and the name of the group of each, no two with the same anchor and negative.
+
+    There are `count`, or fewer where thousands of draws in a row give none that is new.
+
+    Args:
+        kinds: groups by their kinds, whose shares are `SHARES`.
+    """
     seen: set[tuple[str, str]] = set()
-    while len(seen) < count:
+    draws = 0  # since the last new one
+    while len(seen) < count and draws < _MAX_DRAWS:
         (kind,) = rng.choices(kinds, SHARES)
-        group: Group = rng.choice(kind)
+        group = rng.choice(kind)
         triple = make_triple(group, rng)
+        draws += 1
         if triple and (triple.anchor, triple.negative) not in seen and not any(is_held_out(text) for text in triple):
             seen.add((triple.anchor, triple.negative))
+            draws = 0
             yield triple, group.name
 
 

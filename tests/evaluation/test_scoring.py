@@ -169,7 +169,7 @@ def test_agreement_needs_vectors_of_one_width(write: Write) -> None:
     [
         ({"text": ["a", None]}, "the column 'text' has no value in row 1"),
         ({"text": [1, 2]}, r"the column 'text' is .*int64.*, not text"),
-        ({"body": ["a"]}, "there is no column 'text'; the columns are 'body'"),
+        ({"body": ["a"]}, "there is no column 'text'; the columns are 'body'; set text of the task to other columns$"),
     ],
 )
 def test_a_column_that_cannot_be_used_is_refused(
@@ -178,6 +178,21 @@ def test_a_column_that_cannot_be_used_is_refused(
     task = make_task(kind="agreement", data=write("texts", **columns), teacher="bag")
     with pytest.raises(DatasetError, match=message):
         score(task, bag, lambda name: bag)
+
+
+def test_columns_are_named_by_the_settings_of_the_task(write: Write, bag: VectorModel) -> None:
+    """And not as `dataset.text_column`, which a task does not have."""
+    data = write("pairs", text=["cat"], othr=["dog"], score=[1.0])
+    task = make_task(kind="similarity", data=data, score="value")
+    with pytest.raises(DatasetError) as caught:
+        score(task, bag, lambda name: bag)
+    expected = (
+        "there is no column 'other', 'value'; the columns are 'text', 'othr', 'score'; set other and score of the"
+    )
+    assert str(caught.value) == f"{data}: {expected} task to other columns"
+    judged = make_task(kind="retrieval", queries=data, documents=data, relevance=data)
+    with pytest.raises(DatasetError, match="give a file with the columns query-id, corpus-id, score, as BEIR has them"):
+        score(judged, bag, lambda name: bag)
 
 
 def test_scores_that_are_no_numbers_are_refused(write: Write, bag: VectorModel) -> None:

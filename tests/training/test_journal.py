@@ -25,3 +25,10 @@ def test_resume_at_the_beginning_makes_an_empty_log(tmp_path: Path) -> None:
     journal.write({"step": 1})
     journal.resume(0)
     assert journal.path.read_text() == ""
+
+
+def test_a_line_ends_at_a_line_feed_alone(tmp_path: Path) -> None:
+    """JSON may hold other separators as they are; written by another tool, for example."""
+    journal = Journal(tmp_path)
+    journal.path.write_text('{"step": 1, "source": "a\u2028b\x85c"}\n', encoding="utf-8")
+    assert journal.read() == [{"step": 1, "source": "a\u2028b\x85c"}]

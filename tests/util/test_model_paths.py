@@ -208,3 +208,21 @@ def test_pointer_of_git_lfs_is_refused_with_the_command_that_gets_the_file(artif
         (artifact_folder / MANIFEST_FILE).unlink()
         with pytest.raises(LengthwiseError, match=r"a pointer of Git LFS, .*run git lfs pull"):
             load_checkpoint(artifact_folder)
+
+
+def test_kind_of_a_model_is_shown_by_its_files(
+    tmp_path: Path, artifact_folder: Path, tokenizer: TextTokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Encoder.load(artifact_folder).save(tmp_path / "checkpoint")
+    (tmp_path / "published/onnx").mkdir(parents=True)
+    assert model_paths.model_kind(artifact_folder) == "artifact"
+    assert model_paths.model_kind(tmp_path / "checkpoint") == "checkpoint"
+    assert model_paths.model_kind(tmp_path / "published") is None
+    (tmp_path / "published/onnx/model.onnx").write_bytes(b"")
+    assert model_paths.model_kind(tmp_path / "published") is None  # without a tokenizer
+    (tmp_path / "published/tokenizer.json").write_text(tokenizer.to_json())
+    assert model_paths.model_kind(tmp_path / "published") == "onnx"
+    (tmp_path / "published/modules.json").write_text("[]")
+    for found, expected in ((object(), "sentence-transformers"), (None, "onnx")):
+        monkeypatch.setattr(model_paths, "find_spec", lambda name, found=found: found)
+        assert model_paths.model_kind(tmp_path / "published") == expected

@@ -53,7 +53,6 @@ def _groups(
         yield Group(f"{name}.attribute", described, made("attribute"), swapped=("x", "y"))
         yield Group(f"{name}.third", slots | {"z": kind}, made("third"), swapped=("y", "z"))
         yield Group(f"{name}.because", slots | {"p": "clause"}, made("because"), swapped=("x", "y"), tenses=("past",))
-        yield Group(f"{name}.denied", slots, made("plain"), made("denied"))
 
 
 def _described(kind: str) -> str:

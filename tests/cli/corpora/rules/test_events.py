@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from random import Random
 
 from lengthwise.cli.corpora.rules.events import event_groups, put_verbs
@@ -28,3 +29,9 @@ def test_nouns_are_used_where_there_are_some() -> None:
     assert not any(
         "NOUN" in frame or "WHO" in frame for group in groups.values() for frame in group.frames + group.opposite
     )
+
+
+def test_each_form_of_a_verb_is_one_group() -> None:
+    """A group that stands twice would be drawn twice as often as the others."""
+    counts = Counter(group.name for group in event_groups())
+    assert counts["event.attack"] == counts["event.attack.denied"] == counts["event.attack.third"] > 0
