@@ -35,6 +35,18 @@ def export(path: Path, overrides: tuple[str, ...]) -> Artifact:
     return artifact
 
 
+def export_sentence_transformers(path: Path, overrides: tuple[str, ...]) -> None:
+    """Write the encoder of a run as a folder of sentence-transformers."""
+    from lengthwise.encoder.checkpoint import load_checkpoint
+    from lengthwise.formats.sentence_transformers_writer import write_sentence_transformers
+
+    config = load_run(path, overrides)
+    folder = Path(config.export.output)
+    for note in write_sentence_transformers(folder, *load_checkpoint(config.model.path, config.tokenizer.path)):
+        click.echo(f"note        {note}")
+    click.echo(f"model       {folder}: SentenceTransformer({str(folder)!r}) opens it")
+
+
 @click.command(cls=Command)
 @run_options
 @click.option(
@@ -44,6 +56,13 @@ def export(path: Path, overrides: tuple[str, ...]) -> Artifact:
 @click.option("--triton-device", type=click.Choice(["cpu", "cuda"]), help="The device that it runs on; by default cpu.")
 @click.option("--triton-batch", type=click.IntRange(1), help="Its max_batch_size; by default 64.")
 @click.option("--variant", help="The graph for Triton; by default the one that validation recommends.")
+@click.option(
+    "--format",
+    "written_format",
+    type=click.Choice(["artifact", "sentence-transformers"]),
+    default="artifact",
+    help="sentence-transformers: write a folder that this library opens.",
+)
 def main(
     path: Path,
     overrides: tuple[str, ...],
@@ -52,8 +71,11 @@ def main(
     triton_device: str | None,
     triton_batch: int | None,
     variant: str | None,
+    written_format: str,
 ) -> None:
     """Export the encoder of the run CONFIG (a YAML file) to the artifact folder export.output.
+
+    With --format sentence-transformers, export.output becomes a folder that SentenceTransformer opens instead.
 
     With --triton DIR, also write a model of it to DIR, a model repository of Triton Inference Server. CONFIG may then
     be an artifact folder, which is not changed: if it was validated, the graph is the one that validation recommends.
@@ -62,6 +84,11 @@ def main(
     options = {key: value for key, value in named.items() if value is not None}
     if options and repository is None:
         raise click.UsageError("--triton-name, --triton-device, --triton-batch and --variant need --triton DIR")
+    if written_format == "sentence-transformers":
+        if repository is not None:
+            raise click.UsageError("--triton takes an artifact; leave --format out")
+        export_sentence_transformers(path, overrides)
+        return
     artifact = open_artifact(path, overrides, repository) if path.is_dir() else export(path, overrides)
     if repository is not None:
         from lengthwise.export.triton import write_triton_model

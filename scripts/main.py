@@ -18,6 +18,7 @@ COMMANDS = {
     "train-tokenizer": ("train_tokenizer", "Train a tokenizer on the dataset of a run."),
     "inspect": ("inspect_dataset", "Report the lengths of a dataset's texts, and what batching them costs."),
     "init-model": ("init_model", "Create an encoder checkpoint with random weights."),
+    "import": ("import_model", "Import an LSTM encoder of another library."),
     "train": ("train_encoder", "Train an encoder from a teacher, pairs or labels."),
     "encode": ("encode_dataset", "Encode a dataset into parquet shards of vectors."),
     "search": ("search_vectors", "Find the rows of a folder of vectors that are most similar to a text."),

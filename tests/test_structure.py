@@ -25,6 +25,7 @@ LAYERS: tuple[frozenset[str], ...] = tuple(
         "data tokens",
         "batching",
         "encoder",
+        "formats",
         "store",
         "run",
         "export.graphs",

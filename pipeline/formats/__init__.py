@@ -1,0 +1,1 @@
+"""Models of other libraries: read into an encoder, and written from one."""

@@ -1,0 +1,254 @@
+"""Folders of sentence-transformers with WordEmbeddings, LSTM and Pooling, and Dense and Normalize if there are any.
+
+- Nothing that a folder names is imported: `type` and `tokenizer_class` are compared with the few known names.
+- The layouts of versions 2 to 6 are read: modules in the root or in folders, old and new names of settings, and weights
+  in safetensors or in PyTorch's format.
+- Its LSTM hands on the states of all tokens, so its "lasttoken" is the state at the last token in both directions.
+- A text without known words has no tokens, and its vector here is zeros. There, Dense layers change the zeros.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from lengthwise.config import TokenizationSettings
+from lengthwise.encoder.model import PackedEncoder
+from lengthwise.errors import CheckpointError, TokenizerError
+from lengthwise.formats.parts import Direction, Linear, Parts, build_model
+from lengthwise.formats.tensors import TensorFile, read_tensors
+from lengthwise.formats.whitespace_tokenizer import WhitespaceVocabulary, whitespace_tokenizer
+from lengthwise.tokens.tokenizer import TOKENIZER_FILE, TextTokenizer, load_tokenizer
+from lengthwise.util.text_files import read_text
+
+MODULES_FILE = "modules.json"
+_LIBRARY = "sentence_transformers."
+_WEIGHTS = ("model.safetensors", "pytorch_model.bin")
+_POOLINGS = {"mean": "mean", "max": "max", "lasttoken": "end"}
+_OLD_POOLINGS = {  # in the order in which their results are put side by side
+    "pooling_mode_cls_token": "cls",
+    "pooling_mode_max_tokens": "max",
+    "pooling_mode_mean_tokens": "mean",
+    "pooling_mode_mean_sqrt_len_tokens": "mean_sqrt_len_tokens",
+    "pooling_mode_weightedmean_tokens": "weightedmean",
+    "pooling_mode_lasttoken": "lasttoken",
+}
+_ACTIVATIONS = {
+    "Identity": "identity",
+    "Tanh": "tanh",
+    "ReLU": "relu",
+    "Sigmoid": "sigmoid",
+    "GELU": "gelu",
+    "SiLU": "silu",
+}
+_NO_LIMIT = 1_000_000  # the library's default max_seq_length
+
+
+def read_sentence_transformers(folder: Path) -> tuple[PackedEncoder, TextTokenizer, list[str]]:
+    """Read a folder; also what a user should know of it.
+
+    Raises:
+        CheckpointError: a file is missing or damaged, or the model has a module or setting that cannot be imported.
+        TokenizerError: its tokenizer cannot be.
+    """
+    modules = _modules(folder)
+    kinds = [kind for kind, _ in modules]
+    if kinds[:3] != ["WordEmbeddings", "LSTM", "Pooling"]:
+        raise CheckpointError(
+            f"{folder}: its modules are {', '.join(kinds)}; models of WordEmbeddings, LSTM, Pooling, and Dense and"
+            " Normalize after them are imported"
+        )
+    _check_prompt(folder)
+    (_, words), (_, lstm), (_, pooling), *rest = modules
+    notes: list[str] = []
+    settings = _settings(words, "wordembedding_config.json")
+    tokenizer = _tokenizer(words, settings)
+    limit = settings.get("max_seq_length") or _NO_LIMIT
+    tokenization = TokenizationSettings()
+    if limit < _NO_LIMIT:
+        tokenization = TokenizationSettings(max_length=limit, truncate=True)
+        if tokenizer.suffix:
+            notes.append(
+                f"a text of more than {limit} tokens ends with its special tokens here, which sentence-transformers"
+                " cuts"
+            )
+    lstm_settings = _settings(lstm, "lstm_config.json")
+    parts = Parts(
+        embedding=_tensor(_weights(words), "emb_layer.weight"),
+        layers=_layers(_weights(lstm), lstm_settings, str(lstm)),
+        pooling=_pooling(_settings(pooling, "config.json"), lstm_settings.get("bidirectional", True), str(pooling)),
+        tokenization=tokenization,
+    )
+    parts = _add_rest(parts, rest)
+    if parts.dense:
+        notes.append("a text without tokens has a vector of zeros here; sentence-transformers puts zeros through Dense")
+    return build_model(parts, tokenizer, str(folder)), tokenizer, notes
+
+
+def _modules(folder: Path) -> list[tuple[str, Path]]:
+    """The name of each module's class, and its folder; Dropout, which does nothing at inference, is left out."""
+    entries = _read_json(folder / MODULES_FILE)
+    modules = []
+    if not isinstance(entries, list) or not entries:
+        raise CheckpointError(f"{folder / MODULES_FILE}: not a list of modules")
+    for entry in entries:
+        kind, path = (entry.get("type"), entry.get("path")) if isinstance(entry, dict) else (None, None)
+        if not isinstance(kind, str) or not isinstance(path, str):
+            raise CheckpointError(f"{folder / MODULES_FILE}: {entry!r} has no type and path")
+        if not kind.startswith(_LIBRARY):
+            raise CheckpointError(
+                f"{folder / MODULES_FILE}: the type {kind!r} is code of another library; nothing that a model names is"
+                " imported"
+            )
+        place = (folder / path).resolve()
+        if not place.is_relative_to(folder.resolve()):
+            raise CheckpointError(f"{folder / MODULES_FILE}: the path {path!r} leads out of the folder")
+        modules.append((kind.rpartition(".")[2], place))
+    return [(kind, path) for kind, path in modules if kind != "Dropout"]
+
+
+def _check_prompt(folder: Path) -> None:
+    path = folder / "config_sentence_transformers.json"
+    record = _read_json(path) if path.is_file() else {}
+    name = record.get("default_prompt_name") if isinstance(record, dict) else None
+    prompts = record.get("prompts") if name is not None else None
+    prompt = prompts.get(name) if isinstance(prompts, dict) else None
+    if prompt:
+        raise CheckpointError(
+            f"{path}: every text gets the prompt {prompt!r} before it, which is not imported; set default_prompt_name"
+            " to null, and put the prompt before the texts yourself"
+        )
+
+
+def _tokenizer(folder: Path, settings: Mapping[str, Any]) -> TextTokenizer:
+    name = settings.get("tokenizer_class")
+    kind = name.rpartition(".")[2] if isinstance(name, str) and name.startswith(_LIBRARY) else None
+    if kind == "WhitespaceTokenizer":
+        path = folder / "whitespacetokenizer_config.json"
+        record = _read_json(path)
+        words, stop_words = record.get("vocab"), record.get("stop_words")
+        if not all(
+            isinstance(each, list) and all(isinstance(word, str) for word in each) for each in (words, stop_words)
+        ):
+            raise TokenizerError(f"{path}: vocab and stop_words are not lists of words")
+        return whitespace_tokenizer(
+            WhitespaceVocabulary(words, stop_words, lowercase=bool(record.get("do_lower_case", False)))
+        )
+    if kind == "TransformersTokenizerWrapper":
+        return load_tokenizer(folder / TOKENIZER_FILE)
+    if kind == "PhraseTokenizer":
+        raise TokenizerError(
+            f"{folder}: its PhraseTokenizer splits texts with NLTK, which no tokenizer.json does; replace it by a"
+            " WhitespaceTokenizer with the same vocabulary, which finds no phrases"
+        )
+    raise TokenizerError(
+        f"{folder}: tokenizer_class is {name!r}; WhitespaceTokenizer and TransformersTokenizerWrapper of"
+        " sentence-transformers are imported"
+    )
+
+
+def _layers(weights: TensorFile, settings: Mapping[str, Any], origin: str) -> list[list[Direction]]:
+    count, directions = settings.get("num_layers", 1), 2 if settings.get("bidirectional", True) else 1
+    names = [
+        [f"l{layer}{suffix}" for suffix in ("", "_reverse")[:directions]]
+        for layer in range(count if isinstance(count, int) and 0 < count < 100 else 0)
+    ]
+    known = {
+        f"encoder.{part}_{name}"
+        for layer in names
+        for name in layer
+        for part in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
+    }
+    if known != set(weights.tensors):
+        raise CheckpointError(
+            f"{origin}: by lstm_config.json it has {count} layers of {directions} directions, but its weights are"
+            f" {', '.join(sorted(weights.tensors))}"
+        )
+    return [
+        [
+            Direction(
+                *(
+                    weights.tensors[f"encoder.{part}_{name}"]
+                    for part in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
+                ),
+                f"encoder {name}",
+            )
+            for name in layer
+        ]
+        for layer in names
+    ]
+
+
+def _pooling(settings: Mapping[str, Any], bidirectional: bool, origin: str) -> str:
+    modes = settings.get("pooling_mode")
+    if modes is None:
+        modes = [mode for key, mode in _OLD_POOLINGS.items() if settings.get(key)] or ["mean"]
+    modes = [modes] if isinstance(modes, str) else modes
+    unknown = [mode for mode in modes if mode not in _POOLINGS]
+    if unknown:
+        raise CheckpointError(
+            f"{origin}: its pooling is {unknown[0]!r}; {', '.join(_POOLINGS)} are imported, alone or side by side"
+        )
+    parts = [_POOLINGS[mode] for mode in modes]
+    return "_".join(parts if bidirectional else ["last" if part == "end" else part for part in parts])
+
+
+def _add_rest(parts: Parts, modules: list[tuple[str, Path]]) -> Parts:
+    """Dense layers, and at the end Normalize."""
+    dense: list[tuple[Linear, str]] = []
+    for number, (kind, folder) in enumerate(modules):
+        config = folder / "config.json"
+        settings = _settings(folder, "config.json") if kind == "Dense" or config.is_file() else {}
+        for key in ("module_input_name", "module_output_name"):
+            if settings.get(key) not in (None, "sentence_embedding"):
+                raise CheckpointError(
+                    f"{folder}: {key} is {settings[key]!r}; only layers of sentence_embedding are imported"
+                )
+        if kind == "Normalize" and number == len(modules) - 1:
+            return replace(parts, dense=dense, settings={**parts.settings, "normalize": True})
+        if kind != "Dense":
+            raise CheckpointError(
+                f"{folder}: the module {kind} cannot be imported at this place; after Pooling come Dense, and at the"
+                " end Normalize"
+            )
+        name = settings.get("activation_function", "torch.nn.modules.activation.Tanh")
+        activation = _ACTIVATIONS.get(str(name).rpartition(".")[2]) if str(name).startswith("torch.nn.") else None
+        if activation is None or settings.get("use_residual"):
+            found = f"activation_function is {name!r}" if activation is None else "use_residual is true"
+            raise CheckpointError(f"{folder}: {found}, which cannot be imported; there are {', '.join(_ACTIVATIONS)}")
+        weights = _weights(folder)
+        linear = Linear(_tensor(weights, "linear.weight"), weights.tensors.get("linear.bias"), str(folder))
+        dense.append((linear, activation))
+    return replace(parts, dense=dense)
+
+
+def _weights(folder: Path) -> TensorFile:
+    found = next((folder / name for name in _WEIGHTS if (folder / name).is_file()), None)
+    if found is None:
+        raise CheckpointError(f"{folder}: its weights ({' or '.join(_WEIGHTS)}) are missing")
+    return read_tensors(found)
+
+
+def _tensor(weights: TensorFile, name: str) -> Any:
+    if name not in weights.tensors:
+        raise CheckpointError(f"{weights.path}: {name} is missing; there is {', '.join(sorted(weights.tensors))}")
+    return weights.tensors[name]
+
+
+def _settings(folder: Path, name: str) -> dict[str, Any]:
+    record = _read_json(folder / name)
+    if not isinstance(record, dict):
+        raise CheckpointError(f"{folder / name}: holds {type(record).__name__}, not settings")
+    return record
+
+
+def _read_json(path: Path) -> Any:
+    try:
+        return json.loads(read_text(path))
+    except FileNotFoundError:
+        raise CheckpointError(f"{path}: the file is missing; the model is incomplete") from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path}: not valid JSON ({error})") from error

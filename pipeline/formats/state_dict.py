@@ -1,0 +1,263 @@
+"""A file of tensors and a mapping: any Embedding and LSTM or GRU that a file of weights holds.
+
+- Layers, directions, sizes and biases are read off names and shapes. What the mapping leaves open and only one tensor
+  can be is found, and reported as a note.
+- A tensor that nothing needs is refused unless the mapping ignores it: it may be a layer that the mapping forgot.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Callable, Sequence
+from collections.abc import Mapping as Map
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lengthwise.config import TokenizationSettings
+from lengthwise.encoder.model import PackedEncoder
+from lengthwise.errors import CheckpointError, ConfigError
+from lengthwise.formats.guess import find_cell, find_embeddings, find_rnns
+from lengthwise.formats.mapping import ONE_HOT, DirectionMapping, HeadMapping, Mapping
+from lengthwise.formats.parts import Direction, Linear, Parts, add_bias_per_token, build_model
+from lengthwise.formats.tensors import TensorFile
+from lengthwise.formats.vocabulary import as_ids, import_tokenizer
+from lengthwise.tokens.tokenizer import TextTokenizer
+
+_ORDER = {"lstm": "ifgo", "gru": "rzn"}  # PyTorch's; c is another name of g, and h of n
+_SAME_GATE = str.maketrans("ch", "gn")
+
+
+def read_state_dict(file: TensorFile, mapping: Mapping, folder: Path) -> tuple[PackedEncoder, TextTokenizer, list[str]]:
+    """An encoder of the tensors that a mapping names, its tokenizer, and what a user should know.
+
+    Args:
+        folder: what the mapping's paths are relative to.
+
+    Raises:
+        CheckpointError: a tensor is missing, is left over, or does not fit; all of its names and shapes are given.
+        ConfigError: the mapping lacks something.
+    """
+    tensors = _Tensors(file)
+    notes: list[str] = []
+    layers, cell = _layers(tensors, mapping, notes)
+    inputs = layers[0][0].weight_ih.shape[1]
+    embedding = _embedding(tensors, mapping, inputs, notes)
+    tokenizer, padding, unknown = import_tokenizer(mapping.tokens, folder, file, len(embedding))
+    if mapping.pooling is None:
+        raise ConfigError(
+            f"{file.path}: the mapping says no pooling, and weights cannot tell; set pooling to what the model's"
+            " forward does with the states of the tokens: last, mean, max, sum, attention, ..."
+        )
+    limit = mapping.tokens.max_length
+    settings: dict[str, Any] = {"normalize": mapping.normalize} if mapping.normalize else {}
+    if mapping.gate_activation not in (None, "sigmoid"):
+        settings["gate_activation"] = mapping.gate_activation
+    if mapping.padding is not None:
+        settings["padding"] = mapping.padding
+    parts = Parts(
+        embedding,
+        layers,
+        mapping.pooling,
+        cell,
+        attention=_attention(tensors, mapping),
+        dense=[(tensors.linear(each.layer), each.activation) for each in mapping.dense],
+        settings=settings,
+        pad_token_id=padding,
+        unk_token_id=unknown,
+        tokenization=TokenizationSettings(max_length=limit, truncate=limit is not None),
+    )
+    parts = add_head(parts, mapping.head, tensors.linear, file)
+    tensors.check_all_used(mapping.ignore)
+    return build_model(parts, tokenizer, str(file.path)), tokenizer, notes
+
+
+class _Tensors:
+    """The tensors of a file, and which of them were used."""
+
+    def __init__(self, file: TensorFile) -> None:
+        self.file, self.used = file, set[str]()
+
+    def get(self, name: str) -> Tensor:
+        tensors = self.file.tensors
+        if name not in tensors:
+            raise CheckpointError(f"{self.file.path}: there is no tensor {name!r}; there are {_listed(tensors)}")
+        self.used.add(name)
+        return tensors[name]
+
+    def find(self, name: str | None) -> Tensor | None:
+        return self.get(name) if name is not None and name in self.file.tensors else None
+
+    def linear(self, name: str) -> Linear:
+        """The Linear layer NAME.weight, NAME.bias; or the tensor NAME, without a bias."""
+        if name in self.file.tensors:
+            return Linear(self.get(name), None, name)
+        return Linear(self.get(f"{name}.weight"), self.find(f"{name}.bias"), name)
+
+    def check_all_used(self, ignored: Sequence[str]) -> None:
+        left = [
+            name
+            for name in self.file.tensors
+            if name not in self.used and not any(fnmatch.fnmatchcase(name, pattern) for pattern in ignored)
+        ]
+        if left:
+            shapes = _listed({name: self.file.tensors[name] for name in left})
+            raise CheckpointError(
+                f"{self.file.path}: the mapping has no place for {shapes}; they may be layers that change the vector."
+                " Map them, or name them under ignore"
+            )
+
+
+def _listed(tensors: Map[str, Tensor]) -> str:
+    shown = [f"{name} {list(tensor.shape)}" for name, tensor in list(tensors.items())[:30]]
+    return ", ".join(shown) + (f", and {len(tensors) - 30} more" if len(tensors) > 30 else "")
+
+
+def _layers(tensors: _Tensors, mapping: Mapping, notes: list[str]) -> tuple[list[list[Direction]], str]:
+    origin = str(tensors.file.path)
+    if mapping.layers:
+        named = [[layer.forward, *([layer.reverse] if layer.reverse else [])] for layer in mapping.layers]
+    else:
+        named = _named_layers(tensors, _prefix(tensors, mapping, notes))
+    first = named[0][0]
+    cell = find_cell(tensors.get(first.weight_ih), tensors.get(first.weight_hh), first.weight_ih, origin)
+    order = (mapping.gates or _ORDER[cell]).translate(_SAME_GATE)
+    if sorted(order) != sorted(_ORDER[cell]):
+        raise ConfigError(f"gates = {mapping.gates!r}: not an order of the gates {_ORDER[cell]} of a cell {cell}")
+    places = [order.index(gate) for gate in _ORDER[cell]]
+
+    def ordered(value: Tensor | None) -> Tensor | None:
+        if value is None or len(value) % len(places):  # of another shape, which is refused later, by its name
+            return value
+        chunks = value.chunk(len(places))
+        return torch.cat([chunks[place] for place in places])
+
+    return [
+        [
+            Direction(
+                *(ordered(tensors.get(name)) for name in (each.weight_ih, each.weight_hh)),  # type: ignore[arg-type]
+                *(None if name is None else ordered(tensors.get(name)) for name in (each.bias_ih, each.bias_hh)),
+                each.weight_ih,
+            )
+            for each in layer
+        ]
+        for layer in named
+    ], cell
+
+
+def _prefix(tensors: _Tensors, mapping: Mapping, notes: list[str]) -> str:
+    found = find_rnns(tensors.file.tensors)
+    if mapping.rnn is not None:
+        if mapping.rnn in found:
+            return mapping.rnn
+        others = f"there are {', '.join(map(repr, found))}" if found else "there is none in the file; use layers"
+        raise CheckpointError(f"{tensors.file.path}: rnn = {mapping.rnn!r} precedes no weight_ih_l0; {others}")
+    if len(found) != 1:
+        remedy = "set rnn to the encoder's" if found else "set layers to the names of its tensors"
+        raise CheckpointError(
+            f"{tensors.file.path}: {len(found)} recurrent layers are named as PyTorch names them"
+            f" ({', '.join(map(repr, found)) or _listed(tensors.file.tensors)}); {remedy}"
+        )
+    notes.append(f"rnn: {found[0]!r}, the only recurrent layers in the file")
+    return found[0]
+
+
+def _named_layers(tensors: _Tensors, prefix: str) -> list[list[DirectionMapping]]:
+    """The layers under PyTorch's names: `weight_ih_l0`, `weight_ih_l0_reverse`, ...; or a cell's `weight_ih`."""
+    known, start = tensors.file.tensors, f"{prefix}." if prefix else ""
+    projected = [name for name in known if name.startswith(f"{start}weight_hr")]
+    if projected:
+        raise CheckpointError(
+            f"{tensors.file.path}: {projected[0]} is the projection of an LSTM with proj_size, which the encoder does"
+            " not have"
+        )
+
+    def direction(suffix: str) -> DirectionMapping | None:
+        if f"{start}weight_ih{suffix}" not in known:
+            return None
+        names = {part: f"{start}{part}{suffix}" for part in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")}
+        return DirectionMapping(
+            weight_ih=names["weight_ih"],
+            weight_hh=names["weight_hh"],
+            bias_ih=names["bias_ih"] if names["bias_ih"] in known else None,
+            bias_hh=names["bias_hh"] if names["bias_hh"] in known else None,
+        )
+
+    cell = direction("")
+    if cell is not None:
+        return [[cell]]
+    layers = []
+    while (forward := direction(f"_l{len(layers)}")) is not None:
+        reverse = direction(f"_l{len(layers)}_reverse")
+        layers.append([forward, *([] if reverse is None else [reverse])])
+    return layers
+
+
+def _embedding(tensors: _Tensors, mapping: Mapping, inputs: int, notes: list[str]) -> Tensor:
+    """The embedding; one-hot vectors are the rows of an identity, and zeros for what is not in the vocabulary."""
+    if mapping.embedding == ONE_HOT:
+        return torch.cat([torch.eye(inputs), torch.zeros(1, inputs)])
+    if mapping.embedding is not None:
+        name = mapping.embedding
+        return tensors.get(name if name in tensors.file.tensors else f"{name}.weight")
+    found = find_embeddings(tensors.file.tensors, inputs)
+    if len(found) != 1:
+        raise CheckpointError(
+            f"{tensors.file.path}: {len(found)} tensors can be the embedding of {inputs} values per token"
+            f" ({', '.join(found) or _listed(tensors.file.tensors)}); set embedding to its name, or to {ONE_HOT}"
+        )
+    notes.append(f"embedding: {found[0]}, the only tensor that fits")
+    return tensors.get(found[0])
+
+
+def _attention(tensors: _Tensors, mapping: Mapping) -> list[Linear]:
+    wanted = "attention" in (mapping.pooling or "").split("_")
+    if wanted != (mapping.attention is not None):
+        raise ConfigError("attention pooling and the section attention belong together; give both or neither")
+    if mapping.attention is None:
+        return []
+    hidden, score = mapping.attention.hidden, tensors.linear(mapping.attention.score)
+    if score.weight.dim() == 1:
+        score = Linear(score.weight[None], score.bias, score.name)
+    return [*([] if hidden is None else [tensors.linear(hidden)]), score]
+
+
+def add_head(parts: Parts, head: HeadMapping | None, linear: Callable[[str], Linear], file: TensorFile | None) -> Parts:
+    """The same parts with a mapping's classifier.
+
+    Args:
+        linear: gives the Linear layer of a name.
+        file: where `labels_key` is looked up.
+    """
+    if head is None:
+        return parts
+    if head.layer is None:
+        raise ConfigError("head.layer is missing; set it to the Linear layer that gives the logits")
+    layers = [(linear(each.layer), each.activation) for each in head.dense] + [(linear(head.layer), "identity")]
+    parts = replace(parts, head=layers, labels=head_labels(head, layers[-1][0], file), head_activation=head.activation)
+    if not head.per_token or parts.pooling == "mean":  # the mean of sums is the sum of means
+        return parts
+    if len(layers) > 1:
+        raise ConfigError("head.per_token is true, but there are layers in head.dense, which cannot follow the pooling")
+    return add_bias_per_token(parts)
+
+
+def head_labels(head: HeadMapping, output: Linear, file: TensorFile | None) -> list[str]:
+    """The names of the labels, in the order of the logits."""
+    if head.labels:
+        return list(head.labels)
+    if head.labels_key is not None and file is not None:
+        found = file.find(head.labels_key)
+        ids = as_ids(list(found) if isinstance(found, tuple) else found, 0, f"{file.path}: {head.labels_key}")
+        if sorted(ids.values()) == list(range(len(ids))):
+            return [label for label, _ in sorted(ids.items(), key=lambda item: item[1])]
+        raise CheckpointError(
+            f"{file.path}: {head.labels_key} numbers its labels {sorted(ids.values())}, not from 0 on"
+        )
+    raise ConfigError(
+        f"head.labels is missing; name the {len(output.weight)} labels of {output.name}, or set head.labels_key to"
+        " their place in the file"
+    )

@@ -1,0 +1,75 @@
+"""Import an LSTM encoder of another library into a checkpoint."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from lengthwise.cli.common import Command
+
+
+@click.command(cls=Command)
+@click.argument("source", type=click.Path(path_type=Path))
+@click.option("--output", metavar="DIR", type=click.Path(path_type=Path), help="The checkpoint folder to write.")
+@click.option(
+    "--mapping", "mapping_path", metavar="FILE", type=click.Path(path_type=Path), help="How the parts are named."
+)
+@click.option(
+    "--inspect", is_flag=True, help="List what is inside, and write a mapping to edit to --mapping or stdout."
+)
+@click.option("--trust-pickle", is_flag=True, help="Read a pickle of any objects, which can run any program: your own.")
+@click.option("--overwrite", is_flag=True, help="Replace a checkpoint that is there.")
+def main(
+    source: Path, output: Path | None, mapping_path: Path | None, inspect: bool, trust_pickle: bool, overwrite: bool
+) -> None:
+    """Import SOURCE, an Embedding+LSTM model of another library, into a checkpoint.
+
+    SOURCE is a folder of sentence-transformers, a file of weights of PyTorch, safetensors or NumPy, or an archive of
+    them. Weights need a mapping, a short YAML file: --inspect writes one to be edited.
+    """
+    from lengthwise.encoder.checkpoint import save_checkpoint
+    from lengthwise.errors import CheckpointError
+    from lengthwise.formats.importing import import_model
+    from lengthwise.formats.mapping import load_mapping
+
+    if inspect:
+        from lengthwise.formats.inspection import inspect_source
+
+        report, mapping_text = inspect_source(source, trust_pickle=trust_pickle)
+        click.echo(report)
+        if mapping_path is None:
+            click.echo(mapping_text)
+        else:
+            write_new(mapping_path, mapping_text)
+            click.echo(f"mapping     {mapping_path}: edit it, and import with --mapping {mapping_path}")
+        return
+    if output is None:
+        raise click.UsageError("Missing option '--output'.")
+    if output.exists() and not overwrite:
+        raise CheckpointError(f"{output}: already exists; give --overwrite to replace it, or another folder")
+    mapping = None if mapping_path is None else load_mapping(mapping_path)
+    folder = None if mapping_path is None else mapping_path.parent
+    model = import_model(source, mapping, folder=folder, trust_pickle=trust_pickle)
+    save_checkpoint(output, model.encoder, model.tokenizer)
+    config = model.encoder.config
+    for note in model.notes:
+        click.echo(f"note        {note}")
+    click.echo(
+        f"model       {output}: from {model.kind}, {config.vocab_size:,} x {config.embedding_dim} embeddings,"
+        f" {config.num_layers} x {config.hidden_size} units, pooling {config.pooling}, vectors of {config.dim}"
+    )
+
+
+def write_new(path: Path, text: str) -> None:
+    """Write a file that does not exist yet."""
+    from lengthwise.errors import CheckpointError
+    from lengthwise.util.files import write_atomically
+
+    if path.exists():
+        raise CheckpointError(f"{path}: already exists; choose another file")
+    write_atomically(path, text.encode())
+
+
+if __name__ == "__main__":
+    main()
