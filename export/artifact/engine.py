@@ -185,6 +185,7 @@ class OnnxEngine:
         self.tolerance = self._runtime.tolerances(VARIANTS[self.variant]).difference
         exact = VARIANTS[self.variant].exact
         self.reference = None if exact else OnnxEngine(artifact, device, workers, NATIVE)
+        self.sharing = None
 
     def encode_batch(self, input_ids: NDArray[np.int64], lengths: NDArray[np.int64]) -> NDArray[np.float32]:
         """int64[batch, sequence], right-padded, and int64[batch], from 1 to sequence, to float32[batch, dim].

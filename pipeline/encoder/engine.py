@@ -8,8 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import chain
-from typing import Protocol, TypeVar
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +20,9 @@ from lengthwise.errors import BadRowsError
 from lengthwise.tokens.ragged import RaggedTokens
 from lengthwise.tokens.tokenize import tokenize_texts
 from lengthwise.tokens.tokenizer import TextTokenizer
+
+if TYPE_CHECKING:
+    from lengthwise.encoder.sharing import PrefixSharing, SharingPlan
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -36,6 +38,7 @@ class Engine(Protocol):
         costs: of its batches; plans minimise them.
         reference: the same encoder in float32 where this engine has a lower precision, else None.
         fingerprint: sha256 (hex) of the encoder's weights; part of a run's identity.
+        sharing: how the rows of a shard share steps, if they can; the vectors are the same.
     """
 
     @property
@@ -48,6 +51,8 @@ class Engine(Protocol):
     def reference(self) -> Engine | None: ...  # noqa: D102
     @property
     def fingerprint(self) -> str: ...  # noqa: D102
+    @property
+    def sharing(self) -> PrefixSharing | None: ...  # noqa: D102
 
     def encode_batch(self, input_ids: NDArray[np.int64], lengths: NDArray[np.int64]) -> NDArray[np.float32]:
         """int64[batch, sequence], right-padded, and int64[batch], from 1 to sequence, to float32[batch, dim]."""
@@ -66,6 +71,7 @@ class PlannedTokens:
         same_as: int64[rows], index into `first` of the row that each row equals.
         plan: batches of indices into `first`.
         report: size and cost of the plan.
+        shared: which rows share steps, if that saves enough of them.
     """
 
     tokens: RaggedTokens
@@ -73,6 +79,7 @@ class PlannedTokens:
     same_as: NDArray[np.int64]
     plan: BatchPlan
     report: PlanReport
+    shared: SharingPlan | None = None
 
 
 def encode_tokens(
@@ -106,27 +113,83 @@ def plan_tokens(tokens: RaggedTokens, engine: Engine, batching: BatchingSettings
     first, same_as = tokens.distinct_rows()
     lengths, costs = tokens.lengths[first], engine.costs.with_limits(batching.max_tokens, batching.max_rows)
     plan = plan_batches(lengths, costs)
-    return PlannedTokens(tokens, first, same_as, plan, report_plan(lengths, plan, costs))
+    shared = None if engine.sharing is None else engine.sharing.plan(tokens, first, costs)
+    return PlannedTokens(tokens, first, same_as, plan, report_plan(lengths, plan, costs), shared)
 
 
 def encode_planned(planned: PlannedTokens, engine: Engine, progress: Progress | None = None) -> NDArray[np.float32]:
     """The second half of `encode_tokens`: float32[rows, dim]."""
     tokens, first, same_as = planned.tokens, planned.first, planned.same_as
     vectors = np.zeros((len(tokens), engine.config.dim), np.float32)
-
-    def encode_rows(batch: NDArray[np.int64]) -> NDArray[np.int64]:
-        rows = first[batch]
-        vectors[rows] = engine.encode_batch(*tokens.pad_rows(rows, engine.config.pad_token_id))
-        return batch
-
-    lengths, counts = tokens.lengths[first], np.bincount(same_as, minlength=len(first))
-    token_counts = counts * lengths
-    for batch in chain([np.flatnonzero(lengths == 0)], engine.run_all(encode_rows, planned.plan)):
-        if progress is not None:
-            progress(int(counts[batch].sum()), int(token_counts[batch].sum()))
+    counts = np.bincount(same_as, minlength=len(first))
+    if planned.shared is None:
+        parts = _encode_by_batch(planned, engine, vectors)
+    else:
+        parts = _encode_shared(planned, planned.shared, engine, vectors)
+    done = _Counter(progress, first, counts, tokens.lengths)
+    done.add(first[tokens.lengths[first] == 0])
+    for rows, share in parts:
+        done.add(rows, share)
     repeated = np.flatnonzero(first[same_as] != np.arange(len(tokens)))
     vectors[repeated] = vectors[first[same_as[repeated]]]
     return vectors
+
+
+def _encode_by_batch(
+    planned: PlannedTokens, engine: Engine, vectors: NDArray[np.float32]
+) -> Iterator[tuple[NDArray[np.int64], float]]:
+    """Write the vectors of distinct rows; rows that are done, batch by batch."""
+
+    def encode_rows(batch: NDArray[np.int64]) -> NDArray[np.int64]:
+        rows = planned.first[batch]
+        vectors[rows] = engine.encode_batch(*planned.tokens.pad_rows(rows, engine.config.pad_token_id))
+        return rows
+
+    return ((rows, 1.0) for rows in engine.run_all(encode_rows, planned.plan))
+
+
+def _encode_shared(
+    planned: PlannedTokens, shared: SharingPlan, engine: Engine, vectors: NDArray[np.float32]
+) -> Iterator[tuple[NDArray[np.int64], float]]:
+    """The same, where rows share steps; rows, and the share of their work that is done."""
+    config = engine.config
+    in_place = config.dim == config.pooled_dim
+    pooled = vectors if in_place else np.empty((len(vectors), config.pooled_dim), np.float32)
+
+    def finish_rows(batch: NDArray[np.int64]) -> None:
+        rows = planned.first[batch]
+        vectors[rows] = shared.finish(pooled[rows], *planned.tokens.pad_rows(rows, config.pad_token_id))
+
+    for rows in engine.run_all(lambda task: task(), shared.pooling_tasks(pooled)):
+        yield rows, 1 / config.directions
+    for _ in engine.run_all(finish_rows, planned.plan):
+        pass
+
+
+class _Counter:
+    """Counts rows and tokens that are done, equal rows included, and reports them."""
+
+    def __init__(
+        self,
+        progress: Progress | None,
+        first: NDArray[np.int64],
+        counts: NDArray[np.int64],
+        lengths: NDArray[np.int64],
+    ) -> None:
+        self._progress = progress
+        self._counts = np.zeros(len(lengths), np.int64)
+        self._counts[first] = counts
+        self._tokens = self._counts * lengths
+        self._done, self._reported = np.zeros(2), np.zeros(2, np.int64)
+
+    def add(self, rows: NDArray[np.int64], share: float = 1.0) -> None:
+        """Report what this share of the rows' work adds, in whole rows and tokens."""
+        if self._progress is None:
+            return
+        self._done += share * self._counts[rows].sum(), share * self._tokens[rows].sum()
+        new = self._done.astype(np.int64) - self._reported
+        self._reported += new
+        self._progress(*new.tolist())
 
 
 def encode_texts(

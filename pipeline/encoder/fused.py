@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -15,10 +16,13 @@ from numpy.typing import DTypeLike, NDArray
 
 from lengthwise.encoder.int8 import STATE_SCALE, quantize_rows
 from lengthwise.encoder.kernel import KernelPrecision, aligned_empty, choose_spec, compiled
-from lengthwise.encoder.layers import Direction, Output
+from lengthwise.encoder.layers import WINDOW, Direction, Output
 from lengthwise.encoder.packed import PackedIds
+from lengthwise.encoder.trie import Level
 
 LOG2_E = 1.4426950408889634
+_PARENTS = 64  # of a level that branch at a time, so that their states stay in the cache
+_BRANCH_PRODUCTS = ("state_groups", "state_weights", "offsets", "scales")
 _ROWS_PER_PRODUCT = 512  # of a table: with the weights of a panel they fit into the cache
 
 
@@ -83,6 +87,35 @@ class FusedMean:
         return means[:, : self._width]
 
 
+@dataclass(frozen=True, eq=False)
+class States:
+    """Rows that have read some of their ids, [rows, ...] each.
+
+    Attributes:
+        operands: the states, as the kernel multiplies them.
+        kept: what else the kernel keeps, by its name.
+        begun: int32[rows], ids that each has read before `FusedDirection.advance`.
+        outputs: those of `kept` that are pooled states, see `layers.OUTPUTS`.
+    """
+
+    operands: NDArray[Any]
+    kept: dict[str, NDArray[Any]]
+    begun: NDArray[np.int32]
+    outputs: dict[str, NDArray[Any]]
+
+    def part(self, rows: slice) -> States:
+        """Views of some rows."""
+        kept = {name: array[rows] for name, array in self.kept.items()}
+        outputs = {name: array[rows] for name, array in self.outputs.items()}
+        return States(self.operands[rows], kept, self.begun[rows], outputs)
+
+    def end_windows(self) -> None:
+        """Complete the sums of rows that do not read on."""
+        if "sums" in self.kept:
+            self.kept["sums"] += self.kept["partial_sums"]
+            self.kept["partial_sums"].fill(0)
+
+
 class FusedDirection(Direction):
     """One direction of one layer, laid out as the kernel reads it.
 
@@ -134,36 +167,104 @@ class FusedDirection(Direction):
         stored: NDArray[Any] | None,
     ) -> dict[str, NDArray[Any]]:
         """Run a batch, see `layers.Direction`."""
-        rows, hidden, spec = int(batch.steps[0]), self._hidden, self._spec
-        shape = (rows, hidden)
+        states = self.begin(int(batch.steps[0]))
+        self.advance(states, batch.steps, ids, table, 0, batch.positions[number], number, below, stored)
+        return states.outputs
+
+    def begin(self, rows: int) -> States:
+        """Rows that have read nothing."""
+        shape = (rows, self._hidden)
+        kept: dict[str, NDArray[Any]] = {"cells": _filled(shape, np.float32, 0)}
         outputs: dict[str, NDArray[Any]] = {}
-        arguments: dict[str, NDArray[Any] | int] = {}
         if "sum" in self._outputs:
-            outputs["sum"] = arguments["sums"] = _filled(shape, np.float64, 0)
-            arguments["partial_sums"] = _filled(shape, np.float32, 0)
+            outputs["sum"] = kept["sums"] = _filled(shape, np.float64, 0)
+            kept["partial_sums"] = _filled(shape, np.float32, 0)
         if "max" in self._outputs:
-            outputs["max"] = arguments["maxima"] = _filled(shape, np.float32, -np.inf)
+            outputs["max"] = kept["maxima"] = _filled(shape, np.float32, -np.inf)
         if "last" in self._outputs:
-            outputs["last"] = arguments["lasts"] = aligned_empty(shape, np.float32)
+            outputs["last"] = kept["lasts"] = aligned_empty(shape, np.float32)
+        operands = aligned_empty(shape, self._spec.operand)
+        return States(operands, kept, np.zeros(rows, np.int32), outputs)
+
+    def advance(
+        self,
+        states: States,
+        steps: NDArray[np.int64],
+        ids: NDArray[np.int32],
+        table: NDArray[np.float32],
+        active: int,
+        positions: NDArray[np.int32] | None = None,
+        number: int = 0,
+        below: NDArray[Any] | None = None,
+        stored: NDArray[Any] | None = None,
+    ) -> None:
+        """Read on, in `steps` of so many rows each.
+
+        Args:
+            active: rows that have read something before, the first ones.
+            positions, number, below, stored: see `layers.Direction.run`.
+        """
+        arguments: dict[str, NDArray[Any] | int] = {}
+        if positions is not None:
+            arguments.update(positions=positions)
         if stored is not None:
-            arguments.update(stored=stored[:, number * hidden :], stored_stride=stored.strides[0])
+            arguments.update(stored=stored[:, number * self._hidden :], stored_stride=stored.strides[0])
         if below is not None:
             arguments.update(inputs=below, input_stride=below.strides[0])
         self._kernel.run(
-            steps=batch.steps,
-            step_count=len(batch.steps),
+            steps=steps,
+            step_count=len(steps),
+            active=active,
             ids=ids,
-            positions=batch.positions[number],
             table=table,
             table_stride=4 * self.table_width,
             panels=self._panels,
-            states=aligned_empty(shape, spec.operand),
-            next_states=aligned_empty(shape, spec.operand),
-            cells=_filled(shape, np.float32, 0),
+            states=states.operands,
+            next_states=aligned_empty(states.operands.shape, states.operands.dtype),
+            begun=states.begun,
+            **states.kept,
             **self._products,
             **arguments,
         )
-        return outputs
+
+    def branch(
+        self, states: States, level: Level, slots: NDArray[np.int32], ids: NDArray[np.int32], table: NDArray[np.float32]
+    ) -> None:
+        """Read one id: children continue from the states of their parents, whose products are computed once.
+
+        Args:
+            slots: int32[rows], where `states` has each row.
+            ids: int32[children], the table's entry for each.
+        """
+        is_first, kept, targets = level.time == 0, states.kept, slots[level.children]
+        sources, parents = slots[level.sources], slots[level.parents]
+        if level.time >= WINDOW and "sums" in kept:
+            leaves = targets != sources
+            kept["sums"][targets[leaves]] = kept["sums"][sources[leaves]]
+        products = dict(self._products)
+        if is_first:  # a state of zero, which is not multiplied
+            products.update(state_groups=0, offsets=products.get("input_offsets", 0))
+        for start in range(0, len(level.bounds) - 1, _PARENTS):
+            bounds = level.bounds[start : start + _PARENTS + 1]
+            first, last = int(bounds[0]), int(bounds[-1])
+            self._kernel.branch(
+                parents=len(bounds) - 1,
+                parent_states=states.operands[parents[start : start + _PARENTS]],
+                children=bounds - bounds[0],
+                ids=ids[first:last],
+                sources=sources[first:last],
+                targets=targets[first:last],
+                table=table,
+                table_stride=4 * self.table_width,
+                panels=self._panels,
+                next_states=states.operands,
+                **{name: array for name, array in kept.items() if name != "sums"},
+                **{name: products[name] for name in _BRANCH_PRODUCTS if name in products},
+            )
+        states.begun[targets] = level.time + 1
+        if (level.time + 1) % WINDOW == 0 and "sums" in kept:
+            kept["sums"][targets] += kept["partial_sums"][targets]
+            kept["partial_sums"][targets] = 0
 
     @property
     def _hidden(self) -> int:

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 if TYPE_CHECKING:
-    from lengthwise.encoder.kernel_code import Arithmetic, KernelSpec
+    from lengthwise.encoder.kernel_spec import Arithmetic, KernelSpec
     from lengthwise.encoder.layers import Output
 
 KernelPrecision = Literal["fp32", "bf16", "int8"]
@@ -42,7 +42,8 @@ class Kernel:
         """
         import llvmlite.binding as llvm
 
-        from lengthwise.encoder.kernel_code import AVERAGE_ARGUMENTS, MULTIPLY_ARGUMENTS, RUN_ARGUMENTS, kernel_code
+        from lengthwise.encoder import kernel_spec as tables
+        from lengthwise.encoder.kernel_code import kernel_code
 
         self.spec = spec
         with _compiling:
@@ -57,22 +58,34 @@ class Kernel:
             module.verify()
             self._engine = llvm.create_mcjit_compiler(module, machine)
             self._engine.finalize_object()
-        further = {"multiply": MULTIPLY_ARGUMENTS, "average": AVERAGE_ARGUMENTS}
-        self._functions = {"run": RUN_ARGUMENTS, **(further if spec.multiplies else {})}
+        self._functions = {"run": tables.RUN_ARGUMENTS}
+        if spec.branches:
+            self._functions["branch"] = tables.BRANCH_ARGUMENTS
+        if spec.multiplies:
+            self._functions["multiply"] = tables.MULTIPLY_ARGUMENTS
+            self._functions["average"] = tables.AVERAGE_ARGUMENTS
 
     def run(self, **arguments: NDArray[Any] | int) -> None:
         """Run a packed batch through one direction of one layer.
 
         Args:
-            arguments: of `kernel_code.RUN_ARGUMENTS`; those that the kernel does not use may be left out.
+            arguments: of `kernel_spec.RUN_ARGUMENTS`; those that the kernel does not use may be left out.
         """
         self._call("run", arguments)
+
+    def branch(self, **arguments: NDArray[Any] | int) -> None:
+        """Run one step from states to those of their children in a trie.
+
+        Args:
+            arguments: of `kernel_spec.BRANCH_ARGUMENTS`; those that the kernel does not use may be left out.
+        """
+        self._call("branch", arguments)
 
     def multiply(self, **arguments: NDArray[Any] | int) -> None:
         """Multiply rows of float32 by weights, and add a bias.
 
         Args:
-            arguments: all of `kernel_code.MULTIPLY_ARGUMENTS`.
+            arguments: all of `kernel_spec.MULTIPLY_ARGUMENTS`.
         """
         self._call("multiply", arguments)
 
@@ -80,7 +93,7 @@ class Kernel:
         """Average entries of a table.
 
         Args:
-            arguments: all of `kernel_code.AVERAGE_ARGUMENTS`.
+            arguments: all of `kernel_spec.AVERAGE_ARGUMENTS`.
         """
         self._call("average", arguments)
 
@@ -141,7 +154,7 @@ def choose_spec(
     Args:
         features: of the CPU, in LLVM's terms; by default this one's.
     """
-    from lengthwise.encoder.kernel_code import KernelSpec
+    from lengthwise.encoder.kernel_spec import KernelSpec
 
     features = cpu_features() if features is None else features
     is_wide = features >= _AVX512

@@ -17,111 +17,32 @@ few rows times `lanes` units is multiplied in registers, and its gates become st
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal
 
 import llvmlite.binding as llvm
 from llvmlite import ir
 
-from lengthwise.encoder.int8 import STATE_SCALE, ZERO_POINT
+from lengthwise.encoder.int8 import STATE_SCALE
 from lengthwise.encoder.kernel_builder import F32, F64, I8, I16, I32, I64, PTR, ROUND, VOID, Builder, Value, VectorCode
-from lengthwise.encoder.layers import WINDOW, Output
-
-Arithmetic = Literal["float32", "bfloat16", "vnni", "int16"]
-GROUP_BYTES = 4  # operands are read in groups of 4 bytes: one float32, two of 16 bits or four of 8
-
-# The arguments of `run` and `multiply`: 64-bit integers, in this order; those that are not sizes are addresses.
-RUN_SIZES = ("step_count", "active", "table_stride", "panels", "input_stride", "input_groups", "state_groups")
-RUN_ARGUMENTS = (
-    *RUN_SIZES,
-    "steps",  # int64[step_count], rows per step, never more than in the step before
-    "ids",  # int32[tokens], a row of the table per token
-    "positions",  # int32[tokens], where a token's inputs are read and its state is stored
-    "table",  # float32[entries, panels, 4, lanes]
-    "inputs",  # operands[positions, ...] of the layer below
-    "input_weights",  # [panels, input_groups, 4, lanes, GROUP_BYTES]
-    "input_offsets",  # int32[panels, 4, lanes], the first value of sums without a recurrent part
-    "states",  # operands[rows, hidden]
-    "next_states",  # the same, of the next step
-    "state_weights",  # [panels, state_groups, 4, lanes, GROUP_BYTES]
-    "offsets",  # int32[panels, 4, lanes], the first value of sums with both parts
-    "scales",  # float32[panels, 4, lanes], of the integer sums
-    "cells",  # float32[rows, hidden]
-    "partial_sums",  # float32[rows, hidden]
-    "sums",  # float64[rows, hidden]
-    "maxima",  # float32[rows, hidden]
-    "lasts",  # float32[rows, hidden]
-    "stored",  # operands[positions, ...], the states of all tokens
-    "stored_stride",  # bytes per position
+from lengthwise.encoder.kernel_spec import (
+    AVERAGE_ARGUMENTS,
+    BRANCH_ARGUMENTS,
+    BRANCH_SIZES,
+    GROUP_BYTES,
+    MULTIPLY_ARGUMENTS,
+    OPERAND_BYTES,
+    RUN_ARGUMENTS,
+    RUN_SIZES,
+    KernelSpec,
 )
-AVERAGE_ARGUMENTS = (
-    "rows",
-    "vectors",  # of `lanes` values, per row of the table
-    "table",  # float32[entries, vectors, lanes]
-    "ids",  # int64[rows, ...]
-    "ids_stride",  # bytes per row
-    "lengths",  # int64[rows], ids per row, at least one
-    "outputs",  # float32[rows, vectors, lanes]
-)
-MULTIPLY_ARGUMENTS = ("rows", "panels", "input_groups", "input_stride", "inputs", "weights", "bias", "outputs")
+from lengthwise.encoder.layers import WINDOW
 
 _OPERANDS = {"float32": F32, "bfloat16": I16, "vnni": I8, "int16": I16}
-_OPERAND_BYTES = {"float32": 4, "bfloat16": 2, "vnni": 1, "int16": 2}
-
-
-@dataclass(frozen=True)
-class KernelSpec:
-    """What a kernel computes, and the registers it may use.
-
-    Attributes:
-        arithmetic: of the products.
-        lanes: float32 values of a vector register, 16 with AVX-512 and 8 with AVX2.
-        tile_rows: rows that are multiplied at a time; 4 sums per row have to fit into registers.
-        outputs: what is kept of the states: their `sum`, `max` or `last` per row, or all `states`.
-        stacked: whether there are inputs of a layer below beside those in the table.
-    """
-
-    arithmetic: Arithmetic
-    lanes: Literal[8, 16]
-    tile_rows: int
-    outputs: frozenset[Output]
-    stacked: bool
-
-    @property
-    def multiplies(self) -> bool:
-        """Whether its module has the functions `multiply` and `average` too."""
-        return self.arithmetic == "float32" and not self.stacked
-
-    @property
-    def is_integer(self) -> bool:
-        """Whether sums are integers, which `scales` make into gates."""
-        return self.arithmetic in ("vnni", "int16")
-
-    @property
-    def operand(self) -> str:
-        """NumPy's name of the operands' type."""
-        return {"float32": "float32", "bfloat16": "uint16", "vnni": "uint8", "int16": "int16"}[self.arithmetic]
-
-    @property
-    def weight(self) -> str:
-        """NumPy's name of the weights' type."""
-        return {"float32": "float32", "bfloat16": "uint16", "vnni": "int8", "int16": "int16"}[self.arithmetic]
-
-    @property
-    def group(self) -> int:
-        """Operands of a group."""
-        return GROUP_BYTES // _OPERAND_BYTES[self.arithmetic]
-
-    @property
-    def zero(self) -> int:
-        """The operand that stands for a state of zero."""
-        return ZERO_POINT if self.arithmetic == "vnni" else 0
 
 
 def kernel_code(spec: KernelSpec) -> str:
-    """A module with the function `run`, and where the spec has them `multiply` and `average`, as LLVM assembly.
+    """LLVM assembly of a module with the functions that the spec has: `run`, `branch`, `multiply`, `average`.
 
-    Each takes the address of its arguments, int64 each, in the order of `RUN_ARGUMENTS` and so on.
+    Each takes the address of its arguments, see `kernel_spec`.
     """
     return str(_KernelModule(spec).module)
 
@@ -138,6 +59,8 @@ class _KernelModule(VectorCode):
         self.tiles = {rows: self._define_tile(rows) for rows in range(1, spec.tile_rows + 1)}
         self.cell = self._define_cell()
         self._define_run()
+        if spec.branches:
+            self._define_branch()
         if spec.multiplies:
             self._define_multiply()
             self._define_average()
@@ -233,46 +156,68 @@ class _KernelModule(VectorCode):
         function, b = self._define("cell", types)
         rows, sums, ids, positions, table, table_stride, scales, cells, following, *kept = function.args
         partial_sums, maxima, lasts, stored, stride, operand_stride, stored_stride = kept
-        outputs, one = self.spec.outputs, self._floats(1.0)
-        is_float = not self.spec.is_integer
-        factors = [] if is_float else [self._load(b, scales, k * self.vector_bytes, self.floats) for k in range(4)]
+        factors = self._load_factors(b, scales)
 
         def update_row(row: Value, _: Sequence[Value]) -> list[Value]:
             entry = self._at(b, table, b.mul(self._load_index(b, ids, row), table_stride))
             tile = self._at(b, sums, b.mul(row, I64(4 * self.vector_bytes)))
-            gates = []
-            for gate in range(4):
-                from_table = self._load(b, entry, gate * self.vector_bytes, self.floats)
-                total = self._load(b, tile, gate * self.vector_bytes, self.sum_type)
-                gates.append(
-                    b.fadd(total, from_table)
-                    if is_float
-                    else self._fma(b, b.sitofp(total, self.floats), factors[gate], from_table)
-                )
-            closed_input, closed_forget, closed_output = (self._exp2(b, gate) for gate in gates[:3])
-            odd, even = self._tanh(b, gates[3])
             offset = b.mul(row, stride)
-            kept_cell = b.fdiv(self._load(b, cells, offset, self.floats), b.fadd(one, closed_forget))
-            cell = b.fadd(kept_cell, b.fdiv(odd, b.fmul(even, b.fadd(one, closed_input))))
-            self._store(b, cell, cells, offset)
-            odd, even = self._tanh(b, cell)
-            state = b.fdiv(odd, b.fmul(even, b.fadd(one, closed_output)))
-            if "sum" in outputs:
-                self._store(b, b.fadd(self._load(b, partial_sums, offset, self.floats), state), partial_sums, offset)
-            if "max" in outputs:
-                largest = self._load(b, maxima, offset, self.floats)
-                self._store(b, b.select(b.fcmp_unordered(">", state, largest), state, largest), maxima, offset)
-            if "last" in outputs:
-                self._store(b, state, lasts, offset)
+            state = self._update(b, tile, entry, factors, (cells, partial_sums, maxima, lasts), offset, offset)
             operand = self._to_operand(b, state)
             self._store(b, operand, following, b.mul(row, operand_stride))
-            if "states" in outputs:
+            if "states" in self.spec.outputs:
                 self._store(b, operand, stored, b.mul(self._load_index(b, positions, row), stored_stride))
             return []
 
         self._loop(b, rows, update_row)
         b.ret_void()
         return function
+
+    def _load_factors(self, b: Builder, scales: Value) -> list[Value]:
+        """What the integer sums of the four gates are multiplied by."""
+        gates = range(4) if self.spec.is_integer else ()
+        return [self._load(b, scales, gate * self.vector_bytes, self.floats) for gate in gates]
+
+    def _update(
+        self,
+        b: Builder,
+        tile: Value,
+        entry: Value,
+        factors: list[Value],
+        kept: tuple[Value, Value, Value, Value],
+        source: Value,
+        target: Value,
+    ) -> Value:
+        """The states of a row's units, from its sums at `tile` and from the table at `entry`.
+
+        Cells, partial sums, maxima and lasts are read at the offset `source` and written at `target`.
+        """
+        cells, partial_sums, maxima, lasts = kept
+        outputs, one = self.spec.outputs, self._floats(1.0)
+        gates = []
+        for gate in range(4):
+            from_table = self._load(b, entry, gate * self.vector_bytes, self.floats)
+            total = self._load(b, tile, gate * self.vector_bytes, self.sum_type)
+            gates.append(
+                self._fma(b, b.sitofp(total, self.floats), factors[gate], from_table)
+                if factors
+                else b.fadd(total, from_table)
+            )
+        closed_input, closed_forget, closed_output = (self._exp2(b, gate) for gate in gates[:3])
+        odd, even = self._tanh(b, gates[3])
+        kept_cell = b.fdiv(self._load(b, cells, source, self.floats), b.fadd(one, closed_forget))
+        cell = b.fadd(kept_cell, b.fdiv(odd, b.fmul(even, b.fadd(one, closed_input))))
+        self._store(b, cell, cells, target)
+        odd, even = self._tanh(b, cell)
+        state = b.fdiv(odd, b.fmul(even, b.fadd(one, closed_output)))
+        if "sum" in outputs:
+            self._store(b, b.fadd(self._load(b, partial_sums, source, self.floats), state), partial_sums, target)
+        if "max" in outputs:
+            largest = self._load(b, maxima, source, self.floats)
+            self._store(b, b.select(b.fcmp_unordered(">", state, largest), state, largest), maxima, target)
+        if "last" in outputs:
+            self._store(b, state, lasts, target)
+        return state
 
     def _to_operand(self, b: Builder, state: Value) -> Value:
         """States as operands: integers are rounded to the nearest of 1 / STATE_SCALE, ties to even, as bfloat16 is."""
@@ -303,17 +248,27 @@ class _KernelModule(VectorCode):
             tokens = {name: self._at(b, a[name], offset) for name in ("ids", "positions")}
             self._define_step(b, {**a, **tokens, "states": states, "next_states": following}, sums, active, rows)
             if "sum" in self.spec.outputs:
-                is_last = b.icmp_signed("==", b.and_(time, I64(WINDOW - 1)), I64(WINDOW - 1))
-                with b.if_then(is_last):  # of the rows at the beginning of the window, which are not fewer
-                    first = b.sub(time, I64(WINDOW - 1))
-                    self._add_partial_sums(b, a, self._load(b, a["steps"], b.mul(first, I64(8)), I64))
+                self._end_windows(b, a, time, rows)
             return [b.add(start, rows), rows, following, states]
 
         self._loop(b, a["step_count"], step, [I64(0), a["active"], a["states"], a["next_states"]])
         if "sum" in self.spec.outputs:
-            first = b.and_(b.sub(a["step_count"], I64(1)), I64(-WINDOW))
-            self._add_partial_sums(b, a, self._load(b, a["steps"], b.mul(first, I64(8)), I64))
+            self._end_windows(b, a, None, self._load(b, a["steps"], 0, I64))
         b.ret_void()
+
+    def _end_windows(self, b: Builder, a: dict[str, Value], time: Value | None, rows: Value) -> None:
+        """Add the partial sums of the first rows whose window ends with this step, or of all, to their sums."""
+
+        def end_window(row: Value, _: Sequence[Value]) -> list[Value]:
+            if time is None:
+                self._add_partial_sums(b, a, row)
+                return []
+            place = b.and_(b.add(time, self._load_index(b, a["begun"], row)), I64(WINDOW - 1))
+            with b.if_then(b.icmp_signed("==", place, I64(WINDOW - 1))):
+                self._add_partial_sums(b, a, row)
+            return []
+
+        self._loop(b, rows, end_window)
 
     def _define_step(self, b: Builder, a: dict[str, Value], sums: Value, active: Value, rows: Value) -> None:
         """One step: rows that have a state, then rows that begin, whose state is zero and is not multiplied.
@@ -340,10 +295,10 @@ class _KernelModule(VectorCode):
         """The blocks of rows from first to last, whose recurrent product has so many groups and these offsets."""
         first, last, groups, offsets = part
         hidden = b.mul(a["panels"], I64(self.lanes))
-        stride, operand_stride = b.mul(hidden, I64(4)), b.mul(hidden, I64(_OPERAND_BYTES[self.spec.arithmetic]))
+        stride, operand_stride = b.mul(hidden, I64(4)), b.mul(hidden, I64(OPERAND_BYTES[self.spec.arithmetic]))
         tile_offset = b.mul(panel, I64(4 * self.vector_bytes))
         unit_offset = b.mul(panel, I64(self.vector_bytes))
-        operand_offset = b.mul(panel, I64(self.lanes * _OPERAND_BYTES[self.spec.arithmetic]))
+        operand_offset = b.mul(panel, I64(self.lanes * OPERAND_BYTES[self.spec.arithmetic]))
         table, scales = self._at(b, a["table"], tile_offset), self._at(b, a["scales"], tile_offset)
         input_weights = self._at(b, a["input_weights"], b.mul(tile_offset, a["input_groups"]))
         state_weights = self._at(b, a["state_weights"], b.mul(tile_offset, a["state_groups"]))
@@ -383,19 +338,80 @@ class _KernelModule(VectorCode):
 
         self._loop(b, rows, fetch)
 
-    def _add_partial_sums(self, b: Builder, a: dict[str, Value], rows: Value) -> None:
-        """Add the partial sums of the first rows to their sums, and begin new ones."""
+    def _add_partial_sums(self, b: Builder, a: dict[str, Value], row: Value) -> None:
+        """Add the partial sums of a row to its sums, and begin new ones."""
         doubles = ir.VectorType(F64, self.lanes)
+        start = b.mul(row, b.mul(a["panels"], I64(self.vector_bytes)))
+        partial_sums, sums = self._at(b, a["partial_sums"], start), self._at(b, a["sums"], b.mul(start, I64(2)))
 
-        def add(number: Value, _: Sequence[Value]) -> list[Value]:
-            offset = b.mul(number, I64(self.vector_bytes))
+        def add(panel: Value, _: Sequence[Value]) -> list[Value]:
+            offset = b.mul(panel, I64(self.vector_bytes))
             twice = b.mul(offset, I64(2))
-            partial = b.fpext(self._load(b, a["partial_sums"], offset, self.floats), doubles)
-            self._store(b, b.fadd(self._load(b, a["sums"], twice, doubles), partial), a["sums"], twice)
-            self._store(b, self._floats(0.0), a["partial_sums"], offset)
+            partial = b.fpext(self._load(b, partial_sums, offset, self.floats), doubles)
+            self._store(b, b.fadd(self._load(b, sums, twice, doubles), partial), sums, twice)
+            self._store(b, self._floats(0.0), partial_sums, offset)
             return []
 
-        self._loop(b, b.mul(rows, a["panels"]), add)
+        self._loop(b, a["panels"], add)
+
+    def _define_branch(self) -> None:
+        """One step of a trie: a parent's product is computed once, and is added to the table's entry of each child."""
+        function, b = self._define("branch", [PTR], is_public=True)
+        a = self._arguments(b, function.args[0], BRANCH_ARGUMENTS, set(BRANCH_SIZES))
+        sums = self._scratch(b)
+        operand_bytes = OPERAND_BYTES[self.spec.arithmetic]
+        hidden = b.mul(a["panels"], I64(self.lanes))
+        stride, operand_stride = b.mul(hidden, I64(4)), b.mul(hidden, I64(operand_bytes))
+
+        def panel(number: Value, _: Sequence[Value]) -> list[Value]:
+            tile_offset = b.mul(number, I64(4 * self.vector_bytes))
+            unit_offset = b.mul(number, I64(self.vector_bytes))
+            table, offsets = self._at(b, a["table"], tile_offset), self._at(b, a["offsets"], tile_offset)
+            weights = self._at(b, a["state_weights"], b.mul(tile_offset, a["state_groups"]))
+            factors = self._load_factors(b, self._at(b, a["scales"], tile_offset))
+            cells, *pooled = (
+                self._at(b, a[name], unit_offset) for name in ("cells", "partial_sums", "maxima", "lasts")
+            )
+            following = self._at(b, a["next_states"], b.mul(number, I64(self.lanes * operand_bytes)))
+
+            def block(first: Value, _: Sequence[Value]) -> list[Value]:
+                left = b.sub(a["parents"], first)
+                count = b.select(b.icmp_signed("<", left, I64(self.spec.tile_rows)), left, I64(self.spec.tile_rows))
+                begin, end = (self._load_index(b, a["children"], place) for place in (first, b.add(first, count)))
+                self._prefetch_table(
+                    b, self._at(b, a["ids"], b.mul(begin, I64(4))), b.sub(end, begin), table, a["table_stride"]
+                )
+                states = self._at(b, a["parent_states"], b.mul(first, operand_stride))
+                nothing = [states, I64(0), a["children"], I64(0), weights]
+                self._multiply_block(
+                    b, count, [sums, offsets, *nothing, states, operand_stride, a["state_groups"], weights]
+                )
+
+                def update_children(parent: Value, _: Sequence[Value]) -> list[Value]:
+                    tile = self._at(b, sums, b.mul(parent, I64(4 * self.vector_bytes)))
+                    children = self._at(b, a["children"], b.mul(b.add(first, parent), I64(4)))
+
+                    def update_child(child: Value, _: Sequence[Value]) -> list[Value]:
+                        entry = self._at(b, table, b.mul(self._load_index(b, a["ids"], child), a["table_stride"]))
+                        source, target = (self._load_index(b, a[name], child) for name in ("sources", "targets"))
+                        state = self._update(
+                            b, tile, entry, factors, (cells, *pooled), b.mul(source, stride), b.mul(target, stride)
+                        )
+                        self._store(b, self._to_operand(b, state), following, b.mul(target, operand_stride))
+                        return []
+
+                    start, stop = (self._load_index(b, children, place) for place in (0, 1))
+                    self._loop(b, stop, update_child, start=start)
+                    return []
+
+                self._loop(b, count, update_children)
+                return []
+
+            self._loop(b, a["parents"], block, step=self.spec.tile_rows)
+            return []
+
+        self._loop(b, a["panels"], panel)
+        b.ret_void()
 
     def _define_multiply(self) -> None:
         """Rows of float32 times weights, plus a bias: the same products as in a step, for tables and projections."""

@@ -20,6 +20,7 @@ from lengthwise.encoder.packed import PackedIds
 
 if TYPE_CHECKING:
     from lengthwise.encoder.model import PackedEncoder
+    from lengthwise.encoder.trie import SortedRows
 
 TABLE_BYTES = 512 * 2**20
 WINDOW = 8  # steps that are summed in float32, before their sum is added in float64
@@ -157,11 +158,57 @@ class LstmLayers:
 
     def _join(self, results: Sequence[dict[str, NDArray[Any]]], lengths: NDArray[np.int64]) -> NDArray[np.float32]:
         """The directions side by side."""
+        pooled = np.empty((len(lengths), self._config.pooled_dim), np.float32)
+        for number, result in enumerate(results):
+            self.write_pooled(result, lengths, number, slice(None), pooled)
+        return pooled
+
+    def write_pooled(
+        self,
+        result: Mapping[str, NDArray[Any]],
+        lengths: NDArray[np.int64],
+        number: int,
+        rows: NDArray[np.int64] | slice,
+        pooled: NDArray[np.float32],
+    ) -> None:
+        """Write one direction's part of some rows.
+
+        Args:
+            result: what `Direction.run` returns.
+            lengths: int64[rows], of these rows.
+            number: of the direction, 0 or 1.
+            rows: where these rows are in `pooled`, float32[all rows, pooled_dim].
+        """
         pooling, hidden = self._config.pooling, self._config.hidden_size
-        if pooling in ("mean", "mean_last"):
-            for result in results:
-                result["sum"] = result["sum"] / lengths[:, None]
         names = ("sum", "last") if pooling == "mean_last" else tuple(OUTPUTS[pooling])
-        return np.concatenate(
-            [result[name][:, :hidden] for name in names for result in results], axis=1, dtype=np.float32
-        )
+        for position, name in enumerate(names):
+            values = result[name][:, :hidden]
+            if name == "sum" and pooling in ("mean", "mean_last"):
+                values = values / lengths[:, None]
+            first = (position * self._config.directions + number) * hidden
+            pooled[rows, first : first + hidden] = values
+
+    @property
+    def directions(self) -> int:
+        """1 or 2."""
+        return self._config.directions
+
+    @property
+    def can_share(self) -> bool:
+        """Whether rows can share steps, see `encoder.sharing`."""
+        return len(self._layers) == 1 and hasattr(self._layers[0][0], "branch")
+
+    def shared_direction(self, number: int, rows: SortedRows) -> tuple[Any, NDArray[np.float32], NDArray[np.int32]]:
+        """A direction of the first layer, its table, and the table's entries for `rows.values`.
+
+        Without a table of the whole vocabulary, one is made for these rows; other rows have no entries then.
+        """
+        direction = self._layers[0][number]
+        if self._tables is not None:
+            return direction, self._tables[number], rows.values
+        entries = np.zeros_like(rows.values)
+        taken = np.repeat(rows.starts - np.cumsum(rows.lengths) + rows.lengths, rows.lengths)
+        taken += np.arange(len(taken))
+        distinct, inverse = np.unique(rows.values[taken], return_inverse=True)
+        entries[taken] = inverse
+        return direction, direction.multiply_inputs(self._embedding[distinct]), entries

@@ -21,6 +21,7 @@ from lengthwise.encoder.kernel import has_bf16_kernel, has_kernel
 from lengthwise.encoder.layers import LstmLayers, MakeDirection
 from lengthwise.encoder.model import NORM_FLOOR, PackedEncoder
 from lengthwise.encoder.order import encode_longest_first
+from lengthwise.encoder.sharing import PrefixSharing
 
 if TYPE_CHECKING:
     from torch import nn
@@ -33,6 +34,7 @@ class QuantizedEncoder:
 
     Attributes:
         is_fused: whether the fused kernel computes; vectors differ slightly without it.
+        sharing: how rows share steps, if they can.
     """
 
     def __init__(
@@ -59,6 +61,7 @@ class QuantizedEncoder:
         make: MakeDirection = partial(FusedDirection, precision=precision) if self.is_fused else Int8Direction
         self._layers = LstmLayers(encoder, make, like if self.is_fused else None)
         self._head = _Head(encoder, self.is_fused)
+        self.sharing = PrefixSharing.of(self._layers, self._head)
 
     def __call__(self, input_ids: NDArray[np.int64], lengths: NDArray[np.int64]) -> NDArray[np.float32]:
         """Vectors of a batch in any order; a batch that is sorted from longest to shortest is not sorted again.

@@ -36,6 +36,7 @@ from lengthwise.encoder.kernel import has_kernel
 from lengthwise.encoder.layers import TABLE_BYTES, WINDOW, LstmLayers
 from lengthwise.encoder.model import PackedEncoder
 from lengthwise.encoder.order import encode_longest_first
+from lengthwise.encoder.sharing import PrefixSharing
 from lengthwise.util.compat import copy_without
 
 SHORT_NORM = 0.5  # a vector with a smaller norm, before projection or normalisation, is computed again in float64
@@ -55,6 +56,7 @@ class StepwiseEncoder:
 
     Attributes:
         fused_layers: the LSTM in the fused kernel, if that computes.
+        sharing: how rows share steps, if they can.
     """
 
     def __init__(self, encoder: PackedEncoder, fused: bool | None = None) -> None:
@@ -78,6 +80,7 @@ class StepwiseEncoder:
             )
             is_fused = has_kernel() if fused is None else fused
             self.fused_layers = LstmLayers(encoder, FusedDirection) if is_fused else None
+            self.sharing = PrefixSharing.of(self.fused_layers, self._finish)
             self._tables: list[Tensor] | None = None
             if self.fused_layers is None and 4 * config.vocab_size * 4 * config.state_dim <= TABLE_BYTES:
                 self._tables = [direction.input_gates(encoder.embedding.weight) for direction in self._layers[0]]
@@ -96,7 +99,16 @@ class StepwiseEncoder:
 
     def _encode_sorted(self, input_ids: NDArray[np.int64], lengths: NDArray[np.int64]) -> NDArray[np.float32]:
         with torch.inference_mode():
-            pooled, static = self._pool(input_ids, lengths), self._static_means(input_ids, lengths)
+            pooled = self._pool(input_ids, lengths).numpy()
+        return self._finish(pooled, input_ids, lengths)
+
+    def _finish(
+        self, pooled_states: NDArray[np.float32], input_ids: NDArray[np.int64], lengths: NDArray[np.int64]
+    ) -> NDArray[np.float32]:
+        """From pooled states to vectors, as `PackedEncoder.finish`, of rows sorted from longest to shortest."""
+        pooled = torch.from_numpy(pooled_states)
+        with torch.inference_mode():
+            static = self._static_means(input_ids, lengths)
             vectors = self._packed.finish(pooled, None if static is None else static.float())
             sensitive = self._sensitive_rows(pooled, static, torch.from_numpy(lengths))
             if len(sensitive):

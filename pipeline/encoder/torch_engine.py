@@ -27,6 +27,7 @@ from lengthwise.encoder.kernel import has_bf16_kernel, missing_for_kernel
 from lengthwise.encoder.model import PackedEncoder
 from lengthwise.encoder.oom import split_on_oom
 from lengthwise.encoder.quantized import QuantizedEncoder
+from lengthwise.encoder.sharing import PrefixSharing
 from lengthwise.encoder.stepwise import StepwiseEncoder
 from lengthwise.errors import LengthwiseError
 from lengthwise.tokens.tokenizer import TextTokenizer
@@ -54,6 +55,7 @@ class TorchEngine:
         costs: of batches on this device in this precision.
         reference: the same encoder in float32 where this engine has a lower precision, else None.
         fingerprint: sha256 (hex) of the weights.
+        sharing: how the rows of a shard share steps, if they can.
     """
 
     def __init__(
@@ -94,6 +96,7 @@ class TorchEngine:
             self.reference = TorchEngine(encoder, "cpu" if precision == "int8" else device, workers=workers)
         self._threads = torch.get_num_threads()
         self._workers = workers or self._threads
+        self.sharing: PrefixSharing | None = None
         self._encode: Callable[[NDArray[np.int64], NDArray[np.int64]], NDArray[np.float32]]
         if on_gpu:
             on_device = make_cuda_encoder(
@@ -101,9 +104,11 @@ class TorchEngine:
             )
             self._encode, self._workers = on_device, on_device.slots + _EXTRA_THREADS
         elif precision == "fp32":
-            self._encode = StepwiseEncoder(encoder)
+            self._encode = stepwise = StepwiseEncoder(encoder)
+            self.sharing = stepwise.sharing
         elif precision == "int8" or (precision == "bf16" and has_bf16_kernel()):
-            self._encode = self._quantize(encoder, precision)
+            self._encode = quantized = self._quantize(encoder, precision)
+            self.sharing = quantized.sharing
         else:
             self._encoder = convert_encoder(encoder, self.device, DTYPES[precision])
             self._encode = self._run_in_bf16

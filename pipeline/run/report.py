@@ -99,12 +99,20 @@ def _counts(report: EncodeReport) -> str:
         ("rows per second, reading and writing included", f"{encoded.rows / report.seconds:,.0f}"),
         ("tokens per second, reading and writing included", f"{report.tokens_per_second:,.0f}"),
         ("rows that repeat the ids of another, computed once", f"{encoded.repeated:,}"),
+        *_shared_steps(encoded),
         ("texts of no tokens, in the whole folder", f"{totals.empty:,}"),
         ("rows without a text, in the whole folder", f"{totals.null:,}"),
         ("rows that could not be encoded, those included", f"{totals.bad:,}"),
         ("truncated texts, in the whole folder", f"{totals.truncated:,}"),
     ]
     return markdown_table(("what", "how many"), rows, RIGHT)
+
+
+def _shared_steps(encoded: ShardStats) -> list[tuple[str, str]]:
+    if not encoded.saved_steps:
+        return []
+    share = encoded.saved_steps / encoded.steps
+    return [("of all other rows' tokens, those that rows begin or end with in common, computed once", f"{share:.1%}")]
 
 
 def _stages(report: EncodeReport) -> str:

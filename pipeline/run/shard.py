@@ -198,6 +198,8 @@ class ShardEncoder:
             rows=len(lengths),
             tokens=len(ids.tokens.values),
             repeated=in_order.rows - ids.report.rows,
+            steps=ids.report.tokens * self._engine.config.directions,
+            saved_steps=0 if ids.shared is None else ids.shared.saved,
             lengths=np.bincount(lengths),
             plan=ids.report,
             unplanned=in_order,

@@ -37,6 +37,8 @@ class ShardStats:
     Attributes:
         shards, rows, tokens: how many were encoded.
         repeated: rows with the ids of an earlier row of their chunk, which were not computed again.
+        steps: LSTM steps of the other rows, over all directions.
+        saved_steps: those that rows have in common, and that were computed for another row.
         lengths: int64[longest + 1], how many rows have each number of tokens.
         plan: what their batches cost.
         unplanned: what batches of 64 rows in the dataset's order would cost, with padding.
@@ -48,6 +50,8 @@ class ShardStats:
     rows: int = 0
     tokens: int = 0
     repeated: int = 0
+    steps: int = 0
+    saved_steps: int = 0
     lengths: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
     plan: PlanReport = PlanReport()
     unplanned: PlanReport = PlanReport()
@@ -64,6 +68,8 @@ class ShardStats:
             self.rows + other.rows,
             self.tokens + other.tokens,
             self.repeated + other.repeated,
+            self.steps + other.steps,
+            self.saved_steps + other.saved_steps,
             _add_counts(self.lengths, other.lengths),
             self.plan + other.plan,
             self.unplanned + other.unplanned,

@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from lengthwise.tokens.ragged import RaggedTokens
+
+
+def ragged(rows: Sequence[Sequence[int]]) -> RaggedTokens:
+    """Rows of ids, none truncated or null."""
+    values = np.array([value for row in rows for value in row], np.int32)
+    no = np.zeros(len(rows), np.bool_)
+    return RaggedTokens(values, np.cumsum([0, *map(len, rows)]), no, no)
 
 
 def rows(tokens: RaggedTokens) -> list[list[int]]:

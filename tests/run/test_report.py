@@ -38,6 +38,8 @@ ENCODED = ShardStats(
     rows=200,
     tokens=2_000,
     repeated=40,
+    steps=3_200,
+    saved_steps=400,
     lengths=np.array([3, 0, 0, 0, 0, 100, 0, 0, 0, 0, 87, 0, 0, 0, 0, 10]),
     plan=PlanReport(157, 1_600, 3, 1_600, 2_000.0),
     unplanned=PlanReport(197, 2_000, 4, 2_500, 5_000.0),
@@ -67,6 +69,7 @@ def test_report_has_the_figures_of_the_run() -> None:
     assert found["rows per second, reading and writing included"] == ["50"]
     assert found["tokens per second, reading and writing included"] == ["500"]
     assert found["rows that repeat the ids of another, computed once"] == ["40"]
+    assert [values for name, values in found.items() if "begin or end with in common" in name] == [["12.5%"]]
     assert found["texts of no tokens, in the whole folder"] == ["2"]
     assert found["rows without a text, in the whole folder"] == ["1"]
     assert found["truncated texts, in the whole folder"] == ["4"]
