@@ -7,14 +7,14 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from lengthwise.api import Encoder, encode_dataset
+    from lengthwise.api import Encoder
     from lengthwise.batching.collate import collate, unpack
     from lengthwise.batching.sampler import LengthBatchSampler
     from lengthwise.batching.stream import iter_batches
     from lengthwise.errors import LengthwiseError
     from lengthwise.evaluation.evaluate import evaluate
     from lengthwise.export import export_checkpoint as export
-    from lengthwise.functions import index_vectors, search, train, validate
+    from lengthwise.functions import encode_dataset, index_vectors, search, train, validate
 
 __version__ = "0.1.0"
 __all__ = [
@@ -39,7 +39,7 @@ _MODULES = {
     "LengthBatchSampler": "lengthwise.batching.sampler",
     "LengthwiseError": "lengthwise.errors",
     "collate": "lengthwise.batching.collate",
-    "encode_dataset": "lengthwise.api",
+    "encode_dataset": "lengthwise.functions",
     "evaluate": "lengthwise.evaluation.evaluate",
     "index_vectors": "lengthwise.functions",
     "iter_batches": "lengthwise.batching.stream",

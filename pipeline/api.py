@@ -1,18 +1,18 @@
-"""The public face of the package: `Encoder`, from texts to vectors, and `encode_dataset`; `functions` has the rest.
+"""The public face of the package: `Encoder`, from texts to vectors; `functions` has the rest.
 
 Notable decisions:
 - A model is a folder: with a `MANIFEST.json` it is an artifact and runs on onnxruntime, else it is a checkpoint and
   runs in PyTorch. PyTorch is imported for a checkpoint only.
-- Every function builds the `RunConfig` that a YAML file would hold and runs what the command line runs.
 - Input is read in the calling thread, since a generator may hold a database cursor or the like; the next chunk is
   tokenized in a second thread while one is encoded.
+- An Encoder is pickled as its folder and is loaded again from there: sessions of onnxruntime and compiled kernels
+  cannot be moved to another process.
 """
 
 from __future__ import annotations
 
 import operator
-import uuid
-from collections.abc import Generator, Iterable, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
@@ -23,30 +23,24 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from lengthwise.config import (
-    BadRows,
     BatchingSettings,
     EncoderConfig,
     Precision,
-    RunConfig,
     TokenizationSettings,
     Variant,
-    parse_settings,
 )
 from lengthwise.encoder.engine import Engine, PlannedTokens, encode_planned, plan_tokens
-from lengthwise.errors import ConfigError, TextError
+from lengthwise.errors import ConfigError, LengthwiseError, RowError
 from lengthwise.tokens.texts import chunk_texts
 from lengthwise.tokens.tokenize import tokenize_texts
 from lengthwise.tokens.tokenizer import TextTokenizer, check_tokenizer_fits, load_tokenizer
 from lengthwise.util.model_paths import is_artifact
 
 if TYPE_CHECKING:
-    import datasets
     from tokenizers import Tokenizer
 
-    from lengthwise.data.dataset import Source
     from lengthwise.encoder.model import PackedEncoder
     from lengthwise.export.artifact.folder import Artifact
-    from lengthwise.run.stats import EncodeReport
 
 Device = Literal["cpu", "cuda", "auto"]
 _NORM_FLOOR = 1e-12  # as in `PackedEncoder.finish`
@@ -130,7 +124,7 @@ class Encoder:
         from lengthwise.encoder.checkpoint import load_checkpoint
 
         encoder = cls(*load_checkpoint(folder), device=device, precision=precision, batching=batching)
-        encoder._folder = folder
+        encoder._set_folder(folder, device)
         return encoder
 
     @classmethod
@@ -145,7 +139,7 @@ class Encoder:
         check_tokenizer_fits(tokenizer, engine.config, str(folder))
         encoder = cls.__new__(cls)
         encoder._open(engine, tokenizer, folder, batching, {"engine": "onnx", "variant": engine.variant})
-        encoder._folder = folder
+        encoder._set_folder(folder, device)
         return encoder
 
     def _open(
@@ -166,6 +160,28 @@ class Encoder:
         self._engine, self._model, self._settings = engine, model, settings
         self._batching = batching or BatchingSettings()
         self._folder: Path | None = None
+        self._device: Device = "auto"
+
+    def _set_folder(self, folder: Path, device: Device) -> None:
+        self._folder, self._device = folder, device
+
+    def __reduce__(self) -> tuple[Callable[..., Encoder], tuple[Any, ...]]:
+        """Pickle the folder and how it was opened.
+
+        Raises:
+            LengthwiseError: the model is in memory only.
+        """
+        if self._folder is None:
+            raise LengthwiseError(
+                f"{self!r} cannot be pickled, since its model is in memory only; save it, and use Encoder.load(FOLDER)"
+            )
+        options = {"device": self._device, "batching": self._batching, **self._settings}
+        del options["engine"]
+        return _load_again, (str(self._folder.absolute()), options, self._fingerprints)
+
+    @property
+    def _fingerprints(self) -> dict[str, str]:
+        return {"weights": self._engine.fingerprint, "tokenizer": self.tokenizer.fingerprint}
 
     def __repr__(self) -> str:
         source = "" if self._folder is None else f"{str(self._folder)!r}, "
@@ -175,6 +191,11 @@ class Encoder:
     def dim(self) -> int:
         """Width of a vector."""
         return self.config.dim
+
+    @property
+    def variant(self) -> str | None:
+        """The graph of an artifact that runs; None if it is a checkpoint."""
+        return self._settings.get("variant")
 
     @property
     def config(self) -> EncoderConfig:
@@ -286,88 +307,25 @@ class Encoder:
     def _plan(self, texts: list[str], first_row: int, tokenization: TokenizationSettings) -> PlannedTokens:
         tokens = tokenize_texts(texts, self.tokenizer, tokenization, bad_rows="zero")
         for row, reason in tokens.bad.items():
-            raise TextError(f"texts[{first_row + row}] cannot be encoded: {reason}{_remedy(reason)}")
+            raise RowError(first_row + row, f"cannot be encoded: {reason}", _remedy(reason))
         return plan_tokens(tokens, self._engine, self._batching)
 
 
-def encode_dataset(
-    dataset: str | Path | datasets.Dataset | datasets.IterableDataset,
-    model: str | Path | Encoder,
-    output: str | Path,
-    *,
-    text_column: str = "text",
-    keep_columns: Sequence[str] = (),
-    split: str = "train",
-    vector_dtype: Literal["float32", "float16"] = "float32",
-    bad_rows: BadRows = "error",
-    fingerprint: str | None = None,
-    fresh: bool = False,
-    show_progress: bool = True,
-    settings: Mapping[str, Any] | None = None,
-) -> EncodeReport:
-    """Encode a dataset into a folder of parquet shards. An interrupted call goes on where it was when repeated.
-
-    >>> from lengthwise import encode_dataset
-    >>> report = encode_dataset("texts.txt", "model", "vectors", show_progress=False)
-    >>> report.totals.rows
-    7
-
-    Args:
-        dataset: a file, a glob, a folder, a name on the hub, or a dataset in memory.
-        model: a checkpoint or an artifact, on whichever device there is; or an `Encoder`.
-        output: the folder of vectors, or its URL.
-        text_column: the column of texts.
-        keep_columns: columns that are copied beside the vectors.
-        split: which split of a dataset that is named.
-        vector_dtype: how vectors are stored.
-        bad_rows: what becomes of a row that cannot be encoded, see `config.EncodeSettings`.
-        fingerprint: identifies the rows of a dataset in memory; the same dataset has to have the same one for a call
-            to go on. By default that of the datasets library, which an IterableDataset does not have.
-        fresh: remove the vectors that are there, whichever run they are of.
-        show_progress: show a bar.
-        settings: further settings of a run by their dotted names, such as `{"dataset.shard_rows": 10_000}`.
+def _load_again(folder: str, options: Mapping[str, Any], fingerprints: Mapping[str, str]) -> Encoder:
+    """A pickled Encoder.
 
     Raises:
-        ConfigError: an unknown setting or a value that is refused; all of them are in the message.
-        DatasetError, TextError: the input cannot be read, or a row cannot be encoded.
-        StoreError: the folder holds other vectors, or cannot be written.
+        LengthwiseError: the folder holds another model by now, or none.
     """
-    from lengthwise.steps import encode_source
-
-    encoder = model if isinstance(model, Encoder) else Encoder.load(model)
-    data: dict[str, Any] = {
-        "dataset": {
-            "path": str(dataset) if isinstance(dataset, str | Path) else "(in memory)",
-            "split": split,
-            "text_column": text_column,
-            "keep_columns": list(keep_columns),
-        },
-        "model": {"path": str(encoder._folder or "(in memory)")},
-        "batching": encoder._batching.model_dump(),
-        "encode": {
-            "output": str(output),
-            "vector_dtype": vector_dtype,
-            "bad_rows": bad_rows,
-            **encoder._settings,
-        },
-    }
-    for key, value in (settings or {}).items():
-        section, _, name = key.partition(".")
-        data[section] = {**data.get(section, {}), name: value} if name else value
-    config = parse_settings(RunConfig, data, "encode_dataset")
-    source = _open_source(dataset, config, fingerprint)
-    return encode_source(config, source, encoder._engine, encoder.tokenizer, fresh=fresh, show_progress=show_progress)
-
-
-def _open_source(
-    dataset: str | Path | datasets.Dataset | datasets.IterableDataset, config: RunConfig, fingerprint: str | None
-) -> Source:
-    """The input of a run: what `dataset.path` names, or a dataset in memory."""
-    from lengthwise.data.dataset import Source, open_run_dataset
-
-    if isinstance(dataset, str | Path):
-        return open_run_dataset(config, fingerprint)
-    return Source(dataset, fingerprint or getattr(dataset, "_fingerprint", None) or uuid.uuid4().hex, config.dataset)
+    encoder = Encoder.load(folder, **options)
+    for name, fingerprint in fingerprints.items():
+        found = encoder._fingerprints[name]
+        if found != fingerprint:
+            raise LengthwiseError(
+                f"{folder}: was replaced since its Encoder was pickled: its {name} had the fingerprint"
+                f" {fingerprint[:12]}, and {found[:12]} now; pickle one of the new model"
+            )
+    return encoder
 
 
 def _checked_device(device: str) -> Device:
@@ -378,4 +336,4 @@ def _checked_device(device: str) -> Device:
 
 def _remedy(reason: str) -> str:
     """What a caller can do about a text that cannot be encoded."""
-    return "; pass truncate=True, or a larger max_length" if "max_length" in reason else "; replace it, or leave it out"
+    return "pass truncate=True, or a larger max_length" if "max_length" in reason else "replace it, or leave it out"

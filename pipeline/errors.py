@@ -44,6 +44,28 @@ class TextError(LengthwiseError):
     """A row's text cannot be encoded under the configured policy."""
 
 
+class RowError(TextError):
+    """The text of one row cannot be encoded, or cannot be used.
+
+    Attributes:
+        row: its number, from 0.
+        problem: what is wrong with it.
+        remedy: what the user can do.
+        place: what the message calls it.
+    """
+
+    def __init__(self, row: int, problem: str, remedy: str, place: str = "") -> None:
+        super().__init__(row, problem, remedy, place)
+        self.row, self.problem, self.remedy, self.place = row, problem, remedy, place or f"texts[{row}]"
+
+    def __str__(self) -> str:
+        return f"{self.place} {self.problem}; {self.remedy}"
+
+    def at(self, place: str, remedy: str | None = None) -> "RowError":
+        """The same error of a row that is called something else, and perhaps has another remedy."""
+        return RowError(self.row, self.problem, remedy or self.remedy, place)
+
+
 class BadRowsError(TextError):
     """Some rows cannot be encoded. Code that knows the rows' position in the dataset raises `counted_from` instead.
 

@@ -1,20 +1,110 @@
-"""What the other commands do, as functions: search a folder of vectors, train an encoder, validate an artifact."""
+"""What the commands do, as functions: encode a dataset, search its vectors, train an encoder, validate an artifact.
+
+Each builds the `RunConfig` that a YAML file would hold and runs what the command line runs.
+"""
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
 
 from lengthwise.api import Encoder
-from lengthwise.config import RunConfig, load_config, parse_settings
-from lengthwise.errors import ConfigError
+from lengthwise.config import BadRows, RunConfig, load_config, parse_settings
+from lengthwise.errors import ConfigError, RowError
 
 if TYPE_CHECKING:
+    import datasets
+
+    from lengthwise.data.dataset import Source
     from lengthwise.export.validation.verdict import Validation
     from lengthwise.run.search import Metric
+    from lengthwise.run.stats import EncodeReport
     from lengthwise.run.vector_index import IndexRecord
     from lengthwise.training.report import TrainReport
+
+
+def encode_dataset(
+    dataset: str | Path | datasets.Dataset | datasets.IterableDataset,
+    model: str | Path | Encoder,
+    output: str | Path,
+    *,
+    text_column: str = "text",
+    keep_columns: Sequence[str] = (),
+    split: str = "train",
+    vector_dtype: Literal["float32", "float16"] = "float32",
+    bad_rows: BadRows = "error",
+    fingerprint: str | None = None,
+    fresh: bool = False,
+    show_progress: bool = True,
+    settings: Mapping[str, Any] | None = None,
+) -> EncodeReport:
+    """Encode a dataset into a folder of parquet shards. An interrupted call goes on where it was when repeated.
+
+    >>> from lengthwise import encode_dataset
+    >>> report = encode_dataset("texts.txt", "model", "vectors", show_progress=False)
+    >>> report.totals.rows
+    7
+
+    Args:
+        dataset: a file, a glob, a folder, a name on the hub, or a dataset in memory.
+        model: a checkpoint or an artifact, on whichever device there is; or an `Encoder`.
+        output: the folder of vectors, or its URL.
+        text_column: the column of texts.
+        keep_columns: columns that are copied beside the vectors.
+        split: which split of a dataset that is named.
+        vector_dtype: how vectors are stored.
+        bad_rows: what becomes of a row that cannot be encoded, see `config.EncodeSettings`.
+        fingerprint: identifies the rows of a dataset in memory; the same dataset has to have the same one for a call
+            to go on. By default that of the datasets library, which an IterableDataset does not have.
+        fresh: remove the vectors that are there, whichever run they are of.
+        show_progress: show a bar.
+        settings: further settings of a run by their dotted names, such as `{"dataset.shard_rows": 10_000}`.
+
+    Raises:
+        ConfigError: an unknown setting or a value that is refused; all of them are in the message.
+        DatasetError, TextError: the input cannot be read, or a row cannot be encoded.
+        StoreError: the folder holds other vectors, or cannot be written.
+    """
+    from lengthwise.steps import encode_source
+
+    encoder = model if isinstance(model, Encoder) else Encoder.load(model)
+    data: dict[str, Any] = {
+        "dataset": {
+            "path": str(dataset) if isinstance(dataset, str | Path) else "(in memory)",
+            "split": split,
+            "text_column": text_column,
+            "keep_columns": list(keep_columns),
+        },
+        "model": {"path": str(encoder._folder or "(in memory)")},
+        "batching": encoder._batching.model_dump(),
+        "encode": {
+            "output": str(output),
+            "vector_dtype": vector_dtype,
+            "bad_rows": bad_rows,
+            **encoder._settings,
+        },
+    }
+    for key, value in (settings or {}).items():
+        section, _, name = key.partition(".")
+        data[section] = {**data.get(section, {}), name: value} if name else value
+    config = parse_settings(RunConfig, data, "encode_dataset")
+    source = _open_source(dataset, config, fingerprint)
+    return encode_source(config, source, encoder._engine, encoder.tokenizer, fresh=fresh, show_progress=show_progress)
+
+
+def _open_source(
+    dataset: str | Path | datasets.Dataset | datasets.IterableDataset, config: RunConfig, fingerprint: str | None
+) -> Source:
+    """The input of a run: what `dataset.path` names, or a dataset in memory."""
+    from lengthwise.data.dataset import Source, open_run_dataset
+
+    if isinstance(dataset, str | Path):
+        return open_run_dataset(config, fingerprint)
+    return Source(dataset, fingerprint or getattr(dataset, "_fingerprint", None) or uuid.uuid4().hex, config.dataset)
 
 
 def search(
@@ -55,20 +145,26 @@ def search(
         StoreError: there is no complete folder of vectors, or a shard cannot be read; or the index is of other vectors.
         ConfigError: the vectors are another model's, or an unknown column, or a value that does not fit one; or there
             can be no index.
-        CheckpointError, ArtifactError, TextError: the model cannot be opened, or a query cannot be encoded.
+        CheckpointError, ArtifactError: the model cannot be opened.
+        TextError: a query cannot be encoded, or has no tokens.
     """
     from lengthwise.run.search import VectorFolder
 
     folder = VectorFolder.open(vectors)
     encoder = model if isinstance(model, Encoder) else Encoder.load(folder.model_path if model is None else model)
-    for name, found in (("weights", encoder._engine.fingerprint), ("tokenizer", encoder.tokenizer.fingerprint)):
+    for name, found in encoder._fingerprints.items():
         if found != folder.identity[name]:
             raise ConfigError(
                 f"{vectors} was encoded by another model: its {name} have the fingerprint {folder.identity[name][:12]},"
                 f" and those of {encoder!r} {found[:12]}; pass the model that made the vectors"
             )
     texts = [queries] if isinstance(queries, str) else list(queries)
-    encoded = encoder._encode_all(texts, folder.tokenization, show_progress=False)
+    try:
+        encoded = encoder._encode_all(texts, folder.tokenization, show_progress=False)
+        for row in np.flatnonzero(~encoded.any(axis=1)):
+            raise RowError(int(row), f"is {texts[row]!r}, which has no tokens", "")
+    except RowError as error:
+        raise error.at(f"queries[{error.row}]", "give another query, which is tokenized as the rows were") from None
     hits = folder.search(
         encoded, top=top, metric=metric, where=where, columns=columns, index=index, show_progress=show_progress
     )

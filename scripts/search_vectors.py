@@ -52,14 +52,20 @@ def main(
     The search compares every row. With --index it compares the nearest of them, a part that is measured to find nearly
     all of the most similar ones.
     """
+    from lengthwise.errors import RowError
     from lengthwise.functions import index_vectors, search
 
-    texts = [*queries, *(read_queries(file) if file else [])]
+    lines = read_queries(file) if file else {}
+    texts = [*queries, *lines.values()]
     if not texts:
         raise click.UsageError("no query; give one or more, or a file of them with --queries")
     shown = None if columns is None else [name.strip() for name in columns.split(",")]
     options = {"model": model, "top": top, "metric": metric, "where": where, "columns": shown, "index": index}
-    found: list[list[Hit]] = search(vectors, texts, **options, show_progress=True)
+    try:
+        found: list[list[Hit]] = search(vectors, texts, **options, show_progress=True)
+    except RowError as error:
+        places = [*(f"QUERY {number}" for number in range(1, len(queries) + 1)), *(f"{file}, line {n}" for n in lines)]
+        raise error.at(places[error.row]) from None
     if index:
         click.echo(index_vectors(vectors, show_progress=False), err=True)
     for query, hits in zip(texts, found, strict=True):
@@ -71,8 +77,8 @@ def main(
             click.echo(f"{query}\n{table(hits)}\n")
 
 
-def read_queries(file: Path) -> list[str]:
-    """The lines of a text file, without the empty ones.
+def read_queries(file: Path) -> dict[int, str]:
+    """The lines of a text file by their numbers, from 1, without the empty ones.
 
     Raises:
         ConfigError: it cannot be read, or is not text.
@@ -82,7 +88,7 @@ def read_queries(file: Path) -> list[str]:
 
     try:
         lines = io.StringIO(read_text(file), newline=None)
-        return [line.removesuffix("\n") for line in lines if line.strip()]
+        return {number: line.removesuffix("\n") for number, line in enumerate(lines, 1) if line.strip()}
     except (OSError, EncodingError) as error:
         raise ConfigError(f"{file}: cannot be read ({error}); give a text file with one query per line") from None
 

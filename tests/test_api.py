@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import doctest
+import pickle
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterable
@@ -297,6 +299,35 @@ def test_options_that_a_model_lacks_are_refused(checkpoint: Path, artifact_folde
             Encoder.load(folder, device="gpu")  # type: ignore[arg-type]
     with pytest.raises(LengthwiseError, match="there is no such checkpoint"):
         Encoder.load(checkpoint / "none")
+
+
+@pytest.mark.parametrize("kind", ["checkpoint", "artifact"])
+def test_encoder_of_a_folder_is_pickled_as_the_folder(
+    checkpoint: Path, artifact_folder: Path, model: PackedEncoder, tokenizer: TextTokenizer, kind: str
+) -> None:
+    """A pool of processes gets it; but not another model than the one that was pickled."""
+    folder, options = (
+        (checkpoint, {"precision": "bf16"}) if kind == "checkpoint" else (artifact_folder, {"variant": "int8"})
+    )
+    encoder = Encoder.load(folder, device="cpu", **options)  # type: ignore[arg-type]
+    pickled = pickle.dumps(encoder)
+    assert len(pickled) < 2_000
+    again = pickle.loads(pickled)
+    assert repr(again) == repr(encoder)
+    np.testing.assert_array_equal(again.encode(TEXTS), encoder.encode(TEXTS))
+    shutil.rmtree(folder)
+    other = Encoder(seeded_encoder(model.config, 1), tokenizer)
+    if kind == "checkpoint":
+        other.save(folder)
+    else:
+        other.export(folder, variants=["int8"])
+    with pytest.raises(LengthwiseError, match="was replaced since its Encoder was pickled: its weights had the"):
+        pickle.loads(pickled)
+
+
+def test_encoder_in_memory_is_not_pickled(encoder: Encoder) -> None:
+    with pytest.raises(LengthwiseError, match=r"model is in memory only; save it, and use Encoder.load\(FOLDER\)"):
+        pickle.dumps(encoder)
 
 
 def test_saving_replaces_a_checkpoint_only(encoder: Encoder, checkpoint: Path, tmp_path: Path) -> None:

@@ -196,7 +196,7 @@ def _open_artifact(folder: Path, spec: ModelSpec) -> VectorModel:
 
     encoder = Encoder.load(folder, variant=_variant(spec, VARIANTS))
     files = Artifact.open(folder).manifest["files"]
-    graph = VARIANTS[str(encoder._settings["variant"])].file
+    graph = VARIANTS[str(encoder.variant)].file
     used = [name for name in files if name in (CONFIG_FILE, TOKENIZER_FILE) or name.startswith(graph)]
     num_bytes = sum((folder / name).stat().st_size for name in used)
     encode = lambda texts: _encode(encoder, texts)  # noqa: E731

@@ -6,6 +6,7 @@ import hashlib
 import html
 import re
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 
 MIN_WORDS, MAX_WORDS = 2, 60
 HELD_OUT_ONE_IN = 20
@@ -22,6 +23,13 @@ _FUNCTION_WORD = re.compile(
     r"|which|his|her|its|their|can|will|would|if|one|all|who|when|there|so|no|more|than|any|other|into|may|some|these",
     re.IGNORECASE,
 )
+
+
+def read_lines(path: Path, encoding: str = "utf-8") -> Iterator[str]:
+    """The lines of a file, which line feeds end, and not the further separators that `str.splitlines` knows."""
+    with open(path, encoding=encoding, errors="replace") as file:
+        for line in file:
+            yield line.removesuffix("\n")
 
 
 def clean(text: str) -> str:

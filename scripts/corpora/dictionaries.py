@@ -6,9 +6,10 @@ import gzip
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
-from lengthwise.cli.corpora.clean import clean
+from lengthwise.cli.corpora.clean import clean, read_lines
 
 _CROSS_REFERENCE = re.compile(r"[{}]")
 _MARK = re.compile(r"\[[^\]]{0,60}\]|--[A-Z][\w .&'()]{1,40}\.?\s*$|\((?:Obs|R|Archaic|Prov\. Eng|Poetic)\.\)")
@@ -80,7 +81,7 @@ def elements(folder: Path) -> Iterator[Entry]:
 def thesaurus(folder: Path) -> Iterator[tuple[str, str, tuple[str, ...]]]:
     """Word, part of speech and plain synonyms of each meaning in the English thesaurus of MyThes."""
     (path,) = (folder / "usr/share/mythes").glob("th_en_*_v2.dat")
-    lines = iter(path.read_text(encoding="utf-8", errors="replace").splitlines()[1:])
+    lines = islice(read_lines(path), 1, None)
     for line in lines:
         word, _, count = line.partition("|")
         for _ in range(int(count)):

@@ -12,7 +12,7 @@ from email import message_from_bytes
 from html.parser import HTMLParser
 from pathlib import Path
 
-from lengthwise.cli.corpora.clean import chunks, clean, sentences
+from lengthwise.cli.corpora.clean import chunks, clean, read_lines, sentences
 
 _BLOCKS = frozenset({"p", "li", "dd", "dt", "td", "th", "h1", "h2", "h3", "h4", "title", "desc"})
 _SKIPPED = frozenset({"script", "style", "pre", "table", "screen", "noscript"})
@@ -32,7 +32,7 @@ def package_descriptions(files: list[Path]) -> Iterator[tuple[str, str]]:
 
 def facts(folder: Path) -> Iterator[str]:
     """The facts of randfacts, one a line."""
-    yield from (folder / "randfacts/safe.txt").read_text(encoding="utf-8").splitlines()
+    yield from read_lines(folder / "randfacts/safe.txt")
 
 
 def fortunes(folder: Path) -> Iterator[str]:
@@ -82,7 +82,7 @@ def brown(folder: Path) -> Iterator[str]:
 def brown_tagged(folder: Path) -> Iterator[list[tuple[str, str]]]:
     """Sentences of the Brown corpus as words and their tags."""
     for path in sorted(folder.glob("c[a-r][0-9][0-9]")):
-        for line in path.read_text(encoding="latin-1").splitlines():
+        for line in read_lines(path, "latin-1"):
             pairs = [(word, tag) for word, _, tag in (token.rpartition("/") for token in line.split())]
             if len(pairs) > 1:
                 yield pairs

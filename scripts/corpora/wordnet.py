@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+from lengthwise.cli.corpora.clean import read_lines
+
 PART_NUMBERS = {"n": 1, "v": 2, "a": 3, "r": 4}
 PARTS = {"noun": "n", "verb": "v", "adj": "a", "adv": "r"}
 _NOUNS = (
@@ -66,7 +68,7 @@ class WordNet:
         self._folder = folder
         self.synsets: dict[str, Synset] = {}
         for part in PARTS:
-            for line in (folder / f"data.{part}").read_text(encoding="utf-8", errors="replace").splitlines():
+            for line in read_lines(folder / f"data.{part}"):
                 if not line.startswith("  "):  # which the licence does
                     synset = _parse(line)
                     self.synsets[synset.key] = synset
@@ -76,7 +78,7 @@ class WordNet:
         """Synsets by part of speech ("n", "v", "a", "r") and word in lower case, the most frequent meaning first."""
         found = {}
         for part, letter in PARTS.items():
-            for line in (self._folder / f"index.{part}").read_text(encoding="utf-8").splitlines():
+            for line in read_lines(self._folder / f"index.{part}"):
                 if not line.startswith("  "):
                     fields = line.split()
                     offsets = fields[-int(fields[2]) :]
@@ -92,7 +94,7 @@ class WordNet:
             for word, number in zip(synset.words, synset.numbers, strict=True)
         }
         counts: dict[tuple[str, str], int] = {}
-        for line in (self._folder / "cntlist.rev").read_text(encoding="utf-8").splitlines():
+        for line in read_lines(self._folder / "cntlist.rev"):
             sense, _, count = line.split()
             word, _, rest = sense.partition("%")
             word = word.replace("_", " ")

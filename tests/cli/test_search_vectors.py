@@ -9,7 +9,9 @@ import pytest
 
 from helpers.cli import Invoke, refusal
 from helpers.texts import TEXTS
+from lengthwise import Encoder, search
 from lengthwise.cli.search_vectors import read_queries
+from lengthwise.errors import TextError
 
 
 @pytest.fixture
@@ -76,4 +78,24 @@ def test_an_index_is_built_used_and_described(encoded: Path, invoke: Invoke) -> 
 def test_a_query_ends_where_its_line_does(tmp_path: Path) -> None:
     """And not at separators within the line, which a dataset of text files keeps too."""
     (tmp_path / "queries.txt").write_bytes("moon\u2028cat\r\n \n\x0bdog\x85\rrain".encode())
-    assert read_queries(tmp_path / "queries.txt") == ["moon\u2028cat", "\x0bdog\x85", "rain"]
+    assert read_queries(tmp_path / "queries.txt") == {1: "moon\u2028cat", 3: "\x0bdog\x85", 4: "rain"}
+
+
+def test_a_query_that_cannot_be_compared_is_named(encoded: Path, tmp_path: Path, invoke: Invoke) -> None:
+    """Its vector would be zeros, which are as similar to one row as to any other."""
+    message = refusal(invoke("search_vectors", encoded, "moon", ""))
+    remedy = "give another query, which is tokenized as the rows were"
+    assert message == f"QUERY 2 is '', which has no tokens; {remedy}"
+    with pytest.raises(TextError) as caught:
+        search(encoded, ["moon", ""], model=Encoder.load(tmp_path / "model"))
+    assert str(caught.value).startswith("queries[1] is '', which has no tokens")
+    assert search(encoded, [], model=Encoder.load(tmp_path / "model")) == []
+
+
+def test_a_query_of_a_file_is_named_by_its_line(trained: Path, tmp_path: Path, invoke: Invoke) -> None:
+    assert invoke("encode_dataset", trained, "--set", "tokenizer.max_length=20").exit_code == 0
+    file = tmp_path / "queries.txt"
+    file.write_text(f"moon\n\n{'cat ' * 30}\n")
+    message = refusal(invoke("search_vectors", tmp_path / "vectors", "--queries", file))
+    assert message.startswith(f"{file}, line 3 cannot be encoded: ")
+    assert message.endswith("; give another query, which is tokenized as the rows were")

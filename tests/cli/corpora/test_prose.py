@@ -41,6 +41,14 @@ def test_news_and_speeches(tmp_path: Path) -> None:
     assert list(prose.speeches(tmp_path)) == ["It cost £3 then."]
 
 
+def test_facts_end_at_line_feeds_alone(tmp_path: Path) -> None:
+    (tmp_path / "randfacts").mkdir()
+    (tmp_path / "randfacts/safe.txt").write_text(
+        "Bees\u2028 can count.\r\nCats\x85 sleep.\n", encoding="utf-8", newline=""
+    )
+    assert list(prose.facts(tmp_path)) == ["Bees\u2028 can count.", "Cats\x85 sleep."]
+
+
 def test_brown(tmp_path: Path) -> None:
     (tmp_path / "ca01").write_text("\n\n\tThe/at jury/nn said/vbd ``/`` no/at end/nn ''/'' was/bedz found/vbn ./.\n")
     assert list(prose.brown(tmp_path)) == ['The jury said "no end" was found.']
