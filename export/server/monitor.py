@@ -9,8 +9,6 @@ Decisions:
 - Memory for bodies is limited for all connections together. A complete body counts until its request is answered, but
   only incomplete ones are given up. The one that began first goes first: a client that sends at an ordinary rate began
   later than one that has stalled.
-- Connections that are due are closed or answered one by one, with pauses between them, so that many hostile ones do not
-  delay the answers to others.
 - Memory for unread answers is limited likewise. Beyond the limit, clients that have not read theirs for two seconds are
   disconnected, the one that is slowest first, and new requests get 429.
 """
@@ -20,7 +18,7 @@ from __future__ import annotations
 import asyncio
 import heapq
 from collections import Counter
-from collections.abc import Callable, Container, Iterable, Iterator
+from collections.abc import Callable, Container, Iterable
 from enum import Enum
 from typing import Any, Protocol
 
@@ -31,7 +29,6 @@ from lengthwise.export.server.metrics import Metrics
 from lengthwise.export.server.settings import ServeSettings
 
 _CHECKS_PER_TIMEOUT, _MAX_SECONDS_BETWEEN_CHECKS = 4, 0.1
-_CLOSED_PER_CHECK, _SECONDS_BETWEEN_CLOSINGS = 8, 0.005
 _PROMPT_REFUSALS = 8  # of an address, at a time
 _UNREAD_SECONDS = 2.0
 _UNRANKED = (-1, 0.0)  # before all ranks
@@ -64,8 +61,8 @@ class Monitored(Protocol):
     def refuse(self, error: RequestError) -> None:
         """Answer with an error, and close."""
 
-    def check_timeouts(self, now: float) -> bool:
-        """Close the connection if it takes too long; whether it was closed."""
+    def check_timeouts(self, now: float) -> None:
+        """Close the connection if it takes too long."""
 
     def rank(self, now: float) -> tuple[int, float] | None:
         """How readily it may be closed for another one, the least first; None if it is in use."""
@@ -194,12 +191,11 @@ class ConnectionMonitor:
         connection.flow.pause_reading()
         self._throttled.append(connection)
 
-    def abort(self, connection: Monitored, reason: str) -> bool:
+    def abort(self, connection: Monitored, reason: str) -> None:
         """Close a connection without an answer."""
         self.count_closed(reason)
         self.remove(connection)
         connection.transport.abort()
-        return True
 
     def count_closed(self, reason: str) -> None:
         """Count a connection that the server closes."""
@@ -214,25 +210,19 @@ class ConnectionMonitor:
         loop = asyncio.get_running_loop()
         while True:
             await asyncio.sleep(seconds)
-            for _ in self.check(loop.time()):
-                await asyncio.sleep(_SECONDS_BETWEEN_CLOSINGS)
+            self.check(loop.time())
 
-    def check(self, now: float) -> Iterator[None]:
-        """Enforce the timeouts, and the limit of unread answers; other work may be done at each step."""
+    def check(self, now: float) -> None:
+        """Enforce the timeouts, and the limit of unread answers."""
         self._candidates.clear()
         throttled, self._throttled = self._throttled, []
         for connection in throttled:
             connection.throttled = False
             if connection in self._connections:
                 connection.flow.resume_reading()
-        closed = 0
         for connection in list(self._connections):
-            if connection not in self._connections or not connection.check_timeouts(now):
-                continue
-            closed += 1
-            if closed == _CLOSED_PER_CHECK:
-                break
-            yield
+            if connection in self._connections:
+                connection.check_timeouts(now)
         self.unsent = sum(connection.unsent for connection in self._connections)
         if self.unsent > self.settings.max_buffer_bytes:
             slow = [each for each in self._connections if each.unsent and now - each.unsent_since > _UNREAD_SECONDS]
@@ -250,4 +240,5 @@ class ConnectionMonitor:
         chosen = self._candidates[address].take(connections, now)
         if chosen is None:
             return False
-        return self.abort(chosen, "max_connections" if address is None else "max_connections_per_address")
+        self.abort(chosen, "max_connections" if address is None else "max_connections_per_address")
+        return True

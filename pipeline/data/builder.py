@@ -21,6 +21,7 @@ import pyarrow as pa
 from lengthwise.config import DatasetSettings
 from lengthwise.data import columnar_files, csv_files, json_files, text_files
 from lengthwise.data.files import DataFile
+from lengthwise.data.lines import check_declared_encoding
 from lengthwise.data.readers import (
     cache_folder,
     check_options,
@@ -120,6 +121,10 @@ def open_files(
     """
     check_options(settings, format_name)
     splits = _needed_splits(splits, settings)
+    if format_name in _LINE_FORMATS and settings.encoding is not None:
+        for file in (file for files in splits.values() for file in files):
+            with wrap_file_errors(file, settings):
+                check_declared_encoding(file, settings)
     schema = _find_schema(format_name, splits, fingerprint, settings)
     first_file = next(file for files in splits.values() for file in files)
     schema = _declare(_select(format_name, schema, settings, describe_format(first_file, settings)), features)

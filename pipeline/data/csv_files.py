@@ -39,7 +39,7 @@ _REPEATED_HEADER = (
     "the names of the columns again, as where files were joined; if this is the header of a file whose names"
     " dataset.csv.column_names gives, set dataset.csv.header to true"
 )
-_MARK = "\ufeff"
+_MARKS = "\ufeff \t"  # what the names of columns may have around them where they are repeated
 _COINCIDENCE = 4  # so many delimiters, each where a row would have it, are not there by chance
 _MAX_ROW_LINES, _MAX_ROW_CHARACTERS = 10_000, 16 * 2**20  # of a row of several lines
 _OTHER_DELIMITERS = ";\t|,"
@@ -75,11 +75,12 @@ def read_rows(
         if header is None:
             return
         width = len(header)
+        stripped, last = [name.strip(_MARKS) for name in header], header[-1].strip()
         positions = [header.index(name) if name in header else width for name in schema.names]
         for line, row in rows:
             if isinstance(row, Malformed):
                 yield line, row
-            elif row[-1] == header[-1] and width > 1 and [row[0].removeprefix(_MARK), *row[1:]] == header:
+            elif width > 1 and row[-1].strip() == last and [cell.strip(_MARKS) for cell in row] == stripped:
                 yield line, Malformed(_REPEATED_HEADER, _delimiter(file, settings).join(row))
             else:
                 row.append("")  # the cell of a column that the file lacks
@@ -158,7 +159,8 @@ def _parse_rows(text: Any, file: DataFile, settings: DatasetSettings) -> Iterato
             return
         except csv.Error as error:
             end = f"up to line {lines.number} " if lines.number > start else ""
-            reason = f"the quotes of a cell do not fit {end}({error}); set dataset.csv.quoting to none if they are text"
+            remedy = _escape_remedy(lines.row, settings) or "; set dataset.csv.quoting to none if they are text"
+            reason = f"the quotes of a cell do not fit {end}({error}){remedy}"
             yield start, Malformed(reason, lines.push_back().rstrip("\r\n"))
             continue
         if not row or (width != 1 and len(row) == 1 and not row[0].strip()):
@@ -173,9 +175,17 @@ def _parse_rows(text: Any, file: DataFile, settings: DatasetSettings) -> Iterato
         elif len(row) != width:
             cells = "1 cell" if len(row) == 1 else f"{len(row)} cells"
             names = "dataset.csv.column_names" if options.column_names else "the header"
-            yield start, Malformed(f"{cells}, but {names} has {width}", "".join(lines.row).rstrip("\r\n"))
+            reason = f"{cells}, but {names} has {width}{_escape_remedy(lines.row, settings)}"
+            yield start, Malformed(reason, "".join(lines.row).rstrip("\r\n"))
         else:
             yield start, row
+
+
+def _escape_remedy(lines: Sequence[str], settings: DatasetSettings) -> str:
+    r"""What to do about quotes within a cell that are written as `\"`; empty if there are none."""
+    if settings.csv.escape or not any('\\"' in line for line in lines):
+        return ""
+    return "; set dataset.csv.escape to a backslash if it stands before quotes that are text"
 
 
 def _may_be_rows(lines: Sequence[str], width: int, delimiter: str, settings: DatasetSettings) -> bool:

@@ -108,11 +108,14 @@ def _find_local_files(path: Path, settings: DatasetSettings) -> list[Path] | Non
         DatasetError: there are none.
     """
     if path.is_dir():
-        return [file for file in sorted(path.rglob("*")) if file.is_file() and not _is_hidden(file, path)]
+        found = [file for file in sorted(path.rglob("*")) if not _is_hidden(file, path)]
+        _check_links([file for file in found if file_format(file) or settings.format], settings)
+        return [file for file in found if file.is_file()]
     if path.is_file():  # before the glob: a file's name may contain a glob's special characters
         return [path]
-    matches = [Path(name) for name in sorted(glob.glob(str(path), recursive=True)) if Path(name).is_file()]
-    if matches:
+    found = [path] if path.is_symlink() else [Path(name) for name in sorted(glob.glob(str(path), recursive=True))]
+    _check_links(found, settings)
+    if matches := [file for file in found if file.is_file()]:
         return matches
     if _HUB_NAME.fullmatch(settings.path) and file_format(path) is None:
         return None
@@ -120,6 +123,20 @@ def _find_local_files(path: Path, settings: DatasetSettings) -> list[Path] | Non
         f"{settings.path}: there is no such file or folder (looked in {Path.cwd()}); set dataset.path to a file,"
         " a folder, a glob or a hub name"
     )
+
+
+def _check_links(files: Iterable[Path], settings: DatasetSettings) -> None:
+    """Refuse links to files that are not there, as clones of git-annex and DVC have them: rows would be missing.
+
+    Raises:
+        DatasetError: there is one.
+    """
+    for file in files:
+        if file.is_symlink() and not file.exists():
+            raise DatasetError(
+                f"{settings.path}: {file.name} is a link to {file.readlink()}, which is not there; get that file, or"
+                " remove the link"
+            )
 
 
 def _is_hidden(file: Path, folder: Path) -> bool:
@@ -164,13 +181,15 @@ def _visible_files(folder: Path, files: list[Path], settings: DatasetSettings) -
         DatasetError: there are data files, but all have hidden names.
     """
     visible = [file for file in files if is_visible(str(file), str(folder)) and file.name not in SETTINGS_FILES]
-    hidden = [file.relative_to(folder).as_posix() for file in files if file_format(file) is not None]
-    if hidden and not visible:
+    if visible:
+        return visible
+    hidden = [file.relative_to(folder).as_posix() for file in sorted(folder.rglob("*")) if file_format(file)]
+    if hidden:
         raise DatasetError(
-            f"{settings.path}: all data files have names that begin with _ ({', '.join(hidden[:_MAX_SKIPPED])}), which"
-            " are not read of a folder; rename them, or set dataset.path to a glob of them"
+            f"{settings.path}: all data files have names that begin with . or _ ({', '.join(hidden[:_MAX_SKIPPED])}),"
+            " which are not read of a folder; rename them, or set dataset.path to a glob of them"
         )
-    return visible
+    return []
 
 
 def _warn_of_skipped(folder: Path, format_name: str, settings: DatasetSettings) -> None:

@@ -37,7 +37,9 @@ FORMATS = tuple(sorted(set(_FORMATS.values())))
 _COMPRESSIONS = (".gz", ".bz2", ".xz", ".zst")
 _OTHER_ARCHIVES = (".tar", ".tgz", ".tbz", ".tbz2", ".txz", ".7z", ".rar", ".cab", ".z")
 _OFFICE = (".xlsx", ".xls", ".ods", ".docx")
-_MAGIC_BYTES = 64
+_MAGIC_BYTES = 512
+_TAR_MAGIC = 257, b"ustar"
+_DOCUMENTS = {b"%PDF-": "a PDF document", b"{\\rtf": "a document in rich text format"}
 _WEB_PAGE = (b"<!doctype html", b"<html")
 
 
@@ -103,16 +105,25 @@ def open_data_file(file: DataFile) -> Iterator[IO[bytes]]:
 
 
 def _decompress(raw: IO[bytes], file: DataFile) -> IO[bytes]:
-    """The decompressed file, if its first bytes are those of a compression."""
+    """The decompressed file, if its first bytes are those of a compression.
+
+    Raises:
+        DatasetError: it holds no rows, by its first bytes, or by those of what it decompresses to.
+    """
     start = raw.read(_MAGIC_BYTES)
     raw.seek(0)
-    for magic, decompress in _DECOMPRESS.items():
-        if start.startswith(magic):
-            opened: IO[bytes] = decompress(raw)
-            return opened
+    if (decompress := _decompressor(start)) is not None:
+        raw = opened = io.BufferedReader(decompress(raw))
+        start = opened.peek(_MAGIC_BYTES)[:_MAGIC_BYTES]
+        if _decompressor(start) is not None:
+            raise DatasetError(f"{file.path}: {file} is compressed twice; decompress it once")
     if (found := _describe_start(start, file)) is not None:
         raise DatasetError(f"{file.path}: {file} is {found}")
     return raw
+
+
+def _decompressor(start: bytes) -> Callable[[IO[bytes]], Any] | None:
+    return next((decompress for magic, decompress in _DECOMPRESS.items() if start.startswith(magic)), None)
 
 
 def _describe_start(start: bytes, file: DataFile) -> str | None:
@@ -126,6 +137,11 @@ def _describe_start(start: bytes, file: DataFile) -> str | None:
         return "an office document by its first bytes; save it as CSV"
     if start.startswith(LFS_POINTER):
         return LFS_REMEDY
+    if start[_TAR_MAGIC[0] :].startswith(_TAR_MAGIC[1]):
+        return "a tar archive by its first bytes; unpack it, or pack the files as .zip"
+    for magic, kind in _DOCUMENTS.items():
+        if start.startswith(magic):
+            return f"{kind} by its first bytes; save its text in a text file"
     if start.lstrip().lower().startswith(_WEB_PAGE) and file_format(file.name) not in (None, "text"):
         return "a web page by its first bytes, perhaps the message of a failed download; download the file again"
     return None
@@ -138,8 +154,8 @@ def _decompress_bz2(raw: IO[bytes]) -> IO[bytes]:
 def _decompress_zstd(raw: IO[bytes]) -> IO[bytes]:
     import pyarrow as pa
 
-    stream: Any = pa.CompressedInputStream(pa.PythonFile(raw, "r"), "zstd")
-    return io.BufferedReader(stream)
+    stream: IO[bytes] = pa.CompressedInputStream(pa.PythonFile(raw, "r"), "zstd")
+    return stream
 
 
 _DECOMPRESS: dict[bytes, Callable[[IO[bytes]], Any]] = {
@@ -147,6 +163,7 @@ _DECOMPRESS: dict[bytes, Callable[[IO[bytes]], Any]] = {
     **{b"BZh%d1AY&SY" % level: _decompress_bz2 for level in range(1, 10)},
     b"\xfd7zXZ\x00": lzma.LZMAFile,
     b"\x28\xb5\x2f\xfd": _decompress_zstd,
+    **{bytes([first]) + b"\x2a\x4d\x18": _decompress_zstd for first in range(0x50, 0x60)},  # frames that are skipped
 }
 
 

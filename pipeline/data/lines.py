@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import codecs
 import io
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, TextIO
@@ -19,6 +20,7 @@ from lengthwise.data.files import DataFile, open_data_file
 from lengthwise.errors import DatasetError
 from lengthwise.util.encodings import guess_encoding, guess_wide
 
+log = logging.getLogger(__name__)
 _SAMPLE_BYTES = 4_096
 # Byte order marks that the codec does not drop itself.
 _MARKS = {
@@ -65,6 +67,36 @@ def open_text(file: DataFile, settings: DatasetSettings, newline: str | None = "
             ) from error
         finally:
             text.detach()
+
+
+def check_declared_encoding(file: DataFile, settings: DatasetSettings) -> None:
+    """Refuse a file whose byte order mark contradicts `dataset.encoding`; log one that looks like UTF-8.
+
+    Most encodings of one byte per character read any bytes, and those of UTF-8 as two or three wrong characters each.
+
+    Raises:
+        DatasetError: it begins with the byte order mark of UTF-8.
+    """
+    if _codec(settings).startswith("utf"):
+        return
+    with open_data_file(file) as raw:
+        start = raw.read(_SAMPLE_BYTES)
+    if start.startswith(codecs.BOM_UTF8):
+        raise DatasetError(
+            f"{settings.path}: {file} begins with the byte order mark of UTF-8, but dataset.encoding is"
+            f" {settings.encoding!r}; leave that out, or convert the file"
+        )
+    try:
+        text = codecs.getincrementaldecoder("utf-8")().decode(start)  # the sample may end within a character
+    except UnicodeDecodeError:
+        return
+    if not text.isascii():
+        log.warning(
+            "%s: %s looks like UTF-8, but dataset.encoding is %s; leave that out if texts look wrong",
+            settings.path,
+            file,
+            settings.encoding,
+        )
 
 
 def find_undecodable(text: str, settings: DatasetSettings) -> str | None:

@@ -55,9 +55,10 @@ class Shard:
         return pc.if_else(mask, pa.scalar(None, texts.type), texts)
 
     def select(self, names: Sequence[str]) -> pa.Table:
-        """Some columns, null in malformed rows."""
+        """Some columns, null in malformed rows; the text is null too where it is not UTF-8, which no reader takes."""
         text_column = self.table.column_names[0]
-        return self.table.set_column(0, text_column, self.texts).select(list(names))
+        texts = _without_invalid(self.texts) if text_column in names else self.texts
+        return self.table.set_column(0, text_column, texts).select(list(names))
 
 
 class Source:
@@ -252,6 +253,23 @@ def _cast_table(table: pa.Table, features: datasets.Features) -> pa.Table:
         except (pa.ArrowException, TypeError, ValueError) as error:
             raise _CastError(expected.name, column.type, expected.type) from error
     return pa.table(columns, schema=schema)
+
+
+def _without_invalid(texts: pa.ChunkedArray) -> pa.ChunkedArray:
+    """The texts, null where they are not UTF-8."""
+    try:
+        texts.validate(full=True)
+    except pa.ArrowInvalid:
+        found = (_decode(encoded) for encoded in texts.cast(pa.large_binary()).to_pylist())
+        return pa.chunked_array([pa.array(found, texts.type)])
+    return texts
+
+
+def _decode(encoded: bytes | None) -> str | None:
+    try:
+        return None if encoded is None else encoded.decode()
+    except UnicodeDecodeError:
+        return None
 
 
 def _select_features(features: datasets.Features, settings: DatasetSettings) -> datasets.Features:

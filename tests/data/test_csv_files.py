@@ -240,6 +240,14 @@ def test_csv_settings(tmp_path: Path, contents: str, options: dict[str, Any], st
     assert to_rows(tmp_path, contents, csv=options, streaming=streaming) == [("a", "1"), ("b", "2")]
 
 
+@pytest.mark.parametrize("line", ['"say \\"hi\\" to you",1', '"say \\"hi\\", you",1'])
+def test_escaped_quotes_without_the_setting_are_refused_with_it(tmp_path: Path, line: str) -> None:
+    """Reading quotes as text, which is the remedy for stray ones, would give other texts."""
+    with pytest.raises(DatasetError, match=r"line 2: .*; set dataset\.csv\.escape to a backslash") as caught:
+        to_rows(tmp_path, f"text,id\n{line}\n")
+    assert "dataset.csv.quoting" not in str(caught.value)
+
+
 def test_escaped_quotes(tmp_path: Path) -> None:
     contents = 'text,id\n"say \\"hi\\", you",1\n'
     assert to_rows(tmp_path, contents, csv={"escape": "\\"}) == [('say "hi", you', "1")]
@@ -283,7 +291,7 @@ def test_tab_may_be_written_as_an_escape(tmp_path: Path, delimiter: str) -> None
 @STREAMING
 def test_header_within_the_rows_is_malformed(tmp_path: Path, streaming: bool) -> None:
     """As where files were joined, the later ones with a byte order mark too."""
-    contents = "text,id\na,1\n\ufefftext,id\ntext,id\nb,text\n"
+    contents = "text,id\na,1\n\ufefftext,id\ntext , id\nb,text\n"
     with pytest.raises(DatasetError, match=r"line 3: the names of the columns again, as where files were joined"):
         to_rows(tmp_path, contents, streaming=streaming)
     rows, malformed = read_malformed(tmp_path / "rows.csv", keep_columns=("id",), streaming=streaming)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -143,11 +144,28 @@ def test_files_that_a_folder_skips_are_logged(tmp_path: Path, caplog: pytest.Log
         assert skipped in record.getMessage()
 
 
-def test_folder_of_files_with_hidden_names(tmp_path: Path) -> None:
-    write(tmp_path / "_rows.csv")
-    with pytest.raises(DatasetError, match=r"all data files have names that begin with _ \(_rows\.csv\).* to a glob"):
+@pytest.mark.parametrize("path", ["rows", "rows/*.csv", "rows/b.csv"])
+def test_link_to_a_file_that_is_not_there_is_named(tmp_path: Path, path: str) -> None:
+    """As clones of git-annex and DVC have them; its rows would be missing."""
+    (tmp_path / "rows").mkdir()
+    write(tmp_path / "rows/a.csv")
+    for name in ("b.csv", "notes.md"):
+        (tmp_path / "rows" / name).symlink_to(tmp_path / "store/b")
+    with pytest.raises(
+        DatasetError, match=r"b\.csv is a link to .*store/b, which is not there; get that file, or remove"
+    ):
+        open_source(tmp_path / path)
+    (tmp_path / "rows/b.csv").unlink()
+    assert read_texts(tmp_path / "rows") == ROW_TEXTS
+
+
+@pytest.mark.parametrize("name", ["_rows.csv", ".rows.csv"])
+def test_folder_of_files_with_hidden_names(tmp_path: Path, name: str) -> None:
+    write(tmp_path / name)
+    message = rf"all data files have names that begin with \. or _ \({re.escape(name)}\).* to a glob"
+    with pytest.raises(DatasetError, match=message):
         open_source(tmp_path)
-    assert read_texts(tmp_path / "*.csv") == ROW_TEXTS
+    assert read_texts(tmp_path / f"{name[0]}*.csv") == ROW_TEXTS
 
 
 def test_settings_beside_the_data_are_no_data(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

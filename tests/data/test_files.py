@@ -6,6 +6,7 @@ import bz2
 import gzip
 import io
 import lzma
+import tarfile
 import warnings
 import zipfile
 from pathlib import Path
@@ -31,6 +32,16 @@ def make_zip(members: dict[str, bytes]) -> bytes:
     return file.getvalue()
 
 
+def make_tar(members: dict[str, bytes]) -> bytes:
+    file = io.BytesIO()
+    with tarfile.open(fileobj=file, mode="w") as archive:
+        for name, contents in members.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(contents)
+            archive.addfile(info, io.BytesIO(contents))
+    return file.getvalue()
+
+
 def make_parquet(rows: list[dict[str, Any]]) -> bytes:
     file = io.BytesIO()
     pq.write_table(pa.Table.from_pylist(rows), file)
@@ -53,6 +64,13 @@ def test_parts_of_a_compressed_file_are_joined(tmp_path: Path) -> None:
     for compress, name in ((gzip.compress, "gz"), (bz2.compress, "bz2"), (lzma.compress, "xz")):
         (tmp_path / f"rows.txt.{name}").write_bytes(compress(b"one\n") + compress(b"two\n"))
         assert read_texts(tmp_path / f"rows.txt.{name}") == ["one", "two"]
+
+
+def test_frames_of_zstandard_are_joined(tmp_path: Path) -> None:
+    """Several, and after one that is skipped, with which pzstd begins."""
+    frames = [pa.compress(text, "zstd", asbytes=True) for text in (b"one\n", b"two\n")]
+    (tmp_path / "rows.txt.zst").write_bytes(b"\x50\x2a\x4d\x18\x04\0\0\0size" + b"".join(frames))
+    assert read_texts(tmp_path / "rows.txt.zst") == ["one", "two"]
 
 
 @STREAMING
@@ -138,6 +156,9 @@ def test_other_archives_are_refused(tmp_path: Path, name: str, format_name: str 
             b"version https://git-lfs.github.com/spec/v1\noid sha256:a\n",
             r"rows\.csv is a pointer of Git LFS.* git lfs pull",
         ),
+        (b"%PDF-1.7\n", r"rows\.csv is a PDF document by its first bytes; save its text in a text file"),
+        (b"{\\rtf1\\ansi text", r"rows\.csv is a document in rich text format by its first bytes"),
+        (make_tar(TEXTS), r"rows\.csv is a tar archive by its first bytes; unpack it, or pack the files as \.zip"),
         (b"\n<!DOCTYPE html>\n<html>", r"rows\.csv is a web page by its first bytes.* download the file again"),
     ],
 )
@@ -145,6 +166,18 @@ def test_file_of_another_kind_than_its_extension(tmp_path: Path, contents: bytes
     (tmp_path / "rows.csv").write_bytes(contents)
     with pytest.raises(DatasetError, match=message):
         open_source(tmp_path / "rows.csv")
+
+
+@pytest.mark.parametrize("name", ["rows.csv.gz", "rows.txt.gz"])
+def test_compressed_file_of_another_kind(tmp_path: Path, name: str) -> None:
+    """A tar archive would be read as lines of text, its headers among them."""
+    (tmp_path / name).write_bytes(gzip.compress(make_tar(TEXTS)))
+    with pytest.raises(DatasetError, match=rf"{name} is a tar archive by its first bytes; unpack it"):
+        read_texts(tmp_path / name)
+    for compress in (gzip.compress, lzma.compress):
+        (tmp_path / name).write_bytes(compress(gzip.compress(b"text\na\n")))
+        with pytest.raises(DatasetError, match=rf"{name} is compressed twice; decompress it once"):
+            read_texts(tmp_path / name, encoding="latin-1")
 
 
 def test_text_file_may_be_a_web_page(tmp_path: Path) -> None:

@@ -34,6 +34,20 @@ def test_declared_encoding(tmp_path: Path, name: str, encoding: str, streaming: 
 
 
 @NAMES
+def test_declared_encoding_that_utf_8_contradicts(tmp_path: Path, name: str, caplog: pytest.LogCaptureFixture) -> None:
+    """cp1252 reads any file, and one in UTF-8 with other letters."""
+    (tmp_path / name).write_bytes(contents_of(name, ["plain", "café"]).encode())
+    assert read_texts(tmp_path / name, encoding="cp1252") == ["plain", "cafÃ©"]
+    (record,) = caplog.records
+    assert f"{name} looks like UTF-8, but dataset.encoding is cp1252" in record.getMessage()
+    (tmp_path / name).write_bytes(codecs.BOM_UTF8 + contents_of(name).encode())
+    with pytest.raises(
+        DatasetError, match=rf"{name} begins with the byte order mark of UTF-8, but dataset.encoding is"
+    ):
+        read_texts(tmp_path / name, encoding="cp1252")
+
+
+@NAMES
 @pytest.mark.parametrize("mark", [codecs.BOM_UTF8, codecs.BOM_UTF16_LE])
 def test_byte_order_mark_is_no_part_of_the_text(tmp_path: Path, name: str, mark: bytes) -> None:
     encoding = "utf-8" if mark == codecs.BOM_UTF8 else "utf-16-le"

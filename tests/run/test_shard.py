@@ -107,6 +107,20 @@ def test_quarantine_has_the_reason_and_the_text_of_each_row(
     assert "3 rows could not be encoded (2 of them null or not Unicode)" in (tmp_path / "out/README.md").read_text()
 
 
+@pytest.mark.parametrize("policy", ["zero", "quarantine"])
+def test_kept_text_that_is_not_unicode_is_null(
+    tmp_path: Path, tokenizer: TextTokenizer, engine: LookupEngine, policy: str
+) -> None:
+    """Its bytes would make the file unreadable for others, as `pandas` and `to_pylist` are."""
+    pq.write_table(texts_of_bytes(b"moon", b"x\xffy", None, "sé".encode()), tmp_path / "rows.parquet")
+    changes = {"encode": {"bad_rows": policy}, "dataset": {"keep_columns": ["text"]}}
+    config = run_config(tmp_path / "out", tmp_path / "rows.parquet", **changes)
+    encode(config, open_dataset(config.dataset), tokenizer, engine)
+    table = pq.read_table(tmp_path / "out/data")
+    assert table["text"].to_pylist() == ["moon", None, None, "sé"]
+    table.validate(full=True)
+
+
 @pytest.mark.parametrize("streaming", [False, True])
 @pytest.mark.parametrize("chunk_bytes", [2**20, 1])
 def test_malformed_rows_of_a_file_are_bad_rows(
