@@ -220,7 +220,11 @@ class TrainSettings(Settings):
         "auto",
         description="in which the LSTM is computed in training; auto: bf16 where the processor has it, else fp32",
     )
-    threads: PositiveInt | None = Field(None, description="PyTorch's threads; 1 makes a repeated run equal to the byte")
+    threads: PositiveInt | None = Field(
+        None,
+        description="threads on a CPU, as many as PyTorch has if null; with the same number, a repeated run is equal to"
+        " the byte",
+    )
     checkpoint_every: PositiveInt = Field(500, description="steps between two checkpoints")
     log_every: PositiveInt = Field(20, description="steps between two lines of the log")
 

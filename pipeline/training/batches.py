@@ -4,11 +4,13 @@ A batch of texts from the `LengthBatchSampler` is one length already. The texts 
 a group are cut into a few batches of like lengths, the cheapest by the costs of the planner, and the loss is computed
 over all of their vectors.
 
-In bfloat16 the LSTM alone is computed; its states are pooled, projected and compared in float32.
+In bfloat16 the LSTM alone is computed; its states are pooled, projected and compared in float32. All of it may run in
+several threads at a time.
 """
 
 from __future__ import annotations
 
+import threading
 from itertools import pairwise
 from typing import Literal
 
@@ -52,13 +54,14 @@ class BatchRunner:
         """
         self.encoder, self.device = encoder, encoder.embedding.weight.device
         self.costs: BatchCosts = (PACKED_CUDA if self.device.type == "cuda" else TRAINING).with_limits(max_tokens)
-        self.tokens = 0
+        self.tokens, self._lock = 0, threading.Lock()
         self._hooks = _autocast_lstm(encoder.lstm, self.device.type) if precision == "bf16" else []
 
     def rows(self, tokens: RaggedTokens, rows: NDArray[np.int64]) -> Tensor:
         """Vectors of rows as one batch: float32[rows, dim], with gradients. Every row has a token."""
         ids, lengths = tokens.pad_rows(rows, self.encoder.config.pad_token_id)
-        self.tokens += int(lengths.sum())
+        with self._lock:
+            self.tokens += int(lengths.sum())
         input_ids = torch.from_numpy(ids).to(self.device, non_blocking=True)
         if (lengths == ids.shape[1]).all():
             return self.encoder.forward_equal_lengths(input_ids)
@@ -83,13 +86,13 @@ class BatchRunner:
 
 def _autocast_lstm(lstm: nn.LSTM, device_type: str) -> list[RemovableHandle]:
     """Compute an LSTM in bfloat16 until the hooks are removed; gradients and weights stay float32."""
-    contexts: list[torch.autocast] = []
+    of_thread = threading.local()
 
     def enter(*_: object) -> None:
-        contexts.append(torch.autocast(device_type, torch.bfloat16))
-        contexts[-1].__enter__()
+        of_thread.autocast = torch.autocast(device_type, torch.bfloat16)
+        of_thread.autocast.__enter__()
 
     def leave(*_: object) -> None:
-        contexts.pop().__exit__(None, None, None)
+        of_thread.autocast.__exit__(None, None, None)
 
     return [lstm.register_forward_pre_hook(enter), lstm.register_forward_hook(leave, always_call=True)]

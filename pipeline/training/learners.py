@@ -42,8 +42,11 @@ class Learner(Protocol):
     @property
     def head(self) -> nn.Module | None: ...  # noqa: D102
 
-    def loss(self, runner: BatchRunner) -> Tensor:
-        """The loss of the next batch, a scalar with gradients, without the source's weight."""
+    def next_parts(self, count: int) -> list[NDArray[np.int64]]:
+        """The rows of the next batch, in up to `count` parts whose losses sum to that of the batch."""
+
+    def loss(self, runner: BatchRunner, rows: NDArray[np.int64]) -> Tensor:
+        """The loss of a part, a scalar with gradients, without the source's weight."""
 
     def validation_loss(self, runner: BatchRunner) -> float | None:
         """The mean loss of the held-out rows; None where there are none."""
@@ -81,9 +84,14 @@ class TextLearner:
             nn.init.zeros_(self.head.weight)
             nn.init.zeros_(self.head.bias)
 
-    def loss(self, runner: BatchRunner) -> Tensor:
-        """Every row has the same weight, however many rows its batch has."""
+    def next_parts(self, count: int) -> list[NDArray[np.int64]]:
+        """The rows of the next batch; a loss that compares rows with each other needs all of them at once."""
         rows = self._train[self.sampler.next()]
+        is_whole = self._objective == "contrastive"
+        return [rows] if is_whole else np.array_split(rows, min(count, len(rows)))
+
+    def loss(self, runner: BatchRunner, rows: NDArray[np.int64]) -> Tensor:
+        """Every row has the same weight, however many rows its batch has."""
         return self._batch_loss(runner, rows) * (len(rows) / self.sampler.mean_rows)
 
     def validation_loss(self, runner: BatchRunner) -> float | None:
@@ -139,9 +147,13 @@ class PairLearner:
         lengths = np.stack([side.lengths[self._train] for side in examples.sides])
         self.sampler = GroupSampler(lengths, source.group, source_seed(settings.seed, number), source.window)
 
-    def loss(self, runner: BatchRunner) -> Tensor:
-        """The loss of the next group."""
-        return self._group_loss(runner, self._train[self.sampler.next()])
+    def next_parts(self, count: int) -> list[NDArray[np.int64]]:
+        """The next group, whole."""
+        return [self._train[self.sampler.next()]]
+
+    def loss(self, runner: BatchRunner, rows: NDArray[np.int64]) -> Tensor:
+        """The loss of a group."""
+        return self._group_loss(runner, rows)
 
     def validation_loss(self, runner: BatchRunner) -> float | None:
         """The mean over the held-out pairs, in groups that are the same each time; None for a single pair."""

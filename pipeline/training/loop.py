@@ -5,6 +5,9 @@
 - All state is in `snapshot`: encoder, heads, optimizer, moving average, best weights, positions of the samplers, the
   random generator. A run that goes on from one makes the same steps as one that was never interrupted, to the byte
   where PyTorch runs on one thread.
+- On a CPU every thread runs a part of a step by itself: a batch's rows, or a group of pairs. That keeps the processor
+  busier than threads that share each product. Gradients are summed in the order of the parts, so that the same number
+  of threads gives the same bytes.
 - The learning rate depends on the step alone. `max_minutes` stops a run and changes nothing before that.
 """
 
@@ -13,10 +16,13 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from tqdm import tqdm
 
@@ -72,6 +78,7 @@ class Trainer:
         self.best_step, self.without_gain, self.stopped = 0, 0, ""
         self.losses: dict[str, float] = {}
         self._sums: dict[str, list[float]] = {}
+        self._threads = 1 if device == "cuda" else torch.get_num_threads()
 
     def run(self, checkpoints: Checkpoints, journal: Journal, *, show_progress: bool) -> None:
         """Train to the end, from the current step; then the encoder has the best weights that were found.
@@ -82,11 +89,14 @@ class Trainer:
         """
         before, began, resumed = self.seconds, time.perf_counter(), self.tokens
         self.encoder.train()
-        with tqdm(
-            total=self.total_steps, initial=self.step, desc="train", unit=" steps", disable=not show_progress
-        ) as bar:
+        with (
+            ThreadPoolExecutor(self._threads, "train", _prepare_thread) as pool,
+            tqdm(
+                total=self.total_steps, initial=self.step, desc="train", unit=" steps", disable=not show_progress
+            ) as bar,
+        ):
             while not self.stopped:
-                self._make_step()
+                self._make_step(pool)
                 self.seconds = before + time.perf_counter() - began
                 self._end_step(journal)
                 rate = (self.tokens - resumed) / (self.seconds - before)
@@ -131,16 +141,12 @@ class Trainer:
         self._best = {name: value.to(device) for name, value in _below(tensors, "best").items()}
         torch.set_rng_state(tensors["random"])
 
-    def _make_step(self) -> None:
+    def _make_step(self, pool: ThreadPoolExecutor) -> None:
         """One step of the optimizer, over one or more batches."""
         tokens = self._runner.tokens
-        first = self.step * self._settings.accumulate
-        for round_number in range(first, first + self._settings.accumulate):
-            for number in due_sources(self._shares, round_number):
-                self._add_gradient(self._learners[number])
+        self._add_gradients(pool)
         self._set_learning_rates()
-        weights = self._parameters.values()
-        norm = nn.utils.clip_grad_norm_(weights, self._settings.clip_norm or math.inf)
+        norm = nn.utils.clip_grad_norm_(self._parameters.values(), self._settings.clip_norm or math.inf)
         if not math.isfinite(float(norm)):
             raise self._diverged(f"the gradient's norm is {float(norm)}")
         self._optimizer.step()
@@ -149,14 +155,33 @@ class Trainer:
         self.tokens += self._runner.tokens - tokens
         self._update_average()
 
-    def _add_gradient(self, learner: Learner) -> None:
-        """Of the next batch of a source."""
-        loss = learner.loss(self._runner)
+    def _add_gradients(self, pool: ThreadPoolExecutor) -> None:
+        """Of the next batch of every source whose turn it is, in the rounds of a step."""
+        first = self.step * self._settings.accumulate
+        rounds = range(first, first + self._settings.accumulate)
+        due = [self._learners[number] for round_number in rounds for number in due_sources(self._shares, round_number)]
+        batches = [learner.next_parts(self._threads) for learner in due]
+        whole_first = sorted(range(len(due)), key=lambda number: len(batches[number]))  # they take longest
+        parts = [(number, rows) for number in whole_first for rows in batches[number]]
+        losses = [0.0] * len(due)
+        found = pool.map(lambda part: self._gradients(due[part[0]], part[1]), parts)
+        for (number, _), (loss, gradients) in zip(parts, found, strict=True):
+            losses[number] += loss
+            for weight, gradient in zip(self._parameters.values(), gradients, strict=True):
+                if gradient is not None:
+                    weight.grad = gradient if weight.grad is None else weight.grad.add_(gradient)
+        for learner, loss in zip(due, losses, strict=True):
+            self._sums.setdefault(learner.name, []).append(loss)
+
+    def _gradients(self, learner: Learner, rows: NDArray[np.int64]) -> tuple[float, tuple[Tensor | None, ...]]:
+        """The loss of a part of a batch, and its gradient by every weight; None for a weight that has no part in it."""
+        loss = learner.loss(self._runner, rows)
         value = float(loss.detach())
         if not math.isfinite(value):
             raise self._diverged(f"the loss of train.sources.{learner.name} is {value}")
-        self._sums.setdefault(learner.name, []).append(value)
-        (loss * (learner.weight / self._settings.accumulate)).backward()
+        weights = list(self._parameters.values())
+        weighted = loss * (learner.weight / self._settings.accumulate)
+        return value, torch.autograd.grad(weighted, weights, allow_unused=True)
 
     def _end_step(self, journal: Journal) -> None:
         """Validate and write to the log where it is time for it; decide whether training ends."""
@@ -268,6 +293,12 @@ class Trainer:
             f" ({self._settings.learning_rate:g}) or train.clip_norm ({self._settings.clip_norm}), and start over with"
             " --fresh"
         )
+
+
+def _prepare_thread() -> None:
+    """Settings of PyTorch that each thread has for itself."""
+    torch.set_num_threads(1)
+    torch.set_flush_denormal(True)
 
 
 def learning_rate_factor(step: int, total: int, settings: TrainSettings) -> float:

@@ -40,13 +40,18 @@ def pairs(tokenizer: TextTokenizer, *sides: Sequence[str], held_out: int = 0, gr
     return PairLearner(examples, 0, TrainSettings())
 
 
-def test_rows_of_an_epoch_have_the_same_weight(tokenizer: TextTokenizer, runner: BatchRunner) -> None:
+def next_loss(learner: TextLearner | PairLearner, runner: BatchRunner, parts: int = 2) -> float:
+    return sum(float(learner.loss(runner, rows)) for rows in learner.next_parts(parts))
+
+
+@pytest.mark.parametrize("parts", [1, 2, 50])
+def test_rows_of_an_epoch_have_the_same_weight(tokenizer: TextTokenizer, runner: BatchRunner, parts: int) -> None:
     """The sum over an epoch's batches is that of all rows' losses, times the number of batches per row."""
     rows = Rows("0: teacher", SourceSettings(kind="teacher"), (TEXTS,))
     examples = make_examples(rows, vectors, tokenizer, TokenizationSettings(), held_out=0, seed=0)
     learner = TextLearner(examples, 0, 6, TrainSettings(max_tokens=30), runner)
     with torch.no_grad():
-        batches = [float(learner.loss(runner)) for _ in range(learner.sampler.batches)]
+        batches = [next_loss(learner, runner, parts) for _ in range(learner.sampler.batches)]
         every = cosine_loss(runner.group(examples.sides[0], np.arange(60)), torch.from_numpy(vectors(np.arange(60))))
     assert len(set(map(len, map(str.split, TEXTS)))) > 3
     assert np.mean(batches) == pytest.approx(float(every), abs=1e-5)
@@ -66,15 +71,15 @@ def test_text_that_is_a_partner_of_its_anchor_is_no_negative(tokenizer: TextToke
     """Every pair is the same pair, so that nothing is left to tell apart."""
     learner = pairs(tokenizer, ["the cat"] * 4, ["the dog"] * 4)
     with torch.no_grad():
-        assert float(learner.loss(runner)) == pytest.approx(0, abs=1e-6)
+        assert next_loss(learner, runner) == pytest.approx(0, abs=1e-6)
 
 
 def test_hard_negatives_count_where_there_are_any(tokenizer: TextTokenizer, runner: BatchRunner) -> None:
     anchors, positives = TEXTS[:4], TEXTS[4:8]
     with torch.no_grad():
-        plain = float(pairs(tokenizer, anchors, positives).loss(runner))
-        without = float(pairs(tokenizer, anchors, positives, [""] * 4).loss(runner))
-        some = float(pairs(tokenizer, anchors, positives, ["moon", "", "", "sea"]).loss(runner))
+        plain = next_loss(pairs(tokenizer, anchors, positives), runner)
+        without = next_loss(pairs(tokenizer, anchors, positives, [""] * 4), runner)
+        some = next_loss(pairs(tokenizer, anchors, positives, ["moon", "", "", "sea"]), runner)
     assert without == pytest.approx(plain, abs=1e-6)
     assert some > plain
 
@@ -82,7 +87,7 @@ def test_hard_negatives_count_where_there_are_any(tokenizer: TextTokenizer, runn
 def test_each_distinct_text_is_run_once(tokenizer: TextTokenizer, runner: BatchRunner) -> None:
     learner = pairs(tokenizer, ["the cat", "moon", "the cat", "moon"], ["moon", "the cat", "rain fell", "a dog"])
     with torch.no_grad():
-        learner.loss(runner)
+        next_loss(learner, runner)
     assert runner.tokens == 2 + 1 + 2 + 2
 
 
@@ -90,7 +95,7 @@ def test_held_out_pairs_are_measured_in_the_same_groups(tokenizer: TextTokenizer
     learner = pairs(tokenizer, TEXTS, TEXTS[::-1], held_out=6)
     with torch.no_grad():
         first = learner.validation_loss(runner)
-        learner.loss(runner)
+        next_loss(learner, runner)
         assert first == learner.validation_loss(runner)
     assert first is not None
     assert first > 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -72,14 +73,15 @@ def test_student_learns_the_teacher_and_is_a_checkpoint(place: Path) -> None:
     assert {"report.md", "report.json", "curves.png", "log.jsonl", "run.json"} <= set(contents(place / "training"))
 
 
-@pytest.mark.parametrize("name", ["teacher", "pairs"])
-def test_repeated_run_is_equal_to_the_byte(place: Path, name: str) -> None:
-    train(teacher_run(place, KINDS[name], max_steps=30))
+@pytest.mark.parametrize(("names", "threads"), [(["teacher"], 1), (["pairs"], 1), (["pairs", "teacher", "labels"], 3)])
+def test_repeated_run_is_equal_to_the_byte(place: Path, names: list[str], threads: int) -> None:
+    sources = [KINDS[name] for name in names]
+    train(teacher_run(place, *sources, max_steps=30, threads=threads))
     first = contents(place / "student")
     shutil.rmtree(place / "student")
-    train(teacher_run(place, KINDS[name], max_steps=30), fresh=True)
+    train(teacher_run(place, *sources, max_steps=30, threads=threads), fresh=True)
     assert contents(place / "student") == first
-    config = teacher_run(place, KINDS[name], max_steps=30, seed=1)
+    config = teacher_run(place, *sources, max_steps=30, threads=threads, seed=1)
     train(config, fresh=True, overwrite=True)
     assert contents(place / "student")["model.safetensors"] != first["model.safetensors"]
 
@@ -100,10 +102,10 @@ def test_interrupted_run_ends_with_the_same_bytes(place: Path, stop: int, monkey
     shutil.rmtree(place / "training")
     original = loop.Trainer._make_step
 
-    def fail(self: loop.Trainer) -> None:
+    def fail(self: loop.Trainer, pool: ThreadPoolExecutor) -> None:
         if self.step == stop:
             raise KeyboardInterrupt
-        original(self)
+        original(self, pool)
 
     monkeypatch.setattr(loop.Trainer, "_make_step", fail)
     with pytest.raises(KeyboardInterrupt):
