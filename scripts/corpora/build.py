@@ -5,7 +5,7 @@ A source whose package cannot be fetched is left out and named in the report; th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
@@ -18,6 +18,7 @@ from lengthwise.cli.corpora.clean import (
     MIN_WORDS,
     chunks,
     clean,
+    hash_number,
     is_english,
     is_held_out,
     unique,
@@ -25,11 +26,12 @@ from lengthwise.cli.corpora.clean import (
 from lengthwise.cli.corpora.parquet_files import write_rows
 from lengthwise.cli.corpora.rules.lexicon import Lexicon
 from lengthwise.cli.corpora.rules.real import RealSentences
-from lengthwise.cli.corpora.sources import Pairs, Sources, Texts
+from lengthwise.cli.corpora.sources import MANUALS, Pairs, Sources, Texts
 from lengthwise.cli.corpora.triples import framed_triples, real_triples
 from lengthwise.errors import DatasetError
 
 REAL_SOURCES = ("wordnet.example", "wordnet.gloss", "facts", "brown", "news", "speeches", "addresses")
+MAX_OF_A_MANUAL = 10_000  # texts: manuals are long, and repeat themselves
 
 Progress = Callable[[str, int], None]
 Item = TypeVar("Item")
@@ -83,7 +85,8 @@ class _Builder:
         seen: set[bytes] = set()
         rows: list[tuple[str, str]] = []
         for name, read in self._sources.texts().items():
-            rows += self._read("texts", name, _usable(read, MIN_WORDS, seen))
+            usable = _usable(read, MIN_WORDS, seen)
+            rows += self._read("texts", name, sample(usable, MAX_OF_A_MANUAL) if name in MANUALS else usable)
         for name, read in self._sources.names().items():
             rows += self._read("texts", name, _usable(read, 1, seen))
         return rows
@@ -132,6 +135,13 @@ class _Builder:
     def _done(self, file: str, name: str, rows: int) -> None:
         self.report.rows[file, name] = rows
         self._progress(f"{file}: {name}", rows)
+
+
+def sample(texts: Iterable[str], count: int) -> Iterator[str]:
+    """At most so many texts, chosen by their hashes, in their order."""
+    every = list(texts)
+    chosen = set(sorted(every, key=hash_number)[:count])
+    yield from (text for text in every if text in chosen)
 
 
 def _usable(read: Texts, min_words: int, seen: set[bytes], max_words: int = MAX_WORDS) -> Iterator[str]:

@@ -35,6 +35,7 @@ DOCUMENTS = {
     "gimp-help-en": "usr/share/gimp/2.0/help/en/*.html",
     "developers-reference": "usr/share/**/*.html",
 }
+MANUALS = frozenset((*DOCUMENTS, *MANUAL_PAGES))
 DICTIONARIES = {  # packaged as dict-NAME
     "gcide": dictionaries.gcide,
     "foldoc": dictionaries.foldoc,

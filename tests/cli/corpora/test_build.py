@@ -14,7 +14,7 @@ import pytest
 from click.testing import CliRunner
 
 from helpers.corpora import tagged_sentences, write_wordnet
-from lengthwise.cli.corpora.build import Report, write_corpora
+from lengthwise.cli.corpora.build import Report, sample, write_corpora
 from lengthwise.cli.corpora.clean import is_held_out
 from lengthwise.cli.corpora.dictionaries import Entry
 from lengthwise.cli.corpora.packages import Packages
@@ -82,6 +82,15 @@ def test_the_same_bytes_for_the_same_seed(tmp_path: Path) -> None:
     assert [(tmp_path / f"out/{name}.parquet").read_bytes() for name in files] == first
     write(tmp_path, seed=1)
     assert (tmp_path / "out/triples.parquet").read_bytes() != first[3]
+
+
+def test_a_sample_does_not_depend_on_what_else_there_is() -> None:
+    texts = [f"text {number}" for number in range(50)]
+    chosen = list(sample(texts, 10))
+    assert len(chosen) == 10
+    assert chosen == [text for text in texts if text in chosen]
+    assert set(sample(texts[:25], 10)) >= {text for text in chosen if text in texts[:25]}
+    assert list(sample(texts[:5], 10)) == texts[:5]
 
 
 def test_nothing_to_read_is_an_error(tmp_path: Path) -> None:
