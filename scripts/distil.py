@@ -54,7 +54,8 @@ def main(path: Path, overrides: tuple[str, ...], data: Path, costs: bool) -> Non
     click.echo(train_encoder.summary(train(config)))
     show_command(f"lengthwise export {arguments}")
     export_run(config)
-    models = [f"{config.export.output}:native", f"{config.export.output}:int8", *MODELS]
+    ours = [f"{config.model.path}:int8", f"{config.export.output}:native", f"{config.export.output}:int8"]
+    models = [config.model.path, *ours, *MODELS]
     options = ["--data", str(data), "--output", "runs/distil/quality", "--costs" if costs else "--no-costs"]
     show_command(f"lengthwise evaluate {' '.join([*models, *options])}")
     evaluate_encoder.main([*models, *options], standalone_mode=False)

@@ -20,12 +20,12 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
-from lengthwise.config import CONFIG_FILE
+from lengthwise.config import CONFIG_FILE, Precision
 from lengthwise.errors import ConfigError, LengthwiseError
 from lengthwise.evaluation.static import open_static
 from lengthwise.evaluation.vectors import Ranking, VectorCache, nearest
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from lengthwise.api import Encoder
 
 BM25, PACKAGE, BAG, ALL = "bm25", "package:", "bag", "all"
-_PRECISIONS = ("fp32", "bf16", "fp16")
+_PRECISIONS = get_args(Precision)
 _BATCH_SIZES = (8, 32, 128)  # of sentence-transformers, which does not choose
 _NOT_THE_MODEL = ("onnx", "openvino", ".git", ".cache")  # folders that the same repository holds for other libraries
 
