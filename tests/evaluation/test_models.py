@@ -162,7 +162,7 @@ def test_variants_that_a_model_does_not_have(artifact_folder: Path, static_folde
     Encoder.load(artifact_folder).save(tmp_path / "model")
     for text, message in (
         (f"{artifact_folder}:int4", "has no variant 'int4'; choose native,"),
-        (f"{tmp_path / 'model'}:int8", "has no variant 'int8'; choose fp32, bf16, fp16"),
+        (f"{tmp_path / 'model'}:int4", "has no variant 'int4'; choose fp32, bf16, fp16, int8"),
         (f"{static_folder}:int8", "has no variant 'int8'; leave it out"),
     ):
         with pytest.raises(ConfigError, match=message):
