@@ -39,6 +39,7 @@ from lengthwise.util.model_paths import is_artifact
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
+    from lengthwise.encoder.classify import LabelClassifier
     from lengthwise.encoder.model import PackedEncoder
     from lengthwise.export.artifact.folder import Artifact
 
@@ -240,6 +241,43 @@ class Encoder:
         if normalize and not self.config.normalize:
             vectors /= np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), _NORM_FLOOR)
         return vectors[0] if isinstance(texts, str) else vectors
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The names of the labels, in the order of the logits; none of a model without a classifier."""
+        return self.config.labels
+
+    def logits(self, texts: str | Iterable[str], **options: Any) -> NDArray[np.float32]:
+        """The logits of one text, float32[labels], or of several, float32[texts, labels].
+
+        They are computed from the vectors that the model gives, so a text without tokens gets those of zeros.
+
+        Args:
+            texts: as for `encode`.
+            options: `show_progress`, `max_length` and `truncate` of `encode`.
+
+        Raises:
+            ConfigError: the model has no labels.
+            TextError: as `encode`.
+        """
+        classifier = self._classifier()
+        found = classifier.logits(np.atleast_2d(self.encode(texts, **options)))
+        return found[0] if isinstance(texts, str) else found
+
+    def probabilities(self, texts: str | Iterable[str], **options: Any) -> NDArray[np.float32]:
+        """As `logits`: what the model makes of them, by softmax, by sigmoid or as they are."""
+        found = self._classifier().probabilities(np.atleast_2d(self.logits(texts, **options)))
+        return found[0] if isinstance(texts, str) else found
+
+    def predict(self, texts: str | Iterable[str], **options: Any) -> str | list[str]:
+        """As `logits`: the name of the label with the largest one."""
+        found = self._classifier().best(np.atleast_2d(self.logits(texts, **options)))
+        return found[0] if isinstance(texts, str) else found
+
+    def _classifier(self) -> LabelClassifier:
+        if self._engine.classifier is None:
+            raise ConfigError("the model has no labels; encode gives its vectors")
+        return self._engine.classifier
 
     def save(self, path: str | Path) -> None:
         """Write the model as a checkpoint folder, whole or not at all. An older checkpoint there is replaced.

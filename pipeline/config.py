@@ -15,6 +15,14 @@ import yaml
 from pydantic import Field, ValidationInfo, field_validator
 
 from lengthwise.dataset_config import DatasetSettings, Names, NonEmpty
+from lengthwise.encoder_config import (
+    Cell,
+    ClassifierSettings,
+    DenseLayers,
+    GateActivation,
+    PaddingSettings,
+    Pooling,
+)
 from lengthwise.errors import CheckpointError, ConfigError
 from lengthwise.train_config import TrainSettings
 from lengthwise.util.model_paths import MODEL_TYPE, explain_run_path
@@ -24,12 +32,12 @@ from lengthwise.util.yaml_files import load_yaml, parse_yaml
 
 Precision = Literal["fp32", "bf16", "fp16", "int8"]
 Variant = Literal["native", "portable", "fp16", "int8", "int8_dynamic"]  # see lengthwise.export.graphs.variants
-Pooling = Literal["last", "mean", "max", "sum", "mean_last"]
 TokenizerModel = Literal["wordpiece", "bpe", "byte_bpe", "unigram", "wordlevel", "char"]
 Normalizer = Literal["nfc", "nfd", "nfkc", "nfkd", "lowercase", "strip", "strip_accents", "bert"]
 PreTokenizer = Literal["whitespace", "whitespace_split", "bert", "punctuation", "digits", "byte_level", "metaspace"]
+OutputColumn = Literal["embedding", "predicted_label", "logits", "probabilities"]
 BadRows = Literal["error", "quarantine", "zero"]
-CONFIG_FILE = "config.json"
+CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"  # of a checkpoint or an artifact
 
 
 class TokenizerTraining(Settings):
@@ -111,23 +119,60 @@ class TokenizerSettings(Settings):
 
 
 class EncoderSettings(Settings):
-    """The shape of an Embedding+LSTM encoder."""
+    """The shape of an encoder: an embedding, an LSTM or GRU, and what makes one vector of its states.
 
+    A setting at its default that older versions do not have is left out of files, so their identities stay.
+    """
+
+    cell: Cell = Field(
+        "lstm", description="the recurrent layers: lstm or gru", exclude_if=lambda value: value == "lstm"
+    )
     embedding_dim: PositiveInt = Field(128, description="width of a token's embedding")
-    hidden_size: PositiveInt = Field(256, description="width of one direction of one LSTM layer")
-    num_layers: PositiveInt = Field(1, description="stacked LSTM layers")
+    hidden_size: PositiveInt = Field(256, description="width of one direction of one recurrent layer")
+    num_layers: PositiveInt = Field(1, description="stacked recurrent layers")
     bidirectional: bool = Field(False, description="also read each text from its end")
+    gate_activation: GateActivation = Field(
+        "sigmoid",
+        description="of the gates: sigmoid; hard_sigmoid_keras2, clip(0.2 x + 0.5, 0, 1); or hard_sigmoid_keras3,"
+        " clip(x / 6 + 0.5, 0, 1)",
+        exclude_if=lambda value: value == "sigmoid",
+    )
     pooling: Pooling = Field(
         "mean",
-        description="how token states become one vector: last, mean, max, sum, or mean_last (the mean, then the last)",
+        description="how token states become one vector: last (of each direction, where it ends reading), first and end"
+        " (at the first and the last token), mean, max, sum or attention; or several joined by _, as in mean_last",
     )
-    projection_dim: PositiveInt | None = Field(None, description="width of a Linear layer after pooling; none if null")
+    attention_dim: PositiveInt | None = Field(
+        None,
+        description="width of a tanh layer that attention pooling scores a state with; if null, a Linear map does",
+        exclude_if=lambda value: value is None,
+    )
+    dense: DenseLayers = Field(
+        (), description="Dense layers after the pooling, each with an activation", exclude_if=lambda value: not value
+    )
+    projection_dim: PositiveInt | None = Field(
+        None, description="width of a Linear layer after pooling and Dense layers; none if null"
+    )
     static_residual: bool = Field(
         False,
         description="add a Linear map of the mean of the token embeddings, past the LSTM",
-        exclude_if=lambda value: not value,  # files and identities are those of versions without the setting
+        exclude_if=lambda value: not value,
     )
     normalize: bool = Field(False, description="scale every vector to length 1")
+    classifier: ClassifierSettings | None = Field(
+        None, description="labels that are computed from a text's vector", exclude_if=lambda value: value is None
+    )
+    padding: PaddingSettings | None = Field(
+        None, description="padding that the encoder reads; usually none", exclude_if=lambda value: value is None
+    )
+
+    @field_validator("attention_dim")
+    @classmethod
+    def _only_attention_has_a_width(cls, value: int | None, info: ValidationInfo) -> int | None:
+        pooling = info.data.get("pooling", "attention")
+        if value is not None and "attention" not in pooling.split("_"):
+            raise ValueError(f"is {value}, but the pooling is {pooling}, without attention; leave it out")
+        return value
 
 
 class EncoderConfig(EncoderSettings):
@@ -152,14 +197,29 @@ class EncoderConfig(EncoderSettings):
         return self.directions * self.hidden_size
 
     @property
+    def pooling_parts(self) -> tuple[str, ...]:
+        """What the token states are pooled to, in the order in which it is concatenated."""
+        return tuple(self.pooling.split("_"))
+
+    @property
     def pooled_dim(self) -> int:
-        """Width of what the token states of a text are pooled to: state_dim, or twice that under mean_last."""
-        return 2 * self.state_dim if self.pooling == "mean_last" else self.state_dim
+        """Width of what the token states of a text are pooled to: state_dim per part."""
+        return len(self.pooling_parts) * self.state_dim
+
+    @property
+    def dense_dim(self) -> int:
+        """Width after the Dense layers."""
+        return self.dense[-1].dim if self.dense else self.pooled_dim
 
     @property
     def dim(self) -> int:
         """Width of a text's vector."""
-        return self.projection_dim or self.pooled_dim
+        return self.projection_dim or self.dense_dim
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The names of the labels; none without a classifier."""
+        return self.classifier.labels if self.classifier else ()
 
     @property
     def lengths_matter(self) -> bool:
@@ -168,7 +228,9 @@ class EncoderConfig(EncoderSettings):
         It would with a reverse direction, which would start in the padding, and where the last state is pooled. The
         states of a forward direction at real tokens are the same.
         """
-        return self.bidirectional or self.pooling in ("last", "mean_last")
+        if self.padding is not None and self.padding.truncate is not None:
+            return False  # rows have one length
+        return self.bidirectional or not {"last", "end"}.isdisjoint(self.pooling_parts)
 
     @field_validator("pad_token_id", "unk_token_id")
     @classmethod
@@ -199,6 +261,12 @@ class EncodeSettings(Settings):
 
     output: str = Field("vectors", description="the folder of vectors")
     vector_dtype: Literal["float32", "float16"] = Field("float32", description="how vectors are stored")
+    columns: Annotated[tuple[OutputColumn, ...], Field(strict=False, min_length=1)] = Field(
+        ("embedding",),
+        description="what is written of a text: embedding, and of a model with labels predicted_label, logits and"
+        " probabilities",
+        exclude_if=lambda value: value == ("embedding",),
+    )
     bad_rows: BadRows = Field(
         "error",
         description="a row that cannot be encoded: stop, write null and quarantine it, or write zeros",
@@ -211,6 +279,13 @@ class EncodeSettings(Settings):
     variant: Variant | None = Field(
         None, description="the artifact's graph under engine onnx; the one that validation recommends if null"
     )
+
+    @field_validator("columns")
+    @classmethod
+    def _columns_are_distinct(cls, columns: tuple[str, ...]) -> tuple[str, ...]:
+        if len(set(columns)) != len(columns):
+            raise ValueError(f"is {list(columns)}, which names a column twice; name each once")
+        return columns
 
     @field_validator("variant")
     @classmethod

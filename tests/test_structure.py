@@ -20,7 +20,7 @@ LAYERS: tuple[frozenset[str], ...] = tuple(
         "errors",
         "util",
         "dataset_config",
-        "train_config",
+        "train_config encoder_config",
         "config",
         "data tokens",
         "batching",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -17,7 +18,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
 from lengthwise import __version__
-from lengthwise.config import RunConfig
+from lengthwise.config import EncoderConfig, RunConfig
 from lengthwise.encoder.checkpoint import load_checkpoint, weights_fingerprint, write_checkpoint
 from lengthwise.encoder.model import PackedEncoder
 from lengthwise.errors import ArtifactError
@@ -34,7 +35,7 @@ from lengthwise.export.artifact.folder import (
 )
 from lengthwise.export.artifact.oracle import compute_oracle
 from lengthwise.export.graphs.portable_lstm import dense, scanned
-from lengthwise.export.graphs.rewrite import REWRITES
+from lengthwise.export.graphs.rewrite import REWRITES, missing_variants
 from lengthwise.export.graphs.trace import (
     OPSET,
     ClientEncoder,
@@ -52,6 +53,7 @@ from lengthwise.export.runtimes.tolerances import TOLERANCES
 from lengthwise.tokens.tokenizer import TextTokenizer
 from lengthwise.util.files import replace_folder, write_atomically
 
+log = logging.getLogger(__name__)
 RUN_FILE = "run.yaml"
 _NO_LIMIT = 2**31 - 1  # tokens per text: the encoder has no limit, but fastembed requires one
 _GOLDEN_LENGTHS = (1, 1, 2, 3, 4, 5, 7, 8, 11, 13, 16, 17, 24, 32, 48, 64)
@@ -93,7 +95,7 @@ def build_artifact(
         output: the artifact's folder.
         variants: the graphs to write besides the native one, which is always written; all of `graphs.variants` where
             they are left out. TorchScript and `.pt2` are written in a native and, with the variant of that name, a
-            portable form.
+            portable form. Graphs that an encoder cannot have (`missing_variants`) are left out, with a warning.
         extra_files: by name, the contents of further text files of the artifact.
 
     Raises:
@@ -103,6 +105,10 @@ def build_artifact(
     output = Path(output)
     if output.exists() and not (output / MANIFEST_FILE).is_file() and (not output.is_dir() or any(output.iterdir())):
         raise ArtifactError(f"{output}: not empty, and not an artifact; choose another export.output")
+    requested, missing = set(VARIANTS if variants is None else variants), missing_variants(encoder.config)
+    possible = requested - missing.keys()
+    for name in sorted(requested & missing.keys()):
+        log.warning("the graph %s is left out: %s", name, missing[name])
     weights = weights_fingerprint(encoder)
     versions = {
         "lengthwise": __version__,
@@ -114,7 +120,7 @@ def build_artifact(
     with replace_folder(output) as part:
         write_checkpoint(part, encoder, tokenizer)
         _write_tokenizer_settings(part, encoder, tokenizer)
-        _write_graphs(part, encoder, _metadata(encoder, weights), set(VARIANTS if variants is None else variants))
+        _write_graphs(part, encoder, _metadata(encoder, weights), possible)
         _write_golden(part, encoder)
         card = model_card(encoder.config, part)
         for name, content in {CARD_FILE: card, **extra_files}.items():
@@ -155,6 +161,7 @@ def _metadata(encoder: PackedEncoder, weights: str) -> dict[str, str]:
         "lengthwise.torch_version": torch.__version__,
         "lengthwise.weights_sha256": weights,
         "lengthwise.pooling": config.pooling,
+        **_later_metadata(config),
         "lengthwise.static_residual": str(config.static_residual).lower(),
         "lengthwise.normalize": str(config.normalize).lower(),
         "lengthwise.dim": str(config.dim),
@@ -163,6 +170,14 @@ def _metadata(encoder: PackedEncoder, weights: str) -> dict[str, str]:
         "lengthwise.trained": str(config.trained).lower(),
         "lengthwise.variant": NATIVE,
         "lengthwise.independent_of_batch": "true",
+    }
+
+
+def _later_metadata(config: EncoderConfig) -> dict[str, str]:
+    """What encoders of earlier versions did not have, where it is there."""
+    found = config.model_dump(mode="json", include={"cell", "gate_activation", "padding", "classifier"})
+    return {
+        f"lengthwise.{name}": value if isinstance(value, str) else json.dumps(value) for name, value in found.items()
     }
 
 
@@ -191,6 +206,8 @@ def _write_golden(folder: Path, encoder: PackedEncoder) -> None:
     input_ids = np.random.default_rng(1).integers(encoder.config.vocab_size, size=shape)
     oracle = compute_oracle(encoder, input_ids, lengths)
     tensors: dict[str, NDArray[Any]] = {"input_ids": input_ids, "lengths": lengths, "vectors": oracle.vectors}
+    if oracle.labels is not None:
+        tensors["logits"] = oracle.labels.logits
     if oracle.allowance is not None:
         tensors |= {"accumulated": oracle.allowance.scale, "rounding": oracle.allowance.fixed}
     try:

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 from lengthwise.config import EncoderConfig
+from lengthwise.encoder_config import PaddingSettings
 from lengthwise.export.artifact.folder import TOKENS_FILE
 from lengthwise.export.graphs.variants import NATIVE, PORTABLE, PROGRAM_FILES, TORCHSCRIPT_FILES, VARIANTS
 from lengthwise.util.markdown import markdown_table
@@ -125,7 +126,7 @@ input_ids = torch.tensor([[5, 6, 7], [5, 6, 0]])
 attention_mask = torch.tensor([[1, 1, 1], [1, 1, 0]])
 model = torch.jit.load("{script}")
 with torch.inference_mode():
-    vectors, states = model(input_ids, attention_mask)
+    {outputs} = model(input_ids, attention_mask)
 ```
 
 `{program}` is the same for `torch.export.load`; import `lengthwise.export.graphs.packed_lstm` of Lengthwise first.
@@ -143,9 +144,9 @@ def model_card(config: EncoderConfig, folder: Path, validated: str = NOT_VALIDAT
     return f"""---
 library_name: lengthwise
 pipeline_tag: sentence-similarity
-tags: [onnx, torchscript, lstm, sentence-embedding]
+tags: [onnx, torchscript, {config.cell}, sentence-embedding]
 ---
-# A packed LSTM text encoder
+# A packed {config.cell.upper()} text encoder
 {_untrained(config)}
 {_architecture(config)}
 
@@ -159,10 +160,19 @@ tags: [onnx, torchscript, lstm, sentence-embedding]
 
 Inputs `input_ids` and `attention_mask` (int64[batch, sequence]; ones, then zeros: right padding), outputs
 `sentence_embedding` (float32[batch, {config.dim}]) and `token_embeddings` (float32[batch, sequence,
-{config.state_dim}]). A batch needs at least one row (onnxruntime's LSTM kernel crashes on an empty one) and at least
-one column, even if no row has a token; such rows get zeros.
+{config.state_dim}]){_label_output(config)}. A batch needs at least one row (onnxruntime's LSTM kernel crashes on an
+empty one) and at least one column, even if no row has a token; such rows get zeros.
 
 {_use(config, folder)}"""
+
+
+def _label_output(config: EncoderConfig) -> str:
+    if config.classifier is None:
+        return ""
+    return (
+        f", and last `logits` (float32[batch, {len(config.labels)}]), of which {config.classifier.activation} makes"
+        " probabilities of the labels in `config.json`"
+    )
 
 
 def _untrained(config: EncoderConfig) -> str:
@@ -177,13 +187,32 @@ def _untrained(config: EncoderConfig) -> str:
 def _architecture(config: EncoderConfig) -> str:
     directions = "bidirectional" if config.bidirectional else "unidirectional"
     layers = "1 layer" if config.num_layers == 1 else f"{config.num_layers} layers"
+    cell = config.cell.upper()
+    gates = "" if config.gate_activation == "sigmoid" else f" with {config.gate_activation} gates"
+    dense = "".join(f", a Dense layer of {layer.dim} ({layer.activation})" for layer in config.dense)
     projection = f", a Linear projection to {config.projection_dim}" if config.projection_dim else ""
     residual = ", plus a Linear map of the mean of the token embeddings" if config.static_residual else ""
     normalised = ", scaled to length 1" if config.normalize else ""
+    labels = f" A classifier of it gives {len(config.labels)} labels." if config.labels else ""
+    padding = "" if config.padding is None else f" {_padding(config.padding)}"
     return (
-        f"An embedding of {config.vocab_size:,} tokens (width {config.embedding_dim}), a {directions} LSTM of {layers}"
-        f" and\n{config.hidden_size} units per direction, {config.pooling} pooling{projection}{residual}{normalised}:"
-        f" one vector of\n{config.dim} float32 values per text."
+        f"An embedding of {config.vocab_size:,} tokens (width {config.embedding_dim}), a {directions} {cell} of"
+        f" {layers} and\n{config.hidden_size} units per direction{gates}, {config.pooling} pooling"
+        f"{dense}{projection}{residual}{normalised}: one vector of\n{config.dim} float32 values per text."
+        f"{labels}{padding}"
+    )
+
+
+def _padding(padding: PaddingSettings) -> str:
+    end = "end" if padding.side == "post" else "beginning"
+    cut = {
+        "post": ", and longer ones are cut at their end",
+        "pre": ", and longer ones are cut at their beginning",
+        None: "",
+    }
+    return (
+        f"It reads padding, as it was trained to: texts of fewer than {padding.to} tokens are filled at their {end}"
+        f"{cut[padding.truncate]}; the graphs do both."
     )
 
 
@@ -216,6 +245,7 @@ def _use(config: EncoderConfig, folder: Path) -> str:
         "dim": config.dim,
         "pad_id": config.pad_token_id,
         "pad_token": json.loads(read_text(folder / TOKENS_FILE)).get("pad_token", "[PAD]"),
+        "outputs": "vectors, states, logits" if config.labels else "vectors, states",
         "options": "" if special else ", add_special_tokens=False",
         "truncation": "" if cut_at is None else f"tokenizer.enable_truncation(max_length={cut_at})\n",
         "js_options": ("" if special else ", add_special_tokens: false")

@@ -14,9 +14,11 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from lengthwise.batching.costs import engine_costs
-from lengthwise.config import BatchingSettings, RunConfig
+from lengthwise.config import WEIGHTS_FILE, BatchingSettings, RunConfig
+from lengthwise.encoder.classify import LabelClassifier
 from lengthwise.encoder.engine import encode_texts, encode_tokens
 from lengthwise.encoder.oom import split_on_oom
+from lengthwise.encoder.padding import read_lengths
 from lengthwise.errors import ArtifactError, LengthwiseError, TextError
 from lengthwise.export.artifact.folder import VALIDATION_JSON, Artifact
 from lengthwise.export.graphs.variants import NATIVE, VARIANTS
@@ -155,6 +157,7 @@ class OnnxEngine:
         costs: the costs of batches; onnxruntime computes every row up to the longest.
         reference: the native graph if this one computes below float32, else None.
         fingerprint: sha256 (hex) of the encoder's weights.
+        classifier: from vectors to labels, if the encoder has them.
         variant: the graph, see `lengthwise.export.graphs.variants`.
         tolerance: the largest difference of a value from PyTorch's that passes validation.
         workers: concurrent batches.
@@ -177,6 +180,7 @@ class OnnxEngine:
         """
         self.config = artifact.load_config()
         self.fingerprint = str(artifact.manifest["weights"])
+        self.classifier = LabelClassifier.load(artifact.folder / WEIGHTS_FILE, self.config)
         self._runtime, self.variant = _load_runtime(artifact, device, variant)
         on_gpu = isinstance(self._runtime, OnnxRuntimeCuda)
         self.costs = engine_costs("onnx", "fp32", on_gpu=on_gpu)
@@ -194,7 +198,8 @@ class OnnxEngine:
             LengthwiseError: the batch needs more memory than is free, for which the system would kill the process. On
                 a GPU, a batch that does not fit is split first, down to one row.
         """
-        needed = _UNIT_BYTES * self.config.state_dim * input_ids.size
+        cells = len(lengths) * int(read_lengths(lengths, self.config).max(initial=input_ids.shape[1]))
+        needed = _UNIT_BYTES * self.config.state_dim * cells
         if needed > _CHECKED_BYTES and not isinstance(self._runtime, OnnxRuntimeCuda):
             free = free_memory()
             if free is not None and needed > free:

@@ -47,12 +47,14 @@ class Golden:
         vectors: float32[rows, dim].
         allowance: what each value may differ by, of the shape of `vectors`; None unless states are summed over time,
             see `artifact.oracle`.
+        logits: float32[rows, labels]; None for an encoder without labels.
     """
 
     input_ids: NDArray[np.int64]
     lengths: NDArray[np.int64]
     vectors: NDArray[np.float32]
     allowance: Allowance | None = None
+    logits: NDArray[np.float32] | None = None
 
     def largest_difference(self, vectors: NDArray[np.float32]) -> float:
         """The largest difference of vectors, float32[rows, dim], from the golden ones, as validation measures it.
@@ -127,11 +129,12 @@ class Artifact:
         try:
             tensors = load_file(path)
             required = (tensors["input_ids"], tensors["lengths"], tensors["vectors"])
-            accumulated = tensors.get("accumulated")
+            accumulated, logits = tensors.get("accumulated"), tensors.get("logits")
             if accumulated is None:
-                return Golden(*required)
+                return Golden(*required, logits=logits)
             # Earlier versions wrote one tensor, with the rounding of float32 in it.
-            return Golden(*required, Allowance(accumulated, tensors.get("rounding", np.zeros_like(accumulated))))
+            allowance = Allowance(accumulated, tensors.get("rounding", np.zeros_like(accumulated)))
+            return Golden(*required, allowance, logits)
         except (OSError, SafetensorError, KeyError) as error:
             raise ArtifactError(f"{path}: cannot be read ({error}); export the model again") from error
 

@@ -15,7 +15,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from lengthwise.encoder.model import PackedEncoder
+from lengthwise.encoder.classify import STEEPEST, LabelClassifier
+from lengthwise.encoder.model import PackedEncoder, encoder_classifier
+from lengthwise.encoder.padding import read_ids
 from lengthwise.export.artifact.difference import Allowance
 
 _FACTORS = (1, 1.0001, 1.0004, 1.001)
@@ -30,11 +32,28 @@ class Oracle:
         states: float32[batch, sequence, state_dim], zero beyond a row's length; None where only vectors are known.
         allowance: what each value may differ by, of the shape of `vectors`; None unless states are summed. See
             `accumulated_error` and `mean_error`.
+        labels: the logits of an encoder that has labels.
     """
 
     vectors: NDArray[np.float32]
     states: NDArray[np.float32] | None
     allowance: Allowance | None = None
+    labels: Labels | None = None
+
+
+@dataclass(frozen=True)
+class Labels:
+    """The correct logits of a batch.
+
+    Attributes:
+        logits: float32[batch, labels]; of rows of length 0, those of a vector of zeros.
+        allowance: what they may differ by, of the same shape: what the vectors may differ by, through the classifier.
+        classifier: what decides by them.
+    """
+
+    logits: NDArray[np.float32]
+    allowance: Allowance
+    classifier: LabelClassifier
 
 
 def compute_oracle(encoder: PackedEncoder, input_ids: NDArray[np.int64], lengths: NDArray[np.int64]) -> Oracle:
@@ -48,21 +67,69 @@ def compute_oracle(encoder: PackedEncoder, input_ids: NDArray[np.int64], lengths
     config = encoder.config
     vectors = np.zeros((len(lengths), config.dim), np.float32)
     states = np.zeros((*input_ids.shape, config.state_dim), np.float32)
-    weights = _summed_weights(encoder)
-    allowance = None if weights is None else Allowance(np.zeros(vectors.shape), np.zeros(vectors.shape))
+    is_sum = "sum" in config.pooling_parts and not config.normalize  # scaled to length 1, a sum is judged as a mean is
+    allowance = Allowance(np.zeros(vectors.shape), np.zeros(vectors.shape)) if is_sum else None
     with torch.inference_mode():
         for row, length in enumerate(lengths):
             if length:
                 ids, own_length = torch.from_numpy(input_ids[row : row + 1, :length]), torch.tensor([length])
                 vectors[row] = encoder(ids, own_length).numpy()[0]
-                states[row, :length] = encoder.token_states(ids, own_length).states.numpy()[0]
-                if allowance is not None and weights is not None:
-                    of_row = accumulated_error(states[row, :length], weights)
+                read, states[row, :length], embedded = _token_states(encoder, ids, own_length)
+                if allowance is not None:
+                    of_row = _sum_allowance(encoder, read)
                     if encoder.static_projection is not None:
-                        embeddings = encoder.embedding(ids)[0].numpy()
-                        of_row += mean_error(embeddings, _float64(encoder.static_projection))
+                        of_row += mean_error(embedded, _float64(encoder.static_projection))
                     allowance.scale[row], allowance.fixed[row] = of_row.scale, of_row.fixed
-    return Oracle(vectors, states, allowance)
+    return Oracle(vectors, states, allowance, _labels(encoder, vectors, allowance))
+
+
+def _token_states(
+    encoder: PackedEncoder, ids: torch.Tensor, length: torch.Tensor
+) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
+    """One row's states at all ids that are read, and at its own, and its embeddings, [tokens, width] each.
+
+    The first two differ where the encoder reads padding, or cuts the row.
+    """
+    if encoder.config.padding is None:
+        states = encoder.token_states(ids, length).states[0].numpy()
+        return states, states, encoder.embedding(ids)[0].numpy()
+    read = read_ids(ids, length, encoder.config)
+    states = encoder.token_states(read.input_ids, read.lengths).states
+    own = read.own_states(states, ids.shape[1])
+    return states[0].numpy(), own[0].numpy(), encoder.embedding(read.input_ids)[0].numpy()
+
+
+def _sum_allowance(encoder: PackedEncoder, states: NDArray[np.float32]) -> Allowance:
+    """What the values of a vector may differ by that is made of sums of these states, [tokens, state_dim]."""
+    config = encoder.config
+    if config.pooling == "sum" and not config.dense:
+        projection = encoder.projection
+        return accumulated_error(states, np.eye(config.state_dim) if projection is None else _float64(projection))
+    of_sum, ones = accumulated_error(states, np.eye(config.state_dim)), np.ones(config.state_dim)
+    is_sum = [part == "sum" for part in config.pooling_parts]
+    scale = np.concatenate([of_sum.scale if each else ones for each in is_sum])
+    fixed = np.concatenate([of_sum.fixed if each else 0 * ones for each in is_sum])
+    layers = [*encoder.dense, *([] if encoder.projection is None else [encoder.projection])]
+    for layer in layers:
+        weights, slope = _float64(layer), STEEPEST.get(getattr(layer, "activation", "identity"), 1.0)
+        scale, fixed = slope * np.sqrt(weights**2 @ scale**2), slope * np.abs(weights) @ fixed
+    return Allowance(scale, fixed)
+
+
+def _labels(encoder: PackedEncoder, vectors: NDArray[np.float32], allowance: Allowance | None) -> Labels | None:
+    """PyTorch's logits of each row alone."""
+    classifier = encoder_classifier(encoder)
+    if classifier is None or encoder.classifier is None:
+        return None
+    with torch.inference_mode():
+        rows = [encoder.classifier(row).numpy() for row in torch.from_numpy(vectors).split(1)]
+    logits = np.concatenate(rows)
+    scale = np.broadcast_to(np.abs(vectors.astype(np.float64)).max(axis=1, keepdims=True, initial=1.0), vectors.shape)
+    fixed = np.zeros(vectors.shape)
+    if allowance is not None:
+        scale, fixed = np.maximum(scale, allowance.scale), allowance.fixed
+    through = classifier.error_scale
+    return Labels(logits, Allowance(through(scale) + np.abs(logits), through(fixed)), classifier)
 
 
 def accumulated_error(states: NDArray[np.float32], weights: NDArray[np.float64]) -> Allowance:
@@ -114,17 +181,6 @@ def _rounding(values: NDArray[np.float32]) -> NDArray[np.float64]:
     totals = np.cumsum(values, axis=0, dtype=np.float32)[-1:].sum(axis=0, dtype=np.float64)
     error: NDArray[np.float64] = totals - values.sum(axis=0, dtype=np.float64)
     return error
-
-
-def _summed_weights(encoder: PackedEncoder) -> NDArray[np.float64] | None:
-    """The weights of the sums over time in a vector, float64[dim, state_dim]; None if it is no sum.
-
-    A sum that is scaled to length 1 is the same vector as the mean, so it is judged as the mean is.
-    """
-    config = encoder.config
-    if config.pooling != "sum" or config.normalize:
-        return None
-    return np.eye(config.state_dim) if encoder.projection is None else _float64(encoder.projection)
 
 
 def _float64(layer: torch.nn.Linear) -> NDArray[np.float64]:

@@ -1,4 +1,4 @@
-"""The half-precision graph: embedding and LSTM in float16, everything after them in float32."""
+"""The half-precision graph: embedding and LSTM or GRU in float16, everything after them in float32."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from lengthwise.export.graphs.variants import FP16
 
 
 def to_fp16(native: onnx.ModelProto) -> onnx.ModelProto:
-    """The same function with embedding and LSTM in half precision."""
+    """The same function with embedding and LSTM or GRU in half precision."""
     return replace_lstm_nodes(native, FP16, _half_lstm, _half_embeddings)
 
 
@@ -25,10 +25,7 @@ def _half_lstm(tape: Tape, lstm: LstmNode) -> States:
     x = lstm.x if lstm.is_first else tape.op("Cast", [lstm.x], {"to": ir.DataType.FLOAT16})
     parts = zip("WRB", (lstm.weight, lstm.recurrence, lstm.bias), strict=True)
     weights = [tape.weight(f"{lstm.name}.{letter}.fp16", values.astype(np.float16)) for letter, values in parts]
-    states, last, _ = tape.op_multi_out(
-        "LSTM",
-        [x, *weights, lstm.lengths],
-        {"hidden_size": lstm.hidden, "direction": lstm.direction},
-        num_outputs=3,
+    states, last, *_ = tape.op_multi_out(
+        lstm.op, [x, *weights, lstm.lengths], lstm.attributes(), num_outputs=lstm.outputs
     )
     return tape.op("Cast", [states], {"to": ir.DataType.FLOAT}), tape.op("Cast", [last], {"to": ir.DataType.FLOAT})

@@ -1,4 +1,4 @@
-"""The 8-bit graphs: embedding and LSTM in int8, through onnxruntime's DynamicQuantizeLSTM.
+"""The 8-bit graphs: embedding and LSTM in int8, through onnxruntime's DynamicQuantizeLSTM; a GRU's weights in int8.
 
 - DynamicQuantizeLSTM scales activations by the smallest and the largest value in the batch, so a vector would depend
   on its batch. In `int8` every row carries both ends of the range: two input columns hold them, with weights of zero,
@@ -33,13 +33,26 @@ _ENDS = 2  # columns or units that hold the ends of a range
 
 
 def to_int8(native: onnx.ModelProto) -> onnx.ModelProto:
-    """8-bit embedding and LSTM; a row's vector does not depend on its batch."""
+    """8-bit embedding and LSTM or GRU; a row's vector does not depend on its batch."""
+    if has_gru(native):
+        return replace_lstm_nodes(native, INT8, _gru_of_8_bit_weights, partial(_embed, ends=False))
     return replace_lstm_nodes(native, INT8, _fixed_range_lstm, partial(_embed, ends=True))
 
 
 def to_int8_dynamic(native: onnx.ModelProto) -> onnx.ModelProto:
-    """8-bit embedding and LSTM; a row's vector depends on its batch."""
+    """8-bit embedding and LSTM; a row's vector depends on its batch.
+
+    Raises:
+        ValueError: of a GRU, for which onnxruntime has no such operator.
+    """
+    if has_gru(native):
+        raise ValueError("onnxruntime has no DynamicQuantizeGRU; choose int8")
     return replace_lstm_nodes(native, INT8_DYNAMIC, _dynamic_range_lstm, partial(_embed, ends=False))
+
+
+def has_gru(model: onnx.ModelProto) -> bool:
+    """Whether the recurrent layers are GRUs."""
+    return any(node.op_type == "GRU" for node in model.graph.node)
 
 
 class Grid(NamedTuple):
@@ -58,6 +71,27 @@ class Grid(NamedTuple):
     def quantize(self, values: NDArray[np.float32]) -> NDArray[np.uint8]:
         """float32[...] to indices on the grid, uint8[...]."""
         return np.clip(np.rint(values / self.scale) + np.float32(self.zero_point), 0, 255).astype(np.uint8)
+
+
+def _gru_of_8_bit_weights(tape: Tape, gru: LstmNode) -> States:
+    """A GRU in float32 whose weights are stored in 8 bits, one scale per row, since there is no quantized operator."""
+    weights = [
+        _stored_in_8_bits(tape, f"{gru.name}.{letter}", values)
+        for letter, values in zip("WR", (gru.weight, gru.recurrence), strict=True)
+    ]
+    bias = tape.weight(f"{gru.name}.B.float", gru.bias)
+    states, last = tape.op_multi_out(
+        gru.op, [gru.x, *weights, bias, gru.lengths], gru.attributes(), num_outputs=gru.outputs
+    )
+    return states, last
+
+
+def _stored_in_8_bits(tape: Tape, name: str, values: NDArray[np.float32]) -> ir.Value:
+    """float32[directions, rows, columns] from 8 bits."""
+    quantized, scale = quantize_rows(values)
+    flat = tape.weight(f"{name}.int8", quantized.reshape(-1, values.shape[2]))
+    rows = tape.op("DequantizeLinear", [flat, tape.weight(f"{name}.scale", scale.reshape(-1))], {"axis": 0})
+    return tape.op("Reshape", [rows, tape.ints(*values.shape)])
 
 
 def _dynamic_range_lstm(tape: Tape, lstm: LstmNode) -> States:
@@ -141,7 +175,7 @@ def _quantized_lstm(
     states, last, _ = tape.op_multi_out(
         "DynamicQuantizeLSTM",
         [*inputs, *parameters],
-        {"hidden_size": recurrence.shape[2], "direction": lstm.direction},
+        {**lstm.attributes(), "hidden_size": recurrence.shape[2]},
         domain=CONTRIB,
         num_outputs=3,
     )

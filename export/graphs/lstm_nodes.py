@@ -1,4 +1,4 @@
-"""Replaces the LSTM nodes of the native graph, and the embedding before them, by other nodes.
+"""Replaces the LSTM or GRU nodes of the native graph, and the embedding before them, by other nodes.
 
 Pooling, projections and normalisation stay as they are in the native graph, in float32. A static residual reads the
 same rows of the embedding table as the first LSTM, so a graph holds one table, in one precision.
@@ -7,7 +7,8 @@ same rows of the embedding table as the first LSTM, so a graph holds one table, 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 import numpy as np
 import onnx
@@ -19,6 +20,8 @@ from onnx_ir.tape import Tape as IrTape
 from lengthwise.export.graphs.variants import VARIANTS
 
 CONTRIB = "com.microsoft"  # the domain of onnxruntime's own operators
+_OUTPUTS: Mapping[str, tuple[str, ...]] = MappingProxyType({"LSTM": ("Y", "Y_h", "Y_c"), "GRU": ("Y", "Y_h")})
+_ATTRIBUTES = ("hidden_size", "direction", "linear_before_reset", "activations", "activation_alpha", "activation_beta")
 States = tuple[ir.Value, ir.Value]  # float[sequence, directions, batch, hidden] and float[directions, batch, hidden]
 
 
@@ -37,7 +40,7 @@ class Embeddings(NamedTuple):
 
 
 class LstmNode(NamedTuple):
-    """An LSTM node of the native graph, and its weights in ONNX's layout.
+    """An LSTM or GRU node of the native graph, and its weights in ONNX's layout; a GRU has 3 gates instead of 4.
 
     Attributes:
         node: the node.
@@ -70,9 +73,24 @@ class LstmNode(NamedTuple):
         return self.recurrence.shape[0]
 
     @property
-    def direction(self) -> str:
-        """The value of the node's attribute."""
-        return "bidirectional" if self.directions == 2 else "forward"
+    def op(self) -> str:
+        """LSTM or GRU."""
+        return self.node.op_type
+
+    @property
+    def outputs(self) -> int:
+        """How many outputs such a node has: states, last states, and of an LSTM last cells."""
+        return len(_OUTPUTS[self.op])
+
+    def attributes(self, directions: int | None = None) -> dict[str, Any]:
+        """The attributes of a node for all directions, or for so many; gates have the same functions in each."""
+        found = {name: value.value for name, value in self.node.attributes.items() if name in _ATTRIBUTES}
+        if directions is None or directions == self.directions:
+            return found
+        found.pop("direction", None)
+        share = self.directions // directions
+        shortened = ("activations", "activation_alpha", "activation_beta")
+        return {name: value[: len(value) // share] if name in shortened else value for name, value in found.items()}
 
     @property
     def name(self) -> str:
@@ -115,7 +133,7 @@ def replace_lstm_nodes(
     """
     model = ir.from_proto(native)
     graph = model.graph
-    nodes = [node for node in graph if node.op_type == "LSTM"]
+    nodes = [node for node in graph if node.op_type in _OUTPUTS]
     divisors = None if embed is None else _replace_embedding(graph, nodes[0], embed)
     for node in nodes:
         tape, lstm = Tape(), _read(node, is_first=node is nodes[0], is_last=node is nodes[-1])
@@ -140,7 +158,7 @@ def _replace_embedding(
 ) -> NDArray[np.float32] | None:
     gather = _required(first.inputs[0]).producer()
     if gather is None or gather.op_type != "Gather":
-        raise ValueError("the first LSTM reads no embeddings; rewrite the native graph only")
+        raise ValueError("the first recurrent node reads no embeddings; rewrite the native graph only")
     tape = Tape()
     table, ids = (_required(value) for value in gather.inputs)
     embeddings = embed(tape, _constant(table), ids)
@@ -163,7 +181,7 @@ def _read(node: ir.Node, *, is_first: bool, is_last: bool) -> LstmNode:
 
 def _required(value: ir.Value | None) -> ir.Value:
     if value is None:
-        raise ValueError("an LSTM lacks an input that the native graph has; rewrite the native graph only")
+        raise ValueError("a recurrent node lacks an input that the native graph has; rewrite the native graph only")
     return value
 
 

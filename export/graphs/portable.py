@@ -1,4 +1,4 @@
-"""The portable graph: the native one with forward LSTMs only, without `sequence_lens`."""
+"""The portable graph: the native one with forward LSTMs or GRUs only, without `sequence_lens`."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from lengthwise.export.graphs.variants import PORTABLE
 
 
 def to_portable(native: onnx.ModelProto) -> onnx.ModelProto:
-    """The same function with forward LSTMs that get no lengths."""
+    """The same function with forward LSTMs or GRUs that get no lengths."""
     return replace_lstm_nodes(native, PORTABLE, _portable_lstm)
 
 
 def _portable_lstm(tape: Tape, lstm: LstmNode) -> States:
-    """One forward LSTM per direction; the reverse one reads each row backwards within its own length."""
+    """One forward node per direction; the reverse one reads each row backwards within its own length."""
     x, features = lstm.x, lstm.weight.shape[2]
     sequence = tape.op("Shape", [x], {"start": 0, "end": 1})
     batch = tape.op("Shape", [x], {"start": 1, "end": 2})
@@ -35,8 +35,8 @@ def _portable_lstm(tape: Tape, lstm: LstmNode) -> States:
         name = f"{lstm.name}.{'reverse' if direction else 'forward'}"
         parts = zip("WRB", (lstm.weight, lstm.recurrence, lstm.bias), strict=True)
         weights = [tape.weight(f"{name}.{letter}", values[direction : direction + 1]) for letter, values in parts]
-        inputs = [x, *weights, None, zeros, zeros]
-        states, _, _ = tape.op_multi_out("LSTM", inputs, {"hidden_size": lstm.hidden}, num_outputs=3)
+        inputs = [x, *weights, None, *[zeros] * (lstm.outputs - 1)]  # initial states, and cells of an LSTM
+        states, *_ = tape.op_multi_out(lstm.op, inputs, lstm.attributes(1), num_outputs=lstm.outputs)
         flat = _flatten(tape, states, lstm.hidden)
         all_last.append(tape.op("Unsqueeze", [tape.op("Gather", [flat, last]), tape.ints(0)]))
         if backwards is not None:

@@ -4,6 +4,7 @@
     attention_mask  int64[batch, sequence]   ones, then zeros: right padding
     -> sentence_embedding  float32[batch, dim]
     -> token_embeddings    float32[batch, sequence, directions * hidden], zero where the mask is zero
+    -> logits              float32[batch, labels], of the vector above; of an encoder with labels only
 
 Batch and sequence are at least 1. A row whose mask is all zeros gets a vector of zeros. The LSTM reads such a row as
 one token long, because PyTorch refuses a length of zero and runtimes differ on it; the result is then cleared.
@@ -22,9 +23,11 @@ import torch
 from torch import Tensor, nn
 
 from lengthwise.encoder.model import PackedEncoder, TokenStates
+from lengthwise.encoder.padding import read_ids
 from lengthwise.errors import ArtifactError
-from lengthwise.export.graphs.packed_lstm import OnnxOrderedLstm, to_onnx_lstm
-from lengthwise.export.graphs.portable_lstm import PortableLstm, RunLayer
+from lengthwise.export.graphs.packed_lstm import OnnxOrderedRnn, to_onnx_gru, to_onnx_lstm
+from lengthwise.export.graphs.portable_lstm import PortableRnn, RunLayer
+from lengthwise.export.graphs.variants import LOGITS
 from lengthwise.util.compat import copy_torchscript, copy_without
 
 INPUTS = ("input_ids", "attention_mask")
@@ -36,20 +39,32 @@ PROTOBUF_LIMIT = 2**31 - 2**20  # bytes; weights of a larger graph are written t
 
 
 class ClientEncoder(nn.Module):
-    """The interface above on PyTorch's packed LSTM."""
+    """The interface above on PyTorch's packed LSTM or GRU."""
 
     def __init__(self, encoder: PackedEncoder) -> None:
         super().__init__()
         self.encoder = encoder
 
-    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor, Tensor]:
-        """int64[batch, sequence] twice to float[batch, dim] and float[batch, sequence, state_dim]."""
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor, ...]:
+        """int64[batch, sequence] twice to the outputs above."""
         mask = attention_mask > 0
         lengths = attention_mask.sum(dim=1)
         at_least_one = lengths.clamp(min=1)
-        tokens = self.token_states(input_ids, at_least_one).clear_padding(mask)
-        vectors = self.encoder.head(tokens, at_least_one, mask)
-        return torch.where((lengths > 0)[:, None], vectors, 0.0), tokens.states
+        vectors, states = self._encode(input_ids, at_least_one, mask)
+        vectors = torch.where((lengths > 0)[:, None], vectors, 0.0)
+        classifier = self.encoder.classifier
+        return (vectors, states) if classifier is None else (vectors, states, classifier(vectors))
+
+    def _encode(self, input_ids: Tensor, lengths: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """Vectors and token states, of rows of at least one token."""
+        if self.encoder.config.padding is None:
+            tokens = self.token_states(input_ids, lengths).clear_padding(mask)
+            return self.encoder.head(tokens, lengths, mask), tokens.states
+        read = read_ids(input_ids, lengths, self.encoder.config)
+        is_read = torch.arange(read.input_ids.shape[1], device=mask.device) < read.lengths[:, None]
+        tokens = self.token_states(read.input_ids, read.lengths).clear_padding(is_read)
+        states = torch.where(mask[:, :, None], read.own_states(tokens.states, input_ids.shape[1]), 0.0)
+        return self.encoder.head(tokens, read.lengths, is_read), states
 
     def token_states(self, input_ids: Tensor, lengths: Tensor) -> TokenStates:
         """As `PackedEncoder.token_states`, except that the padding may hold anything."""
@@ -57,32 +72,33 @@ class ClientEncoder(nn.Module):
 
 
 class _TimeFirstEncoder(ClientEncoder):
-    """The same with other layers in place of the LSTM, which take embeddings time first, as ONNX requires."""
+    """The same with other recurrent layers, which take embeddings time first, as ONNX requires."""
 
-    def __init__(self, encoder: PackedEncoder, lstm: nn.Module) -> None:
-        super().__init__(copy_without(encoder, "lstm"))
-        self.lstm = lstm
+    def __init__(self, encoder: PackedEncoder, rnn: nn.Module) -> None:
+        cell = encoder.config.cell
+        super().__init__(copy_without(encoder, cell))
+        self.add_module(cell, rnn)
 
     def token_states(self, input_ids: Tensor, lengths: Tensor) -> TokenStates:
         """As `ClientEncoder.token_states`."""
         embeddings = self.encoder.embedding(input_ids.t())  # ids are cheap to transpose
-        states, last = self.lstm(embeddings, lengths)
+        states, last = self.get_submodule(self.encoder.config.cell)(embeddings, lengths)
         is_read = self.encoder.config.static_residual
         return TokenStates(states.transpose(0, 1), last, embeddings.transpose(0, 1) if is_read else None)
 
 
 class OnnxClientEncoder(_TimeFirstEncoder):
-    """The same with `packed_lstm` operators, which the ONNX exporter can trace."""
+    """The same with `packed_lstm` or `packed_gru` operators, which the ONNX exporter can trace."""
 
     def __init__(self, encoder: PackedEncoder) -> None:
-        super().__init__(encoder, OnnxOrderedLstm(encoder.lstm))
+        super().__init__(encoder, OnnxOrderedRnn(encoder.rnn, encoder.config.gate_activation))
 
 
 class PortableClientEncoder(_TimeFirstEncoder):
     """The same without packing, with PyTorch's own operators only."""
 
     def __init__(self, encoder: PackedEncoder, run: RunLayer) -> None:
-        super().__init__(encoder, PortableLstm(encoder.lstm, run))
+        super().__init__(encoder, PortableRnn(encoder.rnn, run, encoder.config.gate_activation))
 
 
 def example_inputs(vocab_size: int) -> tuple[Tensor, Tensor]:
@@ -116,7 +132,7 @@ def trace_to_onnx(encoder: PackedEncoder, metadata: Mapping[str, str]) -> onnx.M
 
 
 def program_to_onnx(program: torch.export.ExportedProgram, metadata: Mapping[str, str]) -> onnx.ModelProto:
-    """The native graph: one ONNX LSTM per layer, with `sequence_lens`; batch and sequence dynamic.
+    """The native graph: one ONNX LSTM or GRU per layer, with `sequence_lens`; batch and sequence dynamic.
 
     Args:
         program: that of an `OnnxClientEncoder`.
@@ -133,9 +149,12 @@ def program_to_onnx(program: torch.export.ExportedProgram, metadata: Mapping[str
                 dynamo=True,
                 opset_version=OPSET,
                 input_names=INPUTS,
-                output_names=OUTPUTS,
+                output_names=(*OUTPUTS, LOGITS)[: len(program.graph_signature.user_outputs)],
                 dynamic_shapes=_DYNAMIC,  # names the dimensions
-                custom_translation_table={torch.ops.lengthwise.packed_lstm.default: to_onnx_lstm},
+                custom_translation_table={
+                    torch.ops.lengthwise.packed_lstm.default: to_onnx_lstm,
+                    torch.ops.lengthwise.packed_gru.default: to_onnx_gru,
+                },
                 verbose=False,
             )
     except torch.onnx.errors.OnnxExporterError as error:

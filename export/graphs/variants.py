@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 
 NATIVE, PORTABLE, FP16, INT8, INT8_DYNAMIC = "native", "portable", "fp16", "int8", "int8_dynamic"
+LOGITS = "logits"  # the last output, of an encoder with labels
 # The graphs that PyTorch runs, by variant.
 TORCHSCRIPT_FILES: Mapping[str, str] = MappingProxyType(
     {NATIVE: "torchscript/model.pt", PORTABLE: "torchscript/model_portable.pt"}

@@ -11,10 +11,10 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from lengthwise.export.graphs.variants import VARIANTS, Variant
+from lengthwise.export.graphs.variants import LOGITS, VARIANTS, Variant
 from lengthwise.export.runtimes.tolerances import CPU_TOLERANCE
 
-Outputs = tuple[NDArray[np.float32], NDArray[np.float32]]
+Outputs = tuple[NDArray[np.float32], ...]  # as `OUTPUT_NAMES`, and the logits of a graph with labels
 OUTPUT_NAMES = ["sentence_embedding", "token_embeddings"]
 ONNX_FILES: Mapping[str, str] = MappingProxyType({name: variant.file for name, variant in VARIANTS.items()})
 
@@ -69,7 +69,7 @@ class Runtime(ABC):
 
     @abstractmethod
     def run(self, input_ids: NDArray[np.int64], attention_mask: NDArray[np.int64]) -> Outputs:
-        """int64[batch, sequence] twice to sentence_embedding and token_embeddings."""
+        """int64[batch, sequence] twice to sentence_embedding, token_embeddings and, if the graph has labels, logits."""
 
     @abstractmethod
     def describe(self) -> dict[str, str]:
@@ -88,7 +88,7 @@ def check_output_names(names: list[str]) -> None:
     """Refuse a graph whose outputs clients would confuse.
 
     Raises:
-        ValueError: the outputs are not sentence_embedding and token_embeddings in this order.
+        ValueError: the outputs are not sentence_embedding, token_embeddings and perhaps logits in this order.
     """
-    if names != OUTPUT_NAMES:
-        raise ValueError(f"the outputs are {names}, not {OUTPUT_NAMES} in this order")
+    if names not in (OUTPUT_NAMES, [*OUTPUT_NAMES, LOGITS]):
+        raise ValueError(f"the outputs are {names}, not {OUTPUT_NAMES} in this order, and perhaps {LOGITS} after them")

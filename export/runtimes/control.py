@@ -14,11 +14,11 @@ import onnx
 from lengthwise.export.runtimes.onnxruntime import OnnxRuntimeCpu
 from lengthwise.util.files import link_or_copy
 
-_WITH_LENGTHS = ("LSTM", "DynamicQuantizeLSTM")
+_WITH_LENGTHS = ("LSTM", "GRU", "DynamicQuantizeLSTM")
 
 
 class LengthsIgnored(OnnxRuntimeCpu):
-    """onnxruntime on the CPU, with `sequence_lens` disconnected from every LSTM."""
+    """onnxruntime on the CPU, with `sequence_lens` disconnected from every LSTM or GRU."""
 
     name = "control: lengths ignored"
 

@@ -70,8 +70,8 @@ class _JavaScriptRuntime(Runtime):
     def run(self, input_ids: NDArray[np.int64], attention_mask: NDArray[np.int64]) -> Outputs:
         header = struct.pack("<II", *input_ids.shape)
         cells = np.ascontiguousarray(input_ids).tobytes() + np.ascontiguousarray(attention_mask).tobytes()
-        _, (vectors, states) = _decode(self._answer(header + cells))
-        return vectors, states
+        _, outputs = _decode(self._answer(header + cells))
+        return tuple(outputs)
 
     def describe(self) -> dict[str, str]:
         return self._versions

@@ -32,8 +32,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 CUDA_OPTIONS: Mapping[str, str] = MappingProxyType({"use_tf32": "0"})
 _CUDA = "CUDAExecutionProvider"
-_LSTMS = ("LSTM", "DynamicQuantizeLSTM")
-_ON_CUDA = (*_LSTMS, "Gather")
+_RECURRENT = ("LSTM", "GRU", "DynamicQuantizeLSTM")
+_ON_CUDA = (*_RECURRENT, "Gather")
 _ERRORS_ONLY = 3  # onnxruntime's severity
 _OUT_OF_MEMORY = (  # in messages about a GPU's memory, or about an arena with a limit
     "Failed to allocate memory",
@@ -65,8 +65,7 @@ class OnnxRuntimeCpu(Runtime):
 
     def run(self, input_ids: NDArray[np.int64], attention_mask: NDArray[np.int64]) -> Outputs:
         feeds = {"input_ids": input_ids, "attention_mask": attention_mask}
-        vectors, states = self._session.run(OUTPUT_NAMES, feeds)
-        return vectors, states
+        return tuple(self._session.run(self._outputs, feeds))
 
     def vectors(self, input_ids: NDArray[np.int64], attention_mask: NDArray[np.int64]) -> NDArray[np.float32]:
         """sentence_embedding alone."""
@@ -81,7 +80,8 @@ class OnnxRuntimeCpu(Runtime):
         session = import_onnxruntime().InferenceSession(
             model, options or self._options(), providers=list(self._providers), enable_fallback=0
         )
-        check_output_names([output.name for output in session.get_outputs()])
+        self._outputs = [output.name for output in session.get_outputs()]
+        check_output_names(self._outputs)
         self._session = session
 
     def _options(self) -> onnxruntime.SessionOptions:
@@ -126,9 +126,9 @@ class OnnxRuntimeCuda(OnnxRuntimeCpu):
 
     def run(self, input_ids: NDArray[np.int64], attention_mask: NDArray[np.int64]) -> Outputs:
         feeds = {"input_ids": input_ids, "attention_mask": attention_mask}
-        vectors, states = run_bound(self._session, OUTPUT_NAMES, feeds, self.device)
+        outputs = run_bound(self._session, self._outputs, feeds, self.device)
         self._refuse_unless_on_cuda()
-        return vectors, states
+        return tuple(outputs)
 
     def vectors(self, input_ids: NDArray[np.int64], attention_mask: NDArray[np.int64]) -> NDArray[np.float32]:
         feeds = {"input_ids": input_ids, "attention_mask": attention_mask}
@@ -232,12 +232,12 @@ def is_oom(error: Exception) -> bool:
 
 
 def _refuse_elsewhere(nodes: Iterable[tuple[str, str]]) -> None:
-    """Raise NotRunnable unless the (operator, provider) pairs hold an LSTM and a Gather, all on CUDA."""
+    """Raise NotRunnable unless the (operator, provider) pairs hold an LSTM or GRU and a Gather, all on CUDA."""
     placed = {(op, provider) for op, provider in nodes if op in _ON_CUDA}
     elsewhere = sorted(f"{op} on {provider}" for op, provider in placed if provider != _CUDA)
     operators = {op for op, _ in placed}
-    if elsewhere or "Gather" not in operators or not operators & set(_LSTMS):
-        raise NotRunnable(f"not placed on CUDA: {', '.join(elsewhere) or 'no LSTM or Gather at all'}")
+    if elsewhere or "Gather" not in operators or not operators & set(_RECURRENT):
+        raise NotRunnable(f"not placed on CUDA: {', '.join(elsewhere) or 'no LSTM, GRU or Gather at all'}")
 
 
 def _read_placement(profile: str) -> tuple[Placement | None, str]:

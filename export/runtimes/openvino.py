@@ -34,7 +34,7 @@ class OpenVino(Runtime):
 
     def run(self, input_ids: NDArray[np.int64], attention_mask: NDArray[np.int64]) -> Outputs:
         results = self._model({"input_ids": input_ids, "attention_mask": attention_mask})
-        return results[0].copy(), results[1].copy()
+        return tuple(results[number].copy() for number in range(len(results)))
 
     def describe(self) -> dict[str, str]:
         return {"openvino": self._version, "device": "CPU, float32"}

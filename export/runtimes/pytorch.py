@@ -11,9 +11,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from lengthwise.encoder.checkpoint import WEIGHTS_FILE, load_encoder
+from lengthwise.config import WEIGHTS_FILE
+from lengthwise.encoder.checkpoint import load_encoder
+from lengthwise.encoder.classify import LabelClassifier
 from lengthwise.encoder.cuda import arithmetic
-from lengthwise.encoder.model import PackedEncoder
+from lengthwise.encoder.model import PackedEncoder, encoder_classifier
 from lengthwise.encoder.stepwise import StepwiseEncoder
 from lengthwise.encoder.torch_engine import TorchEngine
 from lengthwise.export.graphs.trace import ClientEncoder
@@ -25,12 +27,12 @@ from lengthwise.export.runtimes.tolerances import GPU_TOLERANCE
 class ModuleRuntime(Runtime):
     """A PyTorch module with the inputs and outputs of the ONNX graph, on the CPU."""
 
-    _model: Callable[..., tuple[torch.Tensor, torch.Tensor]]
+    _model: Callable[..., tuple[torch.Tensor, ...]]
 
     def run(self, input_ids: NDArray[np.int64], attention_mask: NDArray[np.int64]) -> Outputs:
         with torch.inference_mode():
-            vectors, states = self._model(torch.from_numpy(input_ids), torch.from_numpy(attention_mask))
-        return vectors.numpy(), states.numpy()
+            outputs = self._model(torch.from_numpy(input_ids), torch.from_numpy(attention_mask))
+        return tuple(output.numpy() for output in outputs)
 
     def describe(self) -> dict[str, str]:
         return {"torch": torch.__version__, "device": "cpu"}
@@ -59,23 +61,24 @@ class PyTorchEager(EncoderRuntime, ModuleRuntime):
 
 
 class PyTorchStepwise(EncoderRuntime, ModuleRuntime):
-    """The vectors as datasets are encoded in float32 on a CPU; token states are those of `PyTorchEager`."""
+    """Vectors and logits as datasets are encoded in float32 on a CPU; token states are those of `PyTorchEager`."""
 
     name = "pytorch (step-wise)"
 
     def load(self, path: Path) -> None:
         encoder = self._load_encoder(path)
         self._model = ClientEncoder(encoder).eval()
-        self._stepwise = StepwiseEncoder(encoder)
+        self._stepwise, self._classifier = StepwiseEncoder(encoder), encoder_classifier(encoder)
 
     def run(self, input_ids: NDArray[np.int64], attention_mask: NDArray[np.int64]) -> Outputs:
-        _, states = super().run(input_ids, attention_mask)
+        states = super().run(input_ids, attention_mask)[1]
         lengths = attention_mask.sum(axis=1)
-        return _encode_nonempty(self._stepwise, input_ids, lengths, self._stepwise.config.dim), states
+        vectors = _encode_nonempty(self._stepwise, input_ids, lengths, self._stepwise.config.dim)
+        return (vectors, states, *_logits(self._classifier, vectors))
 
 
 class PyTorchCuda(EncoderRuntime):
-    """The vectors as datasets are encoded in float32 on a GPU; token states are the packed encoder's there."""
+    """Vectors and logits as datasets are encoded in float32 on a GPU; token states are the packed encoder's there."""
 
     name = "pytorch (cuda)"
     tolerance = GPU_TOLERANCE
@@ -93,10 +96,11 @@ class PyTorchCuda(EncoderRuntime):
     def run(self, input_ids: NDArray[np.int64], attention_mask: NDArray[np.int64]) -> Outputs:
         device = self._engine.device
         with torch.inference_mode(), arithmetic(torch.float32):
-            _, states = self._model(torch.from_numpy(input_ids).to(device), torch.from_numpy(attention_mask).to(device))
+            states = self._model(torch.from_numpy(input_ids).to(device), torch.from_numpy(attention_mask).to(device))[1]
             fetched = states.cpu().numpy()
         lengths = attention_mask.sum(axis=1)
-        return _encode_nonempty(self._engine.encode_batch, input_ids, lengths, self._engine.config.dim), fetched
+        vectors = _encode_nonempty(self._engine.encode_batch, input_ids, lengths, self._engine.config.dim)
+        return (vectors, fetched, *_logits(self._engine.classifier, vectors))
 
     def describe(self) -> dict[str, str]:
         return {
@@ -105,6 +109,10 @@ class PyTorchCuda(EncoderRuntime):
             "cuda": str(torch.version.cuda),
             "cudnn": str(torch.backends.cudnn.version()),
         }
+
+
+def _logits(classifier: LabelClassifier | None, vectors: NDArray[np.float32]) -> Outputs:
+    return () if classifier is None else (classifier.logits(vectors),)
 
 
 def _encode_nonempty(

@@ -11,7 +11,7 @@ import onnx
 from numpy.typing import NDArray
 
 from lengthwise.export.graphs.variants import FP16
-from lengthwise.export.runtimes.base import ONNX_FILES, OUTPUT_NAMES, Outputs, Runtime, check_output_names
+from lengthwise.export.runtimes.base import ONNX_FILES, NotRunnable, Outputs, Runtime, check_output_names
 
 
 class Reference(Runtime):
@@ -26,13 +26,16 @@ class Reference(Runtime):
     def load(self, path: Path) -> None:
         from onnx.reference import ReferenceEvaluator
 
+        graph = onnx.load(path, load_external_data=False).graph
+        if any(attribute.name == "activations" for node in graph.node for attribute in node.attribute):
+            raise NotRunnable(f"onnx {onnx.__version__} ignores the `activations` of an LSTM or GRU, and so hard gates")
         self._evaluator = ReferenceEvaluator(str(path))
         check_output_names(self._evaluator.output_names)
 
     def run(self, input_ids: NDArray[np.int64], attention_mask: NDArray[np.int64]) -> Outputs:
         feeds = {"input_ids": input_ids, "attention_mask": attention_mask}
-        outputs: Any = self._evaluator.run(OUTPUT_NAMES, feeds)  # typed as names by onnx
-        return outputs[0], outputs[1]
+        outputs: Any = self._evaluator.run(self._evaluator.output_names, feeds)  # typed as names by onnx
+        return tuple(outputs)
 
     def describe(self) -> dict[str, str]:
         return {"onnx": onnx.__version__}

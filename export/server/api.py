@@ -30,9 +30,11 @@ from lengthwise.export.server.bodies import (
     EmbeddingsBody,
     InferBody,
     Items,
+    PredictBody,
     TokenizeBody,
     read_body,
     read_items,
+    read_single_texts,
     read_texts,
 )
 from lengthwise.export.server.errors import RequestError
@@ -95,15 +97,34 @@ class Api:
         answer = {"object": "list", "data": data, "model": self.loaded().name, "usage": usage}
         return await self._json(answer, vectors.size)
 
+    async def predict(self, request: Request) -> Response:
+        """POST /predict."""
+
+        def read(body: PredictBody, service: Service) -> RaggedTokens:
+            if service.engine.classifier is None:
+                message = "this model has no labels; serve one with a classifier, or ask /embed for vectors"
+                raise RequestError(400, message, code="unsupported_value")
+            _check_truncation(body.truncate, body.truncation_direction)
+            texts = read_single_texts(body.inputs, "inputs", self.settings.max_items)
+            return service.tokenize(texts, truncate=body.truncate)
+
+        body, _, vectors = await self._encode(request, PredictBody, read)
+        rows = self.loaded().predict(vectors, raw_scores=body.raw_scores)
+        is_batch = isinstance(body.inputs, list) and isinstance(body.inputs[0], list)
+        return await self._json(rows if is_batch else rows[0], sum(map(len, rows)))
+
     async def infer(self, request: Request) -> Response:
         """POST /v2/models/NAME/infer."""
 
         def read(body: InferBody, service: Service) -> RaggedTokens:
             self._requested_model(request)
-            return _to_ids(service, protocol.read_infer(body, self.settings.max_items))
+            return _to_ids(service, protocol.read_infer(body, self.settings.max_items, service.engine.config.labels))
 
         body, _, vectors = await self._encode(request, InferBody, read)
-        return await self._json(protocol.infer_answer(self.loaded().name, body.id, vectors), vectors.size)
+        service = self.loaded()
+        classifier = service.engine.classifier
+        logits = None if classifier is None else classifier.logits(vectors)
+        return await self._json(protocol.infer_answer(service.name, body, vectors, logits), vectors.size)
 
     async def tokenize(self, request: Request) -> Response:
         """POST /tokenize."""
@@ -209,7 +230,7 @@ class Api:
     async def model_metadata(self, request: Request) -> Response:
         """GET /v2/models/NAME."""
         service = self._requested_model(request)
-        return json_response(protocol.model_metadata(service.name, service.dim))
+        return json_response(protocol.model_metadata(service.name, service.dim, service.engine.config.labels))
 
     async def model_ready(self, request: Request) -> Response:
         """GET /v2/models/NAME/ready."""
@@ -304,7 +325,11 @@ def _check_embed_options(body: EmbedBody, service: Service) -> None:
             f"prompt_name is {body.prompt_name[:80]!r}, but this model has no prompts; put the prompt into the text"
         )
         raise RequestError(400, message, "prompt_name", "unsupported_value")
-    if body.truncate and body.truncation_direction in ("Left", "left"):
+    _check_truncation(body.truncate, body.truncation_direction)
+
+
+def _check_truncation(truncate: bool, direction: str | None) -> None:
+    if truncate and direction in ("Left", "left"):
         message = "texts are only truncated on the right; cut them before sending"
         raise RequestError(400, message, "truncation_direction", "unsupported_value")
 

@@ -14,6 +14,7 @@ from lengthwise.export.server.errors import RequestError
 _TEXTS_SCHEMA = [{"type": "string"}, {"type": "array", "items": {"type": "string"}, "minItems": 1}]
 _IDS = {"type": "array", "items": {"type": "integer", "minimum": 0}, "minItems": 1}
 _IDS_SCHEMA = [_IDS, {"type": "array", "items": _IDS, "minItems": 1}]
+_ONE_TEXT = {"type": "array", "items": {"type": "string"}, "minItems": 1, "maxItems": 1}
 Texts = Annotated[Any, WithJsonSchema({"oneOf": _TEXTS_SCHEMA, "description": "a text, or a list of texts"})]
 TextsOrIds = Annotated[
     Any,
@@ -47,6 +48,29 @@ class EmbedBody(Body):
     )
     prompt_name: str | None = Field(None, description="must be null: the model has no prompts")
     dimensions: Dimensions = Field(None, description="must be the width of the model's vectors")
+
+
+class PredictBody(Body):
+    """POST /predict."""
+
+    inputs: Annotated[
+        Any,
+        WithJsonSchema(
+            {
+                "oneOf": [
+                    {"type": "string"},
+                    {"type": "array", "items": _ONE_TEXT, "minItems": 1},
+                    _ONE_TEXT,
+                ],
+                "description": "a text, or a list of lists of one text each; a list of two texts would be a pair",
+            }
+        ),
+    ] = Field()
+    truncate: Flag = Field(False, description="truncate a text that is too long instead of refusing it")
+    truncation_direction: Literal["Left", "Right", "left", "right", None] = Field(
+        None, description="texts are truncated on the right"
+    )
+    raw_scores: Flag = Field(False, description="give logits instead of probabilities")
 
 
 class TokenizeBody(Body):
@@ -146,6 +170,24 @@ def read_texts(value: Any, name: str, limit: int) -> list[str]:
         if not isinstance(text, str):
             raise _invalid_item(name, index, f"is {_kind_of(text)}, not a text")
     return value
+
+
+def read_single_texts(value: Any, name: str, limit: int) -> list[str]:
+    """The texts of a field as Text Embeddings Inference has it: a text, or a list of lists of one text each.
+
+    Raises:
+        RequestError: 422 if it holds something else, a pair of texts among them, 413 if there are more than `limit`.
+    """
+    if isinstance(value, list) and value and isinstance(value[0], list):
+        _check_count(value, name, limit)
+        for index, item in enumerate(value):
+            if not isinstance(item, list) or len(item) != 1 or not isinstance(item[0], str):
+                raise _invalid_item(name, index, "is not a list of one text")
+        return [item[0] for item in value]
+    if isinstance(value, list) and len(value) > 1:
+        message = f"{name} is a list of {len(value)} texts, which would be a pair; write each in a list of its own"
+        raise RequestError(422, message, name, "invalid_type")
+    return read_texts(value, name, limit)
 
 
 def read_items(value: Any, name: str, limit: int) -> Items:

@@ -15,13 +15,14 @@ from numpy.typing import NDArray
 from lengthwise.export.server.bodies import InferBody, Items, Tensor
 from lengthwise.export.server.errors import RequestError
 
-TEXT, IDS, MASK, OUTPUT = "text", "input_ids", "attention_mask", "sentence_embedding"
+TEXT, IDS, MASK, OUTPUT, LOGITS = "text", "input_ids", "attention_mask", "sentence_embedding", "logits"
 VERSION = "1"
 _INTEGER_TYPES = ("INT64", "INT32")
 
 
-def model_metadata(name: str, dim: int) -> dict[str, Any]:
+def model_metadata(name: str, dim: int, labels: Sequence[str] = ()) -> dict[str, Any]:
     """Inputs and outputs of a model; a request gives `text` alone, or both other inputs."""
+    widths = {OUTPUT: dim, **({LOGITS: len(labels)} if labels else {})}
     return {
         "name": name,
         "versions": [VERSION],
@@ -31,19 +32,21 @@ def model_metadata(name: str, dim: int) -> dict[str, Any]:
             {"name": IDS, "datatype": "INT64", "shape": [-1, -1]},
             {"name": MASK, "datatype": "INT64", "shape": [-1, -1]},
         ],
-        "outputs": [{"name": OUTPUT, "datatype": "FP32", "shape": [-1, dim]}],
+        "outputs": [{"name": each, "datatype": "FP32", "shape": [-1, width]} for each, width in widths.items()],
     }
 
 
-def read_infer(body: InferBody, max_items: int) -> Items:
+def read_infer(body: InferBody, max_items: int, labels: Sequence[str] = ()) -> Items:
     """The items of a request: the texts of `text`, or the rows of `input_ids` without their padding.
 
     Raises:
         RequestError: 422 if the tensors are others or do not match, 413 if there are more than `max_items` rows.
     """
+    known = (OUTPUT, LOGITS) if labels else (OUTPUT,)
     for output in body.outputs or ():
-        if output.name != OUTPUT:
-            raise RequestError(422, f"there is no output {output.name!r}; the only one is {OUTPUT}", "outputs")
+        if output.name not in known:
+            others = f"the only one is {OUTPUT}" if len(known) == 1 else f"there are {' and '.join(known)}"
+            raise RequestError(422, f"there is no output {output.name!r}; {others}", "outputs")
     tensors = {tensor.name: tensor for tensor in body.inputs}
     if len(tensors) == len(body.inputs) and tensors.keys() == {TEXT}:
         return Items(texts=_texts(tensors[TEXT], max_items))
@@ -53,11 +56,18 @@ def read_infer(body: InferBody, max_items: int) -> Items:
     raise RequestError(422, f"the inputs are {names}; give {TEXT}, or {IDS} and {MASK}", "inputs")
 
 
-def infer_answer(name: str, identifier: str | None, vectors: NDArray[np.float32]) -> dict[str, Any]:
-    """The answer with the vectors, float32[rows, dim], as its one output."""
-    output = {"name": OUTPUT, "datatype": "FP32", "shape": list(vectors.shape), "data": vectors.ravel()}
-    answer = {"model_name": name, "model_version": VERSION, "outputs": [output]}
-    return answer if identifier is None else {**answer, "id": identifier}
+def infer_answer(
+    name: str, body: InferBody, vectors: NDArray[np.float32], logits: NDArray[np.float32] | None = None
+) -> dict[str, Any]:
+    """The answer with the vectors, float32[rows, dim], and the logits, float32[rows, labels], that are requested."""
+    found = {OUTPUT: vectors, **({} if logits is None else {LOGITS: logits})}
+    requested = [output.name for output in body.outputs or ()] or list(found)
+    outputs = [
+        {"name": each, "datatype": "FP32", "shape": list(found[each].shape), "data": found[each].ravel()}
+        for each in requested
+    ]
+    answer = {"model_name": name, "model_version": VERSION, "outputs": outputs}
+    return answer if body.id is None else {**answer, "id": body.id}
 
 
 def _texts(tensor: Tensor, max_items: int) -> list[str]:

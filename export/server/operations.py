@@ -10,7 +10,7 @@ from starlette.responses import HTMLResponse, Response
 
 from lengthwise.export.server import schemas
 from lengthwise.export.server.api import PAGE_HEADERS, Api
-from lengthwise.export.server.bodies import EmbedBody, EmbeddingsBody, InferBody, TokenizeBody
+from lengthwise.export.server.bodies import EmbedBody, EmbeddingsBody, InferBody, PredictBody, TokenizeBody
 from lengthwise.export.server.openapi import Operation, describe, docs_page
 
 
@@ -50,6 +50,7 @@ OPERATIONS = (
         schemas.EMBEDDINGS,
         (*_ENCODE_ERRORS, "404"),
     ),
+    Operation("POST", "/predict", Api.predict, "Labels of texts", PredictBody, schemas.PREDICTIONS, _ENCODE_ERRORS),
     Operation("POST", "/tokenize", Api.tokenize, "Tokens of texts", TokenizeBody, schemas.TOKENS, _ENCODE_ERRORS),
     Operation("GET", "/v1/models", Api.models, "The served model", answer=schemas.OBJECT),
     Operation(

@@ -25,6 +25,8 @@ _STRING_OR_NULL: Schema = {"type": ["string", "null"]}
 ERROR = _object(
     error={"anyOf": [_STRING, _object(message=_STRING, type=_STRING, param=_STRING_OR_NULL, code=_STRING_OR_NULL)]}
 )
+_SCORES = _array(_object(score={"type": "number"}, label=_STRING))
+PREDICTIONS: Schema = {"anyOf": [_SCORES, _array(_SCORES)]}
 TOKENS = _array(_array(_object(id=_INTEGER, text=_STRING, special={"type": "boolean"})))
 EMBEDDINGS = _object(
     object={"const": "list"},

@@ -71,6 +71,9 @@ class Service:
         self._tokens_per_byte = _INITIAL_TOKENS_PER_BYTE
         self._pool = ThreadPoolExecutor(cpu_count(), thread_name_prefix="tokenize")
         costs = replace(self.engine.costs, max_tokens=settings.max_batch_tokens)
+        padding = self.engine.config.padding
+        if padding is not None:  # even a short text takes so many cells
+            costs = costs.with_limits(max_rows=max(1, settings.max_batch_tokens // padding.to))
         self.queue = BatchQueue(self.engine, costs, self.engine.workers, settings.max_queue_tokens, metrics)
         try:
             self._warmup()
@@ -235,6 +238,26 @@ class Service:
             else:
                 self.set_state("ready")
 
+    def predict(self, vectors: NDArray[np.float32], *, raw_scores: bool) -> list[list[dict[str, Any]]]:
+        """Of each row of vectors, its labels and their scores, the largest first.
+
+        Args:
+            raw_scores: logits instead of probabilities.
+
+        Raises:
+            ValueError: the model has no labels.
+        """
+        classifier = self.engine.classifier
+        if classifier is None:
+            raise ValueError("the model has no labels")
+        logits = classifier.logits(vectors)
+        scores = logits if raw_scores else classifier.probabilities(logits)
+        orders = np.argsort(-logits, axis=1, kind="stable")
+        return [
+            [{"score": float(row[number]), "label": classifier.labels[number]} for number in order]
+            for row, order in zip(scores, orders, strict=True)
+        ]
+
     def info(self) -> dict[str, Any]:
         """Model, limits and versions, for GET /info, including what clients of Text Embeddings Inference read."""
         config = self.engine.config
@@ -248,6 +271,7 @@ class Service:
             "auto_truncate": config.tokenization.truncate,
             "version": __version__,
             "dim": config.dim,
+            "labels": list(config.labels),
             "vocab_size": config.vocab_size,
             "trained": config.trained,
             "variant": self.engine.variant,

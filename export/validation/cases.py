@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from lengthwise.encoder_config import PaddingSettings
 from lengthwise.tokens.ragged import RaggedTokens
 
 EVERY_ID, GOLDEN, TEXTS = "every id of the vocabulary", "golden vectors", "real texts"
@@ -90,6 +91,15 @@ def vocabulary_cases(vocab_size: int) -> Iterator[Case]:
         lengths = np.minimum(_SWEEP_LENGTH, len(ids) - np.arange(0, len(ids), _SWEEP_LENGTH))
         input_ids = np.resize(ids, (len(lengths), _SWEEP_LENGTH))
         yield Case(f"ids {start} to {ids[-1]}", EVERY_ID, input_ids, lengths.astype(np.int64), vocab_size)
+
+
+def padding_cases(vocab_size: int, padding: PaddingSettings) -> Iterator[Case]:
+    """Texts around the length up to which an encoder pads, and from which on it cuts."""
+    rng = np.random.default_rng(5)
+    lengths = np.array([1, max(1, padding.to - 1), padding.to, padding.to + 1, 2 * padding.to], np.int64)
+    rng.shuffle(lengths)
+    input_ids = rng.integers(vocab_size, size=(len(lengths), lengths.max()))
+    yield Case(f"around {padding.to} tokens", "padding that is read", input_ids, lengths, vocab_size)
 
 
 def text_cases(tokens: RaggedTokens, vocab_size: int) -> Iterator[Case]:

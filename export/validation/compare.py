@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lengthwise.export.artifact.difference import scaled_difference
-from lengthwise.export.artifact.oracle import Oracle
+from lengthwise.export.artifact.oracle import Labels, Oracle
 from lengthwise.export.runtimes.base import Outputs, Runtime
 from lengthwise.export.validation.cases import Case
 
@@ -57,11 +57,14 @@ class Comparison:
     """The results of all comparisons of a runtime.
 
     Attributes:
-        difference: the largest from PyTorch, over both outputs; infinite if a value is not a number, None if nothing
+        difference: the largest from PyTorch, over all outputs; infinite if a value is not a number, None if nothing
             was compared.
         batch_difference: the largest of the runtime from itself.
         p99_difference: the 99th percentile over the vectors' values.
         cosine: the smallest of a vector to PyTorch's; None if vectors are single numbers.
+        logits: the largest difference of a logit from PyTorch's, as it is; None without labels.
+        decided: rows with tokens whose labels were compared with PyTorch's.
+        changed: rows of them that got other labels.
         cases: the largest difference of each comparison.
         rows: each vector of the cases in `row_groups`.
     """
@@ -70,6 +73,9 @@ class Comparison:
     batch_difference: float | None = None
     p99_difference: float | None = None
     cosine: float | None = None
+    logits: float | None = None
+    decided: int = 0
+    changed: int = 0
     cases: tuple[CaseResult, ...] = ()
     rows: tuple[RowDeviation, ...] = ()
 
@@ -95,16 +101,20 @@ class Comparator:
         self._rows: list[RowDeviation] = []
         self._differences: list[NDArray[np.float64]] = []
         self._cosine: float | None = None
+        self._logits: float | None = None
+        self._decided = self._changed = 0
 
     def compare(self, case: Case, oracle: Oracle) -> None:
         """Run a case; compare it with the oracle, then with its rows in other batches."""
-        vectors, states = first = self._run(case)
+        vectors, states, *logits = first = self._run(case)
         of_states = [] if oracle.states is None else [scaled_difference(states, oracle.states)]
         allowance = oracle.allowance
-        self._add(case.name, case.group, False, scaled_difference(vectors, oracle.vectors, allowance), *of_states)
+        of_logits = self._compare_labels(case, logits, oracle.labels)
+        of_vectors = scaled_difference(vectors, oracle.vectors, allowance)
+        self._add(case.name, case.group, False, of_vectors, *of_states, *of_logits)
         self._add_rows(case, vectors, oracle)
         for group, other, rows in _other_batches(case):
-            vectors, states = self._run(other)
+            vectors, states, *logits = self._run(other)
             name = f"{case.name}: {group}" if group != ALONE else f"{case.name}: row {rows[0]} alone"
             columns = min(states.shape[1], first[1].shape[1])
             self._add(
@@ -114,6 +124,11 @@ class Comparator:
                 scaled_difference(vectors, first[0][rows], None if allowance is None else allowance.take(rows)),
                 scaled_difference(states[:, :columns], first[1][rows][:, :columns]),
                 scaled_difference(states[:, columns:], np.zeros_like(states[:, columns:])),
+                *(
+                    scaled_difference(found, before[rows], oracle.labels.allowance.take(rows))
+                    for found, before in zip(logits, first[2:], strict=True)
+                    if oracle.labels is not None
+                ),
             )
 
     def result(self) -> Comparison:
@@ -123,6 +138,9 @@ class Comparator:
             batch_difference=_largest(self._cases, of_batch=True),
             p99_difference=self._percentile(99),
             cosine=self._cosine,
+            logits=self._logits,
+            decided=self._decided,
+            changed=self._changed,
             cases=tuple(self._cases),
             rows=tuple(self._rows),
         )
@@ -132,6 +150,28 @@ class Comparator:
         if any(output.dtype != np.float32 for output in outputs):
             raise TypeError(f"the outputs are {' and '.join(str(output.dtype) for output in outputs)}, not float32")
         return outputs
+
+    def _compare_labels(
+        self, case: Case, found: Sequence[NDArray[np.float32]], labels: Labels | None
+    ) -> list[NDArray[np.float64]]:
+        """Differences of the logits, and the count of labels that changed.
+
+        Raises:
+            ValueError: there are logits and no labels, or the other way round.
+        """
+        if (labels is None) != (not found):
+            raise ValueError("there are no logits" if labels else "there are logits, but the encoder has no labels")
+        if labels is None:
+            return []
+        (logits,) = found
+        if logits.shape == labels.logits.shape:
+            off = np.abs(logits.astype(np.float64) - labels.logits).max(initial=0)
+            self._logits = max(self._logits or 0.0, _nan_to_inf(off))
+            real = case.lengths > 0
+            ours, theirs = (labels.classifier.decisions(values[real]) for values in (logits, labels.logits))
+            self._decided += int(real.sum())
+            self._changed += int((ours != theirs).any(axis=1).sum())
+        return [scaled_difference(logits, labels.logits, labels.allowance)]
 
     def _add(
         self, name: str, group: str, of_batch: bool, of_vectors: NDArray[np.float64], *of_states: NDArray[np.float64]

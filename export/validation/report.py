@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from lengthwise.encoder.checkpoint import WEIGHTS_FILE
+from lengthwise.config import WEIGHTS_FILE
 from lengthwise.export.artifact.folder import VALIDATION_MD
 from lengthwise.export.graphs.variants import NATIVE, VARIANTS, Variant
 from lengthwise.export.validation.cases import GOLDEN_CASE
@@ -38,6 +38,12 @@ _SUM = (
     " (`token_embeddings`) are judged as with any other encoder."
 )
 
+_LABELS = (
+    "Logits are judged as vectors are: a logit may differ by what the vector may differ by, times what the classifier"
+    " makes of that. Labels are those with the largest logit (under sigmoid, all with a positive one). The rows are"
+    " those of all comparisons, random ids among them."
+)
+
 
 def validation_to_markdown(validation: Validation, heat_map: str | None = None) -> str:
     """What to deploy where, every runtime on every graph, reasons, speed, precision, then the details.
@@ -57,6 +63,7 @@ def validation_to_markdown(validation: Validation, heat_map: str | None = None) 
         f"![Largest difference by runtime and case]({heat_map})" if heat_map else "",
         "## Reasons\n\n" + "\n".join(_reasons(validation.verdicts)),
         control_sentence(validation),
+        _label_section(validation),
         _speed_section(validation),
         *_precision_sections(validation),
         f"## How it was compared\n\n{_METHOD}",
@@ -70,8 +77,8 @@ def validation_to_markdown(validation: Validation, heat_map: str | None = None) 
 def card_section(validation: Validation) -> str:
     """What the artifact's card says of its validation."""
     link = f"[{VALIDATION_MD}]({VALIDATION_MD}) has the details."
-    parts = [deployment_table(validation), matrix(validation.verdicts), control_sentence(validation), link]
-    return "\n\n".join(parts)
+    tables = [deployment_table(validation), matrix(validation.verdicts), label_table(validation)]
+    return "\n\n".join(part for part in [*tables, control_sentence(validation), link] if part)
 
 
 def summary(validation: Validation) -> str:
@@ -131,6 +138,27 @@ def verdict_table(verdicts: Sequence[Verdict]) -> str:
         tolerance = f"{verdict.tolerances.difference:.0e}"
         rows.append((verdict.runtime, f"`{verdict.file}`", status, *figures, cosine, tolerance, len(found.cases)))
     return markdown_table((*columns, "tolerance", "comparisons"), rows)
+
+
+def label_table(validation: Validation) -> str:
+    """A Markdown table of an encoder's labels on every runtime and graph; empty without labels."""
+    rows = [
+        (
+            v.runtime,
+            f"`{v.file}`",
+            f"{v.comparison.changed:,} of {v.comparison.decided:,}",
+            _figure(v.comparison.logits),
+        )
+        for v in validation.verdicts
+        if v.comparison.logits is not None
+    ]
+    columns = ("runtime", "file", "rows with another label than PyTorch's", "largest difference of a logit")
+    return markdown_table(columns, rows) if rows else ""
+
+
+def _label_section(validation: Validation) -> str:
+    table = label_table(validation)
+    return f"## Labels\n\n{_LABELS}\n\n{table}" if table else ""
 
 
 def control_sentence(validation: Validation) -> str:

@@ -15,6 +15,7 @@ vectors and real texts (see `validation.compare`).
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -23,8 +24,8 @@ import onnx
 from google.protobuf.message import DecodeError
 from tqdm import tqdm
 
-from lengthwise.config import CONFIG_FILE
-from lengthwise.encoder.checkpoint import WEIGHTS_FILE, load_encoder
+from lengthwise.config import CONFIG_FILE, WEIGHTS_FILE
+from lengthwise.encoder.checkpoint import load_encoder
 from lengthwise.encoder.model import PackedEncoder
 from lengthwise.export.artifact.difference import largest_difference
 from lengthwise.export.artifact.folder import GOLDEN_FILE, Artifact
@@ -42,6 +43,7 @@ from lengthwise.export.validation.cases import (
     TEXTS,
     Case,
     grid_cases,
+    padding_cases,
     speed_cases,
     text_cases,
     vocabulary_cases,
@@ -127,13 +129,18 @@ def _artifact_checks(
     """Every case and its expected outputs; those of the golden vectors last."""
     vocab_size = encoder.config.vocab_size
     from_texts = text_cases(texts, vocab_size) if texts is not None else ()
-    cases = [*grid_cases(vocab_size), *vocabulary_cases(vocab_size), *from_texts]
+    padding = encoder.config.padding
+    at_the_edge = () if padding is None else padding_cases(vocab_size, padding)
+    cases = [*grid_cases(vocab_size), *at_the_edge, *vocabulary_cases(vocab_size), *from_texts]
     for case in tqdm(cases, "oracle", disable=not show_progress):
         yield case, compute_oracle(encoder, case.input_ids, case.lengths)
     golden = artifact.load_golden()
     case = Case(GOLDEN_CASE, GOLDEN, golden.input_ids, golden.lengths, vocab_size)
-    allowance = compute_oracle(encoder, golden.input_ids, golden.lengths).allowance
-    yield case, Oracle(golden.vectors, None, allowance)
+    found = compute_oracle(encoder, golden.input_ids, golden.lengths)
+    labels = found.labels
+    if labels is not None and golden.logits is not None:
+        labels = replace(labels, logits=golden.logits)
+    yield case, Oracle(golden.vectors, None, found.allowance, labels)
 
 
 def judge(

@@ -16,7 +16,14 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from lengthwise.config import CONFIG_FILE, EncoderConfig, EncoderSettings, TokenizationSettings, load_encoder_config
+from lengthwise.config import (
+    CONFIG_FILE,
+    WEIGHTS_FILE,
+    EncoderConfig,
+    EncoderSettings,
+    TokenizationSettings,
+    load_encoder_config,
+)
 from lengthwise.encoder.model import PackedEncoder, seeded_encoder
 from lengthwise.errors import CheckpointError
 from lengthwise.tokens.tokenizer import TOKENIZER_FILE, TextTokenizer, check_tokenizer_fits, load_model_tokenizer
@@ -30,8 +37,6 @@ from lengthwise.util.model_paths import (
     is_lfs_pointer,
     model_type,
 )
-
-WEIGHTS_FILE = "model.safetensors"
 
 
 def save_checkpoint(folder: str | Path, encoder: PackedEncoder, tokenizer: TextTokenizer) -> None:
@@ -158,10 +163,14 @@ def weights_fingerprint(encoder: PackedEncoder) -> str:
 def _check_sizes(weights: Mapping[str, torch.Tensor], config: EncoderConfig, path: Path) -> None:
     """Refuse a config larger than its weights: even on the meta device, building such an encoder takes hours."""
     largest = sum(weight.numel() for weight in weights.values())
-    for name in ("num_layers", "vocab_size", "embedding_dim", "hidden_size", "projection_dim"):
-        if (getattr(config, name) or 0) > largest:
+    names = ("num_layers", "vocab_size", "embedding_dim", "hidden_size", "attention_dim", "projection_dim")
+    sizes = [(name, getattr(config, name) or 0) for name in names]
+    sizes += [("dense", layer.dim) for layer in config.dense]
+    sizes += [("classifier.dense", layer.dim) for layer in (config.classifier.dense if config.classifier else ())]
+    for name, size in sizes:
+        if size > largest:
             raise CheckpointError(
-                f"{path} does not fit {CONFIG_FILE}: {name} is {getattr(config, name)}, but there are {largest} weights"
+                f"{path} does not fit {CONFIG_FILE}: {name} is {size}, but there are {largest} weights"
                 " in all; use the config.json of these weights"
             )
 

@@ -30,6 +30,7 @@ from torch import Tensor
 from lengthwise.config import Precision
 from lengthwise.encoder.model import PackedEncoder
 from lengthwise.encoder.order import encode_longest_first
+from lengthwise.encoder.padding import read_batch
 from lengthwise.errors import LengthwiseError
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -84,6 +85,7 @@ class StreamedEncoder:
 
     def __call__(self, input_ids: NDArray[np.int64], lengths: NDArray[np.int64]) -> NDArray[np.float32]:
         """int64[batch, sequence], right-padded, and int64[batch], each from 1 to sequence, to float32[batch, dim]."""
+        input_ids, lengths = read_batch(input_ids, lengths, self._encoder.config)
         rows, longest = input_ids.shape
         max_rows = rows if self.max_batch_cells is None else max(1, self.max_batch_cells // longest)
         if rows <= max_rows:
@@ -173,7 +175,8 @@ def pad_to_multiple_of_8(encoder: PackedEncoder) -> PackedEncoder:
     missing = -encoder.config.embedding_dim % _TENSOR_CORE_MULTIPLE
     if not missing:
         return encoder
-    widened = {"embedding.weight", "lstm.weight_ih_l0", "lstm.weight_ih_l0_reverse", "static_projection.weight"}
+    first = f"{encoder.config.cell}.weight_ih_l0"
+    widened = {"embedding.weight", first, f"{first}_reverse", "static_projection.weight"}
     weights = {
         name: torch.nn.functional.pad(weight, (0, missing)) if name in widened else weight
         for name, weight in encoder.state_dict().items()
@@ -187,25 +190,25 @@ def convert_encoder(encoder: PackedEncoder, device: torch.device, dtype: torch.d
     """A copy whose embedding and LSTM compute in `dtype`; the head stays in float32."""
     copied = copy.deepcopy(encoder).eval().to(device)
     copied.embedding.to(dtype)
-    copied.lstm.to(dtype)
+    copied.rnn.to(dtype)
     if device.type == "cuda":
-        flatten_lstm_weights(copied.lstm)
+        flatten_weights(copied.rnn)
     return copied
 
 
-def flatten_lstm_weights(lstm: torch.nn.LSTM) -> None:
-    """Put the weights of an LSTM into one block of memory, which cuDNN otherwise does at every call.
+def flatten_weights(rnn: torch.nn.RNNBase) -> None:
+    """Put the weights of recurrent layers into one block of memory, which cuDNN otherwise does at every call.
 
     PyTorch has done so where its list of what cuDNN takes has the type; bfloat16 is not on it (torch 2.13), although
     its LSTM goes through cuDNN.
     """
-    dtype, listed = lstm.all_weights[0][0].dtype, torch.backends.cudnn.CUDNN_TENSOR_DTYPES
+    dtype, listed = rnn.all_weights[0][0].dtype, torch.backends.cudnn.CUDNN_TENSOR_DTYPES
     if dtype in listed or not cudnn_has_bf16():
         return
     listed.add(dtype)
     try:
         with arithmetic(dtype):
-            lstm.flatten_parameters()
+            rnn.flatten_parameters()
     finally:
         listed.discard(dtype)
 

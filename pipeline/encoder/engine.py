@@ -7,7 +7,7 @@ get the same batches through it.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
 import numpy as np
@@ -16,6 +16,8 @@ from numpy.typing import NDArray
 from lengthwise.batching.costs import BatchCosts
 from lengthwise.batching.plan import BatchPlan, PlanReport, plan_batches, report_plan
 from lengthwise.config import BatchingSettings, EncoderConfig, TokenizationSettings
+from lengthwise.encoder.classify import LabelClassifier
+from lengthwise.encoder.padding import is_cut, read_lengths
 from lengthwise.errors import BadRowsError
 from lengthwise.tokens.ragged import RaggedTokens
 from lengthwise.tokens.tokenize import tokenize_texts
@@ -39,6 +41,7 @@ class Engine(Protocol):
         reference: the same encoder in float32 where this engine has a lower precision, else None.
         fingerprint: sha256 (hex) of the encoder's weights; part of a run's identity.
         sharing: how the rows of a shard share steps, if they can; the vectors are the same.
+        classifier: from vectors to labels; None if the encoder has none.
     """
 
     @property
@@ -53,6 +56,7 @@ class Engine(Protocol):
     def fingerprint(self) -> str: ...  # noqa: D102
     @property
     def sharing(self) -> PrefixSharing | None: ...  # noqa: D102
+    def classifier(self) -> LabelClassifier | None: ...  # noqa: D102
 
     def encode_batch(self, input_ids: NDArray[np.int64], lengths: NDArray[np.int64]) -> NDArray[np.float32]:
         """int64[batch, sequence], right-padded, and int64[batch], from 1 to sequence, to float32[batch, dim]."""
@@ -66,7 +70,7 @@ class PlannedTokens:
     """Rows and their batches, ready for an engine.
 
     Attributes:
-        tokens: the rows.
+        tokens: the rows; those that the encoder cuts are marked as truncated.
         first: int64[distinct], the first row of each sequence of ids.
         same_as: int64[rows], index into `first` of the row that each row equals.
         plan: batches of indices into `first`.
@@ -110,8 +114,11 @@ def plan_tokens(tokens: RaggedTokens, engine: Engine, batching: BatchingSettings
         BadRowsError: an id has no row in the embedding table.
     """
     _check_ids(tokens, engine.config.vocab_size)
+    if engine.config.padding is not None:
+        tokens = replace(tokens, truncated=tokens.truncated | is_cut(tokens.lengths, engine.config))
     first, same_as = tokens.distinct_rows()
-    lengths, costs = tokens.lengths[first], engine.costs.with_limits(batching.max_tokens, batching.max_rows)
+    lengths = read_lengths(tokens.lengths[first], engine.config)
+    costs = engine.costs.with_limits(batching.max_tokens, batching.max_rows)
     plan = plan_batches(lengths, costs)
     shared = None if engine.sharing is None else engine.sharing.plan(tokens, first, costs)
     return PlannedTokens(tokens, first, same_as, plan, report_plan(lengths, plan, costs), shared)

@@ -16,9 +16,11 @@ from numpy.typing import DTypeLike, NDArray
 
 from lengthwise.encoder.int8 import STATE_SCALE, quantize_rows
 from lengthwise.encoder.kernel import KernelPrecision, aligned_empty, choose_spec, compiled
-from lengthwise.encoder.layers import WINDOW, Direction, Output
+from lengthwise.encoder.layers import WINDOW, Direction
 from lengthwise.encoder.packed import PackedIds
+from lengthwise.encoder.pooled import Output
 from lengthwise.encoder.trie import Level
+from lengthwise.encoder_config import GATE_SLOPES, GateActivation
 
 LOG2_E = 1.4426950408889634
 _PARENTS = 64  # of a level that branch at a time, so that their states stay in the cache
@@ -129,6 +131,7 @@ class FusedDirection(Direction):
         suffix: str,
         outputs: frozenset[Output],
         precision: KernelPrecision = "fp32",
+        gate_activation: GateActivation = "sigmoid",
     ) -> None:
         """Prepare the weights whose names end in `suffix`.
 
@@ -136,12 +139,16 @@ class FusedDirection(Direction):
             weights: of an nn.LSTM.
             outputs: what is kept of the states.
         """
+        slope = GATE_SLOPES[gate_activation]
         is_stacked = not suffix.startswith("_l0")
         self._outputs = outputs
-        spec = choose_spec(precision, self._outputs, stacked=is_stacked)
+        spec = choose_spec(precision, self._outputs, stacked=is_stacked, hard_gates=slope is not None)
         self._kernel, self._spec = compiled(spec), spec
-        bias = _by_panel(weights["bias_ih" + suffix] + weights["bias_hh" + suffix], spec.lanes)
-        inputs, states = (_by_panel(weights[name + suffix], spec.lanes) for name in ("weight_ih", "weight_hh"))
+        factor = -LOG2_E if slope is None else slope
+        bias = _by_panel(weights["bias_ih" + suffix] + weights["bias_hh" + suffix], spec.lanes, factor)
+        if slope is not None:
+            bias[:, :3] += 0.5
+        inputs, states = (_by_panel(weights[name + suffix], spec.lanes, factor) for name in ("weight_ih", "weight_hh"))
         self._panels, self._hidden_size = len(bias), len(weights["bias_ih" + suffix]) // 4
         states = self._pad_inputs(states)
         self.bias = _aligned(bias[None, ..., 0], np.float32)
@@ -154,8 +161,11 @@ class FusedDirection(Direction):
         self._prepare_products(inputs, states)
 
     def room_for_states(self, tokens: int, directions: int) -> NDArray[Any] | None:
-        """[tokens, directions * hidden] of operands, see `layers.Direction`."""
-        return aligned_empty((tokens, directions * self._hidden), self._spec.operand) if self._stores else None
+        """See `layers.Direction`; hidden is rounded up to whole panels."""
+        if self._outputs.isdisjoint(("states", "floats")):
+            return None
+        dtype = self._spec.operand if "states" in self._outputs else np.float32
+        return aligned_empty((tokens, directions * self._hidden), dtype)
 
     def run(
         self,
@@ -271,10 +281,6 @@ class FusedDirection(Direction):
         """hidden_size, rounded up to whole panels; the further units are always zero."""
         return self._panels * self._spec.lanes
 
-    @property
-    def _stores(self) -> bool:
-        return "states" in self._outputs
-
     def _pad_inputs(self, weights: NDArray[np.float64]) -> NDArray[np.float64]:
         """Zeros for the inputs from further units: [..., directions * hidden_size] to [..., directions * hidden]."""
         size = self._hidden_size
@@ -305,13 +311,13 @@ class FusedDirection(Direction):
         self._products = products
 
 
-def _by_panel(rows: NDArray[np.float64], lanes: int) -> NDArray[np.float64]:
+def _by_panel(rows: NDArray[np.float64], lanes: int, factor: float) -> NDArray[np.float64]:
     """Rows of gates i, f, g, o, [4 * hidden_size, ...], as the kernel has them: [panels, 4, lanes, columns].
 
-    Gates are ordered i, f, o, g, the first three times -log2(e). Further units are zero.
+    Gates are ordered i, f, o, g, the first three times a factor. Further units are zero.
     """
     i, f, g, o = np.split(rows.reshape(len(rows), -1), 4)
-    ordered = np.stack([-LOG2_E * i, -LOG2_E * f, -LOG2_E * o, g])
+    ordered = np.stack([factor * i, factor * f, factor * o, g])
     panels = -(-ordered.shape[1] // lanes)
     padded = np.pad(ordered, [(0, 0), (0, panels * lanes - ordered.shape[1]), (0, 0)])
     return padded.reshape(4, panels, lanes, -1).transpose(1, 0, 2, 3)

@@ -16,8 +16,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lengthwise.encoder.layers import WINDOW, Direction, Output
+from lengthwise.encoder.layers import WINDOW, Direction
 from lengthwise.encoder.packed import PackedIds
+from lengthwise.encoder.pooled import Output
+from lengthwise.encoder_config import GATE_SLOPES, GateActivation
 from lengthwise.util.compat import cpu_has_vnni
 
 LARGEST_WEIGHT = 127
@@ -67,28 +69,51 @@ class Float64Mean:
 
 
 class Int8Direction(Direction):
-    """One direction of one layer, see `layers.Direction`. Gates are ordered i, f, o, g, the first three negated.
+    """One direction of one layer, see `layers.Direction`. Of an LSTM, gates are ordered i, f, o, g; of a GRU r, z, n.
 
-    States are stored as uint8, with the zero point 128.
+    States are stored as uint8, with the zero point 128; those of a GRU lie between -1 and 1 too. Its candidate needs
+    the product with the states alone, so there are two products where a layer reads another.
     """
 
-    def __init__(self, weights: dict[str, NDArray[np.float64]], suffix: str, outputs: frozenset[Output]) -> None:
-        """Prepare the weights of an nn.LSTM whose names end in `suffix`."""
-        self._outputs = outputs
-        bias = _ordered(weights["bias_ih" + suffix] + weights["bias_hh" + suffix])
-        self.bias = bias[None].astype(np.float32)
-        inputs, states = (_ordered(weights[name + suffix]) for name in ("weight_ih", "weight_hh"))
+    def __init__(
+        self,
+        weights: dict[str, NDArray[np.float64]],
+        suffix: str,
+        outputs: frozenset[Output],
+        gate_activation: GateActivation = "sigmoid",
+    ) -> None:
+        """Prepare the weights of an nn.LSTM or nn.GRU whose names end in `suffix`."""
+        self._outputs, self._gate = outputs, gate_activation
+        is_first = suffix.startswith("_l0")
+        inputs, states = weights["weight_ih" + suffix], weights["weight_hh" + suffix]
         self._hidden = states.shape[1]
-        self._linear = Float64Linear(inputs, bias) if suffix.startswith("_l0") else None
-        rounded, scales = quantize_rows(
-            states if suffix.startswith("_l0") else np.concatenate([inputs, states], axis=1)
-        )
-        self._product = integer_product(rounded.astype(np.int8))
-        self._scales = (scales / STATE_SCALE).astype(np.float32)
+        self._is_gru = len(states) == 3 * self._hidden
+        bias, self._state_bias = self._biases(weights["bias_ih" + suffix], weights["bias_hh" + suffix])
+        if not self._is_gru:
+            inputs, states, bias = (_ordered(rows) for rows in (inputs, states, bias))
+        self.bias = bias[None].astype(np.float32)
+        self._linear = Float64Linear(inputs, bias) if is_first else None
+        self._from_inputs: Product | None = None
+        if self._is_gru and not is_first:
+            self._from_inputs = _scaled_product(inputs)
+        elif not is_first:
+            states = np.concatenate([inputs, states], axis=1)
+        self._product = _scaled_product(states)
+
+    def _biases(
+        self, of_inputs: NDArray[np.float64], of_states: NDArray[np.float64]
+    ) -> tuple[NDArray[np.float64], NDArray[np.float32]]:
+        """What is added to the input's part of the gates, and to the state's part: of a GRU's candidate only."""
+        if not self._is_gru:
+            return of_inputs + of_states, np.zeros(0, np.float32)
+        both = np.arange(len(of_inputs)) < 2 * self._hidden
+        return of_inputs + np.where(both, of_states, 0), np.where(both, 0, of_states).astype(np.float32)
 
     def room_for_states(self, tokens: int, directions: int) -> NDArray[Any] | None:
-        """uint8[tokens, directions * hidden]."""
-        return np.empty((tokens, directions * self._hidden), np.uint8) if "states" in self._outputs else None
+        """uint8 or float32[tokens, directions * hidden], see `layers.Direction`."""
+        if self._outputs.isdisjoint(("states", "floats")):
+            return None
+        return np.empty((tokens, directions * self._hidden), np.uint8 if "states" in self._outputs else np.float32)
 
     def run(
         self,
@@ -108,23 +133,30 @@ class Int8Direction(Direction):
         start = 0
         for step, rows in enumerate(batch.steps.tolist()):
             token = slice(start, start + rows)
-            gates = table[ids[token]].reshape(rows, 4 * hidden)
+            gates = table[ids[token]].reshape(rows, -1)
             if below is not None:
                 operands[:rows, :width] = below[positions[token]]
-            if step or below is not None:
-                gates += self._product(operands[:rows]) * self._scales
-            states = _next_states(gates, cells[:rows])
+            if self._is_gru:
+                if self._from_inputs is not None:
+                    gates += self._from_inputs(operands[:rows, :width])
+                of_states = self._product(operands[:rows, width:]) + self._state_bias
+                states = _next_gru_states(gates, of_states, cells[:rows], self._gate)
+            else:
+                if step or below is not None:
+                    gates += self._product(operands[:rows])
+                states = _next_states(gates, cells[:rows], self._gate)
             with np.errstate(invalid="ignore"):  # NaN goes on through the cells
                 operands[:rows, width:] = np.rint(states * np.float32(STATE_SCALE)) + ZERO_POINT
             if stored is not None:
-                stored[positions[token], number * hidden : (number + 1) * hidden] = operands[:rows, width:]
+                kept = operands[:rows, width:] if "states" in self._outputs else states
+                stored[positions[token], number * hidden : (number + 1) * hidden] = kept
             pooled.add(step, states)
             start += rows
         return pooled.results()
 
 
 class _Pooled:
-    """Pools states step by step, see `layers.OUTPUTS`."""
+    """Pools states step by step, see `pooled.StatePooler`."""
 
     def __init__(self, rows: int, hidden: int, outputs: frozenset[Output]) -> None:
         self._outputs = outputs
@@ -197,22 +229,60 @@ def _float_product(weights: NDArray[np.int8]) -> Product:
     return multiply
 
 
-def _next_states(gates: NDArray[np.float32], cells: NDArray[np.float32]) -> NDArray[np.float32]:
+def _scaled_product(weights: NDArray[np.float64]) -> Product:
+    """The product of states in 8 bits with weights, float[outputs, inputs], that are rounded to 8 bits."""
+    rounded, scales = quantize_rows(weights)
+    multiply, factors = integer_product(rounded.astype(np.int8)), (scales / STATE_SCALE).astype(np.float32)
+    return lambda states: multiply(states) * factors
+
+
+def _next_states(
+    gates: NDArray[np.float32], cells: NDArray[np.float32], gate_activation: GateActivation
+) -> NDArray[np.float32]:
     """The states that follow from gates, [rows, 4 * hidden], and cells, which are updated; both are overwritten."""
     hidden = cells.shape[1]
-    closing, candidates = gates[:, : 3 * hidden], gates[:, 3 * hidden :]
-    with np.errstate(over="ignore"):
-        np.exp(closing, out=closing)
-        closing += 1
-        np.reciprocal(closing, out=closing)
+    opened, candidates = gates[:, : 3 * hidden], gates[:, 3 * hidden :]
+    _open(opened, gate_activation)
     np.tanh(candidates, out=candidates)
-    cells *= closing[:, hidden : 2 * hidden]
-    candidates *= closing[:, :hidden]
+    cells *= opened[:, hidden : 2 * hidden]
+    candidates *= opened[:, :hidden]
     cells += candidates
-    return np.tanh(cells) * closing[:, 2 * hidden :]
+    return np.tanh(cells) * opened[:, 2 * hidden :]
+
+
+def _next_gru_states(
+    gates: NDArray[np.float32],
+    of_states: NDArray[np.float32],
+    states: NDArray[np.float32],
+    gate_activation: GateActivation,
+) -> NDArray[np.float32]:
+    """The states that follow from both parts of the gates, [rows, 3 * hidden], and states, which are updated."""
+    hidden = states.shape[1]
+    opened = gates[:, : 2 * hidden] + of_states[:, : 2 * hidden]
+    _open(opened, gate_activation)
+    candidates = np.tanh(gates[:, 2 * hidden :] + opened[:, :hidden] * of_states[:, 2 * hidden :])
+    update = opened[:, hidden:]
+    states *= update
+    states += (1 - update) * candidates
+    return states
+
+
+def _open(gates: NDArray[np.float32], gate_activation: GateActivation) -> None:
+    """From what is summed up to how far gates are open, in place."""
+    slope = GATE_SLOPES[gate_activation]
+    if slope is not None:
+        gates *= np.float32(slope)
+        gates += np.float32(0.5)
+        np.clip(gates, 0, 1, out=gates)
+        return
+    np.negative(gates, out=gates)
+    with np.errstate(over="ignore"):
+        np.exp(gates, out=gates)
+        gates += 1
+        np.reciprocal(gates, out=gates)
 
 
 def _ordered(rows: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Rows of gates i, f, g, o in the order of `Int8Direction`."""
+    """Rows of an LSTM's gates i, f, g, o in the order of `Int8Direction`."""
     i, f, g, o = np.split(rows, 4)
-    return np.concatenate([-i, -f, -o, g])
+    return np.concatenate([i, f, o, g])

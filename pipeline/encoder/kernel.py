@@ -18,8 +18,9 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 if TYPE_CHECKING:
+    from lengthwise.config import EncoderConfig
     from lengthwise.encoder.kernel_spec import Arithmetic, KernelSpec
-    from lengthwise.encoder.layers import Output
+    from lengthwise.encoder.pooled import Output
 
 KernelPrecision = Literal["fp32", "bf16", "int8"]
 CACHE_LINE = 64  # bytes
@@ -129,8 +130,15 @@ def has_kernel(features: Set[str] | None = None) -> bool:
     return {"avx2", "fma"} <= (cpu_features() if features is None else features)
 
 
-def missing_for_kernel() -> str:
-    """Why the kernel does not run here, and what helps, for a message."""
+def kernel_computes(config: EncoderConfig) -> bool:
+    """Whether the kernel computes such an encoder: an LSTM, with any gates."""
+    return config.cell == "lstm"
+
+
+def missing_for_kernel(config: EncoderConfig) -> str:
+    """Why the kernel does not compute an encoder here, and what helps, for a message."""
+    if not kernel_computes(config):
+        return f"it computes LSTMs only, and this is a {config.cell}"
     if find_spec("llvmlite") is None:
         return "llvmlite is not installed; pip install 'lengthwise[fast]'"
     return "it needs an x86-64 CPU with AVX2 and FMA"
@@ -147,6 +155,7 @@ def choose_spec(
     outputs: Set[Output] = frozenset(),
     *,
     stacked: bool = False,
+    hard_gates: bool = False,
     features: Set[str] | None = None,
 ) -> KernelSpec:
     """The kernel that is fastest on a CPU.
@@ -162,7 +171,8 @@ def choose_spec(
     in_int8: Arithmetic = "vnni" if has_vnni else "int16"
     arithmetics: dict[str, Arithmetic] = {"fp32": "float32", "bf16": "bfloat16", "int8": in_int8}
     # 4 sums per row, 4 weights and one operand: 29 of 32 registers; with AVX2 weights are read from memory, 13 of 16.
-    return KernelSpec(arithmetics[precision], 16 if is_wide else 8, 6 if is_wide else 3, frozenset(outputs), stacked)
+    tile_rows, outputs = 6 if is_wide else 3, frozenset(outputs)
+    return KernelSpec(arithmetics[precision], 16 if is_wide else 8, tile_rows, outputs, stacked, hard_gates)
 
 
 def aligned_empty(shape: tuple[int, ...], dtype: DTypeLike) -> NDArray[Any]:

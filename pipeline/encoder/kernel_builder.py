@@ -135,6 +135,11 @@ class VectorCode:
             value = self._fma(b, value, x, self._floats(coefficient))
         return value
 
+    def _clip(self, b: Builder, x: Value) -> Value:
+        """x between 0 and 1; NaN stays NaN."""
+        x = b.select(b.fcmp_ordered(">", x, self._floats(1.0)), self._floats(1.0), x)
+        return b.select(b.fcmp_ordered("<", x, self._floats(0.0)), self._floats(0.0), x)
+
     def _clamp(self, b: Builder, x: Value, limit: float) -> Value:
         """x between -limit and limit; NaN stays NaN, because comparisons with it are false."""
         x = b.select(b.fcmp_ordered(">", x, self._floats(limit)), self._floats(limit), x)

@@ -10,7 +10,8 @@ few rows times `lanes` units is multiplied in registers, and its gates become st
 - **Order.** A row's products are summed over its inputs one after the other, in the same order beside any other rows,
   and there is no fast-math: a row's result does not depend on its batch, to the last bit.
 - **Gates** come as i, f, o, g, the first three times -log2(e), so that sigmoid(x) is 1 / (1 + exp2(gate)). Its error
-  and that of tanh are relative to the result (`kernel_builder`): closed gates and small states stay exact.
+  and that of tanh are relative to the result (`kernel_builder`): closed gates and small states stay exact. Hard gates
+  come as what is to be clipped between 0 and 1.
 - **Sums** over time are in float32 for `WINDOW` steps, counted from a row's own beginning, and then in float64.
 """
 
@@ -165,8 +166,9 @@ class _KernelModule(VectorCode):
             state = self._update(b, tile, entry, factors, (cells, partial_sums, maxima, lasts), offset, offset)
             operand = self._to_operand(b, state)
             self._store(b, operand, following, b.mul(row, operand_stride))
-            if "states" in self.spec.outputs:
-                self._store(b, operand, stored, b.mul(self._load_index(b, positions, row), stored_stride))
+            for name, value in (("states", operand), ("floats", state)):
+                if name in self.spec.outputs:
+                    self._store(b, value, stored, b.mul(self._load_index(b, positions, row), stored_stride))
             return []
 
         self._loop(b, rows, update_row)
@@ -203,13 +205,11 @@ class _KernelModule(VectorCode):
                 if factors
                 else b.fadd(total, from_table)
             )
-        closed_input, closed_forget, closed_output = (self._exp2(b, gate) for gate in gates[:3])
-        odd, even = self._tanh(b, gates[3])
-        kept_cell = b.fdiv(self._load(b, cells, source, self.floats), b.fadd(one, closed_forget))
-        cell = b.fadd(kept_cell, b.fdiv(odd, b.fmul(even, b.fadd(one, closed_input))))
+        input_gate, forget_gate, output_gate, candidate = gates
+        kept_cell = self._through_gate(b, self._load(b, cells, source, self.floats), one, forget_gate)
+        cell = b.fadd(kept_cell, self._through_gate(b, *self._tanh(b, candidate), input_gate))
         self._store(b, cell, cells, target)
-        odd, even = self._tanh(b, cell)
-        state = b.fdiv(odd, b.fmul(even, b.fadd(one, closed_output)))
+        state = self._through_gate(b, *self._tanh(b, cell), output_gate)
         if "sum" in outputs:
             self._store(b, b.fadd(self._load(b, partial_sums, source, self.floats), state), partial_sums, target)
         if "max" in outputs:
@@ -218,6 +218,13 @@ class _KernelModule(VectorCode):
         if "last" in outputs:
             self._store(b, state, lasts, target)
         return state
+
+    def _through_gate(self, b: Builder, numerator: Value, denominator: Value, gate: Value) -> Value:
+        """A fraction times how far a gate is open."""
+        if self.spec.hard_gates:
+            return b.fdiv(b.fmul(numerator, self._clip(b, gate)), denominator)
+        closed = b.fadd(self._floats(1.0), self._exp2(b, gate))
+        return b.fdiv(numerator, b.fmul(denominator, closed))
 
     def _to_operand(self, b: Builder, state: Value) -> Value:
         """States as operands: integers are rounded to the nearest of 1 / STATE_SCALE, ties to even, as bfloat16 is."""
@@ -303,7 +310,7 @@ class _KernelModule(VectorCode):
         input_weights = self._at(b, a["input_weights"], b.mul(tile_offset, a["input_groups"]))
         state_weights = self._at(b, a["state_weights"], b.mul(tile_offset, a["state_groups"]))
         by_row = {name: self._at(b, a[name], unit_offset) for name in ("cells", "partial_sums", "maxima", "lasts")}
-        stored = self._at(b, a["stored"], operand_offset)
+        stored = self._at(b, a["stored"], unit_offset if "floats" in self.spec.outputs else operand_offset)
 
         def block(row: Value, _: Sequence[Value]) -> list[Value]:
             left = b.sub(last, row)

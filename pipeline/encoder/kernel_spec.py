@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from lengthwise.encoder.int8 import ZERO_POINT
-from lengthwise.encoder.layers import Output
+from lengthwise.encoder.pooled import Output
 
 Arithmetic = Literal["float32", "bfloat16", "vnni", "int16"]
 GROUP_BYTES = 4  # operands are read in groups of 4 bytes: one float32, two of 16 bits or four of 8
@@ -35,7 +35,7 @@ RUN_ARGUMENTS = (
     "maxima",  # float32[rows, hidden]
     "lasts",  # float32[rows, hidden]
     "begun",  # int32[rows], the steps that a row has behind it
-    "stored",  # operands[positions, ...], the states of all tokens
+    "stored",  # operands[positions, ...] or float32[positions, ...], the states of all tokens
     "stored_stride",  # bytes per position
 )
 BRANCH_SIZES = ("parents", "table_stride", "panels", "state_groups")
@@ -78,8 +78,10 @@ class KernelSpec:
         arithmetic: of the products.
         lanes: float32 values of a vector register, 16 with AVX-512 and 8 with AVX2.
         tile_rows: rows that are multiplied at a time; 4 sums per row have to fit into registers.
-        outputs: what is kept of the states: their `sum`, `max` or `last` per row, or all `states`.
+        outputs: what is kept of the states: their `sum`, `max` or `last` per row; or all of them, as operands
+            (`states`) or in float32 (`floats`).
         stacked: whether there are inputs of a layer below beside those in the table.
+        hard_gates: whether gates are clipped between 0 and 1, in place of sigmoids.
     """
 
     arithmetic: Arithmetic
@@ -87,16 +89,17 @@ class KernelSpec:
     tile_rows: int
     outputs: frozenset[Output]
     stacked: bool
+    hard_gates: bool = False
 
     @property
     def multiplies(self) -> bool:
         """Whether its module has the functions `multiply` and `average` too."""
-        return self.arithmetic == "float32" and not self.stacked
+        return self.arithmetic == "float32" and not self.stacked and not self.hard_gates
 
     @property
     def branches(self) -> bool:
         """Whether its module has the function `branch` too."""
-        return not self.stacked and "states" not in self.outputs
+        return not self.stacked and self.outputs.isdisjoint({"states", "floats"})
 
     @property
     def is_integer(self) -> bool:

@@ -1,4 +1,4 @@
-"""`LstmLayers`: from packed ids to pooled states, through all layers and directions of an LSTM.
+"""`LstmLayers`: from packed ids to pooled states, through all layers and directions of an LSTM or GRU.
 
 - What a token adds to the gates of the first layer depends on the token alone: it is read from a table with a row per
   token, in float32. Where the table would exceed `TABLE_BYTES`, it is made for the tokens of each batch.
@@ -11,12 +11,13 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lengthwise.encoder.packed import PackedIds
+from lengthwise.encoder.pooled import Output, StatePooler, pool_direction
 
 if TYPE_CHECKING:
     from lengthwise.encoder.model import PackedEncoder
@@ -24,15 +25,7 @@ if TYPE_CHECKING:
 
 TABLE_BYTES = 512 * 2**20
 WINDOW = 8  # steps that are summed in float32, before their sum is added in float64
-Output = Literal["sum", "max", "last", "states"]
 ALL_STATES: frozenset[Output] = frozenset({"states"})
-OUTPUTS: Mapping[str, frozenset[Output]] = {
-    "mean": frozenset({"sum"}),
-    "sum": frozenset({"sum"}),
-    "max": frozenset({"max"}),
-    "last": frozenset({"last"}),
-    "mean_last": frozenset({"sum", "last"}),
-}
 
 
 class Direction(ABC):
@@ -62,7 +55,11 @@ class Direction(ABC):
 
     @abstractmethod
     def room_for_states(self, tokens: int, directions: int) -> NDArray[Any] | None:
-        """Where the directions of a layer store the states of all tokens, [tokens, ...], if they do."""
+        """Where the directions of a layer store the states of all tokens, [tokens, ...], if they do.
+
+        Those of a layer below another are operands, those that are pooled float32[tokens, directions * hidden], where
+        hidden may be rounded up.
+        """
 
     @abstractmethod
     def run(
@@ -106,13 +103,14 @@ class LstmLayers:
             like: layers of the same encoder with the same kind of tables, which are then used too.
         """
         config = self._config = encoder.config
-        weights = {name: value.detach().numpy().astype(np.float64) for name, value in encoder.lstm.named_parameters()}
+        weights = {name: value.detach().numpy().astype(np.float64) for name, value in encoder.rnn.named_parameters()}
         self._embedding: NDArray[np.float32]
         self._embedding = encoder.embedding.weight.detach().numpy() if like is None else like._embedding
+        self._pooler = StatePooler(encoder)
         top, suffixes = config.num_layers - 1, ("", "_reverse")[: config.directions]
         self._layers = [
             [
-                make_direction(weights, f"_l{layer}{suffix}", OUTPUTS[config.pooling] if layer == top else ALL_STATES)
+                make_direction(weights, f"_l{layer}{suffix}", self._pooler.outputs if layer == top else ALL_STATES)
                 for suffix in suffixes
             ]
             for layer in range(config.num_layers)
@@ -122,14 +120,14 @@ class LstmLayers:
             self._tables = self._make_tables(self._embedding) if like is None else like._tables
 
     def pool(self, input_ids: NDArray[np.int64], lengths: NDArray[np.int64]) -> NDArray[np.float32]:
-        """One state per row.
+        """Pooled states per row.
 
         Args:
             input_ids: int64[batch, sequence], right-padded.
             lengths: int64[batch], from 1 to sequence, in descending order.
 
         Returns:
-            float32[batch, state_dim]; under mean_last the means, then the last states, float32[batch, 2 * state_dim].
+            float32[batch, pooled_dim].
         """
         batch = PackedIds.pack(input_ids, lengths, self._config.directions)
         first, *upper = self._layers
@@ -150,18 +148,25 @@ class LstmLayers:
                 direction.run(batch, number, direction.bias, no_ids, below, states)
                 for number, direction in enumerate(layer)
             ]
-        return self._join(results, lengths)
+        return self._join(results, states, batch.steps, lengths)
 
     def _make_tables(self, embedding: NDArray[np.float32]) -> list[NDArray[np.float32]]:
         """What tokens add to the gates of the first layer: float32[tokens, table_width] per direction."""
         return [direction.multiply_inputs(embedding) for direction in self._layers[0]]
 
-    def _join(self, results: Sequence[dict[str, NDArray[Any]]], lengths: NDArray[np.int64]) -> NDArray[np.float32]:
-        """The directions side by side."""
-        pooled = np.empty((len(lengths), self._config.pooled_dim), np.float32)
-        for number, result in enumerate(results):
-            self.write_pooled(result, lengths, number, slice(None), pooled)
-        return pooled
+    def _join(
+        self,
+        results: Sequence[dict[str, NDArray[Any]]],
+        states: NDArray[Any] | None,
+        steps: NDArray[np.int64],
+        lengths: NDArray[np.int64],
+    ) -> NDArray[np.float32]:
+        """The parts side by side, each with its directions side by side, without units that only fill up."""
+        hidden, count = self._config.hidden_size, len(results)
+        kept = [{name: values[:, :hidden] for name, values in result.items()} for result in results]
+        if states is not None:
+            states = states.reshape(len(states), count, -1)[:, :, :hidden].reshape(len(states), count * hidden)
+        return np.concatenate(self._pooler.join(kept, states, steps, lengths), axis=1, dtype=np.float32)
 
     def write_pooled(
         self,
@@ -179,14 +184,10 @@ class LstmLayers:
             number: of the direction, 0 or 1.
             rows: where these rows are in `pooled`, float32[all rows, pooled_dim].
         """
-        pooling, hidden = self._config.pooling, self._config.hidden_size
-        names = ("sum", "last") if pooling == "mean_last" else tuple(OUTPUTS[pooling])
-        for position, name in enumerate(names):
-            values = result[name][:, :hidden]
-            if name == "sum" and pooling in ("mean", "mean_last"):
-                values = values / lengths[:, None]
+        hidden = self._config.hidden_size
+        for position, part in enumerate(self._config.pooling_parts):
             first = (position * self._config.directions + number) * hidden
-            pooled[rows, first : first + hidden] = values
+            pooled[rows, first : first + hidden] = pool_direction(part, result, lengths)[:, :hidden]
 
     @property
     def directions(self) -> int:
@@ -196,7 +197,8 @@ class LstmLayers:
     @property
     def can_share(self) -> bool:
         """Whether rows can share steps, see `encoder.sharing`."""
-        return len(self._layers) == 1 and hasattr(self._layers[0][0], "branch")
+        reads_own_ids = self._config.padding is None and "floats" not in self._pooler.outputs
+        return reads_own_ids and len(self._layers) == 1 and hasattr(self._layers[0][0], "branch")
 
     def shared_direction(self, number: int, rows: SortedRows) -> tuple[Any, NDArray[np.float32], NDArray[np.int32]]:
         """A direction of the first layer, its table, and the table's entries for `rows.values`.

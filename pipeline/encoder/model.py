@@ -1,4 +1,4 @@
-"""`PackedEncoder`: Embedding, packed LSTM, pooling, and optionally a projection, a static residual and normalisation.
+"""`PackedEncoder`: Embedding, packed LSTM or GRU, pooling, and optionally Dense layers, normalisation and labels.
 
 - Ids are packed before they are embedded, so neither the embedding nor the LSTM computes padding. In a batch of mixed
   lengths, pooling reads the zeros that unpacking puts beyond a row's end.
@@ -8,17 +8,22 @@
   not pass through the LSTM, which lifts the quality of a small LSTM that is distilled from a transformer.
 - `lengths` is an input of its own, not a mask: the contents of the padding are never read.
 - Pooling, projections and normalisation compute in float32 also where embedding and LSTM have a shorter type.
+- An encoder that was trained to read padding reads the same padding in any batch (`encoder.padding`).
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
 from lengthwise.config import EncoderConfig
+from lengthwise.encoder.classify import LabelClassifier
+from lengthwise.encoder.heads import Attention, Classifier, dense_layers
+from lengthwise.encoder.padding import read_ids
+from lengthwise.encoder.recurrent import make_recurrent
 
 NORM_FLOOR = 1e-12
 
@@ -46,10 +51,14 @@ class TokenStates(NamedTuple):
 
 
 class PackedEncoder(nn.Module):
-    """Maps ids of texts to one vector per text, through a packed LSTM.
+    """Maps ids of texts to one vector per text, through a packed LSTM or GRU.
 
-    Weights are named as PyTorch names them: `embedding.weight`, `lstm.weight_ih_l0`, ..., `projection.weight`,
-    `static_projection.weight`.
+    Weights are named as PyTorch names them: `embedding.weight`, `lstm.weight_ih_l0` or `gru.weight_ih_l0`, ...,
+    `attention.score.weight`, `dense.0.weight`, `projection.weight`, `static_projection.weight`,
+    `classifier.output.weight`.
+
+    Attributes:
+        classifier: from vectors to logits, or None. `forward` gives vectors alone.
     """
 
     def __init__(self, config: EncoderConfig) -> None:
@@ -59,17 +68,21 @@ class PackedEncoder(nn.Module):
         self.embedding = nn.Embedding.from_pretrained(weight, freeze=False)
         if not weight.is_meta:  # there, PyTorch imports its tracer to draw nothing, which takes seconds
             self.embedding.reset_parameters()
-        self.lstm = nn.LSTM(
-            config.embedding_dim,
-            config.hidden_size,
-            config.num_layers,
-            batch_first=True,
-            bidirectional=config.bidirectional,
-        )
-        self.projection = nn.Linear(config.pooled_dim, config.projection_dim) if config.projection_dim else None
+        self.add_module(config.cell, make_recurrent(config))
+        has_attention = "attention" in config.pooling_parts
+        self.attention = Attention(config.state_dim, config.attention_dim) if has_attention else None
+        self.dense = dense_layers(config.pooled_dim, config.dense)
+        self.projection = nn.Linear(config.dense_dim, config.projection_dim) if config.projection_dim else None
         self.static_projection = (
             nn.Linear(config.embedding_dim, config.dim, bias=False) if config.static_residual else None
         )
+        self.classifier = Classifier(config.dim, config.classifier) if config.classifier else None
+
+    @property
+    def rnn(self) -> nn.RNNBase:
+        """The recurrent layers, `lstm` or `gru`."""
+        layers: nn.RNNBase = self.get_submodule(self.config.cell)  # type: ignore[assignment]  # made above
+        return layers
 
     def forward(self, input_ids: Tensor, lengths: Tensor, is_sorted: bool = False) -> Tensor:
         """Vectors of a batch.
@@ -83,6 +96,9 @@ class PackedEncoder(nn.Module):
         Returns:
             float[batch, dim], in the order of the input.
         """
+        if self.config.padding is not None:
+            read = read_ids(input_ids, lengths.to(input_ids.device), self.config)
+            input_ids, lengths = read.input_ids, read.lengths
         if self.config.pooling == "last" and self.static_projection is None:  # states need not be unpacked
             _, _, last = self.run_lstm(self.pack(input_ids, lengths, is_sorted))
             return self.finish(_at_least_float32(last))
@@ -96,8 +112,12 @@ class PackedEncoder(nn.Module):
         Dense kernels run, and neither a mask nor a float32 copy of the states is made: beside a fast LSTM, both take
         noticeable time.
         """
+        if self.config.padding is not None:
+            input_ids = read_ids(
+                input_ids, input_ids.new_full(input_ids.shape[:1], input_ids.shape[1]), self.config
+            ).input_ids
         embeddings = self.embedding(input_ids)
-        states, (hidden, _) = self.lstm(embeddings)
+        states, hidden = self._run(embeddings)
         batch, sequence = input_ids.shape
         return self.head(TokenStates(states, self._last(hidden), embeddings), input_ids.new_full((batch,), sequence))
 
@@ -112,15 +132,20 @@ class PackedEncoder(nn.Module):
             Packed embeddings, packed states of the last layer, and its final states, as in `TokenStates`.
         """
         embedded = PackedSequence(self.embedding(ids.data), ids.batch_sizes, ids.sorted_indices, ids.unsorted_indices)
-        states, (hidden, _) = self.lstm(embedded)
+        states, hidden = self._run(embedded)
         return embedded, states, self._last(hidden)
+
+    def _run(self, embedded: Any) -> tuple[Any, Tensor]:
+        """States, and the final ones of every layer and direction."""
+        states, final = self.rnn(embedded)
+        return states, final[0] if isinstance(final, tuple) else final  # an LSTM's come with its cells
 
     def _last(self, hidden: Tensor) -> Tensor:
         """From float[layers * directions, batch, hidden] the last layer's part, float[batch, directions * hidden]."""
         return hidden[-self.config.directions :].transpose(0, 1).flatten(1)
 
     def token_states(self, input_ids: Tensor, lengths: Tensor, is_sorted: bool = False) -> TokenStates:
-        """What the head reads, in the order of the input."""
+        """What the head reads, in the order of the input, of the ids that are given; no padding is added."""
 
         def unpacked(values: PackedSequence) -> Tensor:
             return pad_packed_sequence(values, batch_first=True, total_length=input_ids.shape[1])[0]
@@ -146,16 +171,25 @@ class PackedEncoder(nn.Module):
 
     def pool(self, tokens: TokenStates, lengths: Tensor, mask: Tensor | None = None) -> Tensor:
         """Reduce the states of each row to one, float[batch, pooled_dim]; arguments as for `head`."""
-        pooling, last = self.config.pooling, _at_least_float32(tokens.last)
-        if pooling == "last":
-            return last
-        if pooling == "max":
-            states = tokens.states if mask is None else tokens.states.masked_fill(~mask[:, :, None], -torch.inf)
+        parts = [self._pool_part(part, tokens, lengths, mask) for part in self.config.pooling_parts]
+        return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
+
+    def _pool_part(self, part: str, tokens: TokenStates, lengths: Tensor, mask: Tensor | None) -> Tensor:
+        states = tokens.states
+        if part == "last":
+            return _at_least_float32(tokens.last)
+        if part == "first":
+            return _at_least_float32(states[:, 0])
+        if part == "end":
+            ends = (lengths - 1)[:, None, None].expand(-1, 1, states.shape[2])
+            return _at_least_float32(states.gather(1, ends)[:, 0])
+        if part == "max":
+            states = states if mask is None else states.masked_fill(~mask[:, :, None], -torch.inf)
             return _at_least_float32(states.amax(dim=1))
-        if pooling == "sum":
-            return _sum(tokens.states)
-        mean = _mean(tokens.states, lengths)
-        return torch.cat([mean, last], dim=1) if pooling == "mean_last" else mean
+        if self.attention is not None and part == "attention":
+            pooled: Tensor = self.attention(_at_least_float32(states), mask)
+            return pooled
+        return _sum(states) if part == "sum" else _mean(states, lengths)
 
     def finish(self, pooled: Tensor, static: Tensor | None = None) -> Tensor:
         """`combine` and normalise: float[batch, pooled_dim] to float[batch, dim]; arguments as for `combine`."""
@@ -163,32 +197,42 @@ class PackedEncoder(nn.Module):
         return vectors / vectors.norm(dim=1, keepdim=True).clamp(min=NORM_FLOOR) if self.config.normalize else vectors
 
     def combine(self, pooled: Tensor, static: Tensor | None = None) -> Tensor:
-        """Project, and add the static residual: float[batch, pooled_dim] to float[batch, dim], before normalisation.
+        """Dense layers, projection and static residual: float[batch, pooled_dim] to float[batch, dim].
 
         Args:
             pooled: from `pool`.
             static: float[batch, embedding_dim], the means of a row's token embeddings; None without a static residual.
         """
+        for layer in self.dense:
+            pooled = layer(pooled)
         if self.projection is not None:
             pooled = self.projection(pooled)
         return pooled if static is None or self.static_projection is None else pooled + self.static_projection(static)
 
 
+def encoder_classifier(encoder: PackedEncoder) -> LabelClassifier | None:
+    """A copy of an encoder's classifier in NumPy; None if it has none."""
+    if encoder.classifier is None:
+        return None
+    weights = {f"classifier.{name}": weight.detach().cpu() for name, weight in encoder.classifier.state_dict().items()}
+    return LabelClassifier(encoder.config, {name: weight.float().numpy() for name, weight in weights.items()})
+
+
 def seeded_encoder(config: EncoderConfig, seed: int) -> PackedEncoder:
     """An untrained encoder whose weights depend only on the seed.
 
-    Embeddings are drawn from N(0, 1); LSTM and projections uniformly from +-1/sqrt(fan-in), as PyTorch initialises
-    them.
+    Embeddings are drawn from N(0, 1); recurrent and Linear layers uniformly from +-1/sqrt(hidden size or inputs), as
+    PyTorch initialises them.
     """
     encoder = PackedEncoder(config)
-    fan_in = {"lstm": config.hidden_size, "projection": config.pooled_dim, "static_projection": config.embedding_dim}
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, weight in encoder.named_parameters():
             if name == "embedding.weight":
                 weight.normal_(generator=generator)
             else:
-                bound = fan_in[name.partition(".")[0]] ** -0.5
+                layer = encoder.get_submodule(name.rpartition(".")[0])
+                bound = (layer.in_features if isinstance(layer, nn.Linear) else config.hidden_size) ** -0.5
                 weight.uniform_(-bound, bound, generator=generator)
     return encoder.eval()
 

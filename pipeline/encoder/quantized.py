@@ -15,12 +15,14 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from lengthwise.encoder.classify import ACTIVATIONS
 from lengthwise.encoder.fused import FusedDirection, FusedLinear, FusedMean
 from lengthwise.encoder.int8 import Float64Linear, Float64Mean, Int8Direction
-from lengthwise.encoder.kernel import has_bf16_kernel, has_kernel
+from lengthwise.encoder.kernel import has_bf16_kernel, has_kernel, kernel_computes
 from lengthwise.encoder.layers import LstmLayers, MakeDirection
 from lengthwise.encoder.model import NORM_FLOOR, PackedEncoder
 from lengthwise.encoder.order import encode_longest_first
+from lengthwise.encoder.padding import read_batch
 from lengthwise.encoder.sharing import PrefixSharing
 
 if TYPE_CHECKING:
@@ -54,11 +56,14 @@ class QuantizedEncoder:
             ValueError: the precision is bf16, which nothing computes here.
         """
         self.config = encoder.config
-        self.is_fused = has_kernel() if fused is None else fused
+        self.is_fused = kernel_computes(encoder.config) and (has_kernel() if fused is None else fused)
         if precision == "bf16" and not (self.is_fused and has_bf16_kernel()):
-            raise ValueError("only the fused kernel computes in bf16, on a CPU with AVX512-BF16")
+            raise ValueError("only the fused kernel computes in bf16: an LSTM, on a CPU with AVX512-BF16")
         encoder = copy.deepcopy(encoder).eval().to("cpu").float()
-        make: MakeDirection = partial(FusedDirection, precision=precision) if self.is_fused else Int8Direction
+        make: MakeDirection = Int8Direction
+        if self.is_fused:
+            make = partial(FusedDirection, precision=precision)
+        make = partial(make, gate_activation=encoder.config.gate_activation)
         self._layers = LstmLayers(encoder, make, like if self.is_fused else None)
         self._head = _Head(encoder, self.is_fused)
         self.sharing = PrefixSharing.of(self._layers, self._head)
@@ -73,7 +78,7 @@ class QuantizedEncoder:
         Returns:
             float32[batch, dim], in the order of the input.
         """
-        return encode_longest_first(self._encode_sorted, input_ids, lengths)
+        return encode_longest_first(self._encode_sorted, *read_batch(input_ids, lengths, self.config))
 
     def _encode_sorted(self, input_ids: NDArray[np.int64], lengths: NDArray[np.int64]) -> NDArray[np.float32]:
         return self._head(self._layers.pool(input_ids, lengths), input_ids, lengths)
@@ -84,6 +89,7 @@ class _Head:
 
     def __init__(self, encoder: PackedEncoder, fused: bool) -> None:
         self._normalize = encoder.config.normalize
+        self._dense = [(_linear(layer, fused), layer.activation) for layer in encoder.dense]
         self._projection = None if encoder.projection is None else _linear(encoder.projection, fused)
         self._static_projection = None
         if encoder.static_projection is not None:
@@ -95,6 +101,8 @@ class _Head:
         self, pooled: NDArray[np.float32], input_ids: NDArray[np.int64], lengths: NDArray[np.int64]
     ) -> NDArray[np.float32]:
         """float32[rows, pooled_dim] to float32[rows, dim]."""
+        for linear, activation in self._dense:
+            pooled = ACTIVATIONS[activation](linear(pooled).astype(np.float64)).astype(np.float32)
         vectors = pooled if self._projection is None else self._projection(pooled)
         if self._static_projection is not None:
             vectors = vectors + self._static_projection(self._mean(input_ids, lengths))

@@ -5,10 +5,10 @@
 - Embedding and input weights are multiplied once, into a table with a row per token: what a token adds to the gates
   of the first layer depends on the token alone. Where the table would exceed `TABLE_BYTES`, it is computed for the
   tokens of each batch.
-- tanh(x) is computed as 2 sigmoid(2x) - 1, since PyTorch's vectorised sigmoid takes a quarter of the time of its tanh;
-  the factor 2 is part of the weights. The error per step is at most 1.2e-7, absolute. Where that is amplified later
-  (a short vector is normalised or projected, small states are summed, or projection and static residual cancel), rows
-  are computed again in float64, head included, so that the promised 1e-6 holds there too.
+- Without the fused kernel, tanh(x) is computed as 2 sigmoid(2x) - 1 (`encoder.step_directions`). The error per step is
+  at most 1.2e-7, absolute. Where that is amplified later (a short vector is normalised or projected, small states are
+  summed, scores of attention are large, or projection and static residual cancel), rows are computed again in float64,
+  head included, so that the promised 1e-6 holds there too.
 - Sums over time are in float64 beyond a few steps: a text that repeats one token rounds a float32 sum the same way
   at each step. Sums of embeddings, for a static residual, are in float64 throughout.
 - States are pooled as they are computed, so the memory of a long text is that of its ids. Stacked layers keep theirs,
@@ -20,33 +20,28 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import embedding_bag
 
 from lengthwise.encoder.fused import FusedDirection
-from lengthwise.encoder.kernel import has_kernel
+from lengthwise.encoder.kernel import has_kernel, kernel_computes
 from lengthwise.encoder.layers import TABLE_BYTES, WINDOW, LstmLayers
 from lengthwise.encoder.model import PackedEncoder
 from lengthwise.encoder.order import encode_longest_first
+from lengthwise.encoder.padding import read_batch
+from lengthwise.encoder.pooled import StatePooler
 from lengthwise.encoder.sharing import PrefixSharing
+from lengthwise.encoder.step_directions import Fill, StepDirection, Steps, Visit, make_direction
 from lengthwise.util.compat import copy_without
 
 SHORT_NORM = 0.5  # a vector with a smaller norm, before projection or normalisation, is computed again in float64
 STEP_ERROR, TOLERANCE = 1.2e-7, 1e-6  # so is a sum of states whose error may exceed the tolerance
-
-_STEPS_PER_SLICE = 4_096  # converted to Python integers at a time
-
-Steps = NDArray[np.int64]  # number of rows at each time step, never more than at the step before
-Fill = Callable[[int, int, Tensor], object]  # writes the gate inputs of packed tokens start to stop
-Visit = Callable[[int, Tensor], object]  # called with a step's start in the packed input and its states [rows, hidden]
 
 
 class StepwiseEncoder:
@@ -68,21 +63,27 @@ class StepwiseEncoder:
         config = encoder.config
         self.config = config
         self._packed = encoder = copy.deepcopy(encoder).eval().to("cpu", torch.float32)
-        self._exact_head = copy.deepcopy(copy_without(encoder, "embedding", "lstm")).double()
-        suffixes = ("", "_reverse")[: config.directions]
+        self._exact_head = copy.deepcopy(copy_without(encoder, "embedding", config.cell)).double()
+        suffixes, weights = ("", "_reverse")[: config.directions], dict(encoder.rnn.named_parameters())
         with torch.inference_mode():
             self._layers, self._exact_layers = (
                 [
-                    [_Direction.from_lstm(encoder.lstm, f"_l{layer}{suffix}", dtype) for suffix in suffixes]
+                    [make_direction(config, weights, f"_l{layer}{suffix}", dtype) for suffix in suffixes]
                     for layer in range(config.num_layers)
                 ]
                 for dtype in (torch.float32, torch.float64)
             )
-            is_fused = has_kernel() if fused is None else fused
-            self.fused_layers = LstmLayers(encoder, FusedDirection) if is_fused else None
+            self._pooler = StatePooler(encoder)
+            self._attention_gain = _attention_gain(encoder)
+            is_fused = kernel_computes(config) and (has_kernel() if fused is None else fused)
+            fused_direction = partial(FusedDirection, gate_activation=config.gate_activation)
+            self.fused_layers = LstmLayers(encoder, fused_direction) if is_fused else None
             self.sharing = PrefixSharing.of(self.fused_layers, self._finish)
             self._tables: list[Tensor] | None = None
-            if self.fused_layers is None and 4 * config.vocab_size * 4 * config.state_dim <= TABLE_BYTES:
+            if (
+                self.fused_layers is None
+                and 4 * config.vocab_size * self._layers[0][0].bias.numel() * config.directions <= TABLE_BYTES
+            ):
                 self._tables = [direction.input_gates(encoder.embedding.weight) for direction in self._layers[0]]
 
     def __call__(self, input_ids: NDArray[np.int64], lengths: NDArray[np.int64]) -> NDArray[np.float32]:
@@ -95,7 +96,7 @@ class StepwiseEncoder:
         Returns:
             float32[batch, dim], in the order of the input.
         """
-        return encode_longest_first(self._encode_sorted, input_ids, lengths)
+        return encode_longest_first(self._encode_sorted, *read_batch(input_ids, lengths, self.config))
 
     def _encode_sorted(self, input_ids: NDArray[np.int64], lengths: NDArray[np.int64]) -> NDArray[np.float32]:
         with torch.inference_mode():
@@ -128,10 +129,10 @@ class StepwiseEncoder:
 
     def _sensitive_rows(self, pooled: Tensor, static: Tensor | None, lengths: Tensor) -> NDArray[np.int64]:
         """The rows whose error in the vector would exceed that of their states."""
-        is_sum, is_projected = self.config.pooling == "sum", self._packed.projection is not None
+        is_sum, is_projected = "sum" in self.config.pooling_parts, bool(self.config.dense or self.config.projection_dim)
         times = lengths if is_sum else torch.ones_like(lengths)  # number of step errors in a pooled state
         projected = combined = self._packed.combine(pooled)
-        short = torch.zeros(len(pooled), dtype=torch.bool)
+        short = torch.full((len(pooled),), STEP_ERROR * self._attention_gain > TOLERANCE)
         if static is not None:
             combined = self._packed.combine(pooled, static.float())
             short |= combined.norm(dim=1) < SHORT_NORM * (combined - projected).norm(dim=1)
@@ -156,13 +157,19 @@ class StepwiseEncoder:
             states = torch.empty(len(ids), self.config.state_dim, dtype=torch.float32)
             parts = states.split(self.config.hidden_size, dim=1)
             for direction, fill, part in zip(below, fills, parts, strict=True):
-                direction.run(fill, steps, partial(_store_states, part))
+                direction.run(fill, steps, [partial(_store_states, part)])
             fills = [partial(direction.fill_gates, states) for direction in above]
-        last = zip(layers[-1], fills, strict=True)
-        pooled = [self._pool_direction(direction, fill, steps, lengths) for direction, fill in last]
-        return torch.cat([part for parts in zip(*pooled, strict=True) for part in parts], dim=1)
+        dtype = layers[-1][0].bias.dtype
+        kept, states = [], None
+        if "floats" in self._pooler.outputs:
+            states = torch.empty(len(ids), self.config.state_dim, dtype=dtype)
+        for number, (direction, fill) in enumerate(zip(layers[-1], fills, strict=True)):
+            part = None if states is None else states.split(self.config.hidden_size, dim=1)[number]
+            kept.append(self._keep_of_direction(direction, fill, steps, part))
+        pooled = self._pooler.join(kept, None if states is None else states.numpy(), steps, lengths)
+        return torch.cat([torch.from_numpy(part).to(dtype) for part in pooled], dim=1)
 
-    def _fills(self, ids: Tensor, layer: list[_Direction], tables: list[Tensor] | None) -> list[Fill]:
+    def _fills(self, ids: Tensor, layer: list[StepDirection], tables: list[Tensor] | None) -> list[Fill]:
         """The gate inputs of packed ids, int64[tokens], in the first layer, per direction."""
         if tables is None:
             distinct, ids = ids.unique(return_inverse=True)
@@ -170,82 +177,28 @@ class StepwiseEncoder:
             tables = [direction.input_gates(embedded) for direction in layer]
         return [partial(_fill_from_table, table, ids) for table in tables]
 
-    def _pool_direction(
-        self, direction: _Direction, fill: Fill, steps: Steps, lengths: NDArray[np.int64]
-    ) -> list[Tensor]:
-        """The parts of a pooled row, [batch, hidden] each, in the dtype of the direction's weights."""
-        shape, dtype, pooling = (len(lengths), self.config.hidden_size), direction.bias.dtype, self.config.pooling
-        if pooling == "last":
-            return [direction.run(fill, steps, lambda start, states: None)]
-        if pooling == "max":
-            pooled = torch.full(shape, -torch.inf, dtype=dtype)
-            direction.run(fill, steps, lambda start, states: _update_maximum(pooled[: len(states)], states))
-            return [pooled]
-        total = _StateSum(*shape, dtype)
-        last = direction.run(fill, steps, total.add)
-        if pooling == "sum":
-            return [total.result()]
-        mean = total.result(torch.from_numpy(lengths))
-        return [mean, last] if pooling == "mean_last" else [mean]
+    def _keep_of_direction(
+        self, direction: StepDirection, fill: Fill, steps: Steps, states: Tensor | None
+    ) -> dict[str, NDArray[np.floating]]:
+        """Run a direction; what `StatePooler` reads of it, [batch, hidden] each, sums in float64.
 
-
-@dataclass(frozen=True, eq=False)
-class _Direction:
-    """The weights of one direction of one layer, in float32 or float64; gates are ordered i, f, o, g, with g doubled.
-
-    Attributes:
-        inputs: [features, 4 * hidden].
-        recurrent: [hidden, 4 * hidden].
-        bias: [4 * hidden], the sum of PyTorch's two.
-        reverse: whether it reads from the last token to the first.
-    """
-
-    inputs: Tensor
-    recurrent: Tensor
-    bias: Tensor
-    reverse: bool
-
-    @classmethod
-    def from_lstm(cls, lstm: nn.LSTM, suffix: str, dtype: torch.dtype) -> _Direction:
-        """The weights of an LSTM whose names end in `suffix`."""
-
-        def reordered(name: str) -> Tensor:
-            i, f, g, o = getattr(lstm, name + suffix).detach().to(dtype).chunk(4)
-            return torch.cat([i, f, o, 2 * g])
-
-        bias = reordered("bias_ih") + reordered("bias_hh")
-        inputs, recurrent = reordered("weight_ih").t().contiguous(), reordered("weight_hh").t().contiguous()
-        return cls(inputs, recurrent, bias, suffix.endswith("_reverse"))
-
-    def input_gates(self, inputs: Tensor) -> Tensor:
-        """Inputs, float32[rows, features], times the input weights: [rows, 4 * hidden]."""
-        return torch.addmm(self.bias, inputs.to(self.bias.dtype), self.inputs)
-
-    def fill_gates(self, inputs: Tensor, start: int, stop: int, gates: Tensor) -> None:
-        """Write the gate inputs of rows start to stop into `gates`."""
-        torch.addmm(self.bias, inputs[start:stop].to(self.bias.dtype), self.inputs, out=gates)
-
-    def run(self, fill: Fill, steps: Steps, visit: Visit) -> Tensor:
-        """Run over a packed batch; returns the state after each row's last token in reading order, [batch, hidden].
-
-        Forwards, the rows of a step are the first ones of the step before. Backwards, a step has the rows of the step
-        before and further rows that start there with a state of zero.
+        Args:
+            states: [tokens, hidden], where the states of all tokens are stored, if they are.
         """
-        batch, hidden = int(steps[0]), len(self.recurrent)
-        all_gates, states = self.bias.new_empty(batch, 4 * hidden), self.bias.new_empty(batch, hidden)
-        cells = self.bias.new_zeros(batch, hidden)
-        active = 0
-        for start, rows in _starts_and_rows(steps, self.reverse):
-            gates, cell, state = all_gates[:rows], cells[:rows], states[:rows]
-            fill(start, start + rows, gates)
-            active = min(active, rows)
-            gates[:active].addmm_(states[:active], self.recurrent)
-            input_gate, forget_gate, output_gate, candidate = gates.sigmoid_().split(hidden, dim=1)
-            cell.mul_(forget_gate).addcmul_(input_gate, candidate, value=2).sub_(input_gate)
-            torch.mul(cell, 2, out=state).sigmoid_().mul_(2).sub_(1).mul_(output_gate)
-            visit(start, state)
-            active = rows
-        return states
+        shape, dtype, outputs = (int(steps[0]), self.config.hidden_size), direction.bias.dtype, self._pooler.outputs
+        visits: list[Visit] = [] if states is None else [partial(_store_states, states)]
+        kept: dict[str, NDArray[np.floating]] = {}
+        total = _StateSum(*shape, dtype)
+        if "sum" in outputs:
+            visits.append(total.add)
+        if "max" in outputs:
+            largest = torch.full(shape, -torch.inf, dtype=dtype)
+            visits.append(partial(_update_maximum, largest))
+            kept["max"] = largest.numpy()
+        kept["last"] = direction.run(fill, steps, visits).numpy()
+        if "sum" in outputs:
+            kept["sum"] = total.result().numpy()
+        return kept
 
 
 class _StateSum:
@@ -264,20 +217,9 @@ class _StateSum:
             self._total += self._partial
             self._partial.zero_()
 
-    def result(self, lengths: Tensor | None = None) -> Tensor:
-        """The sums, or with lengths the means: [rows, hidden], in the states' own dtype."""
-        self._total += self._partial
-        return (self._total if lengths is None else self._total / lengths[:, None]).to(self._partial.dtype)
-
-
-def _starts_and_rows(steps: Steps, reverse: bool) -> Iterator[tuple[int, int]]:
-    """Start in the packed input and number of rows of each time step, in reading order."""
-    starts = np.cumsum(steps) - steps
-    if reverse:
-        starts, steps = starts[::-1], steps[::-1]
-    for first in range(0, len(steps), _STEPS_PER_SLICE):
-        part = slice(first, first + _STEPS_PER_SLICE)
-        yield from zip(starts[part].tolist(), steps[part].tolist(), strict=True)
+    def result(self) -> Tensor:
+        """The sums, float64[rows, hidden]."""
+        return self._total + self._partial
 
 
 def _fill_from_table(table: Tensor, ids: Tensor, start: int, stop: int, gates: Tensor) -> None:
@@ -288,5 +230,15 @@ def _store_states(target: Tensor, start: int, states: Tensor) -> None:
     target[start : start + len(states)] = states
 
 
-def _update_maximum(largest: Tensor, states: Tensor) -> None:
-    torch.maximum(largest, states, out=largest)
+def _update_maximum(largest: Tensor, start: int, states: Tensor) -> None:
+    of_rows = largest[: len(states)]
+    torch.maximum(of_rows, states, out=of_rows)
+
+
+def _attention_gain(encoder: PackedEncoder) -> float:
+    """How many times the errors of states are in what attention pools: those of the scores are in their weights."""
+    attention = encoder.attention
+    if attention is None:
+        return 0.0
+    scores = attention.score.weight if attention.hidden is None else attention.score.weight @ attention.hidden.weight
+    return 1 + 2 * float(scores.norm())

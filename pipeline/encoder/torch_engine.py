@@ -23,9 +23,10 @@ from lengthwise.batching.costs import engine_costs
 from lengthwise.config import Precision, RunConfig
 from lengthwise.encoder.checkpoint import load_checkpoint, weights_fingerprint
 from lengthwise.encoder.cuda import DTYPES, STREAM_SLOTS, convert_encoder, make_cuda_encoder
-from lengthwise.encoder.kernel import has_bf16_kernel, missing_for_kernel
-from lengthwise.encoder.model import PackedEncoder
+from lengthwise.encoder.kernel import has_bf16_kernel, kernel_computes, missing_for_kernel
+from lengthwise.encoder.model import PackedEncoder, encoder_classifier
 from lengthwise.encoder.oom import split_on_oom
+from lengthwise.encoder.padding import read_batch
 from lengthwise.encoder.quantized import QuantizedEncoder
 from lengthwise.encoder.sharing import PrefixSharing
 from lengthwise.encoder.stepwise import StepwiseEncoder
@@ -56,6 +57,7 @@ class TorchEngine:
         reference: the same encoder in float32 where this engine has a lower precision, else None.
         fingerprint: sha256 (hex) of the weights.
         sharing: how the rows of a shard share steps, if they can.
+        classifier: from vectors to labels, if the encoder has them.
     """
 
     def __init__(
@@ -90,7 +92,15 @@ class TorchEngine:
         self.name = f"torch {self.device.type}" + ("" if precision == "fp32" else f" {precision}")
         self.config = encoder.config
         self.fingerprint = weights_fingerprint(encoder)
-        self.costs = engine_costs("torch", precision, on_gpu=on_gpu, fused_bf16=has_bf16_kernel())
+        self.classifier = encoder_classifier(encoder)
+        in_kernel = kernel_computes(encoder.config)
+        fused_bf16 = in_kernel and has_bf16_kernel()
+        self.costs = engine_costs("torch", precision, on_gpu=on_gpu, fused_bf16=fused_bf16)
+        if not in_kernel and not on_gpu and precision != "int8":
+            self.name += " unfused"
+            log.warning(
+                "the encoder runs without the fused kernel, more slowly: %s", missing_for_kernel(encoder.config)
+            )
         self.reference: TorchEngine | None = None
         if precision != "fp32":
             self.reference = TorchEngine(encoder, "cpu" if precision == "int8" else device, workers=workers)
@@ -106,7 +116,7 @@ class TorchEngine:
         elif precision == "fp32":
             self._encode = stepwise = StepwiseEncoder(encoder)
             self.sharing = stepwise.sharing
-        elif precision == "int8" or (precision == "bf16" and has_bf16_kernel()):
+        elif precision == "int8" or (precision == "bf16" and fused_bf16):
             self._encode = quantized = self._quantize(encoder, precision)
             self.sharing = quantized.sharing
         else:
@@ -122,7 +132,7 @@ class TorchEngine:
             self.name += " fused"
         elif not quantized.is_fused:
             self.name += " unfused"
-            log.warning("int8 runs without the fused kernel, more slowly: %s", missing_for_kernel())
+            log.warning("int8 runs without the fused kernel, more slowly: %s", missing_for_kernel(self.config))
         return quantized
 
     def encode_batch(self, input_ids: NDArray[np.int64], lengths: NDArray[np.int64]) -> NDArray[np.float32]:
@@ -149,6 +159,7 @@ class TorchEngine:
 
     def _run_in_bf16(self, input_ids: NDArray[np.int64], lengths: NDArray[np.int64]) -> NDArray[np.float32]:
         """With the fused kernel where all lengths are equal, else packed."""
+        input_ids, lengths = read_batch(input_ids, lengths, self.config)
         ids = torch.from_numpy(input_ids)
         with torch.inference_mode():
             equal = (lengths == ids.shape[1]).all()

@@ -19,7 +19,7 @@ def dataset_card(config: RunConfig, store: VectorStore) -> str:
     encoder = EncoderConfig.model_validate(identity["encoder"])
     training = "" if encoder.trained else f"\n\n**The encoder was never trained** (seed {encoder.seed})."
     residual = ", static residual" if encoder.static_residual else ""
-    layers = f"{encoder.num_layers} {'bidirectional ' if encoder.bidirectional else ''}LSTM layers of"
+    layers = f"{encoder.num_layers} {'bidirectional ' if encoder.bidirectional else ''}{encoder.cell.upper()} layers of"
     provenance = [
         ("input", f"`{dataset.path}`, split `{dataset.split}`, column `{dataset.text_column}`"),
         ("input's fingerprint", f"`{identity['input']}`"),
@@ -41,8 +41,8 @@ configs:
 # Vectors of `{dataset.path}`
 
 {totals.rows:,} rows, one per row of the split `{dataset.split}`, in its order, in {len(store.records):,} shards.
-`embedding` is the {encoder.dim}-dimensional {encoder.pooling}-pooled vector of the column `{dataset.text_column}`;
-`num_tokens` is 0 where there was no text to encode, and `embedding` is then zeros; `truncated` says whether tokens
+{_column_sentences(config, encoder)}
+`num_tokens` is 0 where there was no text to encode, and its vector is then zeros; `truncated` says whether tokens
 were cut off.{training}
 
 {_describe_totals(totals)}
@@ -55,6 +55,17 @@ were cut off.{training}
 
 The configuration is in `run.yaml`, what the vectors depend on in `identity.json`, checksums in `manifest.json`.
 """
+
+
+def _column_sentences(config: RunConfig, encoder: EncoderConfig) -> str:
+    found, column = [], config.dataset.text_column
+    if "embedding" in config.encode.columns:
+        kind = f"{encoder.dim}-dimensional {encoder.pooling}-pooled vector"
+        found.append(f"`embedding` is the {kind} of the column `{column}`;")
+    of_labels = [f"`{name}`" for name in config.encode.columns if name != "embedding"]
+    if of_labels:
+        found.append(f"{', '.join(of_labels)} are of the column's labels, {', '.join(encoder.labels[:20])};")
+    return "\n".join(found)
 
 
 def _describe_totals(totals: Totals) -> str:

@@ -39,6 +39,7 @@ from lengthwise.encoder.engine import Engine
 from lengthwise.errors import LengthwiseError, RunError, StoreError
 from lengthwise.run.finalize import finalize
 from lengthwise.run.identity import run_identity
+from lengthwise.run.labels import check_columns
 from lengthwise.run.local import make_report, open_store, pending_filter, wrap_errors
 from lengthwise.run.progress import progress_bar
 from lengthwise.run.shard import ShardEncoder
@@ -146,6 +147,7 @@ def _open_encoder(
 def _find_identity(config: RunConfig, source: Source, open_engine: OpenEngine) -> dict[str, Any]:
     """The run's identity, from the model that this process opens."""
     engine, tokenizer = open_engine(config, config.cluster.cpus_per_worker)
+    check_columns(config, engine.classifier)
     return run_identity(config, source, tokenizer, engine)
 
 
@@ -154,6 +156,7 @@ def _open_engine(
 ) -> tuple[Source, Engine, TextTokenizer, dict[str, Any]]:
     os.environ["RAYON_NUM_THREADS"] = str(config.cluster.cpus_per_worker)  # read when the first text is tokenized
     engine, tokenizer = open_engine(config, config.cluster.cpus_per_worker)
+    check_columns(config, engine.classifier)
     source = open_run_dataset(config, fingerprint)
     return source, engine, tokenizer, run_identity(config, source, tokenizer, engine)
 

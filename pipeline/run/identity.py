@@ -42,4 +42,5 @@ def input_identity(config: RunConfig, fingerprint: str) -> dict[str, Any]:
         "shard_rows": config.dataset.shard_rows,
         **config.tokenizer.overrides,
         "vector_dtype": config.encode.vector_dtype,
+        **config.encode.model_dump(mode="json", include={"columns"}),  # nothing where it is the embedding alone
     }

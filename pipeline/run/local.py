@@ -24,6 +24,7 @@ from lengthwise.encoder.engine import Engine
 from lengthwise.errors import LengthwiseError, RunError
 from lengthwise.run.finalize import finalize
 from lengthwise.run.identity import run_identity
+from lengthwise.run.labels import check_columns
 from lengthwise.run.progress import ProgressBar, progress_bar
 from lengthwise.run.shard import EncodedChunk, ShardEncoder
 from lengthwise.run.stats import EncodeReport, ShardStats
@@ -59,6 +60,7 @@ def encode_dataset(
         TextError, DatasetError: a row cannot be encoded, or read.
         RunError: any other failure, which is its cause.
     """
+    check_columns(config, engine.classifier)
     identity = run_identity(config, source, tokenizer, engine)
     started = time.perf_counter()
     with (

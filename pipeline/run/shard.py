@@ -28,7 +28,9 @@ from lengthwise.batching.plan import plan_in_order, report_plan
 from lengthwise.config import RunConfig
 from lengthwise.data.dataset import Shard, Source
 from lengthwise.encoder.engine import Engine, PlannedTokens, Progress, encode_planned, encode_tokens, plan_tokens
+from lengthwise.encoder.padding import read_lengths
 from lengthwise.errors import BadRowsError, TextError
+from lengthwise.run.labels import check_columns, label_columns
 from lengthwise.run.stats import ShardStats, StageSeconds
 from lengthwise.store.cast import cast_vectors
 from lengthwise.store.parquet import vector_table, write_shard
@@ -96,6 +98,7 @@ class ShardEncoder:
     def __init__(
         self, config: RunConfig, source: Source, tokenizer: TextTokenizer, engine: Engine, folder: Folder, identity: str
     ) -> None:
+        check_columns(config, engine.classifier)
         self._config, self._source, self._tokenizer, self._engine = config, source, tokenizer, engine
         self._folder, self._identity = folder, identity
         self._tokenization = config.resolve_tokenization(engine.config.tokenization)
@@ -148,6 +151,7 @@ class ShardEncoder:
             StoreError: the shard cannot be written.
         """
         started = time.perf_counter()
+        labels = self._label_columns(chunks)
         chunks = self._cast_chunks(shard, chunks)
         quarantine = self._config.encode.bad_rows == "quarantine"
         bad = _join_bad_rows(chunks)
@@ -155,10 +159,11 @@ class ShardEncoder:
         is_null[list(bad)] = quarantine
         table = vector_table(
             shard.select(self._config.dataset.keep_columns),
-            _join([chunk.vectors for chunk in chunks]),
+            _join([chunk.vectors for chunk in chunks]) if "embedding" in self._config.encode.columns else None,
             _join([chunk.lengths for chunk in chunks]),
             _join([chunk.truncated for chunk in chunks]),
             is_null if bad else None,
+            labels,
         )
         stats = sum((chunk.stats for chunk in chunks), ShardStats(shards=1))
         counts = {
@@ -175,6 +180,17 @@ class ShardEncoder:
         lines = self._quarantine_lines(shard, bad) if bad and quarantine else None
         record = write_shard(self._folder, self._identity, self._with_features(table), counts, lines)
         return record, stats + ShardStats(stages=StageSeconds(write=time.perf_counter() - started))
+
+    def _label_columns(self, chunks: Sequence[EncodedChunk]) -> dict[str, Any]:
+        """The columns of labels, of vectors that are not cast yet."""
+        columns, classifier = self._config.encode.columns, self._engine.classifier
+        parts = [label_columns(columns, classifier, chunk.vectors.astype(np.float32, copy=False)) for chunk in chunks]
+        return {
+            name: pa.concat_arrays([part[name] for part in parts])
+            if isinstance(values, pa.Array)
+            else _join([part[name] for part in parts])
+            for name, values in parts[0].items()
+        }
 
     def _plan_chunk(
         self, texts: pa.ChunkedArray, shard: Shard, start: int, is_last: bool, started: float
@@ -193,7 +209,8 @@ class ShardEncoder:
 
     def _planned_stats(self, ids: PlannedTokens) -> ShardStats:
         lengths = ids.tokens.lengths
-        in_order = report_plan(lengths, plan_in_order(lengths), self._engine.costs.padded())
+        read = read_lengths(lengths, self._engine.config)
+        in_order = report_plan(read, plan_in_order(read), self._engine.costs.padded())
         return ShardStats(
             rows=len(lengths),
             tokens=len(ids.tokens.values),

@@ -9,10 +9,12 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
@@ -29,23 +31,31 @@ RESUMABLE = "the shards before it are safe, and the same command resumes from th
 
 def vector_table(
     kept: pa.Table,
-    vectors: NDArray[np.floating],
+    vectors: NDArray[np.floating] | None,
     num_tokens: NDArray[np.int64],
     truncated: NDArray[np.bool_],
     is_null: NDArray[np.bool_] | None = None,
+    labels: Mapping[str, NDArray[np.float32] | pa.Array] = MappingProxyType({}),
 ) -> pa.Table:
-    """A shard's table: the kept columns, then embedding fixed_size_list[dim], num_tokens int32, truncated bool.
+    """A shard's table: the kept columns, then embedding fixed_size_list[dim], labels, num_tokens int32, truncated bool.
 
     Args:
         kept: the dataset's columns to keep.
-        vectors: float32 or float16[rows, dim].
+        vectors: float32 or float16[rows, dim]; None if they are not stored.
         num_tokens: int64[rows].
         truncated: bool[rows].
-        is_null: bool[rows], the rows whose embedding is null.
+        is_null: bool[rows], the rows whose embedding and labels are null.
+        labels: further columns by name, [rows, labels] or an array of Arrow.
     """
-    flat = pa.array(np.ascontiguousarray(vectors).reshape(-1))
     mask = None if is_null is None else pa.array(is_null)
-    table = kept.append_column("embedding", pa.FixedSizeListArray.from_arrays(flat, vectors.shape[1], mask=mask))
+    table = kept
+    for name, values in {**({} if vectors is None else {"embedding": vectors}), **labels}.items():
+        if isinstance(values, pa.Array):
+            column = values if mask is None else pc.if_else(mask, pa.scalar(None, values.type), values)
+        else:
+            flat = pa.array(np.ascontiguousarray(values).reshape(-1))
+            column = pa.FixedSizeListArray.from_arrays(flat, values.shape[1], mask=mask)
+        table = table.append_column(name, column)
     table = table.append_column("num_tokens", pa.array(num_tokens.astype(np.int32)))
     return table.append_column("truncated", pa.array(truncated))
 
@@ -106,7 +116,7 @@ def wrap_arrow_errors(location: str) -> Iterator[None]:
 
 
 def _write_table(table: pa.Table, file: Any) -> None:
-    plain = [name for name in table.column_names if name != "embedding"]
+    plain = [field.name for field in table.schema if not pa.types.is_fixed_size_list(field.type)]
     pq.write_table(
         table.combine_chunks(),  # pages end where chunks end, and chunks differ between a stream and a file
         file,

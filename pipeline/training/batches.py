@@ -55,7 +55,7 @@ class BatchRunner:
         self.encoder, self.device = encoder, encoder.embedding.weight.device
         self.costs: BatchCosts = (PACKED_CUDA if self.device.type == "cuda" else TRAINING).with_limits(max_tokens)
         self.tokens, self._lock = 0, threading.Lock()
-        self._hooks = _autocast_lstm(encoder.lstm, self.device.type) if precision == "bf16" else []
+        self._hooks = _autocast_lstm(encoder.rnn, self.device.type) if precision == "bf16" else []
 
     def rows(self, tokens: RaggedTokens, rows: NDArray[np.int64]) -> Tensor:
         """Vectors of rows as one batch: float32[rows, dim], with gradients. Every row has a token."""
@@ -84,7 +84,7 @@ class BatchRunner:
             hook.remove()
 
 
-def _autocast_lstm(lstm: nn.LSTM, device_type: str) -> list[RemovableHandle]:
+def _autocast_lstm(lstm: nn.RNNBase, device_type: str) -> list[RemovableHandle]:
     """Compute an LSTM in bfloat16 until the hooks are removed; gradients and weights stay float32."""
     of_thread = threading.local()
 

@@ -11,7 +11,7 @@ import threading
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,9 +21,10 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from torch import Tensor
 
+from helpers.definition import POOLINGS
 from lengthwise.batching.costs import PACKED_CUDA
 from lengthwise.cli.gpu.lstm_probes import tf32_allowed
-from lengthwise.config import EncoderConfig, Pooling
+from lengthwise.config import EncoderConfig
 from lengthwise.encoder import cuda
 from lengthwise.encoder.cuda import (
     DTYPES,
@@ -33,7 +34,7 @@ from lengthwise.encoder.cuda import (
     bytes_per_cell,
     check_precision,
     convert_encoder,
-    flatten_lstm_weights,
+    flatten_weights,
     make_cuda_encoder,
     pad_to_multiple_of_8,
     slots_and_cells,
@@ -50,7 +51,7 @@ GPU_MARKS = (
 )
 TOLERANCE = 1e-5  # of float32 on a GPU
 BELOW = {"bf16": 0.05, "fp16": 0.01}
-KINDS = list(itertools.product((1, 2), (False, True), get_args(Pooling)))
+KINDS = list(itertools.product((1, 2), (False, True), POOLINGS))
 
 
 def on_gpu(test: Callable[..., Any]) -> Callable[..., Any]:
@@ -118,7 +119,7 @@ def test_vectors_equal_the_stepwise_encoders(
 @given(
     lengths=st.lists(st.integers(1, 12), min_size=1, max_size=9),
     max_batch_cells=st.one_of(st.none(), st.integers(1, 60)),
-    pooling=st.sampled_from(get_args(Pooling)),
+    pooling=st.sampled_from(POOLINGS),
     static=st.booleans(),
 )
 def test_split_batches_keep_row_order(
@@ -308,7 +309,7 @@ def test_bfloat16_weights_are_flattened(dtype: str, cudnn: int, calls: int, monk
     seen = []
     monkeypatch.setattr(torch.backends.cudnn, "version", lambda: cudnn)
     monkeypatch.setattr(lstm, "flatten_parameters", lambda: seen.append(torch.bfloat16 in listed))
-    flatten_lstm_weights(lstm)
+    flatten_weights(lstm)
     assert seen == [True] * calls
     assert listed == before
 
@@ -403,7 +404,7 @@ def min_cosine(found: NDArray[np.float32], right: NDArray[np.float32]) -> float:
 
 @on_gpu
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
-@pytest.mark.parametrize("pooling", get_args(Pooling))
+@pytest.mark.parametrize("pooling", POOLINGS)
 def test_vectors_on_a_gpu_equal_the_cpus(precision: Any, pooling: str, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.WARNING)
     encoder = large_encoder(pooling=pooling, num_layers=2, static_residual=pooling == "mean_last")

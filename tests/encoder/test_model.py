@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
-from typing import get_args
 
 import pytest
 import torch
@@ -12,11 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from lengthwise.config import EncoderConfig, Pooling
+from helpers.definition import POOLINGS
+from lengthwise.config import EncoderConfig
 from lengthwise.encoder.model import PackedEncoder, seeded_encoder
 
 EXAMPLE = ([1, 2, 3], [4, 5], [6, 7, 8, 9, 10])
-POOLINGS = get_args(Pooling)
 SHAPES = list(itertools.product((1, 2, 3), (False, True), POOLINGS))
 OUTSIDE = 1_000  # an id that no vocabulary here has, so that reading it is an error
 
@@ -78,13 +77,18 @@ def reference_vector(encoder: PackedEncoder, ids: list[int]) -> Tensor:
     embeddings = encoder.embedding(torch.tensor([ids]))
     states, (hidden, _) = encoder.lstm(embeddings)
     last = torch.cat([hidden[i, 0] for i in range(-config.directions, 0)])
-    pooled = {
+    parts = {
         "last": last,
+        "first": states[0, 0],
+        "end": states[0, -1],
         "mean": states[0].mean(0),
         "max": states[0].max(0).values,
         "sum": states[0].sum(0),
-        "mean_last": torch.cat([states[0].mean(0), last]),
-    }[config.pooling]
+    }
+    if encoder.attention is not None:
+        shares = (encoder.attention.score.weight @ states[0].T).softmax(1)
+        parts["attention"] = (shares @ states[0])[0]
+    pooled = torch.cat([parts[part] for part in config.pooling.split("_")])
     if encoder.projection is not None:
         pooled = encoder.projection(pooled)
     if config.static_residual:

@@ -7,7 +7,7 @@ import itertools
 import subprocess
 import sys
 import textwrap
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,16 +16,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from helpers.definition import POOLINGS
 from helpers.paths import ROOT
-from lengthwise.config import EncoderConfig, Pooling
+from lengthwise.config import EncoderConfig
 from lengthwise.encoder import layers as lstm_layers
-from lengthwise.encoder import stepwise
+from lengthwise.encoder import step_directions, stepwise
 from lengthwise.encoder.kernel import has_kernel
 from lengthwise.encoder.model import PackedEncoder, seeded_encoder
 from lengthwise.encoder.stepwise import StepwiseEncoder
 
 VOCABULARY = 30
-POOLINGS = get_args(Pooling)
 SHAPES = list(itertools.product((1, 2, 3), (False, True), POOLINGS))
 OUTSIDE = 1_000_000  # an id that no vocabulary here has, so that reading it is an error
 
@@ -203,8 +203,8 @@ def test_small_states_sum_within_tolerance(size: float, changes: dict[str, Any])
 def test_steps_are_in_reading_order(reverse: bool, rows: list[int]) -> None:
     steps = np.array(sorted(rows, reverse=True), np.int64)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(stepwise, "_STEPS_PER_SLICE", 4)
-        found = list(stepwise._starts_and_rows(steps, reverse))
+        patch.setattr(step_directions, "_STEPS_PER_SLICE", 4)
+        found = list(step_directions.starts_and_rows(steps, reverse))
     expected = list(zip([0, *itertools.accumulate(steps.tolist())], steps.tolist(), strict=False))
     assert found == (expected[::-1] if reverse else expected)
 

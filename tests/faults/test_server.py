@@ -129,12 +129,14 @@ JSON = st.recursive(
 )
 KEYS = {
     "/embed": ["inputs", "truncate", "normalize"],
+    "/predict": ["inputs", "truncate", "raw_scores"],
     "/tokenize": ["inputs", "add_special_tokens"],
     "/v1/embeddings": ["input", "model", "encoding_format", "dimensions", "user"],
     "/v2/models/m/infer": ["id", "inputs", "outputs"],
 }
 VALID_BODIES: dict[str, Any] = {
     "/embed": {"inputs": ["the cat"]},
+    "/predict": {"inputs": [["the cat"]]},
     "/tokenize": {"inputs": "the cat"},
     "/v1/embeddings": {"input": [[2, 3]], "model": "m"},
     "/v2/models/m/infer": {"inputs": [{"name": "text", "datatype": "BYTES", "shape": [1], "data": ["a"]}]},

@@ -1,4 +1,4 @@
-// One batch in, two arrays out, as bytes: the same in Node and in a browser.
+// One batch in, the arrays of the outputs out, as bytes: the same in Node and in a browser.
 //
 //   request   u32 rows, u32 columns, then i64[rows, columns] input_ids and i64[rows, columns] attention_mask
 //   answer    u32 length of a JSON text, the text, zeros up to a multiple of 4, then the arrays that the text names

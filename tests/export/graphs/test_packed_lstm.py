@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
-from lengthwise.export.graphs.packed_lstm import OnnxOrderedLstm, packed_lstm
+from lengthwise.export.graphs.packed_lstm import OnnxOrderedRnn, packed_lstm
 
 
 @pytest.mark.parametrize("layers", [1, 3])
@@ -19,7 +19,7 @@ def test_operator_equals_packed_lstm(layers: int, bidirectional: bool) -> None:
     packed, (hidden, _) = lstm(pack_padded_sequence(x, lengths, enforce_sorted=False))
     states, _ = pad_packed_sequence(packed, total_length=9)
     last = hidden[-(1 + bidirectional) :].transpose(0, 1).flatten(1)
-    found_states, found_last = OnnxOrderedLstm(lstm)(x, lengths.int())
+    found_states, found_last = OnnxOrderedRnn(lstm)(x, lengths.int())
     torch.testing.assert_close(found_states, states, atol=1e-6, rtol=0)
     torch.testing.assert_close(found_last, last, atol=1e-6, rtol=0)
 
@@ -29,7 +29,7 @@ def test_weights_are_in_onnx_order() -> None:
     with torch.no_grad():
         lstm.weight_ih_l0.copy_(torch.tensor([[1.0], [2.0], [3.0], [4.0]]))  # i, f, g, o
         lstm.bias_hh_l0.copy_(torch.tensor([5.0, 6.0, 7.0, 8.0]))
-    layer = OnnxOrderedLstm(lstm).layers[0]
+    layer = OnnxOrderedRnn(lstm).layers[0]
     assert layer.W.flatten().tolist() == [1, 4, 2, 3]  # i, o, f, c
     assert layer.B[0, 4:].tolist() == [5, 8, 6, 7]
 

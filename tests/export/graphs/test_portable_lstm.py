@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
-from lengthwise.export.graphs.portable_lstm import PortableLstm, RunLayer, dense, scanned
+from lengthwise.export.graphs.portable_lstm import PortableRnn, RunLayer, dense, scanned
 
 
 @pytest.mark.parametrize("run", [dense, scanned])
@@ -29,7 +29,7 @@ def test_portable_lstm_equals_packed_lstm(
     with torch.inference_mode():
         packed, (hidden, _) = lstm(pack_padded_sequence(x, counts, enforce_sorted=False))
         right, _ = pad_packed_sequence(packed, total_length=len(x))
-        states, last = PortableLstm(lstm, run)(x, counts)
+        states, last = PortableRnn(lstm, run)(x, counts)
     directions = 2 if bidirectional else 1
     torch.testing.assert_close(last, hidden[-directions:].transpose(0, 1).flatten(1), atol=1e-6, rtol=0)
     for row, length in enumerate(lengths):
@@ -42,7 +42,7 @@ def test_padding_has_no_effect() -> None:
     spoilt = x.clone()
     spoilt[2:, 1] = torch.nan
     with torch.inference_mode():
-        right, last = PortableLstm(lstm, dense)(x, lengths)
-        states, last_again = PortableLstm(lstm, dense)(spoilt, lengths)
+        right, last = PortableRnn(lstm, dense)(x, lengths)
+        states, last_again = PortableRnn(lstm, dense)(spoilt, lengths)
     torch.testing.assert_close(states[:2, 1], right[:2, 1])
     torch.testing.assert_close(last_again, last)

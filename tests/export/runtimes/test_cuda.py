@@ -139,9 +139,9 @@ def test_cuda_counts_as_run_if_every_lstm_and_gather_is_on_it(
         ([CPU], ON_CPU, None, "fell back to the CPU"),
         ([CUDA, CPU], {"LSTM": CPU, "Gather": CUDA}, None, f"LSTM on {CPU}"),
         ([CUDA, CPU], {"LSTM": CUDA, "Gather": CPU}, None, f"Gather on {CPU}"),
-        ([CUDA, CPU], {}, None, "no LSTM or Gather at all"),
+        ([CUDA, CPU], {}, None, "no LSTM, GRU or Gather at all"),
         ([CUDA, CPU], ON_CPU, ON_CUDA, f"Gather on {CPU}, LSTM on {CPU}"),
-        ([CUDA, CPU], {"Gather": CUDA}, ON_CUDA, "no LSTM or Gather at all"),
+        ([CUDA, CPU], {"Gather": CUDA}, ON_CUDA, "no LSTM, GRU or Gather at all"),
     ],
 )
 def test_cuda_that_did_not_run_the_nodes_is_not_run(

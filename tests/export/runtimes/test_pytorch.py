@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from lengthwise.encoder.checkpoint import WEIGHTS_FILE, load_encoder
+from lengthwise.config import WEIGHTS_FILE
+from lengthwise.encoder.checkpoint import load_encoder
 from lengthwise.encoder.model import PackedEncoder
 from lengthwise.encoder.torch_engine import TorchEngine
 from lengthwise.export.artifact.folder import Artifact

@@ -18,6 +18,7 @@ from lengthwise.export.server.bodies import (
     Tensor,
     read_body,
     read_items,
+    read_single_texts,
     read_texts,
 )
 from lengthwise.export.server.errors import RequestError
@@ -183,7 +184,45 @@ def test_unknown_output_is_refused() -> None:
         infer(IDS, MASK, outputs=[{"name": "token_embeddings"}])
 
 
+def infer_body(**more: Any) -> InferBody:
+    return InferBody(inputs=[Tensor(name="text", shape=[1], datatype="BYTES", data=["a"])], **more)
+
+
+def test_infer_answer_gives_the_outputs_that_are_requested() -> None:
+    vectors, logits = np.ones((2, 3), np.float32), np.zeros((2, 2), np.float32)
+    both = protocol.infer_answer("m", infer_body(), vectors, logits)["outputs"]
+    assert [(each["name"], each["shape"]) for each in both] == [("sentence_embedding", [2, 3]), ("logits", [2, 2])]
+    one = protocol.infer_answer("m", infer_body(outputs=[{"name": "logits"}]), vectors, logits)["outputs"]
+    assert [each["name"] for each in one] == ["logits"]
+
+
+@pytest.mark.parametrize(
+    ("inputs", "texts"), [("a", ["a"]), (["a"], ["a"]), ([["a"]], ["a"]), ([["a"], ["b"], ["c"]], ["a", "b", "c"])]
+)
+def test_texts_to_predict_are_as_in_text_embeddings_inference(inputs: Any, texts: list[str]) -> None:
+    assert read_single_texts(inputs, "inputs", 3) == texts
+
+
+@pytest.mark.parametrize(
+    ("inputs", "status", "message"),
+    [
+        (["a", "b"], 422, "inputs is a list of 2 texts, which would be a pair"),
+        ([["a", "b"]], 422, "item 0 of inputs is not a list of one text"),
+        ([["a"], "b"], 422, "item 1 of inputs is not a list of one text"),
+        ([["a"], [1]], 422, "item 1 of inputs is not a list of one text"),
+        ([["a"]] * 4, 413, "inputs has 4 items"),
+        ([], 422, "inputs is an empty list"),
+        (7, 422, "inputs is a number"),
+    ],
+)
+def test_other_things_to_predict_are_refused(inputs: Any, status: int, message: str) -> None:
+    with pytest.raises(RequestError) as caught:
+        read_single_texts(inputs, "inputs", 3)
+    assert caught.value.status == status
+    assert message in str(caught.value)
+
+
 def test_infer_answer_follows_the_protocol() -> None:
-    answer = protocol.infer_answer("m", "7", np.ones((2, 3), np.float32))
+    answer = protocol.infer_answer("m", infer_body(id="7"), np.ones((2, 3), np.float32))
     assert (answer["id"], answer["model_name"], answer["outputs"][0]["shape"]) == ("7", "m", [2, 3])
-    assert "id" not in protocol.infer_answer("m", None, np.ones((1, 1), np.float32))
+    assert "id" not in protocol.infer_answer("m", infer_body(), np.ones((1, 1), np.float32))
