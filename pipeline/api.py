@@ -247,30 +247,37 @@ class Encoder:
         """The names of the labels, in the order of the logits; none of a model without a classifier."""
         return self.config.labels
 
-    def logits(self, texts: str | Iterable[str], **options: Any) -> NDArray[np.float32]:
+    def logits(
+        self,
+        texts: str | Iterable[str],
+        *,
+        show_progress: bool = False,
+        max_length: int | None = None,
+        truncate: bool | None = None,
+    ) -> NDArray[np.float32]:
         """The logits of one text, float32[labels], or of several, float32[texts, labels].
 
         They are computed from the vectors that the model gives, so a text without tokens gets those of zeros.
 
         Args:
-            texts: as for `encode`.
-            options: `show_progress`, `max_length` and `truncate` of `encode`.
+            texts, show_progress, max_length, truncate: as for `encode`.
 
         Raises:
             ConfigError: the model has no labels.
             TextError: as `encode`.
         """
         classifier = self._classifier()
-        found = classifier.logits(np.atleast_2d(self.encode(texts, **options)))
+        vectors = self.encode(texts, show_progress=show_progress, max_length=max_length, truncate=truncate)
+        found = classifier.logits(np.atleast_2d(vectors))
         return found[0] if isinstance(texts, str) else found
 
     def probabilities(self, texts: str | Iterable[str], **options: Any) -> NDArray[np.float32]:
-        """As `logits`: what the model makes of them, by softmax, by sigmoid or as they are."""
+        """With the arguments of `logits`: what the model makes of them, by softmax, by sigmoid or as they are."""
         found = self._classifier().probabilities(np.atleast_2d(self.logits(texts, **options)))
         return found[0] if isinstance(texts, str) else found
 
     def predict(self, texts: str | Iterable[str], **options: Any) -> str | list[str]:
-        """As `logits`: the name of the label with the largest one."""
+        """With the arguments of `logits`: the name of the label with the largest one."""
         found = self._classifier().best(np.atleast_2d(self.logits(texts, **options)))
         return found[0] if isinstance(texts, str) else found
 
