@@ -14,12 +14,20 @@ from pathlib import Path
 from lengthwise.encoder.model import PackedEncoder
 from lengthwise.errors import CheckpointError, ConfigError
 from lengthwise.formats.archives import is_archive, unpacked
+from lengthwise.formats.keras import read_keras
+from lengthwise.formats.keras_file import SUFFIXES as KERAS_SUFFIXES
+from lengthwise.formats.keras_file import read_keras_file
 from lengthwise.formats.mapping import Mapping
+from lengthwise.formats.onnx_graph import SUFFIX as ONNX_SUFFIX
+from lengthwise.formats.onnx_graph import OnnxGraph, read_onnx
 from lengthwise.formats.sentence_transformers import MODULES_FILE, read_sentence_transformers
 from lengthwise.formats.state_dict import read_state_dict
-from lengthwise.formats.tensors import SUFFIXES, read_tensors
+from lengthwise.formats.tensors import SUFFIXES as TENSOR_SUFFIXES
+from lengthwise.formats.tensors import read_tensors
 from lengthwise.tokens.tokenizer import TextTokenizer
 from lengthwise.util.model_paths import hub_hint
+
+SUFFIXES = (*TENSOR_SUFFIXES, *KERAS_SUFFIXES, ONNX_SUFFIX)
 
 
 @dataclass(frozen=True)
@@ -67,6 +75,10 @@ def import_model(
             )
         base = place if place.is_dir() else place.parent
         files = _Places(base, folder)
+        if path.suffix.lower() == ONNX_SUFFIX:
+            return ImportedModel("ONNX", *_noted(*read_onnx(OnnxGraph(path), mapping, files.of(mapping))))
+        if path.suffix.lower() in KERAS_SUFFIXES:
+            return ImportedModel("Keras", *_noted(*read_keras(read_keras_file(path), mapping, files.of(mapping))))
         file = read_tensors(path, trust_pickle=trust_pickle)
         return ImportedModel("PyTorch", *_noted(*read_state_dict(file, mapping, files.of(mapping))))
 

@@ -14,7 +14,12 @@ from torch import Tensor
 from lengthwise.errors import CheckpointError
 from lengthwise.formats.guess import find_cell, find_embeddings, find_linears, find_rnns
 from lengthwise.formats.importing import open_source, weights_path
+from lengthwise.formats.keras_file import SUFFIXES as KERAS_SUFFIXES
+from lengthwise.formats.keras_file import read_keras_file
 from lengthwise.formats.mapping import ONE_HOT
+from lengthwise.formats.onnx_graph import SUFFIX as ONNX_SUFFIX
+from lengthwise.formats.onnx_graph import OnnxGraph
+from lengthwise.formats.sentence_transformers import MODULES_FILE, read_sentence_transformers
 from lengthwise.formats.tensors import TensorFile, read_tensors
 
 
@@ -26,10 +31,52 @@ def inspect_source(source: Path, *, trust_pickle: bool = False) -> tuple[str, st
         ConfigError: it holds several files of weights; give one of them.
     """
     with open_source(source) as place:
+        if place.is_dir() and (place / MODULES_FILE).is_file():
+            encoder, _, notes = read_sentence_transformers(place)
+            lines = [f"{source}: a folder of sentence-transformers, which needs no mapping", repr(encoder), *notes]
+            return "\n".join(lines), "# lengthwise import reads a folder of sentence-transformers without a mapping"
         path = weights_path(place, None, source)
-        file = read_tensors(path, trust_pickle=trust_pickle)
         inside = path.relative_to(place) if place.is_dir() else None
+        if path.suffix.lower() in KERAS_SUFFIXES:
+            return _inspect_keras(path, source, inside)
+        if path.suffix.lower() == ONNX_SUFFIX:
+            return _inspect_onnx(path, source, inside)
+        file = read_tensors(path, trust_pickle=trust_pickle)
     return describe(file, source), guess_mapping(file, inside)
+
+
+def _inspect_keras(path: Path, source: Path, inside: Path | None) -> tuple[str, str]:
+    """The layers of a Keras file, and what a mapping of it has to say."""
+    file = read_keras_file(path)
+    lines = [f"{source}: {len(file.layers)} layers of Keras {file.version or '(version unknown)'}"]
+    rows = outputs = None
+    for layer in file.layers:
+        shapes = ", ".join(" x ".join(map(str, array.shape)) for array in layer.weights)
+        lines.append(f"  {layer.name}  {layer.kind or '(kind unknown)'}  {shapes}")
+        rows = rows or (len(layer.weights[0]) if layer.kind == "Embedding" else None)
+        outputs = layer.weights[0].shape[1] if layer.kind == "Dense" else outputs
+    mapping = _other_mapping(inside, rows, outputs)
+    if not file.described:
+        mapping += "\npooling: null # last, unless the last layer has return_sequences\ngate_activation: null"
+    return "\n".join(lines), mapping
+
+
+def _inspect_onnx(path: Path, source: Path, inside: Path | None) -> tuple[str, str]:
+    """The recurrent nodes of a graph, and what a mapping of it has to say."""
+    graph = OnnxGraph(path)
+    lines = [f"{source}: {len(graph.graph.node)} nodes, inputs {[each.name for each in graph.graph.input]}"]
+    for node in graph.nodes("LSTM", "GRU", "RNN", "Loop", "Scan", "DynamicQuantizeLSTM"):
+        lines.append(f"  {node.op_type}  {node.name}")
+    return "\n".join(lines), _other_mapping(inside, None, None)
+
+
+def _other_mapping(inside: Path | None, rows: int | None, outputs: int | None) -> str:
+    lines = ["# Layers and pooling are read off the file; null is to be replaced."]
+    lines += [] if inside is None else [f"weights: {inside.as_posix()}"]
+    if outputs is not None:
+        labels = ", ".join(f"label{number}" for number in range(outputs))
+        lines.append(f"# classifier: {{labels: [{labels}]}} # if the last Dense layer gives them")
+    return "\n".join([*lines, *_tokens(None, rows)])
 
 
 def describe(file: TensorFile, source: Path) -> str:
@@ -75,7 +122,9 @@ def guess_mapping(file: TensorFile, weights: Path | None) -> str:
         for name in rest[:-1]:
             lines.append(f"# dense: [{{layer: {name}, activation: relu}}] # {_shape(tensors, name, width)}")
         count = tensors[f"{rest[-1]}.weight"].shape[0]
-        lines.append(f"head: # {_shape(tensors, rest[-1], width)}; or write it as dense, if its output is the vector")
+        lines.append(
+            f"classifier: # {_shape(tensors, rest[-1], width)}; or write it as dense, if its output is the vector"
+        )
         lines += [f"  layer: {rest[-1]}", f"  {_labels(file.other, count)}"]
     used.update(f"{name}.{part}" for name in linears for part in ("weight", "bias"))
     left = [name for name in tensors if name not in used]

@@ -84,9 +84,10 @@ class AttentionMapping(Settings):
 
     hidden: NonEmpty | None = Field(None, description="a Linear layer under tanh, before the score; none if null")
     score: NonEmpty = Field(description="a Linear layer with one output")
+    masked: bool = Field(False, description="with padding that is read: whether the softmax leaves it out")
 
 
-class HeadMapping(Settings):
+class ClassifierMapping(Settings):
     """A classifier."""
 
     layer: NonEmpty | None = Field(None, description="the Linear layer that gives the logits")
@@ -127,7 +128,7 @@ class Mapping(Settings):
     attention: AttentionMapping | None = Field(None, description="the score of attention pooling")
     dense: Annotated[tuple[DenseMapping, ...], Field(strict=False)] = Field((), description="layers after the pooling")
     normalize: bool = Field(False, description="whether every vector is scaled to length 1")
-    head: HeadMapping | None = Field(None, description="a classifier, which reads the vector")
+    classifier: ClassifierMapping | None = Field(None, description="a classifier, which reads the vector")
     padding: dict[str, Any] | None = Field(None, description="padding that is read, as in a checkpoint's config.json")
     tokens: TokensMapping = Field(TokensMapping(), description="how texts become ids")
     ignore: Names = Field((), description="tensors that are not needed; * stands for anything")

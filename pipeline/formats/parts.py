@@ -6,9 +6,8 @@ does not fit each other is refused in one place, with the names that the file gi
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import torch
@@ -243,9 +242,9 @@ def _add_head(weights: dict[str, Tensor], settings: dict[str, Any], parts: Parts
     for number, (layer, activation) in enumerate(hidden):
         _check_linear(layer, width, origin)
         width = layer.weight.shape[0]
-        weights[f"head.dense.{number}.weight"] = layer.weight
+        weights[f"classifier.dense.{number}.weight"] = layer.weight
         if layer.bias is not None:
-            weights[f"head.dense.{number}.bias"] = layer.bias
+            weights[f"classifier.dense.{number}.bias"] = layer.bias
         records.append({"dim": width, "activation": activation, "bias": layer.bias is not None})
     _check_linear(output, width, origin)
     count = output.weight.shape[0]
@@ -253,11 +252,11 @@ def _add_head(weights: dict[str, Tensor], settings: dict[str, Any], parts: Parts
         raise CheckpointError(
             f"{origin}: {output.name} gives {count} logits, but there are {len(parts.labels)} labels; name each logit"
         )
-    weights["head.output.weight"] = output.weight
-    weights["head.output.bias"] = torch.zeros(count) if output.bias is None else output.bias
-    settings["head"] = {"labels": list(parts.labels), "activation": parts.head_activation}
+    weights["classifier.output.weight"] = output.weight
+    weights["classifier.output.bias"] = torch.zeros(count) if output.bias is None else output.bias
+    settings["classifier"] = {"labels": list(parts.labels), "activation": parts.head_activation}
     if records:
-        settings["head"]["dense"] = records
+        settings["classifier"]["dense"] = records
 
 
 def _check_linear(layer: Linear, inputs: int, origin: str, outputs: int | None = None) -> None:
@@ -272,59 +271,3 @@ def _check_linear(layer: Linear, inputs: int, origin: str, outputs: int | None =
         raise CheckpointError(
             f"{origin}: {layer.name} has a bias of the shape {list(layer.bias.shape)}, but {shape[0]} outputs"
         )
-
-
-def add_bias_per_token(parts: Parts) -> Parts:
-    """The same parts where the bias of the head's one Linear layer is added once per token.
-
-    That is what a Linear layer over the states of the tokens does whose outputs are then summed. The encoder adds a
-    bias once per text, so each layer gets one more unit. Saturated gates keep that of the last layer at tanh(1), and
-    its sum over the tokens, times what is put into the Linear layer here, is the bias times their number.
-
-    Raises:
-        CheckpointError: the encoder is not one whose states are summed.
-    """
-    ((linear, activation),) = parts.head
-    if parts.pooling != "sum" or parts.dense or linear.bias is None or parts.cell != "lstm":
-        raise CheckpointError(f"{linear.name} has a bias per token, which only an LSTM with sum pooling can have")
-    hidden, last = parts.layers[0][0].hidden_size, len(parts.layers) - 1
-    layers = [
-        [
-            _with_unit(direction, hidden, number > 0 and len(layer), constant=number == last and not reverse)
-            for reverse, direction in enumerate(layer)
-        ]
-        for number, layer in enumerate(parts.layers)
-    ]
-    columns = list(linear.weight.split(hidden, dim=1))
-    extra = [linear.bias[:, None] / math.tanh(1.0), *[torch.zeros(len(linear.bias), 1)] * (len(columns) - 1)]
-    weight = torch.cat([torch.cat(pair, dim=1) for pair in zip(columns, extra, strict=True)], dim=1)
-    return replace(parts, layers=layers, head=[(Linear(weight, None, linear.name), activation)])
-
-
-def _with_unit(direction: Direction, hidden: int, states_read: int, *, constant: bool) -> Direction:
-    """One more unit: it stays zero, or is tanh(1) from the first token on, and reads nothing.
-
-    Args:
-        states_read: how many directions of the layer below it reads; 0 for the embedding.
-    """
-    saturated = 100.0 if constant else 0.0
-    gates = (saturated, -saturated, saturated, saturated)  # i, f, g, o
-
-    def rows(values: Tensor, fill: Sequence[float]) -> Tensor:
-        chunks = values.split(hidden)
-        added = [torch.full((1, *values.shape[1:]), number) for number in fill]
-        return torch.cat([part for pair in zip(chunks, added, strict=True) for part in pair])
-
-    weight_ih = direction.weight_ih
-    if states_read:
-        columns = [torch.cat([part, part.new_zeros(len(part), 1)], dim=1) for part in weight_ih.split(hidden, dim=1)]
-        weight_ih = torch.cat(columns, dim=1)
-    weight_hh = torch.cat([direction.weight_hh, direction.weight_hh.new_zeros(len(direction.weight_hh), 1)], dim=1)
-    zeros = torch.zeros(4 * hidden)
-    return Direction(
-        rows(weight_ih, [0.0] * 4),
-        rows(weight_hh, [0.0] * 4),
-        rows(zeros if direction.bias_ih is None else direction.bias_ih, gates),
-        rows(zeros if direction.bias_hh is None else direction.bias_hh, [0.0] * 4),
-        direction.name,
-    )

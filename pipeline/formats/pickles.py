@@ -28,10 +28,12 @@ class Record:
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Record:
         """Keep nothing of the arguments."""
-        return super().__new__(cls)
+        record = super().__new__(cls)
+        record.__dict__["items"] = {}
+        return record
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        self.__dict__["items"] = {}
+        pass
 
     def __setstate__(self, state: Any) -> None:
         if isinstance(state, dict):

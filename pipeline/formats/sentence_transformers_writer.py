@@ -80,7 +80,7 @@ def write_sentence_transformers(folder: Path, encoder: PackedEncoder, tokenizer:
         ]
         _write_json(part / "modules.json", entries)
         _write_json(part / "config_sentence_transformers.json", {"prompts": {}, "default_prompt_name": None})
-    if getattr(config, "head", None) is not None:
+    if getattr(config, "classifier", None) is not None:
         return ["the labels are left out: the library has no place for them"]
     return []
 

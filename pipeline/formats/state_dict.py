@@ -20,9 +20,10 @@ from torch import Tensor
 from lengthwise.config import TokenizationSettings
 from lengthwise.encoder.model import PackedEncoder
 from lengthwise.errors import CheckpointError, ConfigError
+from lengthwise.formats.extra_units import with_bias_per_token, with_equal_sizes, with_masked_attention
 from lengthwise.formats.guess import find_cell, find_embeddings, find_rnns
-from lengthwise.formats.mapping import ONE_HOT, DirectionMapping, HeadMapping, Mapping
-from lengthwise.formats.parts import Direction, Linear, Parts, add_bias_per_token, build_model
+from lengthwise.formats.mapping import ONE_HOT, ClassifierMapping, DirectionMapping, Mapping
+from lengthwise.formats.parts import Direction, Linear, Parts, build_model
 from lengthwise.formats.tensors import TensorFile
 from lengthwise.formats.vocabulary import as_ids, import_tokenizer
 from lengthwise.tokens.tokenizer import TextTokenizer
@@ -70,9 +71,11 @@ def read_state_dict(file: TensorFile, mapping: Mapping, folder: Path) -> tuple[P
         unk_token_id=unknown,
         tokenization=TokenizationSettings(max_length=limit, truncate=limit is not None),
     )
-    parts = add_head(parts, mapping.head, tensors.linear, file)
+    parts = add_head(parts, mapping.classifier, tensors.linear, file)
+    if mapping.attention is not None and mapping.attention.masked:
+        parts = with_masked_attention(parts)
     tensors.check_all_used(mapping.ignore)
-    return build_model(parts, tokenizer, str(file.path)), tokenizer, notes
+    return build_model(with_equal_sizes(parts), tokenizer, str(file.path)), tokenizer, notes
 
 
 class _Tensors:
@@ -225,7 +228,9 @@ def _attention(tensors: _Tensors, mapping: Mapping) -> list[Linear]:
     return [*([] if hidden is None else [tensors.linear(hidden)]), score]
 
 
-def add_head(parts: Parts, head: HeadMapping | None, linear: Callable[[str], Linear], file: TensorFile | None) -> Parts:
+def add_head(
+    parts: Parts, head: ClassifierMapping | None, linear: Callable[[str], Linear], file: TensorFile | None
+) -> Parts:
     """The same parts with a mapping's classifier.
 
     Args:
@@ -235,17 +240,18 @@ def add_head(parts: Parts, head: HeadMapping | None, linear: Callable[[str], Lin
     if head is None:
         return parts
     if head.layer is None:
-        raise ConfigError("head.layer is missing; set it to the Linear layer that gives the logits")
+        raise ConfigError("classifier.layer is missing; set it to the Linear layer that gives the logits")
     layers = [(linear(each.layer), each.activation) for each in head.dense] + [(linear(head.layer), "identity")]
-    parts = replace(parts, head=layers, labels=head_labels(head, layers[-1][0], file), head_activation=head.activation)
+    labels = classifier_labels(head, layers[-1][0], file)
+    parts = replace(parts, head=layers, labels=labels, head_activation=head.activation)
     if not head.per_token or parts.pooling == "mean":  # the mean of sums is the sum of means
         return parts
     if len(layers) > 1:
-        raise ConfigError("head.per_token is true, but there are layers in head.dense, which cannot follow the pooling")
-    return add_bias_per_token(parts)
+        raise ConfigError("classifier.per_token is true, so nothing can stand in classifier.dense")
+    return with_bias_per_token(parts)
 
 
-def head_labels(head: HeadMapping, output: Linear, file: TensorFile | None) -> list[str]:
+def classifier_labels(head: ClassifierMapping, output: Linear, file: TensorFile | None) -> list[str]:
     """The names of the labels, in the order of the logits."""
     if head.labels:
         return list(head.labels)
@@ -258,6 +264,6 @@ def head_labels(head: HeadMapping, output: Linear, file: TensorFile | None) -> l
             f"{file.path}: {head.labels_key} numbers its labels {sorted(ids.values())}, not from 0 on"
         )
     raise ConfigError(
-        f"head.labels is missing; name the {len(output.weight)} labels of {output.name}, or set head.labels_key to"
-        " their place in the file"
+        f"classifier.labels is missing; name the {len(output.weight)} labels of {output.name}, or set"
+        " classifier.labels_key to their place in the file"
     )

@@ -13,7 +13,7 @@ from helpers.cli import HEAVY
 from helpers.paths import ROOT
 from lengthwise.cli.main import COMMANDS
 
-SCRIPTS_OF_A_CLONE = {"quickstart", "distil", "gpu_check"}
+SCRIPTS_OF_A_CLONE = {"quickstart", "distil", "gpu_check", "import_models"}
 
 
 def run_console(*arguments: str, python: tuple[str, ...] = (), **variables: str) -> subprocess.CompletedProcess[str]:

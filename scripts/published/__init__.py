@@ -1,0 +1,1 @@
+"""Published models that are imported to show that it works, and their own code to compare with."""
