@@ -1,5 +1,6 @@
 # Everything here runs in a virtual environment of its own (.venv), made on first use.
 #   make quickstart   the whole way on a real corpus
+#   make import-models  published LSTM models: imported, and compared with their own code at every step
 #   make distil       the encoder of docs/quality.md: fetch corpora, train it for half an hour, measure it
 #   make test         the test suite; test-all adds what takes minutes
 #   make runtimes     optional runtimes and clients: OpenVINO, fastembed and, with Node and npm, those of JavaScript
@@ -23,7 +24,7 @@ BIN   := $(VENV)/bin
 # Without compiling: most of what the packages bring is never imported.
 PIP_INSTALL := -m pip install --quiet --disable-pip-version-check --no-compile -c constraints.txt
 WHEEL_VENV ?= build/wheel/venv
-EXTRAS := $(RUNTIME),fast,serve,plot,index,ray,bench,evaluate,quickstart,dev
+EXTRAS := $(RUNTIME),fast,serve,plot,index,ray,bench,evaluate,import,quickstart,dev
 ALL_EXTRAS := $(EXTRAS),openvino,clients,browser
 STAMP := $(VENV)/.installed-$(RUNTIME)
 RUNTIMES_STAMP := $(VENV)/.runtimes-$(RUNTIME)
@@ -46,10 +47,13 @@ import tomllib; project = tomllib.load(open("pyproject.toml", "rb"))["project"];
 print(*project["dependencies"], *project["optional-dependencies"]["$(RUNTIME)"], sep="\n")
 endef
 
-.PHONY: quickstart distil runtimes test test-fast test-all faults gpu figures evaluation-data lint types wheel-test check clean
+.PHONY: quickstart import-models distil runtimes test test-fast test-all faults gpu figures evaluation-data lint types wheel-test check clean
 
 quickstart: $(STAMP)
 	$(BIN)/python scripts/quickstart.py $(CONFIG)
+
+import-models: $(STAMP)
+	$(BIN)/python scripts/import_models.py
 
 distil: $(STAMP)
 	$(BIN)/python scripts/distil.py configs/distil.yaml

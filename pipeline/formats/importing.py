@@ -14,6 +14,7 @@ from pathlib import Path
 from lengthwise.encoder.model import PackedEncoder
 from lengthwise.errors import CheckpointError, ConfigError
 from lengthwise.formats.archives import is_archive, unpacked
+from lengthwise.formats.comparison import compare_with_library
 from lengthwise.formats.keras import read_keras
 from lengthwise.formats.keras_file import SUFFIXES as KERAS_SUFFIXES
 from lengthwise.formats.keras_file import read_keras_file
@@ -66,7 +67,9 @@ def import_model(
         if place.is_dir() and (place / MODULES_FILE).is_file():
             if mapping is not None:
                 raise ConfigError(f"{source}: a folder of sentence-transformers needs no mapping; leave it out")
-            return ImportedModel("sentence-transformers", *_noted(*read_sentence_transformers(place)))
+            encoder, tokenizer, notes = read_sentence_transformers(place)
+            notes.append(compare_with_library(place, encoder, tokenizer))
+            return ImportedModel("sentence-transformers", encoder, tokenizer, tuple(notes))
         path = weights_path(place, mapping, source)
         if mapping is None:
             raise ConfigError(

@@ -316,7 +316,7 @@ def _difference(encoder: PackedEncoder, row: NDArray[np.int64], expected: NDArra
     """The largest difference of one row; infinite if the widths differ."""
     with torch.no_grad():
         found = encoder(torch.from_numpy(row[None]), torch.tensor([len(row)]))
-        if getattr(encoder, "classifier", None) is not None:
+        if encoder.classifier is not None and encoder.config.classifier is not None:
             found = encoder.classifier(found)
             activation = encoder.config.classifier.activation
             found = (

@@ -80,7 +80,7 @@ def write_sentence_transformers(folder: Path, encoder: PackedEncoder, tokenizer:
         ]
         _write_json(part / "modules.json", entries)
         _write_json(part / "config_sentence_transformers.json", {"prompts": {}, "default_prompt_name": None})
-    if getattr(config, "classifier", None) is not None:
+    if config.classifier is not None:
         return ["the labels are left out: the library has no place for them"]
     return []
 
@@ -90,7 +90,7 @@ _FORMAT = {"format": "pt"}
 
 def _refuse_other_parts(config: EncoderConfig, tokenizer: TextTokenizer) -> None:
     for name, value in _ONLY.items():
-        if (found := getattr(config, name, value)) != value:
+        if (found := getattr(config, name)) != value:
             raise CheckpointError(f"{name} is {found!r}, for which sentence-transformers has no module")
     parts = _pooling_parts(config)
     known = [part for part in _POOLINGS if part in parts]
@@ -132,7 +132,7 @@ def _pooling_settings(config: EncoderConfig) -> dict[str, Any]:
 
 def _dense_layers(config: EncoderConfig, weights: dict[str, Tensor]) -> list[tuple[dict[str, Any], dict[str, Tensor]]]:
     """The settings and weights of the Dense modules."""
-    layers = [(f"dense.{number}", layer.activation) for number, layer in enumerate(getattr(config, "dense", ()))]
+    layers = [(f"dense.{number}", layer.activation) for number, layer in enumerate(config.dense)]
     if config.projection_dim is not None:
         layers.append(("projection", "identity"))
     found = []

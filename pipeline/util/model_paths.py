@@ -122,9 +122,15 @@ def _explain_file(path: Path) -> str:
             " that lengthwise export wrote"
         )
     if suffix in _PICKLES:
-        return "a file of weights or of a program, and pickles are not loaded; give the folder of a checkpoint"
+        return (
+            "a file of weights or of a program, and pickles are not loaded; give the folder of a checkpoint, which"
+            " lengthwise import makes"
+        )
     if suffix == ".safetensors":
-        return f"weights without {_CONFIG_FILE} and tokenizer.json beside them; give the folder of a checkpoint"
+        return (
+            f"weights without {_CONFIG_FILE} and tokenizer.json beside them; give the folder of a checkpoint, which"
+            " lengthwise import makes"
+        )
     if suffix in _CONFIGURATIONS:
         return "a configuration, not a model; give the folder that its export.output or model.path names"
     return "a file; give the model's folder"
@@ -132,7 +138,9 @@ def _explain_file(path: Path) -> str:
 
 def _explain_folder(path: Path) -> str | None:
     if (path / "modules.json").is_file():
-        return "a sentence-transformers model; only models that Lengthwise made can be loaded"
+        return (
+            "a sentence-transformers model; only models that Lengthwise made can be loaded; lengthwise import makes one"
+        )
     kind = model_type(path)
     if kind not in (None, MODEL_TYPE):
         return f"a transformers model (its model_type is {kind!r}); only models that Lengthwise made can be loaded"
