@@ -65,6 +65,7 @@ def served(artifact: Path) -> Iterator[str]:
             yield url
         finally:
             process.terminate()
+            process.communicate(timeout=60)  # reads on: the server still reports its end
 
 
 def ask(url: str, route: str, texts: Sequence[str]) -> Any:

@@ -139,7 +139,7 @@ def _explain_file(path: Path) -> str:
 def _explain_folder(path: Path) -> str | None:
     if (path / "modules.json").is_file():
         return (
-            "a sentence-transformers model; only models that Lengthwise made can be loaded; lengthwise import makes one"
+            "a sentence-transformers model; only models that Lengthwise made can be loaded, see lengthwise import"
         )
     kind = model_type(path)
     if kind not in (None, MODEL_TYPE):
