@@ -68,9 +68,9 @@ def served(artifact: Path) -> Iterator[str]:
             process.communicate(timeout=60)  # reads on: the server still reports its end
 
 
-def ask(url: str, route: str, texts: Sequence[str]) -> Any:
-    """What a route answers for texts."""
-    body = json.dumps({"inputs": list(texts)}).encode()
+def ask(url: str, route: str, inputs: Sequence[Any]) -> Any:
+    """What a route answers."""
+    body = json.dumps({"inputs": list(inputs)}).encode()
     request = urllib.request.Request(f"{url}/{route}", body, {"Content-Type": "application/json"})
     with urllib.request.urlopen(request, timeout=60) as answer:
         return json.loads(answer.read())
@@ -103,7 +103,8 @@ def compare(model: Published, runs: Path) -> tuple[str, ...]:
         cells.append(likeness(found, expected, encoder.labels) if variant == "int8" else difference(found, expected))
     with served(folder / "artifact") as url:
         if encoder.labels:
-            answers = [max(row, key=lambda each: each["score"])["label"] for row in ask(url, "predict", model.texts)]
+            rows = [[text] for text in model.texts]  # a list of texts would be one input of several parts
+            answers = [max(row, key=lambda each: each["score"])["label"] for row in ask(url, "predict", rows)]
             best = [encoder.labels[number] for number in expected.argmax(axis=1)]
             same = sum(a == b for a, b in zip(answers, best, strict=True))
             cells.append(f"{same} of {len(best)} labels")

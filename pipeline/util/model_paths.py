@@ -138,9 +138,7 @@ def _explain_file(path: Path) -> str:
 
 def _explain_folder(path: Path) -> str | None:
     if (path / "modules.json").is_file():
-        return (
-            "a sentence-transformers model; only models that Lengthwise made can be loaded, see lengthwise import"
-        )
+        return "a sentence-transformers model; only models that Lengthwise made can be loaded, see lengthwise import"
     kind = model_type(path)
     if kind not in (None, MODEL_TYPE):
         return f"a transformers model (its model_type is {kind!r}); only models that Lengthwise made can be loaded"
