@@ -43,17 +43,20 @@ def main(
     from lengthwise.formats.comparison import padding_report
     from lengthwise.formats.importing import import_model
     from lengthwise.formats.mapping import load_mapping
+    from lengthwise.util.files import write_atomically
     from lengthwise.util.text_files import read_text
 
     if inspect:
         from lengthwise.formats.inspection import inspect_source
 
+        if mapping_path is not None and mapping_path.exists():
+            raise CheckpointError(f"{mapping_path}: already exists; choose another file")
         report, mapping_text = inspect_source(source, trust_pickle=trust_pickle)
         click.echo(report)
         if mapping_path is None:
             click.echo(mapping_text)
         else:
-            write_new(mapping_path, mapping_text)
+            write_atomically(mapping_path, mapping_text.encode())
             click.echo(f"mapping     {mapping_path}: edit it, and import with --mapping {mapping_path}")
         return
     if output is None:
@@ -74,16 +77,6 @@ def main(
         f"model       {output}: from {model.kind}, {config.vocab_size:,} x {config.embedding_dim} embeddings,"
         f" {config.num_layers} x {config.hidden_size} units, pooling {config.pooling}, vectors of {config.dim}"
     )
-
-
-def write_new(path: Path, text: str) -> None:
-    """Write a file that does not exist yet."""
-    from lengthwise.errors import CheckpointError
-    from lengthwise.util.files import write_atomically
-
-    if path.exists():
-        raise CheckpointError(f"{path}: already exists; choose another file")
-    write_atomically(path, text.encode())
 
 
 if __name__ == "__main__":

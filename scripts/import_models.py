@@ -51,18 +51,19 @@ def outputs_of(encoder: Encoder, texts: Sequence[str]) -> NDArray[np.float32]:
 
 
 @contextmanager
-def served(artifact: Path) -> Iterator[str]:
-    """The URL of a server of an artifact."""
+def served(artifact: Path) -> Iterator[str | None]:
+    """The URL of a server of an artifact; None if it refuses to serve it."""
     command = [sys.executable, "-m", "lengthwise", "serve", str(artifact), "--port", "0"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
         try:
-            url = ""
+            url, is_ready = "", False
             for line in process.stdout or ():
                 if line.startswith("listening"):
                     url = f"http://127.0.0.1:{line.rpartition(':')[2].strip()}"
-                if line.startswith("ready"):
+                is_ready = line.startswith("ready")
+                if is_ready or line.startswith("error"):
                     break
-            yield url
+            yield url if is_ready else None
         finally:
             process.terminate()
             process.communicate(timeout=60)  # reads on: the server still reports its end
@@ -102,7 +103,9 @@ def compare(model: Published, runs: Path) -> tuple[str, ...]:
         found = outputs_of(Encoder.load(folder / "artifact", device="cpu", variant=variant), model.texts)
         cells.append(likeness(found, expected, encoder.labels) if variant == "int8" else difference(found, expected))
     with served(folder / "artifact") as url:
-        if encoder.labels:
+        if url is None:
+            cells.append("refused")
+        elif encoder.labels:
             rows = [[text] for text in model.texts]  # a list of texts would be one input of several parts
             answers = [max(row, key=lambda each: each["score"])["label"] for row in ask(url, "predict", rows)]
             best = [encoder.labels[number] for number in expected.argmax(axis=1)]

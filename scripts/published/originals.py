@@ -1,5 +1,7 @@
 """Runs the own code of a published package, in a process of its own: logits or vectors of texts, one text at a time.
 
+It runs in float64, so that a difference is that of the import and not of the rounding of both.
+
 `python -m lengthwise.cli.published.originals NAME FOLDER TEXTS.json RESULT.npy`, where FOLDER is the unpacked package.
 """
 
@@ -25,7 +27,7 @@ def language_identifier(folder: Path, texts: Sequence[str]) -> Floats:
     """Logits of LanguageIdentifier's own class."""
     sys.path.insert(0, str(folder))
     module: Any = importlib.import_module("LanguageIdentifier.LanguageIdentifier")
-    model = module.lid.model.eval()
+    model = module.lid.model.eval().double()
     return _rows(model(model.prepare_single_sentence(text)) for text in texts)
 
 
@@ -33,6 +35,7 @@ def fin_sentiment(folder: Path, texts: Sequence[str]) -> Floats:
     """Logits of fin-sentiment's own class; its package imports clients of news services, so the file is run alone."""
     module = _run_file(folder / "fin_sentiment" / "sentiment_model.py")
     model = module.SentimentModel()
+    model.model.double()
     return _rows(model.model(torch.tensor([model.encode_text(text)])) for text in texts)
 
 
@@ -41,6 +44,7 @@ def indonamegender(folder: Path, texts: Sequence[str]) -> Floats:
     sys.modules["requests"] = types.ModuleType("requests")  # to download other models with
     sys.path.insert(0, str(folder))
     predictor: Any = importlib.import_module("indonamegender.predictor").GenderPredictor()
+    predictor.model.double()
     return _rows(predictor.model(predictor._encode(text)) for text in texts)
 
 
@@ -56,7 +60,7 @@ def g2p_en(folder: Path, texts: Sequence[str]) -> Floats:
     sys.modules["inflect"].engine = lambda: None  # type: ignore[attr-defined]
     sys.path.insert(0, str(folder))
     model: Any = importlib.import_module("g2p_en.g2p").G2p()
-    weights = (model.enc_w_ih, model.enc_w_hh, model.enc_b_ih, model.enc_b_hh)
+    weights = [each.astype(np.float64) for each in (model.enc_w_ih, model.enc_w_hh, model.enc_b_ih, model.enc_b_hh)]
     return _rows(torch.from_numpy(model.gru(model.encode(text), len(text) + 1, *weights)[:, -1]) for text in texts)
 
 

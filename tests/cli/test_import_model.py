@@ -64,7 +64,7 @@ def test_nothing_is_written_of_a_source_that_is_refused(weights: Path, tmp_path:
 
 
 def test_export_writes_a_folder_of_sentence_transformers(trained: Path, tmp_path: Path, invoke: Invoke) -> None:
-    folder, model = tmp_path / "sentence", tmp_path / "model"
+    folder, model = tmp_path / "sentence", tmp_path / "imported"
     arguments = ("--format", "sentence-transformers", "--set", f"export.output={folder}")
     result = invoke("export_model", trained, *arguments)
     assert result.exit_code == 0, result.stderr
