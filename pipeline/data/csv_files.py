@@ -26,7 +26,7 @@ import pyarrow as pa
 
 from lengthwise.config import DatasetSettings
 from lengthwise.data.files import DataFile, file_extension
-from lengthwise.data.lines import find_undecodable, open_text
+from lengthwise.data.lines import find_undecodable, find_zero_bytes, open_text
 from lengthwise.data.readers import wrap_file_errors
 from lengthwise.data.tables import Malformed, column_types, make_tables, row_error
 from lengthwise.errors import DatasetError
@@ -172,6 +172,8 @@ def _parse_rows(text: Any, file: DataFile, settings: DatasetSettings) -> Iterato
                 " set dataset.csv.quoting to standard if the cell is meant so, or to none if the quotes are text"
             )
             yield start, Malformed(reason, lines.push_back().rstrip("\r\n"))
+        elif (zeros := find_zero_bytes("".join(lines.row))) is not None:
+            yield start, Malformed(zeros, "".join(lines.row).rstrip("\r\n"))
         elif len(row) != width:
             cells = "1 cell" if len(row) == 1 else f"{len(row)} cells"
             names = "dataset.csv.column_names" if options.column_names else "the header"

@@ -22,6 +22,7 @@ from lengthwise.util.encodings import guess_encoding, guess_wide
 
 log = logging.getLogger(__name__)
 _SAMPLE_BYTES = 4_096
+_ZERO_BYTES = 8 * "\0"  # fewer may be meant
 # Byte order marks that the codec does not drop itself.
 _MARKS = {
     "utf-16-le": codecs.BOM_UTF16_LE,
@@ -116,6 +117,13 @@ def find_undecodable(text: str, settings: DatasetSettings) -> str | None:
             f" {guess_encoding(data)}, and dataset.encoding sets it"
         )
     return None
+
+
+def find_zero_bytes(text: str) -> str | None:
+    """What is wrong with a text that has a block of zero bytes, as an interrupted write or copy leaves; or None."""
+    if _ZERO_BYTES not in text:
+        return None
+    return f"{text.count(_ZERO_BYTES[0])} zero bytes, as an interrupted write or copy leaves them"
 
 
 def show_undecodable(text: str) -> str:

@@ -265,13 +265,6 @@ def _without_invalid(texts: pa.ChunkedArray) -> pa.ChunkedArray:
     return texts
 
 
-def _decode(encoded: bytes | None) -> str | None:
-    try:
-        return None if encoded is None else encoded.decode()
-    except UnicodeDecodeError:
-        return None
-
-
 def _select_features(features: datasets.Features, settings: DatasetSettings) -> datasets.Features:
     """The types of the text column and the kept columns.
 

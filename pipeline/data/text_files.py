@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from lengthwise.config import DatasetSettings
 from lengthwise.data.files import DataFile
-from lengthwise.data.lines import open_text
+from lengthwise.data.lines import find_zero_bytes, open_text
 from lengthwise.data.tables import Malformed, make_tables
 
 NO_ROWS = "there is no line in it"
@@ -32,4 +32,5 @@ def read_rows(
     """Each line's number and text."""
     with open_text(file, settings, newline=None) as text:
         for number, line in enumerate(text, 1):
-            yield number, [line.removesuffix("\n")]
+            zeros = find_zero_bytes(line)
+            yield number, [line.removesuffix("\n")] if zeros is None else Malformed(zeros, line.removesuffix("\n"))

@@ -47,6 +47,20 @@ def test_declared_encoding_that_utf_8_contradicts(tmp_path: Path, name: str, cap
         read_texts(tmp_path / name, encoding="cp1252")
 
 
+@STREAMING
+@pytest.mark.parametrize("name", ["rows.txt", "rows.csv", "rows.tsv"])
+@pytest.mark.parametrize("text", [50 * "\0", "moon" + 8 * "\0"])
+def test_block_of_zero_bytes_is_malformed(tmp_path: Path, name: str, text: str, streaming: bool) -> None:
+    """As a crash of the machine leaves it where rows were."""
+    (tmp_path / name).write_text(contents_of(name, ["plain", text, "a\0b"]))
+    line = 2 if name == "rows.txt" else 3
+    with pytest.raises(DatasetError, match=rf"{name}, line {line}: {text.count(chr(0))} zero bytes, as an interrupted"):
+        read_texts(tmp_path / name, streaming=streaming)
+    rows, malformed = read_malformed(tmp_path / name, streaming=streaming)
+    assert [row["text"] for row in rows] == ["plain", text, "a\0b"]
+    assert list(malformed) == [1]
+
+
 @NAMES
 @pytest.mark.parametrize("mark", [codecs.BOM_UTF8, codecs.BOM_UTF16_LE])
 def test_byte_order_mark_is_no_part_of_the_text(tmp_path: Path, name: str, mark: bytes) -> None:
