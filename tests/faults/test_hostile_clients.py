@@ -22,7 +22,7 @@ from lengthwise.cli.benchmarks.load import Load, Request, post, run_load
 
 CONNECTIONS = cases(100, 300)
 SECONDS = cases(2, 5)  # of requests during an attack
-CALM_SECONDS, CALM_PHASES = cases(1, 3), 4  # what a p99 is compared with: this many of so many seconds
+CALM_SECONDS, CALM_PHASES = cases(1, 2), 5  # what a p99 is compared with: this many of so many seconds
 REPETITIONS, CLEAR_RATIO, MAX_RATIO = cases(1, 3), 1.7, 2  # an attack is repeated unless its first ratio is clear
 MAX_GROWTH = 64 * 2**20
 BODY = json.dumps({"inputs": "the cat sat"}).encode()
@@ -91,7 +91,7 @@ def attacked(server: ServerProcess, kind: str, connections: int = CONNECTIONS) -
     command = [sys.executable, attacks.__file__, str(server.port), kind, str(connections)]
     process = subprocess.Popen(command)
     try:
-        time.sleep(3)
+        time.sleep(2)
         yield
         assert process.poll() is None
     finally:
