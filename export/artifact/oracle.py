@@ -91,8 +91,8 @@ def _token_states(
     The first two differ where the encoder reads padding, or cuts the row.
     """
     if encoder.config.padding is None:
-        states = encoder.token_states(ids, length).states[0].numpy()
-        return states, states, encoder.embedding(ids)[0].numpy()
+        found = encoder.token_states(ids, length).states[0].numpy()
+        return found, found, encoder.embedding(ids)[0].numpy()
     read = read_ids(ids, length, encoder.config)
     states = encoder.token_states(read.input_ids, read.lengths).states
     own = read.own_states(states, ids.shape[1])

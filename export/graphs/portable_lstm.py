@@ -63,10 +63,10 @@ def scanned(x: Tensor, weights: list[Tensor], gate_activation: str = "sigmoid") 
     zeros = x.new_zeros(x.shape[1], x.shape[2], hidden)
     parts = x @ weight.transpose(1, 2) + bias[:, None]
     if recurrence.shape[1] == 3 * hidden:
-        step = partial(_gru_step, recurrence.transpose(1, 2), recurrent_bias[:, None], gate_activation)
-        return _scan(step, zeros, parts, dim=0)[1]
-    step = partial(_lstm_step, recurrence.transpose(1, 2), gate_activation)
-    return _scan(step, (zeros, zeros.clone()), parts + recurrent_bias[:, None], dim=0)[1]
+        gru_step = partial(_gru_step, recurrence.transpose(1, 2), recurrent_bias[:, None], gate_activation)
+        return _scan(gru_step, zeros, parts, dim=0)[1]
+    lstm_step = partial(_lstm_step, recurrence.transpose(1, 2), gate_activation)
+    return _scan(lstm_step, (zeros, zeros.clone()), parts + recurrent_bias[:, None], dim=0)[1]
 
 
 def _lstm_step(

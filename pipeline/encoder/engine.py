@@ -56,6 +56,7 @@ class Engine(Protocol):
     def fingerprint(self) -> str: ...  # noqa: D102
     @property
     def sharing(self) -> PrefixSharing | None: ...  # noqa: D102
+    @property
     def classifier(self) -> LabelClassifier | None: ...  # noqa: D102
 
     def encode_batch(self, input_ids: NDArray[np.int64], lengths: NDArray[np.int64]) -> NDArray[np.float32]:

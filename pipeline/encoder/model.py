@@ -58,8 +58,12 @@ class PackedEncoder(nn.Module):
     `classifier.output.weight`.
 
     Attributes:
+        lstm, gru: the recurrent layers of this cell; the other is not there.
         classifier: from vectors to logits, or None. `forward` gives vectors alone.
     """
+
+    lstm: nn.LSTM
+    gru: nn.GRU
 
     def __init__(self, config: EncoderConfig) -> None:
         super().__init__()
@@ -81,8 +85,7 @@ class PackedEncoder(nn.Module):
     @property
     def rnn(self) -> nn.RNNBase:
         """The recurrent layers, `lstm` or `gru`."""
-        layers: nn.RNNBase = self.get_submodule(self.config.cell)  # type: ignore[assignment]  # made above
-        return layers
+        return self.gru if self.config.cell == "gru" else self.lstm
 
     def forward(self, input_ids: Tensor, lengths: Tensor, is_sorted: bool = False) -> Tensor:
         """Vectors of a batch.

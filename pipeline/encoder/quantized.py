@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from lengthwise.encoder.classify import ACTIVATIONS
 from lengthwise.encoder.fused import FusedDirection, FusedLinear, FusedMean
+from lengthwise.encoder.heads import Dense
 from lengthwise.encoder.int8 import Float64Linear, Float64Mean, Int8Direction
 from lengthwise.encoder.kernel import has_bf16_kernel, has_kernel, kernel_computes
 from lengthwise.encoder.layers import LstmLayers, MakeDirection
@@ -60,10 +61,10 @@ class QuantizedEncoder:
         if precision == "bf16" and not (self.is_fused and has_bf16_kernel()):
             raise ValueError("only the fused kernel computes in bf16: an LSTM, on a CPU with AVX512-BF16")
         encoder = copy.deepcopy(encoder).eval().to("cpu").float()
-        make: MakeDirection = Int8Direction
+        gate_activation = encoder.config.gate_activation
+        make: MakeDirection = partial(Int8Direction, gate_activation=gate_activation)
         if self.is_fused:
-            make = partial(FusedDirection, precision=precision)
-        make = partial(make, gate_activation=encoder.config.gate_activation)
+            make = partial(FusedDirection, precision=precision, gate_activation=gate_activation)
         self._layers = LstmLayers(encoder, make, like if self.is_fused else None)
         self._head = _Head(encoder, self.is_fused)
         self.sharing = PrefixSharing.of(self._layers, self._head)
@@ -89,7 +90,8 @@ class _Head:
 
     def __init__(self, encoder: PackedEncoder, fused: bool) -> None:
         self._normalize = encoder.config.normalize
-        self._dense = [(_linear(layer, fused), layer.activation) for layer in encoder.dense]
+        dense = [layer for layer in encoder.dense if isinstance(layer, Dense)]
+        self._dense = [(_linear(layer, fused), layer.activation) for layer in dense]
         self._projection = None if encoder.projection is None else _linear(encoder.projection, fused)
         self._static_projection = None
         if encoder.static_projection is not None:

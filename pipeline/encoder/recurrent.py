@@ -116,39 +116,38 @@ def run_packed(
     return data, torch.stack(finals)
 
 
-class _HardGates:
-    """Forward of an nn.LSTM or nn.GRU, batch first, with hard gates."""
+class HardGru(nn.GRU):
+    """A GRU, batch first, whose gates are clip(slope x + 1/2, 0, 1)."""
 
-    slope: float
-    all_weights: list[list[Tensor]]
-    bidirectional: bool
+    def __init__(self, slope: float, *shape: int, **options: Any) -> None:
+        super().__init__(*shape, **options)
+        self.slope = slope
 
-    def forward(self, rows: Tensor | PackedSequence) -> tuple[Any, Tensor]:
+    def forward(self, rows: Any, _: Any = None) -> Any:
         """Packed rows, or float[batch, sequence, features], to states of the same kind and final states."""
-        directions = 2 if self.bidirectional else 1
-        weights = self.all_weights
-        layers = [weights[first : first + directions] for first in range(0, len(weights), directions)]
-        if isinstance(rows, PackedSequence):
-            data, final = run_packed(rows.data, rows.batch_sizes, layers, self.slope)
-            if rows.unsorted_indices is not None:
-                final = final.index_select(1, rows.unsorted_indices)
-            return rows._replace(data=data), final
-        batch, sequence, _ = rows.shape
-        data, final = run_packed(rows.transpose(0, 1).flatten(0, 1), torch.full((sequence,), batch), layers, self.slope)
-        return data.unflatten(0, (sequence, batch)).transpose(0, 1), final
+        return _run_layers(self, self.slope, rows)
 
 
-class HardGru(_HardGates, nn.GRU):
-    """A GRU whose gates are clip(slope x + 1/2, 0, 1)."""
+class HardLstm(nn.LSTM):
+    """An LSTM, batch first, whose gates are clip(slope x + 1/2, 0, 1). Its final states come without those of cells."""
 
     def __init__(self, slope: float, *shape: int, **options: Any) -> None:
-        nn.GRU.__init__(self, *shape, **options)
+        super().__init__(*shape, **options)
         self.slope = slope
 
+    def forward(self, rows: Any, _: Any = None) -> Any:
+        """As `HardGru.forward`."""
+        return _run_layers(self, self.slope, rows)
 
-class HardLstm(_HardGates, nn.LSTM):
-    """An LSTM whose gates are clip(slope x + 1/2, 0, 1). Its final states come alone, without those of the cells."""
 
-    def __init__(self, slope: float, *shape: int, **options: Any) -> None:
-        nn.LSTM.__init__(self, *shape, **options)
-        self.slope = slope
+def _run_layers(rnn: nn.RNNBase, slope: float, rows: Tensor | PackedSequence) -> tuple[Tensor | PackedSequence, Tensor]:
+    directions, weights = 2 if rnn.bidirectional else 1, rnn.all_weights
+    layers: Any = [weights[first : first + directions] for first in range(0, len(weights), directions)]
+    if isinstance(rows, PackedSequence):
+        data, final = run_packed(rows.data, rows.batch_sizes, layers, slope)
+        if rows.unsorted_indices is not None:
+            final = final.index_select(1, rows.unsorted_indices)
+        return rows._replace(data=data), final
+    batch, sequence, _ = rows.shape
+    data, final = run_packed(rows.transpose(0, 1).flatten(0, 1), torch.full((sequence,), batch), layers, slope)
+    return data.unflatten(0, (sequence, batch)).transpose(0, 1), final

@@ -28,12 +28,14 @@ def make_direction(
     config: EncoderConfig, weights: Mapping[str, Tensor], suffix: str, dtype: torch.dtype
 ) -> StepDirection:
     """The direction whose weights' names end in `suffix`, in this type."""
-    parts = [weights[name + suffix].detach().to(dtype) for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")]
-    slope = GATE_SLOPES[config.gate_activation]
-    reverse = suffix.endswith("_reverse")
+    names = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
+    inputs, recurrent, bias, recurrent_bias = (weights[name + suffix].detach().to(dtype) for name in names)
+    slope, reverse = GATE_SLOPES[config.gate_activation], suffix.endswith("_reverse")
     if config.cell == "gru":
-        return GruDirection(*parts, reverse, slope)
-    return LstmDirection(*parts, reverse) if slope is None else HardLstmDirection(*parts, reverse, slope)
+        return GruDirection(inputs, recurrent, bias, recurrent_bias, reverse, slope)
+    if slope is None:
+        return LstmDirection(inputs, recurrent, bias, recurrent_bias, reverse)
+    return HardLstmDirection(inputs, recurrent, bias, recurrent_bias, reverse, slope)
 
 
 class StepDirection(ABC):

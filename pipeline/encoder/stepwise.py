@@ -154,13 +154,14 @@ class StepwiseEncoder:
         ids = torch.from_numpy(input_ids[:, : lengths[0]].T[times[:, None] < lengths])
         fills = self._fills(ids, layers[0], None if exact else self._tables)
         for below, above in pairwise(layers):
-            states = torch.empty(len(ids), self.config.state_dim, dtype=torch.float32)
-            parts = states.split(self.config.hidden_size, dim=1)
+            between = torch.empty(len(ids), self.config.state_dim, dtype=torch.float32)
+            parts = between.split(self.config.hidden_size, dim=1)
             for direction, fill, part in zip(below, fills, parts, strict=True):
                 direction.run(fill, steps, [partial(_store_states, part)])
-            fills = [partial(direction.fill_gates, states) for direction in above]
+            fills = [partial(direction.fill_gates, between) for direction in above]
         dtype = layers[-1][0].bias.dtype
-        kept, states = [], None
+        kept: list[dict[str, NDArray[np.floating]]] = []
+        states: Tensor | None = None
         if "floats" in self._pooler.outputs:
             states = torch.empty(len(ids), self.config.state_dim, dtype=dtype)
         for number, (direction, fill) in enumerate(zip(layers[-1], fills, strict=True)):
