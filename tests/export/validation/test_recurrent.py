@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -50,9 +51,21 @@ def make_encoder(encoder_config: Callable[..., EncoderConfig], shape: dict[str, 
     return encoder
 
 
-def checks_of(encoder: PackedEncoder) -> list[tuple[Case, Oracle]]:
-    cases = grid_cases(encoder.config.vocab_size)
-    return [(case, compute_oracle(encoder, case.input_ids, case.lengths)) for case in cases]
+Checks = list[tuple[Case, Oracle]]
+CheckedEncoder = Callable[[str], tuple[PackedEncoder, Checks]]
+
+
+@pytest.fixture(scope="module")
+def checked_encoder(encoder_config: Callable[..., EncoderConfig]) -> CheckedEncoder:
+    """The encoder of a shape, and what is right on the grid; made once each."""
+
+    @cache
+    def make(shape: str) -> tuple[PackedEncoder, Checks]:
+        encoder = make_encoder(encoder_config, SHAPES[shape])
+        cases = grid_cases(encoder.config.vocab_size)
+        return encoder, [(case, compute_oracle(encoder, case.input_ids, case.lengths)) for case in cases]
+
+    return make
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -73,6 +86,7 @@ def test_oracle_equals_the_definition(shape: str, encoder_config: Callable[..., 
         assert not oracle.states[row, length:].any()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", SHAPES)
 def test_every_file_passes(
     shape: str, tmp_path: Path, tokenizer: TextTokenizer, encoder_config: Callable[..., EncoderConfig]
@@ -95,17 +109,16 @@ def test_every_file_passes(
 
 @pytest.mark.parametrize("shape", ["gru", "hard", "padded"])
 def test_other_runtimes_compute_the_portable_graph(
-    shape: str, tmp_path: Path, tokenizer: TextTokenizer, encoder_config: Callable[..., EncoderConfig]
+    shape: str, tmp_path: Path, tokenizer: TextTokenizer, checked_encoder: CheckedEncoder
 ) -> None:
-    encoder = make_encoder(encoder_config, SHAPES[shape])
+    encoder, checks = checked_encoder(shape)
     artifact = build_artifact(encoder, tokenizer, tmp_path / "artifact", variants=[PORTABLE])
-    checks = checks_of(encoder)[:14]
     for kind in (OpenVino, Reference):
-        verdict = judge(kind(), VARIANTS[PORTABLE], artifact.folder, checks)
+        verdict = judge(kind(), VARIANTS[PORTABLE], artifact.folder, checks[:14])
         assert verdict.status in ("passed", "not run"), (kind, verdict.reason)
 
 
-def judge_onnx(model: onnx.ModelProto, folder: Path, checks: list[tuple[Case, Oracle]]) -> Verdict:
+def judge_onnx(model: onnx.ModelProto, folder: Path, checks: Checks) -> Verdict:
     path = folder / VARIANTS[NATIVE].file
     path.parent.mkdir()
     path.write_bytes(model.SerializeToString())
@@ -129,14 +142,14 @@ def judge_onnx(model: onnx.ModelProto, folder: Path, checks: list[tuple[Case, Or
     ],
 )
 def test_graph_of_another_function_fails(
-    shape: str, other: dict[str, Any], tmp_path: Path, encoder_config: Callable[..., EncoderConfig]
+    shape: str, other: dict[str, Any], tmp_path: Path, checked_encoder: CheckedEncoder
 ) -> None:
     """The same weights, read in another way."""
-    encoder = make_encoder(encoder_config, SHAPES[shape])
+    encoder, checks = checked_encoder(shape)
     config = EncoderConfig.model_validate({**encoder.config.model_dump(), **other})
     wrong = PackedEncoder(config).eval()
     wrong.load_state_dict(encoder.state_dict())
-    verdict = judge_onnx(trace_to_onnx(wrong, {}), tmp_path, checks_of(encoder))
+    verdict = judge_onnx(trace_to_onnx(wrong, {}), tmp_path, checks)
     assert (verdict.status, verdict.known) == ("failed", False)
 
 
@@ -183,10 +196,10 @@ def grus(model: onnx.ModelProto) -> list[onnx.NodeProto]:
     ids=lambda sabotage: sabotage.__name__,
 )
 def test_sabotaged_gru_fails(
-    sabotage: Callable[[onnx.ModelProto], None], tmp_path: Path, encoder_config: Callable[..., EncoderConfig]
+    sabotage: Callable[[onnx.ModelProto], None], tmp_path: Path, checked_encoder: CheckedEncoder
 ) -> None:
-    encoder = make_encoder(encoder_config, SHAPES["gru"])
+    encoder, checks = checked_encoder("gru")
     model = trace_to_onnx(encoder, {})
     sabotage(model)
-    verdict = judge_onnx(model, tmp_path, checks_of(encoder))
+    verdict = judge_onnx(model, tmp_path, checks)
     assert (verdict.status, verdict.known) == ("failed", False)
