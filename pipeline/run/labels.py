@@ -47,7 +47,7 @@ def label_columns(
     """
     if classifier is None or set(columns) <= {"embedding"}:
         return {}
-    finite: NDArray[np.bool_] = np.isfinite(vectors).all(axis=1)
+    finite = np.asarray(np.isfinite(vectors).all(axis=1))
     logits = classifier.logits(vectors if finite.all() else np.where(finite[:, None], vectors, 0))
     found: dict[str, NDArray[np.float32] | pa.Array] = {
         "predicted_label": pa.array(classifier.best(logits), pa.string()),
