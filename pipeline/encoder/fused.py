@@ -97,7 +97,7 @@ class States:
         operands: the states, as the kernel multiplies them.
         kept: what else the kernel keeps, by its name.
         begun: int32[rows], ids that each has read before `FusedDirection.advance`.
-        outputs: those of `kept` that are pooled states, see `layers.OUTPUTS`.
+        outputs: those of `kept` that are pooled states, see `pooled.StatePooler`.
     """
 
     operands: NDArray[Any]
