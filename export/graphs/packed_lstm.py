@@ -154,7 +154,7 @@ def _without_directions(states: Any, last: Any) -> tuple[Any, Any]:
 class OnnxOrderedRnn(nn.Module):
     """The layers of an `nn.LSTM` or `nn.GRU`, each an operator of its own with weights in ONNX order."""
 
-    def __init__(self, rnn: nn.RNNBase, gate_activation: str) -> None:
+    def __init__(self, rnn: nn.RNNBase, gate_activation: str = "sigmoid") -> None:
         super().__init__()
         self._run = packed_gru if rnn.mode == "GRU" else packed_lstm
         self._options = () if gate_activation == "sigmoid" else (gate_activation,)  # as in files of earlier versions
