@@ -45,7 +45,7 @@ configs:
 `num_tokens` is 0 where there was no text to encode, and its vector is then zeros; `truncated` says whether tokens
 were cut off.{training}
 
-{_describe_totals(totals)}
+{_describe_totals(totals, config)}
 
 ## Provenance
 
@@ -68,11 +68,13 @@ def _column_sentences(config: RunConfig, encoder: EncoderConfig) -> str:
     return "\n".join(found)
 
 
-def _describe_totals(totals: Totals) -> str:
+def _describe_totals(totals: Totals, config: RunConfig) -> str:
     text = (
         f"{totals.tokens:,} tokens. {totals.empty:,} texts have no tokens, {totals.truncated:,} are truncated,"
         f" {totals.bad:,} rows could not be encoded ({totals.null:,} of them null or not Unicode)"
     )
     if not totals.bad:
         return f"{text}."
-    return f"{text}: their `embedding` is null, and they are in `quarantine/` with the reason, or it is zeros."
+    columns = ", ".join(f"`{name}`" for name in config.encode.columns)
+    verb = "is" if len(config.encode.columns) == 1 else "are"
+    return f"{text}: their {columns} {verb} null, and they are in `quarantine/` with the reason, or it is zeros."
