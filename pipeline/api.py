@@ -178,7 +178,7 @@ class Encoder:
             )
         options = {"device": self._device, "batching": self._batching, **self._settings}
         del options["engine"]
-        return _load_again, (str(self._folder.absolute()), options, self._fingerprints)
+        return _load_again, (str(self._folder.absolute()), options, self._fingerprints, self.config.model_dump())
 
     @property
     def _fingerprints(self) -> dict[str, str]:
@@ -356,20 +356,22 @@ class Encoder:
         return plan_tokens(tokens, self._engine, self._batching)
 
 
-def _load_again(folder: str, options: Mapping[str, Any], fingerprints: Mapping[str, str]) -> Encoder:
+def _load_again(
+    folder: str, options: Mapping[str, Any], fingerprints: Mapping[str, str], config: Mapping[str, Any]
+) -> Encoder:
     """A pickled Encoder.
 
     Raises:
         LengthwiseError: the folder holds another model by now, or none.
     """
     encoder = Encoder.load(folder, **options)
-    for name, fingerprint in fingerprints.items():
-        found = encoder._fingerprints[name]
-        if found != fingerprint:
-            raise LengthwiseError(
-                f"{folder}: was replaced since its Encoder was pickled: its {name} had the fingerprint"
-                f" {fingerprint[:12]}, and {found[:12]} now; pickle one of the new model"
-            )
+    changed = [name for name, found in encoder._fingerprints.items() if found != fingerprints[name]]
+    changed += [name for name, found in encoder.config.model_dump().items() if found != config[name]]
+    if changed:
+        raise LengthwiseError(
+            f"{folder}: was replaced since its Encoder was pickled, by a model with other {', '.join(changed)}; pickle"
+            " the Encoder of the new one"
+        )
     return encoder
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import doctest
+import json
 import pickle
 import shutil
 import subprocess
@@ -321,7 +322,19 @@ def test_encoder_of_a_folder_is_pickled_as_the_folder(
         other.save(folder)
     else:
         other.export(folder, variants=["int8"])
-    with pytest.raises(LengthwiseError, match="was replaced since its Encoder was pickled: its weights had the"):
+    with pytest.raises(
+        LengthwiseError, match="was replaced since its Encoder was pickled, by a model with other weights"
+    ):
+        pickle.loads(pickled)
+
+
+def test_pickled_encoder_is_not_loaded_with_other_settings(checkpoint: Path) -> None:
+    """Vectors of long texts would be others."""
+    pickled = pickle.dumps(Encoder.load(checkpoint))
+    settings = json.loads((checkpoint / "config.json").read_text())
+    settings["tokenization"] = {**settings.get("tokenization", {}), "max_length": 3, "truncate": True}
+    (checkpoint / "config.json").write_text(json.dumps(settings))
+    with pytest.raises(LengthwiseError, match="by a model with other tokenization; pickle the Encoder of the new one"):
         pickle.loads(pickled)
 
 
