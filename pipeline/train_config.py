@@ -39,7 +39,10 @@ _SETTINGS_OF: Mapping[str, tuple[str, ...]] = MappingProxyType(  # which of the 
     {
         "teacher": (),
         "vectors": ("vector_column",),
-        "pairs": ("columns", "negative_columns", "temperature", "group", "symmetric", "negatives", "window"),
+        "pairs": (
+            *("columns", "negative_columns", "temperature", "group", "symmetric", "negatives", "in_batch_negatives"),
+            "window",
+        ),
         "labels": ("label_column", "temperature"),
     }
 )
@@ -72,6 +75,11 @@ class SourceSettings(Settings):
     symmetric: bool = Field(False, description="also find the anchor by its positive, for the kind pairs")
     negatives: Literal["own", "all"] = Field(
         "own", description="whether a text of negative_columns is a negative of its own pair or of the whole group"
+    )
+    in_batch_negatives: bool = Field(
+        True,
+        description="whether the other pairs of the group are negatives too; if not, a pair is compared with its"
+        " negative_columns alone, which changes the distances between other texts least",
     )
     window: PositiveInt | None = Field(
         4,
@@ -126,6 +134,8 @@ class SourceSettings(Settings):
             raise ValueError(f"sets temperature = {self.temperature}, which cross_entropy does not have; remove it")
         if not self.negative_columns and self.negatives != fields["negatives"].default:
             raise ValueError(f"sets negatives = {self.negatives!r}, but no negative_columns; name them, or remove it")
+        if not self.in_batch_negatives and (self.symmetric or not self.negative_columns):
+            raise ValueError("sets in_batch_negatives = false, which needs negative_columns, and symmetric = false")
         return self
 
     @property

@@ -44,6 +44,10 @@ def refused(train: dict[str, Any]) -> str:
             "train.sources.0 sets temperature = 0.1, which cross_entropy does not have; remove it",
         ),
         (
+            {"kind": "pairs", "in_batch_negatives": False},
+            "train.sources.0 sets in_batch_negatives = false, which needs negative_columns, and symmetric = false",
+        ),
+        (
             {"kind": "pairs", "negatives": "all"},
             "train.sources.0 sets negatives = 'all', but no negative_columns; name them, or remove it",
         ),

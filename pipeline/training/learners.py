@@ -177,6 +177,8 @@ class PairLearner:
         vectors = runner.group(self._tokens, self._first[distinct])
         where = torch.from_numpy(places).to(runner.device)
         left_out = (candidates == anchors[:, None]) | (candidates == positives[:, None])
+        if not self._source.in_batch_negatives:
+            left_out[:, : len(rows)] = True
         if self._source.negatives == "own":
             owners = np.concatenate([np.empty(0, np.int64), *there])
             left_out[:, len(rows) :] |= owners != np.arange(len(rows))[:, None]

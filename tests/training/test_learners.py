@@ -8,11 +8,13 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from torch.nn import functional
 
 from helpers.students import make_texts
 from lengthwise.config import EncoderConfig, TokenizationSettings
 from lengthwise.encoder.model import seeded_encoder
 from lengthwise.errors import ConfigError
+from lengthwise.tokens.tokenize import tokenize_texts
 from lengthwise.tokens.tokenizer import TextTokenizer
 from lengthwise.train_config import SourceSettings, TrainSettings
 from lengthwise.training.batches import BatchRunner
@@ -32,9 +34,11 @@ def vectors(rows: NDArray[np.int64]) -> NDArray[np.float32]:
     return np.random.default_rng(0).normal(size=(60, 6)).astype(np.float32)[rows]
 
 
-def pairs(tokenizer: TextTokenizer, *sides: Sequence[str], held_out: int = 0, group: int = 4) -> PairLearner:
+def pairs(
+    tokenizer: TextTokenizer, *sides: Sequence[str], held_out: int = 0, group: int = 4, **settings: bool
+) -> PairLearner:
     columns = ("n",) * (len(sides) - 2)
-    source = SourceSettings(kind="pairs", group=group, window=None, negative_columns=columns)
+    source = SourceSettings(kind="pairs", group=group, window=None, negative_columns=columns, **settings)
     rows = Rows("0: pairs", source, tuple(list(side) for side in sides))
     examples = make_examples(rows, None, tokenizer, TokenizationSettings(), held_out=held_out, seed=0)
     return PairLearner(examples, 0, TrainSettings())
@@ -82,6 +86,20 @@ def test_hard_negatives_count_where_there_are_any(tokenizer: TextTokenizer, runn
         some = next_loss(pairs(tokenizer, anchors, positives, ["moon", "", "", "sea"]), runner)
     assert without == pytest.approx(plain, abs=1e-6)
     assert some > plain
+
+
+def test_pairs_can_be_compared_with_their_own_negatives_alone(tokenizer: TextTokenizer, runner: BatchRunner) -> None:
+    sides = TEXTS[:4], TEXTS[4:8], ["moon", "", "a cat", "sea"]
+    with torch.no_grad():
+        found = next_loss(pairs(tokenizer, *sides, in_batch_negatives=False), runner)
+        anchors, positives, negatives = (
+            runner.group(
+                tokenize_texts([side[row] for row in (0, 2, 3)], tokenizer, TokenizationSettings()), np.arange(3)
+            )
+            for side in sides
+        )
+    gaps = functional.cosine_similarity(anchors, negatives) - functional.cosine_similarity(anchors, positives)
+    assert found == pytest.approx(float(functional.softplus(gaps / 0.05).sum()) / 4, abs=1e-5)
 
 
 def test_each_distinct_text_is_run_once(tokenizer: TextTokenizer, runner: BatchRunner) -> None:
