@@ -6,6 +6,7 @@ bytes than a model has are refused before anything is written.
 
 from __future__ import annotations
 
+import lzma
 import shutil
 import stat
 import tarfile
@@ -27,7 +28,10 @@ _BLOCK = 2**20
 
 def is_archive(path: Path) -> bool:
     """Whether a file is an archive of several files, by its name."""
-    return path.is_file() and path.name.lower().endswith((*_ZIPS, *_TARS))
+    name = path.name.lower()
+    if not path.is_file() or not name.endswith((*_ZIPS, *_TARS)):
+        return False
+    return not name.endswith((".pth.tar", ".pt.tar")) or tarfile.is_tarfile(path)  # a usual name of PyTorch's files
 
 
 @contextmanager
@@ -44,7 +48,15 @@ def unpacked(path: Path) -> Iterator[Path]:
                 _unpack_zip(path, folder)
             else:
                 _unpack_tar(path, folder)
-        except (zipfile.BadZipFile, tarfile.TarError, zlib.error, EOFError, OSError, RuntimeError) as error:
+        except (
+            zipfile.BadZipFile,
+            tarfile.TarError,
+            zlib.error,
+            lzma.LZMAError,
+            EOFError,
+            OSError,
+            RuntimeError,
+        ) as error:
             raise CheckpointError(f"{path}: the archive cannot be unpacked ({error}); get it again") from error
         yield folder
 

@@ -94,7 +94,9 @@ def with_bias_per_token(parts: Parts) -> Parts:
         CheckpointError: the encoder is not one whose states are summed.
     """
     ((linear, activation),) = parts.head
-    if parts.pooling != "sum" or parts.dense or linear.bias is None or parts.cell != "lstm":
+    if linear.bias is None:
+        return parts
+    if parts.pooling != "sum" or parts.dense or parts.cell != "lstm" or parts.settings.get("normalize"):
         raise CheckpointError(f"{linear.name} has a bias per token, which only an LSTM with sum pooling can have")
     last = len(parts.layers) - 1
     added = [_Unit(cell_input=_SATURATED if number == last else 0.0) for number in range(last + 1)]

@@ -6,6 +6,7 @@ suffix says the rest. An archive is unpacked, and the mapping says which of its 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -125,8 +126,8 @@ def weights_path(place: Path, mapping: Mapping | None, source: Path) -> Path:
             raise ConfigError(
                 f"{source}: of its files of weights ({listed}) the mapping names none; set weights to one"
             )
-        path = found[0].resolve()
-        if not path.is_relative_to(place.resolve()) or not path.is_file():
+        path = Path(os.path.normpath(found[0]))  # links are followed: the cache of the Hub consists of them
+        if not path.is_relative_to(place) or not path.is_file():
             raise CheckpointError(f"{source}: weights = {named!r} is not there")
         return path
     if place.suffix.lower() not in SUFFIXES:

@@ -5,7 +5,10 @@ What the shapes decide is filled in. What they cannot decide is left as null wit
 
 from __future__ import annotations
 
+import json
+import reprlib
 from collections.abc import Mapping as Map
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -72,7 +75,7 @@ def _inspect_onnx(path: Path, source: Path, inside: Path | None) -> tuple[str, s
 
 def _other_mapping(inside: Path | None, rows: int | None, outputs: int | None) -> str:
     lines = ["# Layers and pooling are read off the file; null is to be replaced."]
-    lines += [] if inside is None else [f"weights: {inside.as_posix()}"]
+    lines += [] if inside is None else [f"weights: {json.dumps(inside.as_posix())}"]
     if outputs is not None:
         labels = ", ".join(f"label{number}" for number in range(outputs))
         lines.append(f"# classifier: {{labels: [{labels}]}} # if the last Dense layer gives them")
@@ -97,7 +100,7 @@ def guess_mapping(file: TensorFile, weights: Path | None) -> str:
     tensors = file.tensors
     lines = ["# What the shapes decide is filled in; null is to be replaced."]
     if weights is not None:
-        lines.append(f"weights: {weights.as_posix()}")
+        lines.append(f"weights: {json.dumps(weights.as_posix())}")
     used: set[str] = set()
     rnns, inputs, width = find_rnns(tensors), None, None
     if rnns:
@@ -105,27 +108,28 @@ def guess_mapping(file: TensorFile, weights: Path | None) -> str:
         others = f" # or {', '.join(rnns[1:])}" if len(rnns) > 1 else ""
         inputs, width, note = _recurrent(tensors, prefix, file)
         used = {name for name in tensors if name.startswith(f"{prefix}." if prefix else ("weight_", "bias_"))}
-        lines.append(f"rnn: {prefix or repr('')}{others} # {note}")
+        lines.append(f"rnn: {json.dumps(prefix)}{others} # {note}")
     else:
         lines.append("layers: null # name the tensors: [{forward: {weight_ih: ..., weight_hh: ..., bias_ih: ...}}]")
     embeddings = [] if inputs is None else find_embeddings(tensors, inputs)
     others = f" # or {', '.join(embeddings[1:])}" if len(embeddings) > 1 else ""
-    lines.append(f"embedding: {embeddings[0] if embeddings else f'null # a tensor, or {ONE_HOT}'}{others}")
+    name = json.dumps(embeddings[0]) if embeddings else f"null # a tensor, or {ONE_HOT}"
+    lines.append(f"embedding: {name}{others}")
     used.update(embeddings[:1])
     lines.append("pooling: null # what the model does with the states: last, first, end, mean, max, sum, attention")
     linears = find_linears(tensors, frozenset(used))
     scores = [name for name in linears if tensors[f"{name}.weight"].shape[0] == 1 and "att" in name.lower()]
     if scores:
-        lines.append(f"attention: {{score: {scores[0]}}} # with pooling: attention")
+        lines.append(f"attention: {{score: {json.dumps(scores[0])}}} # with pooling: attention")
     rest = [name for name in linears if name not in scores]
     if rest:
         for name in rest[:-1]:
-            lines.append(f"# dense: [{{layer: {name}, activation: relu}}] # {_shape(tensors, name, width)}")
+            lines.append(f"# dense: [{{layer: {json.dumps(name)}, activation: relu}}] # {_shape(tensors, name, width)}")
         count = tensors[f"{rest[-1]}.weight"].shape[0]
         lines.append(
             f"classifier: # {_shape(tensors, rest[-1], width)}; or write it as dense, if its output is the vector"
         )
-        lines += [f"  layer: {rest[-1]}", f"  {_labels(file.other, count)}"]
+        lines += [f"  layer: {json.dumps(rest[-1])}", f"  {_labels(file.other, count)}"]
     used.update(f"{name}.{part}" for name in linears for part in ("weight", "bias"))
     left = [name for name in tensors if name not in used]
     if left:
@@ -156,12 +160,18 @@ def _shape(tensors: Map[str, Tensor], name: str, width: int | None) -> str:
 
 def _labels(other: Any, count: int) -> str:
     key = _place(other, count)
-    return f"labels_key: {key}" if key else f"labels: [{', '.join(f'label{number}' for number in range(count))}]"
+    if count == 1:
+        return "labels: [label0]\n  activation: sigmoid"
+    return (
+        f"labels_key: {json.dumps(key)}"
+        if key
+        else f"labels: [{', '.join(f'label{number}' for number in range(count))}]"
+    )
 
 
 def _tokens(other: Any, rows: int | None) -> list[str]:
     key = None if rows is None else _place(other, rows) or _place(other, rows - 1) or _place(other, rows - 2)
-    where = f"key: {key}" if key else "vocabulary: null # a file: JSON, a token per line, or a pickle"
+    where = f"key: {json.dumps(key)}" if key else "vocabulary: null # a file: JSON, a token per line, or a pickle"
     return [
         f"tokens: # {rows} ids" if rows is not None else "tokens:",
         f"  {where}",
@@ -185,14 +195,16 @@ def _place(other: Any, count: int, name: str = "", depth: int = 0) -> str | None
     return None
 
 
-def _holds_tensors(value: Any) -> bool:
+def _holds_tensors(value: Any, depth: int = 0) -> bool:
     if isinstance(value, Tensor):
         return True
-    return isinstance(value, Map) and any(_holds_tensors(each) for each in value.values())
+    if not isinstance(value, Map) or depth > 2:
+        return False
+    return any(_holds_tensors(each, depth + 1) for each in islice(value.values(), 1_000))
 
 
 def _summary(value: Any) -> str:
     if isinstance(value, Map | list | tuple):
         shown = list(value.items() if isinstance(value, Map) else value)[:3]
-        return f"{type(value).__name__} of {len(value)}, such as {', '.join(map(repr, shown))}"[:160]
-    return repr(value)[:100]
+        return f"{type(value).__name__} of {len(value)}, such as {', '.join(map(reprlib.repr, shown))}"
+    return reprlib.repr(value)

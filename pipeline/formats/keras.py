@@ -158,7 +158,8 @@ class _Reader:
                     f"{self.file.path}: a file of weights alone does not say the activation of"
                     f" {layer.name}; save the whole model: model.save('model.keras')"
                 )
-            config = {"return_sequences": True, "recurrent_activation": None, "reset_after": True}
+            config = {"return_sequences": True, "recurrent_activation": None}
+            config["reset_after"] = layer.weights[-1].dim() == 2
             if len(shapes) == 6:
                 kind, config = "Bidirectional", {"layer": {"class_name": kind, "config": config}}
             layers.append(Layer(kind, layer.name, config, layer.weights))
@@ -171,10 +172,11 @@ class _Reader:
         return layers
 
     def _add(self, layer: Layer) -> None:
+        if not self._rnns:
+            self._length = self._length or _fixed_length(layer.config)
         if layer.kind in _IGNORED:
-            shape = layer.config.get("batch_shape") or layer.config.get("batch_input_shape") or ()
-            self._length = self._length or (shape[1] if len(shape) > 1 else None)
-        elif layer.kind == "Embedding":
+            return
+        if layer.kind == "Embedding":
             self._add_embedding(layer)
         elif layer.kind in ("LSTM", "GRU", "CuDNNLSTM", "CuDNNGRU", "Bidirectional"):
             self._add_recurrent(layer)
@@ -197,9 +199,6 @@ class _Reader:
             raise CheckpointError(f"{self.file.path}: the Embedding {layer.name} is not the first layer")
         (self._embedding,) = layer.weights
         self.masked = bool(layer.config.get("mask_zero"))
-        self._length = self._length or layer.config.get("input_length")
-        shape = layer.config.get("batch_input_shape") or ()
-        self._length = self._length or (shape[1] if len(shape) > 1 else None)
 
     def _add_recurrent(self, layer: Layer) -> None:
         if self._pooling is not None or self._dense:
@@ -303,8 +302,8 @@ class _Reader:
         if self._length is not None and not self.masked and self.mapping.padding is None:
             raise ConfigError(
                 f"{self.file.path}: was trained on texts of {self._length} tokens, padded and without mask_zero, so"
-                f" padding is part of what it computes; set padding: {{to: {self._length}, side: pre}} in the mapping"
-                " (pre is the default of Keras' pad_sequences, post of its TextVectorization)"
+                f" padding is part of what it computes; set padding: {{to: {self._length}, side: pre, truncate: pre}}"
+                " in the mapping (pre is the default of Keras' pad_sequences, post of its TextVectorization)"
             )
         if self.mapping.padding is not None and self.masked:
             raise ConfigError(f"{self.file.path}: its Embedding has mask_zero, so none is read; leave padding out")
@@ -320,9 +319,26 @@ class _Reader:
             )
         if head is None or not dense:
             return replace(parts, dense=dense)
+        if last not in (*_HEADS, "identity"):
+            raise CheckpointError(
+                f"{self.file.path}: the last layer has {last}; a classifier has softmax, sigmoid or none"
+            )
         activation = last if last in _HEADS else "identity"
         labels = classifier_labels(head, dense[-1][0], None)
         return replace(parts, head=[*dense[:-1], (dense[-1][0], "identity")], labels=labels, head_activation=activation)
+
+
+def _fixed_length(config: Map[str, Any]) -> int | None:
+    """The length of the sequences that a layer was made for, if it is fixed."""
+    inner = config["layer"]["config"] if isinstance(config.get("layer"), Map) else {}
+    for settings in (config, inner, config.get("build_config") or {}):
+        if isinstance(settings.get("input_length"), int):
+            return int(settings["input_length"])
+        for key in ("batch_shape", "batch_input_shape", "input_shape"):
+            shape = settings.get(key) or ()
+            if len(shape) > 1 and isinstance(shape[1], int):
+                return int(shape[1])
+    return None
 
 
 def _returns_sequences(layer: Layer) -> bool:

@@ -98,6 +98,13 @@ def _read_h5(path: Path, file: Any) -> KerasFile:
         return KerasFile(path, version, tuple(layer for layer in found if layer.weights), False)
     if "layers" in file:
         found = [Layer("", name, {}, _all_arrays(group)) for name, group in file["layers"].items()]
+        recurrent = [layer.name for layer in found if len(layer.weights) in (3, 6)]
+        if len(recurrent) > 1:  # kept by name, not in their order
+            raise CheckpointError(
+                f"{path}: weights alone do not say the order of {', '.join(recurrent)}; save the whole model:"
+                " model.save('model.keras')"
+            )
+        found.sort(key=lambda layer: len(layer.weights) != 1)  # the Embedding first
         return KerasFile(path, "3", tuple(layer for layer in found if layer.weights), False)
     raise CheckpointError(f"{path}: an HDF5 file, but not one that Keras wrote")
 
@@ -194,5 +201,5 @@ def _sources(node: Any) -> set[str]:
 
 
 def _layer(entry: Map[str, Any]) -> Layer:
-    settings = entry["config"]
+    settings = {**entry["config"], "build_config": entry.get("build_config")}
     return Layer(entry["class_name"], entry.get("name") or settings.get("name", ""), settings, ())

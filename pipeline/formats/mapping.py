@@ -6,10 +6,11 @@ not asked for; what cannot, such as the pooling and how texts become ids, has to
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from lengthwise.config import Pooling
 from lengthwise.dataset_config import Names, NonEmpty
@@ -27,6 +28,13 @@ class Replacement(Settings):
 
     pattern: NonEmpty = Field(description="a regular expression")
     by: str = Field("", description="what is put in place of each match; nothing by default")
+
+    @field_validator("by")
+    @classmethod
+    def _groups_cannot_be_put_back(cls, value: str) -> str:
+        if re.search(r"\\(?:\d|g<)", value):
+            raise ValueError(f"is {value!r}, but groups cannot be put back; match less, with (?=...) and (?<=...)")
+        return value
 
 
 class TokensMapping(Settings):
@@ -54,6 +62,17 @@ class TokensMapping(Settings):
     end: TokenOrId | None = Field(None, description="token or id put after every text")
     max_length: PositiveInt | None = Field(None, description="tokens after which a text is cut, start and end included")
     unused_ids: bool = Field(False, description="whether the embedding may have rows that the vocabulary does not name")
+
+    @model_validator(mode="after")
+    def _settings_have_an_effect(self) -> TokensMapping:
+        given = self.model_fields_set - {"tokenizer", "padding", "unknown", "max_length", "unused_ids"}
+        if self.tokenizer is not None and given:
+            raise ValueError(f"has a tokenizer, so {sorted(given)[0]} has no effect; leave one of them out")
+        if self.tokens and (self.vocabulary is not None or self.key is not None):
+            raise ValueError("has the tokens themselves, so vocabulary and key have no effect; leave them out")
+        if self.unit == "characters" and self.pattern is not None:
+            raise ValueError("has characters, so pattern, which is of words, has no effect; leave it out")
+        return self
 
 
 class DirectionMapping(Settings):
@@ -102,7 +121,11 @@ class ClassifierMapping(Settings):
     @field_validator("labels", mode="before")
     @classmethod
     def _labels_may_be_other_scalars(cls, value: Any) -> Any:
-        return tuple(str(each) for each in value) if isinstance(value, list | tuple) else value
+        if isinstance(value, list | tuple):
+            if any(each is None or isinstance(each, bool | float) for each in value):
+                raise ValueError("holds a value that YAML does not read as text, such as no; put labels in quotes")
+            return tuple(str(each) if isinstance(each, int) else each for each in value)
+        return value
 
 
 class Mapping(Settings):

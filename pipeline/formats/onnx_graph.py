@@ -275,9 +275,12 @@ def _matching(
         )
     if mapping.padding is not None:
         settings["padding"] = mapping.padding
-    rows = session.rows()
+    rows = session.rows(None if mapping.padding is None else mapping.padding.get("to"))
     outputs = [session.run(row) for row in rows]
-    nearest = (float("inf"), "")
+    values = np.stack([found.reshape(-1)[: outputs[0].size] for found in outputs])
+    if float(np.ptp(values, axis=0).max()) < 100 * _TOLERANCE:
+        raise CheckpointError(f"{graph.path}: gives the same for all rows of ids, so that its pooling cannot be told")
+    nearest, matches = (float("inf"), ""), list[tuple[float, Parts]]()
     for pooling, normalize in _candidates(parts, linears, mapping):
         chosen = replace(parts, pooling=pooling, settings=settings | ({"normalize": True} if normalize else {}))
         if head is not None and linears:
@@ -290,8 +293,13 @@ def _matching(
         encoder = build_model(with_equal_sizes(chosen), tokenizer, str(graph.path))
         difference = max(_difference(encoder, row, found) for row, found in zip(rows, outputs, strict=True))
         if difference <= _TOLERANCE:
-            return chosen, difference, len(rows)
+            matches.append((difference, chosen))
         nearest = min(nearest, (difference, pooling))
+    if len(matches) > 1:
+        found = ", ".join(sorted({chosen.pooling for _, chosen in matches}))
+        raise ConfigError(f"{graph.path}: gives what several poolings give ({found}); set pooling to the one it has")
+    if matches:
+        return matches[0][1], matches[0][0], len(rows)
     kinds = sorted({node.op_type for node in graph.graph.node})
     raise CheckpointError(
         f"{graph.path}: what it does with the states is none of {', '.join(_POOLINGS)}, nor of several of them side by"
@@ -306,9 +314,10 @@ def _candidates(parts: Parts, linears: Sequence[tuple[Linear, str]], mapping: Ma
     if mapping.pooling is not None:
         yield from ((mapping.pooling, normalize) for normalize in (False, True))
         return
+    known = _POOLINGS if len(parts.layers[-1]) == 2 else [each for each in _POOLINGS if each != "end"]  # which is last
     for normalize in (False, True):
         for count in counts:
-            for chosen in permutations(_POOLINGS, count) if 0 < count <= 3 else ():
+            for chosen in permutations(known, count) if 0 < count <= 3 else ():
                 yield "_".join(chosen), normalize
 
 
@@ -360,10 +369,11 @@ class _Session:
         size = self._ids.shape[1]
         self.length = size if isinstance(size, int) and size > 1 else None
 
-    def rows(self) -> list[NDArray[np.int64]]:
+    def rows(self, length: int | None) -> list[NDArray[np.int64]]:
         """Rows of ids, the same each time, without the padding's id 0 if there are others."""
         draw = np.random.default_rng(0)
-        lengths = (self.length,) * len(_LENGTHS) if self.length is not None else _LENGTHS
+        fixed = self.length or length
+        lengths = _LENGTHS if fixed is None else (fixed,) * len(_LENGTHS)
         low = 1 if self._vocab_size > 2 else 0
         return [draw.integers(low, self._vocab_size, length) for length in lengths]
 

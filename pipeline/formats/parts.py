@@ -252,6 +252,10 @@ def _add_head(weights: dict[str, Tensor], settings: dict[str, Any], parts: Parts
         raise CheckpointError(
             f"{origin}: {output.name} gives {count} logits, but there are {len(parts.labels)} labels; name each logit"
         )
+    if count == 1 and parts.head_activation == "softmax":
+        raise CheckpointError(
+            f"{origin}: softmax of the one logit of {output.name} is always 1; set activation: sigmoid"
+        )
     weights["classifier.output.weight"] = output.weight
     weights["classifier.output.bias"] = torch.zeros(count) if output.bias is None else output.bias
     settings["classifier"] = {"labels": list(parts.labels), "activation": parts.head_activation}

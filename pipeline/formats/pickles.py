@@ -72,21 +72,18 @@ def read_pickle(path: Path) -> Any:
         )
     try:
         content = _Unpickler(io.BytesIO(path.read_bytes())).load()
-        return _plain(content, 0)
+        return _plain(content, {})
     except Exception as error:  # a damaged pickle raises whatever its instructions lead to
         raise CheckpointError(f"{path}: not a pickle that can be read as data ({error}); write it as JSON") from error
 
 
-def _plain(value: Any, depth: int) -> Any:
-    """Records as dictionaries; a pickle can nest one list in itself a thousand times, so the depth is bounded."""
-    if depth > 6:
-        return value
+def _plain(value: Any, done: dict[int, Any]) -> Any:
+    """Records as dictionaries; a value that is referred to many times is converted once."""
     if isinstance(value, Record):
         value = value.__dict__["items"]
-    if isinstance(value, dict):
-        return {key: _plain(each, depth + 1) for key, each in value.items()} if _holds_records(value) else value
-    return value
-
-
-def _holds_records(value: dict[Any, Any]) -> bool:
-    return any(isinstance(each, Record | dict) for each in value.values())
+    if not isinstance(value, dict):
+        return value
+    if id(value) not in done:
+        done[id(value)] = {}
+        done[id(value)].update((key, _plain(each, done)) for key, each in value.items())
+    return done[id(value)]

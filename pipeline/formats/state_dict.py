@@ -89,6 +89,9 @@ class _Tensors:
         if name not in tensors:
             raise CheckpointError(f"{self.file.path}: there is no tensor {name!r}; there are {_listed(tensors)}")
         self.used.add(name)
+        if tensors[name].is_quantized or not tensors[name].is_floating_point():
+            kind = str(tensors[name].dtype).removeprefix("torch.")
+            raise CheckpointError(f"{self.file.path}: {name} holds {kind}, not floats; give the float weights")
         return tensors[name]
 
     def find(self, name: str | None) -> Tensor | None:

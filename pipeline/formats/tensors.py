@@ -30,6 +30,7 @@ TORCH_SUFFIXES = (".pt", ".pth", ".bin", ".ckpt", ".pkl", ".pickle", ".tar", ".m
 SUFFIXES = (".safetensors", ".npz", *TORCH_SUFFIXES)
 _WRAPPERS = ("module.", "_orig_mod.")
 _STATE_NAMES = ("state_dict", "model_state_dict", "model_state", "model", "net", "weights", "params", "module")
+_TRAINING = ("optim", "sched", "ema", "scaler")  # what a checkpoint holds to go on training
 RESAVE = "save its state_dict instead: torch.save(model.state_dict(), 'weights.pt')"
 
 
@@ -95,12 +96,23 @@ def read_tensors(path: Path, *, trust_pickle: bool = False) -> TensorFile:
                 content = {name: torch.from_numpy(arrays[name]) for name in arrays.files}
         else:
             content = _load_torch(path, trust_pickle)
-    except (OSError, SafetensorError, ValueError, EOFError, zipfile.BadZipFile, zlib.error, MemoryError) as error:
+    except (
+        OSError,
+        SafetensorError,
+        ValueError,
+        TypeError,
+        EOFError,
+        zipfile.BadZipFile,
+        zlib.error,
+        MemoryError,
+    ) as error:
         raise CheckpointError(
             f"{path}: the weights cannot be read ({_first_line(error)}); get the file again"
         ) from error
-    tensors, other = _collect(content, path)
-    return TensorFile(path, tensors, other)
+    try:
+        return TensorFile(path, *_collect(content, path))
+    except RecursionError:
+        raise CheckpointError(f"{path}: nested too deeply; {RESAVE}") from None
 
 
 def _load_torch(path: Path, trust_pickle: bool) -> Any:
@@ -150,23 +162,28 @@ def _collect(content: Any, path: Path) -> tuple[dict[str, Tensor], Any]:
         (tensors,) = groups.values()
     else:
         named = [name for name in groups if name.rpartition(".")[2] in _STATE_NAMES]
-        if len(named) == 1:
-            tensors = groups[named[0]]
-        else:
-            tensors = {
-                f"{name}.{key}".lstrip("."): value for name, group in groups.items() for key, value in group.items()
-            }
+        state = groups.pop(named[0]) if len(named) == 1 else {}
+        others = {name: group for name, group in groups.items() if not name.lower().startswith(_TRAINING)}
+        tensors = state | {
+            f"{name}.{key}".lstrip("."): value for name, group in others.items() for key, value in group.items()
+        }
     return {name: _as_float32(value) for name, value in _without_wrappers(tensors).items()}, content
 
 
-def _groups(node: Mapping[Any, Any], name: str, depth: int = 0) -> Iterator[tuple[str, dict[str, Tensor]]]:
-    """The mappings from names to tensors, by their dotted paths."""
+def _groups(
+    node: Mapping[Any, Any], name: str, seen: set[int] | None = None
+) -> Iterator[tuple[str, dict[str, Tensor]]]:
+    """The mappings from names to tensors, by their dotted paths; each mapping once, however often it is referred to."""
+    seen = set() if seen is None else seen
+    if id(node) in seen:
+        return
+    seen.add(id(node))
     tensors = {key: value for key, value in node.items() if isinstance(key, str) and isinstance(value, Tensor)}
     if tensors:
         yield name, tensors
     for key, value in node.items():
-        if isinstance(key, str) and isinstance(value, Mapping) and depth < 8:
-            yield from _groups(value, f"{name}.{key}".lstrip("."), depth + 1)
+        if isinstance(key, str) and isinstance(value, Mapping):
+            yield from _groups(value, f"{name}.{key}".lstrip("."), seen)
 
 
 def _without_wrappers(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

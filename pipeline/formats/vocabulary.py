@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ _CLEANING = {
     "nfkd": normalizers.NFKD,
     "strip_accents": normalizers.StripAccents,
 }
+_CHECKED = 4_000
 _WORD_MARK = "\U000f0000"
 
 
@@ -53,6 +55,7 @@ def import_tokenizer(
     if settings.tokenizer is not None:
         tokenizer = load_tokenizer(_find(folder, settings.tokenizer))
         padding, unknown = (_id_of(tokenizer, each, "tokens") for each in (settings.padding, settings.unknown))
+        _check_rows(set(range(tokenizer.vocab_size)), rows, settings, settings.tokenizer)
         return tokenizer, padding or 0, unknown
     ids, origin = read_vocabulary(settings, folder, weights)
     _check_ids(ids, origin)
@@ -66,7 +69,14 @@ def import_tokenizer(
             f"{origin}: the vocabulary has the id {size - 1}, but the embedding has {rows} rows; give the vocabulary"
             " that the model was trained with"
         )
-    named = {*ids.values(), *special.values()}
+    _check_rows({*ids.values(), *special.values()}, rows, settings, origin)
+    tokenizer = _build(settings, ids, special, rows, origin)
+    _check_reachable(tokenizer, ids, settings, origin)
+    return tokenizer, special["padding"] or 0, special["unknown"]
+
+
+def _check_rows(named: set[int | None], rows: int, settings: TokensMapping, origin: str) -> None:
+    """Refuse a vocabulary that is smaller than the embedding."""
     unnamed = [number for number in range(rows) if number not in named]
     if unnamed and not settings.unused_ids:
         raise CheckpointError(
@@ -74,7 +84,19 @@ def import_tokenizer(
             " one of those that it does not. Give the vocabulary that the model was trained with, or set"
             " tokens.unused_ids to true if the model has rows that no text leads to"
         )
-    return _build(settings, ids, special, rows, origin), special["padding"] or 0, special["unknown"]
+
+
+def _check_reachable(tokenizer: TextTokenizer, ids: Mapping[str, int], settings: TokensMapping, origin: str) -> None:
+    """Refuse a vocabulary most of whose tokens no text leads to: its file or `clean` is not what the model had."""
+    is_character = settings.unit == "characters"
+    tokens = [token for token in islice(ids, _CHECKED) if token and (len(token) == 1 or not is_character)]
+    found = tokenizer.encode_batch(tokens)
+    lost = [token for token, each in zip(tokens, found, strict=True) if each.ids != [ids[token]]]
+    if len(lost) > max(3, len(tokens) // 2):
+        raise CheckpointError(
+            f"{origin}: no text leads to {len(lost)} of its tokens, such as {lost[0]!r}; check the file, tokens.unit"
+            " and tokens.clean (is lowercase missing, or one too many?)"
+        )
 
 
 def read_vocabulary(settings: TokensMapping, folder: Path, weights: TensorFile | None) -> tuple[dict[str, int], str]:
@@ -132,7 +154,7 @@ def _read(path: Path) -> Any:
             return json.loads(text)
     except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{path}: the vocabulary cannot be read ({error})") from error
-    return text.removesuffix("\n").split("\n")
+    return text.replace("\r\n", "\n").removesuffix("\n").split("\n")
 
 
 def _find(folder: Path, name: str) -> Path:
@@ -208,10 +230,10 @@ def _build(
 
 def _names(ids: Mapping[str, int], special: Mapping[str, int | None], rows: int) -> dict[int, str]:
     """A name for every id; those that the vocabulary has none for are named by their use."""
-    names = {number: token for token, number in ids.items()}
+    names = {number: token or f"[EMPTY {number}]" for token, number in ids.items()}
     for use, number in special.items():
         if number is not None and number not in names:
-            names[number] = f"[{use.upper()}]" if f"[{use.upper()}]" not in ids else f"[{use.upper()} {number}]"
+            names[number] = f"[{use.upper()} {number}]"  # with a space, so that it is never a word of a text
     for number in range(rows):
         names.setdefault(number, f"[UNUSED {number}]")
     return names
@@ -222,6 +244,8 @@ def _cleaning(settings: TokensMapping) -> Iterator[normalizers.Normalizer]:
         if step == "lowercase":
             yield from lowercase()
         elif isinstance(step, str):
+            if step == "strip_accents":
+                yield normalizers.NFD()  # which parts a letter from its accents
             yield _CLEANING[step]()
         else:
             yield normalizers.Replace(Regex(step.pattern), step.by)

@@ -115,6 +115,8 @@ class _Marks:
 
 def _check_words(vocabulary: WhitespaceVocabulary) -> None:
     reserved = {chr(_FIRST_MARK + number) for number in range(_MARKS)}
+    if "" in vocabulary.ids and "" not in vocabulary.stop_words:
+        raise TokenizerError("the vocabulary has an empty word, which punctuation alone leads to; rename it")
     for word in (*vocabulary.ids, *vocabulary.stop_words):
         if not reserved.isdisjoint(word):
             raise TokenizerError(f"the word {word!r} holds a character of U+{_FIRST_MARK:X} to U+F0FFF; rename it")

