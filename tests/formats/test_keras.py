@@ -134,7 +134,7 @@ def test_what_cannot_be_computed_is_named(tmp_path: Path) -> None:
     )
     assert "which nothing pools" in refusal(described(path, embedding, ("LSTM", {"return_sequences": True})))
     padded = described(path, ("Embedding", {"input_length": 50}), lstm)
-    assert "padding: {to: 50, side: pre}" in refusal(padded)
+    assert "padding: {to: 50, side: pre, truncate: pre}" in refusal(padded)
     softmax = described(path, embedding, lstm, ("Dense", {"activation": "softmax"}))
     assert "2 probabilities (softmax); name them" in refusal(softmax)
     assert "leave rnn out of the mapping" in refusal(softmax, rnn="lstm")
