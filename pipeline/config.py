@@ -31,6 +31,7 @@ from lengthwise.util.text_files import read_text
 from lengthwise.util.yaml_files import load_yaml, parse_yaml
 
 Precision = Literal["fp32", "bf16", "fp16", "int8"]
+RunPrecision = Literal["fp32", "bf16", "fp16", "int8", "auto"]
 Variant = Literal["native", "portable", "fp16", "int8", "int8_dynamic"]  # see lengthwise.export.graphs.variants
 TokenizerModel = Literal["wordpiece", "bpe", "byte_bpe", "unigram", "wordlevel", "char"]
 Normalizer = Literal["nfc", "nfd", "nfkc", "nfkd", "lowercase", "strip", "strip_accents", "bert"]
@@ -275,7 +276,16 @@ class EncodeSettings(Settings):
     engine: Literal["torch", "onnx"] = Field(
         "torch", description="PyTorch, or onnxruntime with the artifact at export.output"
     )
-    precision: Precision = Field("fp32", description="of the engine torch: fp32, bf16, on a CPU int8, or on a GPU fp16")
+    precision: RunPrecision = Field(
+        "fp32",
+        description="of the engine torch: fp32, bf16, on a CPU int8, on a GPU fp16, or auto: the fastest of them within"
+        " max_cosine_loss",
+    )
+    max_cosine_loss: Annotated[float, Field(ge=0, le=2, allow_inf_nan=False)] | None = Field(
+        None,
+        description="under precision auto, how far a sampled vector's cosine to fp32 may be from 1; 1e-4 if null",
+        exclude_if=lambda value: value is None,  # files are those of versions without the setting
+    )
     variant: Variant | None = Field(
         None, description="the artifact's graph under engine onnx; the one that validation recommends if null"
     )
@@ -293,6 +303,15 @@ class EncodeSettings(Settings):
         if variant is not None and info.data.get("engine", "onnx") != "onnx":
             raise ValueError(f"is {variant!r}, but only the engine onnx runs a graph; set encode.engine to onnx")
         return variant
+
+    @field_validator("max_cosine_loss")
+    @classmethod
+    def _only_auto_has_a_bound(cls, bound: float | None, info: ValidationInfo) -> float | None:
+        if bound is not None and info.data.get("precision", "auto") != "auto":
+            raise ValueError(
+                f"is {bound}, but it is for precision auto only; set encode.precision to auto, or leave it out"
+            )
+        return bound
 
     @field_validator("precision")
     @classmethod

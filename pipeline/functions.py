@@ -92,6 +92,11 @@ def encode_dataset(
         section, _, name = key.partition(".")
         data[section] = {**data.get(section, {}), name: value} if name else value
     config = parse_settings(RunConfig, data, "encode_dataset")
+    if config.encode.engine == "torch" and config.encode.precision != encoder._settings.get("precision"):
+        raise ConfigError(
+            f"settings['encode.precision'] is {config.encode.precision!r}, but the model was opened in"
+            f" {encoder._settings.get('precision')}; pass Encoder.load(path, precision=...) as the model"
+        )
     source = _open_source(dataset, config, fingerprint)
     return encode_source(config, source, encoder._engine, encoder.tokenizer, fresh=fresh, show_progress=show_progress)
 

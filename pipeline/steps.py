@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from lengthwise.data.dataset import Source
     from lengthwise.encoder.engine import Engine
     from lengthwise.run.cluster import OpenEngine
+    from lengthwise.run.precision import PrecisionChoice
     from lengthwise.run.stats import EncodeReport
     from lengthwise.store.parts import Part
     from lengthwise.tokens.tokenizer import TextTokenizer
@@ -151,13 +152,18 @@ def encode_run(
     from lengthwise.data.dataset import open_run_dataset
     from lengthwise.run.report import write_report
 
-    source = open_run_dataset(config)
+    source, choice = open_run_dataset(config), None
+    if config.encode.precision == "auto":
+        from lengthwise.run.precision import SAMPLE_ROWS, resolve_precision
+
+        texts = list(islice(source.texts(), SAMPLE_ROWS))
+        config, choice = resolve_precision(config, texts, is_part=part is not None, fresh=fresh)
     open_engine = _engine_opener(config)
     if cluster is None:
-        return encode_source(config, source, *open_engine(config, None), part=part, fresh=fresh)
+        return encode_source(config, source, *open_engine(config, None), part=part, fresh=fresh, choice=choice)
     from lengthwise.run.cluster import encode_on_cluster
 
-    report = encode_on_cluster(config, source, open_engine, cluster, fresh=fresh)
+    report = encode_on_cluster(config, source, open_engine, cluster, fresh=fresh, choice=choice)
     write_report(config.encode.output, config, report)
     return report
 
@@ -171,17 +177,20 @@ def encode_source(
     part: Part | None = None,
     fresh: bool = False,
     show_progress: bool = True,
+    choice: PrecisionChoice | None = None,
 ) -> EncodeReport:
     """Encode an open dataset with an open engine in this process, and write the report beside the vectors.
 
-    Args and errors are those of `encode_run`.
+    Args and errors are those of `encode_run`; `choice` is how the engine's precision was chosen, if it was.
     """
     from lengthwise.run.local import encode_dataset
     from lengthwise.run.report import write_report
 
     if not engine.config.trained:
         log.warning("the encoder was never trained (seed %s)", engine.config.seed)
-    report = encode_dataset(config, source, tokenizer, engine, part=part, fresh=fresh, show_progress=show_progress)
+    report = encode_dataset(
+        config, source, tokenizer, engine, part=part, fresh=fresh, show_progress=show_progress, choice=choice
+    )
     write_report(config.encode.output, config, report)
     return report
 

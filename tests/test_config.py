@@ -398,6 +398,14 @@ def test_precision_does_not_apply_to_the_onnx_engine(tmp_path: Path) -> None:
     assert (config.encode.engine, config.encode.precision) == ("torch", "bf16")
 
 
+def test_bound_of_a_loss_applies_to_precision_auto_only(tmp_path: Path) -> None:
+    message = error_of(tmp_path, MINIMAL + "encode: {precision: int8, max_cosine_loss: 1.0e-5}\n")
+    assert "encode.max_cosine_loss is 1e-05, but it is for precision auto only" in message
+    config = load_config(write(tmp_path, MINIMAL + "encode: {precision: auto, max_cosine_loss: 1.0e-5}\n"))
+    assert (config.encode.precision, config.encode.max_cosine_loss) == ("auto", 1e-5)
+    assert "max_cosine_loss" not in load_config(write(tmp_path, MINIMAL)).to_yaml()
+
+
 def test_variant_applies_to_the_onnx_engine_only(tmp_path: Path) -> None:
     config = load_config(write(tmp_path, MINIMAL), ["encode.engine=onnx", "encode.variant=int8"])
     assert config.encode.variant == "int8"

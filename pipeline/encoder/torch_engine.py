@@ -28,11 +28,11 @@ from lengthwise.encoder.model import PackedEncoder, encoder_classifier
 from lengthwise.encoder.oom import split_on_oom
 from lengthwise.encoder.padding import read_batch
 from lengthwise.encoder.quantized import QuantizedEncoder
+from lengthwise.encoder.rates import measure_rates, random_tokens
 from lengthwise.encoder.sharing import PrefixSharing
 from lengthwise.encoder.stepwise import StepwiseEncoder
 from lengthwise.errors import LengthwiseError
 from lengthwise.tokens.tokenizer import TextTokenizer
-from lengthwise.util.compat import cpu_has_bf16
 from lengthwise.util.threads import parallel_map
 
 T = TypeVar("T")
@@ -86,8 +86,6 @@ class TorchEngine:
             raise LengthwiseError(
                 "the precision is fp16, which PyTorch computes on a GPU only; choose fp32, bf16 or int8"
             )
-        if precision == "bf16" and not on_gpu and not cpu_has_bf16():
-            log.warning("this CPU has no bfloat16 arithmetic: precision bf16 is slower here than fp32")
         self.device = torch.device("cuda", torch.cuda.current_device()) if on_gpu else torch.device("cpu")
         self.name = f"torch {self.device.type}" + ("" if precision == "fp32" else f" {precision}")
         self.config = encoder.config
@@ -122,6 +120,7 @@ class TorchEngine:
         else:
             self._encoder = convert_encoder(encoder, self.device, DTYPES[precision])
             self._encode = self._run_in_bf16
+            self._warn_if_slower(precision)
 
     def _quantize(self, encoder: PackedEncoder, precision: Literal["int8", "bf16"]) -> QuantizedEncoder:
         """The encoder in this precision; its name has the kernel, as another one rounds some states the other way."""
@@ -134,6 +133,20 @@ class TorchEngine:
             self.name += " unfused"
             log.warning("int8 runs without the fused kernel, more slowly: %s", missing_for_kernel(self.config))
         return quantized
+
+    def _warn_if_slower(self, precision: Precision) -> None:
+        """Measure this engine, which does not run in the fused kernel, against float32."""
+        if self.reference is None:
+            return
+        exact, ours = measure_rates([self.reference, self], random_tokens(self.config.vocab_size))
+        if ours < exact:
+            log.warning(
+                "precision %s is slower than fp32 on this CPU: %s and %s tokens per second of CPU time, measured on"
+                " random ids; choose int8 or fp32",
+                precision,
+                f"{ours:,.0f}",
+                f"{exact:,.0f}",
+            )
 
     def encode_batch(self, input_ids: NDArray[np.int64], lengths: NDArray[np.int64]) -> NDArray[np.float32]:
         """int64[batch, sequence], right-padded, and int64[batch], from 1 to sequence, to float32[batch, dim].

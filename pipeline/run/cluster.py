@@ -41,6 +41,7 @@ from lengthwise.run.finalize import finalize
 from lengthwise.run.identity import run_identity
 from lengthwise.run.labels import check_columns
 from lengthwise.run.local import make_report, open_store, pending_filter, wrap_errors
+from lengthwise.run.precision import PrecisionChoice
 from lengthwise.run.progress import progress_bar
 from lengthwise.run.shard import ShardEncoder
 from lengthwise.run.stats import EncodeReport, ShardStats
@@ -65,6 +66,7 @@ def encode_on_cluster(
     *,
     fresh: bool = False,
     show_progress: bool = True,
+    choice: PrecisionChoice | None = None,
 ) -> EncodeReport:
     """Encode a dataset into the folder `encode.output` on a Ray cluster; see `lengthwise.run.local.encode_dataset`.
 
@@ -73,6 +75,7 @@ def encode_on_cluster(
             there.
         address: the cluster's, or "local" for one on this machine that ends with the run. An existing connection of
             this process is used as it is.
+        choice: how the precision was chosen, if it was.
 
     Raises:
         LengthwiseError: as `encode_dataset`; the cluster cannot be reached, or has no capacity for a worker.
@@ -87,7 +90,10 @@ def encode_on_cluster(
         stack.enter_context(wrap_errors(config.encode.output))
         _check_capacity(config.cluster)
         identity = found.result() if found else _find_identity_on_worker(worker_config, source.fingerprint, open_engine)
-        with open_store(config, identity, fresh=fresh) as store, progress_bar(source, None, show_progress) as bar:
+        with (
+            open_store(config, identity, fresh=fresh, choice=choice) as store,
+            progress_bar(source, None, show_progress) as bar,
+        ):
             rows = source.count_rows()
             numbers = range(-(-rows // config.dataset.shard_rows))
             is_pending = parallel_map(pending_filter(store, None, bar.update), numbers, cpu_count())
@@ -98,7 +104,7 @@ def encode_on_cluster(
                 stats += took
                 bar.advance(record.rows, record.tokens)
             finalize(store, config, rows)
-    return make_report(store, stats, time.perf_counter() - started)
+    return make_report(store, stats, time.perf_counter() - started, choice=choice)
 
 
 class ShardWorker:

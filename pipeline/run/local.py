@@ -25,6 +25,7 @@ from lengthwise.errors import LengthwiseError, RunError
 from lengthwise.run.finalize import finalize
 from lengthwise.run.identity import run_identity
 from lengthwise.run.labels import check_columns
+from lengthwise.run.precision import PrecisionChoice
 from lengthwise.run.progress import ProgressBar, progress_bar
 from lengthwise.run.shard import EncodedChunk, ShardEncoder
 from lengthwise.run.stats import EncodeReport, ShardStats
@@ -46,6 +47,7 @@ def encode_dataset(
     part: Part | None = None,
     fresh: bool = False,
     show_progress: bool = True,
+    choice: PrecisionChoice | None = None,
 ) -> EncodeReport:
     """Encode a dataset into the folder `encode.output`, shard by shard.
 
@@ -54,6 +56,7 @@ def encode_dataset(
     Args:
         part: encode this part of the shards only, and leave the folder to `finalize_folder`.
         fresh: remove what the folder holds, of this run or another.
+        choice: how the precision was chosen, if it was.
 
     Raises:
         StoreError: the folder holds another run, another process writes to it, or it cannot be written.
@@ -64,27 +67,45 @@ def encode_dataset(
     identity = run_identity(config, source, tokenizer, engine)
     started = time.perf_counter()
     with (
-        open_store(config, identity, part=part, fresh=fresh) as store,
+        open_store(config, identity, part=part, fresh=fresh, choice=choice) as store,
         progress_bar(source, part, show_progress) as bar,
     ):
         encoder = ShardEncoder(config, source, tokenizer, engine, store.folder, store.identity_hash)
         stats = _encode_pending(source, encoder, store, part, bar)
         if part is None:
             finalize(store, config, source.count_rows())
-    return make_report(store, stats, time.perf_counter() - started, is_complete=part is None)
+    return make_report(store, stats, time.perf_counter() - started, is_complete=part is None, choice=choice)
 
 
 def open_store(
-    config: RunConfig, identity: Mapping[str, Any], *, part: Part | None = None, fresh: bool = False
+    config: RunConfig,
+    identity: Mapping[str, Any],
+    *,
+    part: Part | None = None,
+    fresh: bool = False,
+    choice: PrecisionChoice | None = None,
 ) -> VectorStore:
     """The store at `encode.output`."""
     settings = config.encode
     return VectorStore.open(
-        settings.output, identity, config.to_yaml(), bad_rows=settings.bad_rows, part=part, fresh=fresh
+        settings.output,
+        identity,
+        config.to_yaml(),
+        bad_rows=settings.bad_rows,
+        part=part,
+        fresh=fresh,
+        precision_json=None if choice is None else choice.to_json(),
     )
 
 
-def make_report(store: VectorStore, stats: ShardStats, seconds: float, *, is_complete: bool = True) -> EncodeReport:
+def make_report(
+    store: VectorStore,
+    stats: ShardStats,
+    seconds: float,
+    *,
+    is_complete: bool = True,
+    choice: PrecisionChoice | None = None,
+) -> EncodeReport:
     """The report of a run; rows that need attention are logged."""
     totals = store.totals()
     flagged = {
@@ -96,7 +117,8 @@ def make_report(store: VectorStore, stats: ShardStats, seconds: float, *, is_com
     for flag, count in flagged.items():
         if count:
             log.warning("%d of %d texts %s", count, totals.rows, flag)
-    return EncodeReport(totals, stats, is_complete, store.identity["engine"], seconds)
+    chosen = "" if choice is None else choice.describe()
+    return EncodeReport(totals, stats, is_complete, store.identity["engine"], seconds, chosen)
 
 
 @contextmanager

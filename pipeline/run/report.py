@@ -71,14 +71,17 @@ def report_to_markdown(config: RunConfig, report: EncodeReport, picture: str = "
 
 
 def describe_precision(config: RunConfig, report: EncodeReport) -> str:
-    """How far a lower precision is from float32; empty for float32 itself."""
-    if report.encoded.max_deviation is None:
-        return ""
+    """How far a lower precision is from float32, and how it was chosen; empty for float32 that was given."""
     precision = config.encode.variant or config.encode.precision
-    return (
-        f"{precision}: at most {report.encoded.max_deviation:.1e} from float32 on sampled rows,"
-        f" cosine at least {report.encoded.min_cosine:.6f}"
-    )
+    found = []
+    if report.encoded.max_deviation is not None:
+        found.append(
+            f"at most {report.encoded.max_deviation:.1e} from float32 on sampled rows,"
+            f" cosine at least {report.encoded.min_cosine:.6f}"
+        )
+    if report.chosen:
+        found.append(report.chosen)
+    return f"{precision}: {'; '.join(found)}" if found else ""
 
 
 def _headline(config: RunConfig, report: EncodeReport) -> str:

@@ -89,6 +89,7 @@ class EncodeReport:
         is_complete: whether the folder is, as it is unless the run was one part of several.
         engine: the name of the engine.
         seconds: the run's duration, verifying existing shards included.
+        chosen: how the precision was chosen; empty where it was given.
     """
 
     totals: Totals
@@ -96,6 +97,7 @@ class EncodeReport:
     is_complete: bool
     engine: str
     seconds: float
+    chosen: str = ""
 
     @property
     def tokens_per_second(self) -> float:

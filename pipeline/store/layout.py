@@ -3,6 +3,7 @@
     README.md             dataset card: `load_dataset(folder)` finds the shards by it
     run.yaml              the resolved configuration
     identity.json         what the vectors depend on, and its hash
+    precision.json        what encode.precision auto measured and chose, if it did
     shards.jsonl          log: one record per committed shard
     manifest.json         totals; written last, so its presence means that the run is complete
     report.md, .png       report of the last run that encoded something
@@ -22,6 +23,7 @@ from lengthwise.util.files import PARTIAL_SUFFIX
 
 DATA, QUARANTINE = "data", "quarantine"
 CARD, RUN, IDENTITY, RECORDS, MANIFEST = "README.md", "run.yaml", "identity.json", "shards.jsonl", "manifest.json"
+PRECISION = "precision.json"
 REPORT, REPORT_FIGURE = "report.md", "report.png"
 INDEX = "index"
 INDEX_RECORD, INDEX_CENTROIDS = f"{INDEX}/record.json", f"{INDEX}/centroids.faiss"
@@ -30,7 +32,7 @@ INDEX_LOCK = f"{LOCK}-{INDEX}"
 LOG_SUFFIX = ".jsonl"  # of the files, directly in the folder, that lines are appended to
 _LOG = re.compile(r"shards(-\d+-of-\d+)?\.jsonl")
 _OWN = re.compile(
-    r"README\.md|run\.yaml|identity\.json|manifest\.json|report\.(md|png)|shards(-\d+-of-\d+)?\.jsonl"
+    r"README\.md|run\.yaml|identity\.json|precision\.json|manifest\.json|report\.(md|png)|shards(-\d+-of-\d+)?\.jsonl"
     r"|data/shard-\d+\.parquet|quarantine/shard-\d+\.jsonl"
     r"|index/(record\.json|centroids\.faiss|segment-\d+\.faiss)"
 )

@@ -23,7 +23,7 @@ from lengthwise.config import BadRows
 from lengthwise.store.completeness import check_same_columns, complete_records
 from lengthwise.store.fingerprint import identity_hash, write_identity
 from lengthwise.store.folder import open_folder
-from lengthwise.store.layout import CARD, DATA, MANIFEST, QUARANTINE, RECORDS, RUN, is_own, log_file
+from lengthwise.store.layout import CARD, DATA, MANIFEST, PRECISION, QUARANTINE, RECORDS, RUN, is_own, log_file
 from lengthwise.store.parquet import RESUMABLE
 from lengthwise.store.parts import Part
 from lengthwise.store.protocol import Folder, wrap_os_errors
@@ -67,6 +67,7 @@ class VectorStore:
         bad_rows: BadRows = "error",
         part: Part | None = None,
         fresh: bool = False,
+        precision_json: bytes | None = None,
     ) -> VectorStore:
         """Open a folder for a run: an empty or new one, or one that holds shards of the same run.
 
@@ -78,6 +79,7 @@ class VectorStore:
                 another policy does not count as committed.
             part: which part of a divided run writes; the whole run if None.
             fresh: remove the existing shards, of this run or another.
+            precision_json: how the run's precision was chosen, saved beside the vectors.
 
         Raises:
             StoreError: the folder holds another run's vectors, or something else; another process writes to it; or it
@@ -93,8 +95,9 @@ class VectorStore:
                 else:
                     check_same_run(place, identity)
                 write_identity(place, identity)  # first: a folder without one would not be recognised after a crash
-                if place.read(RUN) != run_yaml.encode():
-                    place.write(RUN, run_yaml.encode())
+                for name, contents in ((RUN, run_yaml.encode()), (PRECISION, precision_json)):
+                    if contents is not None and place.read(name) != contents:
+                        place.write(name, contents)
                 records = recover_records(place, part)
                 return cls(place, identity, records, log_file(part), bad_rows, stack.pop_all())
 

@@ -104,13 +104,17 @@ def is_tokenizers_error(error: BaseException) -> bool:
 
 
 def cpu_has_bf16() -> bool:
-    """Whether PyTorch's LSTM computes in bfloat16 on this CPU, rather than only stores it.
+    """Whether PyTorch's LSTM computes in bfloat16 on this CPU with instructions for it.
 
-    Why: `torch.cpu.get_capabilities` reports the CPU's instructions, not what oneDNN makes of them.
+    Why: `torch.cpu.get_capabilities` reports the CPU's instructions, not whether oneDNN uses them, and oneDNN reports
+    support where it emulates bfloat16 with AVX-512 too.
     """
     import torch
 
-    return torch.backends.mkldnn.is_available() and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    if not (torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()):
+        return False
+    found = torch.cpu.get_capabilities()
+    return found.get("architecture") != "x86_64" or any(found.get(name) for name in ("avx512_bf16", "amx_bf16"))
 
 
 def cpu_has_vnni() -> bool:

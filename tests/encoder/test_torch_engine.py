@@ -16,7 +16,6 @@ from lengthwise.encoder.kernel import has_bf16_kernel
 from lengthwise.encoder.model import PackedEncoder, seeded_encoder
 from lengthwise.encoder.torch_engine import TorchEngine
 from lengthwise.errors import LengthwiseError
-from lengthwise.util.compat import cpu_has_bf16
 
 LENGTHS = np.array([3, 2, 5, 1, 5], np.int64)
 IDS = np.random.default_rng(0).integers(0, 20, (5, 5))
@@ -58,7 +57,21 @@ def test_bf16_is_close_to_its_reference(
         assert vectors.dtype == np.float32
         assert 0 < np.abs(vectors - engine.reference.encode_batch(IDS, lengths)).max() < 0.02
     assert next(encoder.parameters()).dtype == torch.float32  # the encoder passed in is unchanged
-    assert ("no bfloat16 arithmetic" in caplog.text) != cpu_has_bf16()
+    assert not fused or not caplog.text
+
+
+@pytest.mark.parametrize(("rates", "warned"), [([3_400.0, 1_200.0], True), ([1_200.0, 3_400.0], False)])
+def test_bf16_slower_than_fp32_is_reported_with_both_figures(
+    rates: list[float],
+    warned: bool,
+    encoder: PackedEncoder,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("lengthwise.encoder.torch_engine.has_bf16_kernel", lambda: False)
+    monkeypatch.setattr("lengthwise.encoder.torch_engine.measure_rates", lambda engines, tokens: rates)
+    TorchEngine(encoder, precision="bf16")
+    assert ("bf16 is slower than fp32 on this CPU: 1,200 and 3,400 tokens" in caplog.text) == warned
 
 
 def test_missing_device_or_precision_is_refused(encoder: PackedEncoder, monkeypatch: pytest.MonkeyPatch) -> None:
