@@ -39,7 +39,7 @@ def main(artifact: Path, config: Path | None, **given: Any) -> None:
     """Serve ARTIFACT: POST /v1/embeddings, /embed, /tokenize, the Open Inference Protocol; a page at /.
 
     Each setting is a flag, a variable (LENGTHWISE_MAX_ITEMS) or a key of --config, in this order of precedence. The
-    vectors equal those that `lengthwise encode` writes. PyTorch is not needed.
+    vectors equal those that `lengthwise encode` writes. PyTorch is needed for --engine torch only.
     """
     try:
         from lengthwise.export.server.lifecycle import serve

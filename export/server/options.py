@@ -15,6 +15,7 @@ from typing_extensions import Doc
 PositiveInt = Annotated[int, Ge(1), Lt(2**63)]
 Seconds = Annotated[float, Gt(0), Le(10**9)]
 NonEmpty = Annotated[str, MinLen(1)]
+Precision = Literal["fp32", "bf16", "fp16", "int8"]
 Graph = Literal["native", "portable", "fp16", "int8", "int8_dynamic"]
 
 
@@ -28,7 +29,11 @@ class ServeOptions:
         Doc("bearer token that clients must send; other users can read flags, so set LENGTHWISE_API_KEY instead"),
     ] = None
     model_name: Annotated[NonEmpty | None, Doc("name that clients use; the folder's name by default")] = None
-    device: Annotated[Literal["cpu", "cuda", "auto"], Doc("where the graph runs")] = "cpu"
+    device: Annotated[Literal["cpu", "cuda", "auto"], Doc("where the encoder runs")] = "cpu"
+    engine: Annotated[Literal["onnx", "torch"], Doc("onnxruntime with a graph, or PyTorch with the weights")] = "onnx"
+    precision: Annotated[
+        Precision | None, Doc("of the engine torch: fp32 (the default), bf16, on a CPU int8, or on a GPU fp16")
+    ] = None
     variant: Annotated[Graph | None, Doc("graph to run; by default the one that validation recommends")] = None
     workers: Annotated[
         PositiveInt | None, Doc("batches computed at once; by default one per core, or two on a GPU")

@@ -18,10 +18,10 @@ from numpy.typing import NDArray
 
 from lengthwise import __version__
 from lengthwise.config import TokenizationSettings
+from lengthwise.encoder.engine import Engine
 from lengthwise.errors import ArtifactError
-from lengthwise.export.artifact.engine import OnnxEngine
 from lengthwise.export.artifact.folder import Artifact
-from lengthwise.export.graphs.variants import VARIANTS
+from lengthwise.export.server.engines import open_engine
 from lengthwise.export.server.errors import InvalidItem, Overloaded, RequestTimeout, RequestTooLarge
 from lengthwise.export.server.metrics import Metrics
 from lengthwise.export.server.queue import BatchQueue, Job, Reservation
@@ -54,12 +54,11 @@ class Service:
             ArtifactError: it cannot run with these settings, or does not reproduce its golden vectors.
         """
         self.settings, self.metrics, self.artifact = settings, metrics, artifact
-        workers = settings.workers or (cpu_count() if settings.device == "cpu" else None)
-        self.engine = OnnxEngine(artifact, settings.device, workers, settings.variant)
-        variant = VARIANTS[self.engine.variant]
-        if not variant.independent:
+        self._served = open_engine(artifact, settings)
+        self.engine: Engine = self._served.engine
+        if not self._served.independent:
             raise ArtifactError(
-                f"with the graph {variant.name} a text's vector depends on its batch, so it is not served; choose"
+                f"with the graph {self._served.graph} a text's vector depends on its batch, so it is not served; choose"
                 " another variant"
             )
         self.name = settings.model_name or artifact.folder.resolve().name
@@ -67,14 +66,14 @@ class Service:
         self.state: State = "starting"
         self.started = time.time()
         self._golden = artifact.load_golden()
-        self._tolerance = self.engine.tolerance
+        self._tolerance = self._served.tolerance
         self._tokens_per_byte = _INITIAL_TOKENS_PER_BYTE
         self._pool = ThreadPoolExecutor(cpu_count(), thread_name_prefix="tokenize")
         costs = replace(self.engine.costs, max_tokens=settings.max_batch_tokens)
         padding = self.engine.config.padding
         if padding is not None:  # even a short text takes so many cells
             costs = costs.with_limits(max_rows=max(1, settings.max_batch_tokens // padding.to))
-        self.queue = BatchQueue(self.engine, costs, self.engine.workers, settings.max_queue_tokens, metrics)
+        self.queue = BatchQueue(self.engine, costs, self._served.workers, settings.max_queue_tokens, metrics)
         try:
             self._warmup()
             self._check_golden(self.engine.encode_batch(self._golden.input_ids, self._golden.lengths))
@@ -274,12 +273,12 @@ class Service:
             "labels": list(config.labels),
             "vocab_size": config.vocab_size,
             "trained": config.trained,
-            "variant": self.engine.variant,
+            "variant": self._served.graph,
             "runtime": self.engine.name,
             "weights": self.engine.fingerprint,
             "tokenizer": self.tokenizer.fingerprint,
             "add_special_tokens": self.engine.config.tokenization.add_special_tokens,
-            "workers": self.engine.workers,
+            "workers": self._served.workers,
             "versions": self.artifact.manifest.get("versions", {}),
             "state": self.state,
             **{name: getattr(self.settings, name) for name in self.settings.model_fields if name.startswith("max_")},

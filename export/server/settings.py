@@ -38,6 +38,20 @@ class ServeSettings(Settings, BaseSettings, ServeOptions):
         """Only the arguments: `resolve_settings` alone reads the environment."""
         return (init_settings,)
 
+    @field_validator("precision")
+    @classmethod
+    def _only_torch_has_precisions(cls, value: str | None, info: ValidationInfo) -> str | None:
+        if value is not None and info.data.get("engine", "torch") != "torch":
+            raise ValueError(f"is {value!r}, but a graph has a precision of its own; set engine to torch, or a variant")
+        return value
+
+    @field_validator("variant")
+    @classmethod
+    def _only_onnx_has_variants(cls, value: str | None, info: ValidationInfo) -> str | None:
+        if value is not None and info.data.get("engine", "onnx") != "onnx":
+            raise ValueError(f"is {value!r}, but only the engine onnx runs a graph; set a precision instead")
+        return value
+
     @field_validator("max_text_tokens")
     @classmethod
     def _text_fits_into_a_batch(cls, value: int, info: ValidationInfo) -> int:

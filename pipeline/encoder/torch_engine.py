@@ -163,6 +163,11 @@ class TorchEngine:
             release=torch.cuda.empty_cache if self.device.type == "cuda" else None,
         )
 
+    @property
+    def workers(self) -> int:
+        """Batches that run in parallel."""
+        return self._workers
+
     def run_all(self, function: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
         """Map `function` over items, in order, on the engine's workers."""
         try:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from unittest import mock
 
 import numpy as np
@@ -17,11 +17,13 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from lengthwise.cli.benchmarks.corpora import load_corpus
+from lengthwise.cli.benchmarks.cpus import AVX2_CPU, compiled_for_avx2
 from lengthwise.cli.benchmarks.harness import Result, alternate, median, ratios
 from lengthwise.cli.benchmarks.models import SHAPES, plain_loop, sentence_transformer
 from lengthwise.config import Precision, RunConfig
 from lengthwise.data.dataset import open_dataset
-from lengthwise.encoder.engine import encode_texts
+from lengthwise.encoder.engine import encode_texts, plan_tokens
+from lengthwise.encoder.kernel import has_kernel
 from lengthwise.encoder.model import PackedEncoder
 from lengthwise.encoder.torch_engine import TorchEngine
 from lengthwise.export.artifact.build import build_artifact
@@ -33,6 +35,8 @@ from lengthwise.tokens.tokenize import tokenize_texts
 from lengthwise.tokens.tokenizer import TextTokenizer
 from lengthwise.util.compat import cpu_has_bf16
 
+T = TypeVar("T")
+R = TypeVar("R")
 BATCH_SIZES = (32, 64, 128, 256)  # of sentence-transformers; the fastest one is the baseline
 NO_BF16 = "not run: this CPU has no bfloat16 arithmetic"
 
@@ -53,11 +57,13 @@ def measure(shape_name: str, corpus: str, rows: int, runs: int) -> Result:
         return run
 
     with tempfile.TemporaryDirectory() as scratch:
-        engine = TorchEngine(encoder)
+        engine, unshared = TorchEngine(encoder), TorchEngine(encoder)
+        unshared.sharing = None
         artifact = build_artifact(encoder, tokenizer, Path(scratch) / "artifact", variants=(INT8,))
         best = _best_batch_size(model, texts)
         sides: dict[str, Callable[[], Any]] = {
-            "ours fp32": lambda: encode_texts(texts, tokenizer, engine),
+            "ours fp32": partial(encode_texts, texts, tokenizer, engine),
+            "ours fp32, no shared steps": partial(encode_texts, texts, tokenizer, unshared),
             "ours int8": partial(encode_texts, texts, tokenizer, TorchEngine(encoder, precision="int8")),
             f"sentence-transformers, batch {best}": partial(
                 model.encode, texts, batch_size=best, show_progress_bar=False
@@ -72,7 +78,8 @@ def measure(shape_name: str, corpus: str, rows: int, runs: int) -> Result:
         result = Result("encode")
         baseline = f"sentence-transformers, batch {best}"
         result.table(
-            f"{shape}, {len(texts):,} texts of `{corpus}`, {tokens:,} tokens, {runs} alternating runs",
+            f"{shape}, {len(texts):,} texts of `{corpus}`, {tokens:,} tokens, {runs} alternating runs;"
+            f" {_shared_steps(texts, tokenizer, engine):.1%} of the LSTM's steps are shared",
             ["side", "tokens/s", "times as fast as sentence-transformers", "largest difference", "smallest cosine"],
             [
                 [
@@ -89,7 +96,31 @@ def measure(shape_name: str, corpus: str, rows: int, runs: int) -> Result:
         precisions: tuple[Precision, ...] = ("fp32", "int8")
         for precision in precisions:
             _stage_shares(result, texts, tokenizer, encoder, precision, Path(scratch), runs)
+    if has_kernel():
+        _compare_on_avx2(result, texts, tokenizer, encoder, tokens, runs)
     return result
+
+
+def _shared_steps(texts: Sequence[str], tokenizer: TextTokenizer, engine: TorchEngine) -> float:
+    """The share of LSTM steps that are not computed, because rows have them in common."""
+    shared = plan_tokens(tokenize_texts(texts, tokenizer), engine).shared
+    return 0.0 if shared is None else shared.saved / shared.steps
+
+
+def _compare_on_avx2(
+    result: Result, texts: Sequence[str], tokenizer: TextTokenizer, encoder: PackedEncoder, tokens: int, runs: int
+) -> None:
+    """Compare int8 with float32 in kernels compiled for a CPU without VNNI; both run on this one."""
+    precisions: tuple[Precision, ...] = ("fp32", "int8")
+    with compiled_for_avx2():
+        engines = {precision: TorchEngine(encoder, precision=precision) for precision in precisions}
+    sides = {name: partial(encode_texts, texts, tokenizer, engine) for name, engine in engines.items()}
+    seconds = alternate(sides, runs, "AVX2")
+    result.table(
+        f"The fused kernel compiled for AVX2 without VNNI ({AVX2_CPU}), run on this CPU",
+        ["precision", "tokens/s", "times as fast as fp32"],
+        [[name, f"{tokens / median(of):,.0f}", ratios(of, seconds["fp32"])] for name, of in seconds.items()],
+    )
 
 
 def _best_batch_size(model: Any, texts: Sequence[str]) -> int:
@@ -104,7 +135,7 @@ def _smallest_cosine(found: NDArray[np.float32], expected: NDArray[np.float32]) 
 
 
 class _TimedEngine(TorchEngine):
-    """Sums the CPU time of its batches; `idle` returns zeros without running the LSTM."""
+    """Sums the CPU time of its workers; `idle` returns zeros without running the LSTM."""
 
     def __init__(self, encoder: PackedEncoder, precision: Precision, *, idle: bool = False) -> None:
         super().__init__(encoder, precision=precision)
@@ -112,14 +143,20 @@ class _TimedEngine(TorchEngine):
         self.seconds = 0.0
         self._lock = threading.Lock()
         if idle:
+            self.sharing = None
             self._encode = lambda input_ids, lengths: np.zeros((len(lengths), self.config.dim), np.float32)
 
-    def encode_batch(self, input_ids: NDArray[np.int64], lengths: NDArray[np.int64]) -> NDArray[np.float32]:
-        began = time.thread_time()
-        vectors = super().encode_batch(input_ids, lengths)
-        with self._lock:
-            self.seconds += time.thread_time() - began
-        return vectors
+    def run_all(self, function: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
+        """The engine's, timed."""
+
+        def timed(item: T) -> R:
+            began = time.thread_time()
+            found = function(item)
+            with self._lock:
+                self.seconds += time.thread_time() - began
+            return found
+
+        return super().run_all(timed, items)
 
 
 def _stage_shares(

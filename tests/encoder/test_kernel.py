@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 
 import numpy as np
@@ -12,7 +13,15 @@ pytest.importorskip("llvmlite", reason="install lengthwise[fast]")
 import llvmlite.binding as llvm
 
 from lengthwise.encoder import kernel
-from lengthwise.encoder.kernel import Kernel, aligned_empty, choose_spec, cpu_features, has_bf16_kernel, has_kernel
+from lengthwise.encoder.kernel import (
+    Kernel,
+    KernelPrecision,
+    aligned_empty,
+    choose_spec,
+    cpu_features,
+    has_bf16_kernel,
+    has_kernel,
+)
 from lengthwise.encoder.kernel_code import RUN_ARGUMENTS, kernel_code
 
 AVX2 = frozenset({"avx2", "fma"})
@@ -47,6 +56,17 @@ def test_each_cpu_gets_its_instructions(
     if cpu == "znver4":
         in_bfloat16 = choose_spec("bf16", {"sum"}, features=features | {"avx512bf16"})
         assert "vdpbf16ps\t" in assembly(kernel_code(in_bfloat16), cpu)
+
+
+@pytest.mark.skipif(not has_kernel(), reason="the code is for x86-64")
+@pytest.mark.parametrize(("cpu", "features"), [(cpu, features) for cpu, features, _, _ in CPUS])
+@pytest.mark.parametrize("precision", ["fp32", "int8"])
+def test_sums_of_a_tile_stay_in_registers(cpu: str, features: frozenset[str], precision: KernelPrecision) -> None:
+    """Beside the four sums that integers begin with, no vector is read from the stack, or written there."""
+    spec = choose_spec(precision, {"sum"}, features=features)
+    functions = re.split(r"\n(?=\w+:)", assembly(kernel_code(spec), cpu))
+    (largest,) = [text for text in functions if text.startswith(f"tile_{spec.tile_rows}:")]
+    assert len(re.findall(r"\tv\w+.*\(%rsp\)", largest)) <= 4
 
 
 def test_bf16_kernel_needs_its_products() -> None:
