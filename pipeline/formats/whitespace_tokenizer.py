@@ -25,7 +25,7 @@ from lengthwise.formats.word_patterns import any_of, escape
 from lengthwise.tokens.tokenizer import TextTokenizer
 
 # What str.split() and str.strip(string.punctuation) take away.
-WHITESPACE = "\\t-\\r\\x1c-\\x20\\x85\\xa0\\u1680\\u2000-\\u200a\\u2028\\u2029\\u202f\\u205f\\u3000"
+WHITESPACE = "\\t-\\r\\x1c-\\x20\\x{85}\\x{a0}\\u1680\\u2000-\\u200a\\u2028\\u2029\\u202f\\u205f\\u3000"
 _SPACE = "".join(char for char in map(chr, range(0x3001)) if char.isspace())
 _PUNCTUATION = "".join(map(escape, string.punctuation))
 _FIRST_MARK, _MARKS = 0xF0000, 4096
@@ -114,9 +114,12 @@ class _Marks:
 
 
 def _check_words(vocabulary: WhitespaceVocabulary) -> None:
-    reserved = {chr(_FIRST_MARK + number) for number in range(_MARKS)}
     if "" in vocabulary.ids and "" not in vocabulary.stop_words:
-        raise TokenizerError("the vocabulary has an empty word, which punctuation alone leads to; rename it")
+        raise TokenizerError(
+            f"the vocabulary's word {vocabulary.ids['']} is empty, and sentence-transformers gives its id to"
+            " punctuation that stands alone; rename it, or make '' a stop word"
+        )
+    reserved = {chr(_FIRST_MARK + number) for number in range(_MARKS)}
     for word in (*vocabulary.ids, *vocabulary.stop_words):
         if not reserved.isdisjoint(word):
             raise TokenizerError(f"the word {word!r} holds a character of U+{_FIRST_MARK:X} to U+F0FFF; rename it")

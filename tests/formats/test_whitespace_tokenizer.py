@@ -12,6 +12,7 @@ from lengthwise.tokens.tokenizer import TextTokenizer
 
 LETTERS = "aAbBİıΣσςß.'!-\u0301"
 WORDS = st.text(LETTERS, max_size=4)
+KNOWN = st.text(LETTERS, min_size=1, max_size=4)
 TEXTS = st.lists(st.text(LETTERS + " \t\x1c\x85\u3000\n\U000f0001\U000f0004", max_size=6), max_size=8).map(" ".join)
 
 
@@ -20,7 +21,7 @@ def rule(words: list[str], stop_words: set[str], lowercase: bool = False) -> Whi
 
 
 @settings(deadline=None, max_examples=150)
-@given(words=st.lists(WORDS, max_size=12), stop_words=st.sets(WORDS, max_size=4), lowercase=st.booleans(), text=TEXTS)
+@given(words=st.lists(KNOWN, max_size=12), stop_words=st.sets(WORDS, max_size=4), lowercase=st.booleans(), text=TEXTS)
 def test_any_text_has_the_ids_of_the_rule(words: list[str], stop_words: set[str], lowercase: bool, text: str) -> None:
     vocabulary = rule(["PADDING_TOKEN", *words], stop_words, lowercase)
     (encoding,) = whitespace_tokenizer(vocabulary).encode_batch([text])
@@ -55,6 +56,12 @@ def test_the_tokenizer_survives_a_file() -> None:
     assert again.fingerprint == tokenizer.fingerprint
     assert again.vocab_size == 5
     assert again.encode_batch(["APPLE (Apple) c++, C++ c++! the"])[0].ids == [2, 1, 4]
+
+
+def test_an_empty_word_is_refused() -> None:
+    with pytest.raises(TokenizerError, match="word 1 is empty"):  # its id is that of punctuation alone, in the library
+        whitespace_tokenizer(rule(["PAD", "", "cat"], set()))
+    assert whitespace_tokenizer(rule(["PAD", "", "cat"], {""})).encode_batch(["-- cat"])[0].ids == [2]
 
 
 def test_reserved_characters_are_refused() -> None:
