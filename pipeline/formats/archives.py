@@ -24,14 +24,15 @@ _ZIPS = (".zip", ".whl")
 _TARS = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
 _MAX_BYTES, _MAX_FILES = 32 * 2**30, 20_000
 _BLOCK = 2**20
+_DAMAGE = (zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, EOFError, OSError, RuntimeError)
 
 
 def is_archive(path: Path) -> bool:
-    """Whether a file is an archive of several files, by its name."""
+    """Whether a file is an archive of several files, by its name; a .tar may also be weights (net.pth.tar)."""
     name = path.name.lower()
-    if not path.is_file() or not name.endswith((*_ZIPS, *_TARS)):
-        return False
-    return not name.endswith((".pth.tar", ".pt.tar")) or tarfile.is_tarfile(path)  # a usual name of PyTorch's files
+    return (
+        path.is_file() and name.endswith((*_ZIPS, *_TARS)) and (not name.endswith(".tar") or tarfile.is_tarfile(path))
+    )
 
 
 @contextmanager
@@ -48,15 +49,7 @@ def unpacked(path: Path) -> Iterator[Path]:
                 _unpack_zip(path, folder)
             else:
                 _unpack_tar(path, folder)
-        except (
-            zipfile.BadZipFile,
-            tarfile.TarError,
-            zlib.error,
-            lzma.LZMAError,
-            EOFError,
-            OSError,
-            RuntimeError,
-        ) as error:
+        except _DAMAGE as error:
             raise CheckpointError(f"{path}: the archive cannot be unpacked ({error}); get it again") from error
         yield folder
 
@@ -79,9 +72,12 @@ def _unpack_zip(path: Path, folder: Path) -> None:
 
 def _unpack_tar(path: Path, folder: Path) -> None:
     with tarfile.open(path) as archive:
-        entries = archive.getmembers()
-        _check_size(path, len(entries), sum(entry.size for entry in entries))
-        for entry in entries:
+        entries: list[tarfile.TarInfo] = []
+        size = 0
+        for entry in archive:
+            entries.append(entry)
+            size += entry.size
+            _check_size(path, len(entries), size)
             if not entry.isfile() and not entry.isdir():
                 raise CheckpointError(
                     f"{path}: {entry.name!r} is a link or a device; unpack it yourself, and give the folder"
@@ -121,7 +117,7 @@ class _Limited:
     def __init__(self, source: IO[bytes], size: int, path: Path) -> None:
         self._source, self._left, self._path = source, size, path
 
-    def read(self, count: int) -> bytes:
+    def read(self, count: int = -1, /) -> bytes:
         block = self._source.read(count)
         self._left -= len(block)
         if self._left < 0:

@@ -57,6 +57,24 @@ def with_equal_sizes(parts: Parts) -> Parts:
     return replace(changed, dense=[(chosen, "identity")])
 
 
+def note_on_units(layers: Sequence[Sequence[Direction]], parts: Parts) -> list[str]:
+    """A note where a vector is wider than that of the model's own last layer, for lack of layers that take it back.
+
+    Args:
+        layers: as the model has them.
+        parts: as the encoder has them.
+    """
+    own = sum(direction.hidden_size for direction in layers[-1])
+    wider = sum(direction.hidden_size for direction in parts.layers[-1])
+    if own == wider or parts.dense:
+        return []
+    times = len(parts.pooling.split("_"))
+    return [
+        f"vectors have {times * wider} values, not the model's own {times * own}: units were added so that the"
+        " classifier gives the model's logits"
+    ]
+
+
 def _filled(direction: Direction, gates: int, hidden: int, below: Sequence[int] | None, directions: int) -> Direction:
     """One direction with more units, and columns for those of the layer below."""
     own = direction.hidden_size
@@ -96,8 +114,12 @@ def with_bias_per_token(parts: Parts) -> Parts:
     ((linear, activation),) = parts.head
     if linear.bias is None:
         return parts
-    if parts.pooling != "sum" or parts.dense or parts.cell != "lstm" or parts.settings.get("normalize"):
-        raise CheckpointError(f"{linear.name} has a bias per token, which only an LSTM with sum pooling can have")
+    normalize = bool(parts.settings.get("normalize"))
+    if parts.pooling != "sum" or parts.dense or normalize or parts.cell != "lstm":
+        raise CheckpointError(
+            f"{linear.name} has a bias per token, which only an LSTM with sum pooling can have, without dense and"
+            " normalize"
+        )
     last = len(parts.layers) - 1
     added = [_Unit(cell_input=_SATURATED if number == last else 0.0) for number in range(last + 1)]
     weight = _with_column(linear.weight, parts, linear.bias / math.tanh(1.0))
@@ -166,7 +188,7 @@ def _with_units(parts: Parts, units: Sequence[_Unit]) -> Parts:
     """One more unit in each layer: of these in the forward direction, and one that stays zero in the other."""
     layers = []
     for number, (layer, unit) in enumerate(zip(parts.layers, units, strict=True)):
-        below = 0 if number == 0 else len(layer)
+        below = 0 if number == 0 else len(parts.layers[number - 1])
         layers.append([_with_unit(each, below, unit if not reverse else _Unit()) for reverse, each in enumerate(layer)])
     return replace(parts, layers=layers)
 

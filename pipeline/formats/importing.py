@@ -124,10 +124,11 @@ def weights_path(place: Path, mapping: Mapping | None, source: Path) -> Path:
         if len(found) != 1:
             listed = ", ".join(str(path.relative_to(place)) for path in found[:10]) or "none"
             raise ConfigError(
-                f"{source}: of its files of weights ({listed}) the mapping names none; set weights to one"
+                f"{source}: of its files of weights ({listed}) the mapping names none; set weights to one, or give one"
+                " of them as the source"
             )
-        path = Path(os.path.normpath(found[0]))  # links are followed: the cache of the Hub consists of them
-        if not path.is_relative_to(place) or not path.is_file():
+        path = Path(os.path.abspath(found[0]))  # not resolved: files of the Hub's cache are links
+        if not path.is_relative_to(os.path.abspath(place)) or not path.is_file():
             raise CheckpointError(f"{source}: weights = {named!r} is not there")
         return path
     if place.suffix.lower() not in SUFFIXES:

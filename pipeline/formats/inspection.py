@@ -6,7 +6,10 @@ What the shapes decide is filled in. What they cannot decide is left as null wit
 from __future__ import annotations
 
 import json
+import os
+import re
 import reprlib
+from collections import deque
 from collections.abc import Mapping as Map
 from itertools import islice
 from pathlib import Path
@@ -25,6 +28,10 @@ from lengthwise.formats.onnx_graph import OnnxGraph
 from lengthwise.formats.sentence_transformers import MODULES_FILE, read_sentence_transformers
 from lengthwise.formats.tensors import TensorFile, read_tensors
 
+_YAML_WORDS = ("y", "n", "yes", "no", "on", "off", "true", "false", "null")
+_SHORT = reprlib.Repr()
+_SHORT.maxlevel = 2  # a value can hold another a thousand times
+
 
 def inspect_source(source: Path, *, trust_pickle: bool = False) -> tuple[str, str]:
     """A report of what is inside, and a mapping as YAML.
@@ -39,7 +46,7 @@ def inspect_source(source: Path, *, trust_pickle: bool = False) -> tuple[str, st
             lines = [f"{source}: a folder of sentence-transformers, which needs no mapping", repr(encoder), *notes]
             return "\n".join(lines), "# lengthwise import reads a folder of sentence-transformers without a mapping"
         path = weights_path(place, None, source)
-        inside = path.relative_to(place) if place.is_dir() else None
+        inside = path.relative_to(os.path.abspath(place)) if place.is_dir() else None
         if path.suffix.lower() in KERAS_SUFFIXES:
             return _inspect_keras(path, source, inside)
         if path.suffix.lower() == ONNX_SUFFIX:
@@ -75,7 +82,7 @@ def _inspect_onnx(path: Path, source: Path, inside: Path | None) -> tuple[str, s
 
 def _other_mapping(inside: Path | None, rows: int | None, outputs: int | None) -> str:
     lines = ["# Layers and pooling are read off the file; null is to be replaced."]
-    lines += [] if inside is None else [f"weights: {json.dumps(inside.as_posix())}"]
+    lines += [] if inside is None else [f"weights: {_quoted(inside.as_posix())}"]
     if outputs is not None:
         labels = ", ".join(f"label{number}" for number in range(outputs))
         lines.append(f"# classifier: {{labels: [{labels}]}} # if the last Dense layer gives them")
@@ -100,36 +107,36 @@ def guess_mapping(file: TensorFile, weights: Path | None) -> str:
     tensors = file.tensors
     lines = ["# What the shapes decide is filled in; null is to be replaced."]
     if weights is not None:
-        lines.append(f"weights: {json.dumps(weights.as_posix())}")
+        lines.append(f"weights: {_quoted(weights.as_posix())}")
     used: set[str] = set()
     rnns, inputs, width = find_rnns(tensors), None, None
     if rnns:
         prefix = rnns[0]
-        others = f" # or {', '.join(rnns[1:])}" if len(rnns) > 1 else ""
+        others = f" # or {', '.join(map(_quoted, rnns[1:]))}" if len(rnns) > 1 else ""
         inputs, width, note = _recurrent(tensors, prefix, file)
         used = {name for name in tensors if name.startswith(f"{prefix}." if prefix else ("weight_", "bias_"))}
-        lines.append(f"rnn: {json.dumps(prefix)}{others} # {note}")
+        lines.append(f"rnn: {_quoted(prefix)}{others} # {note}")
     else:
         lines.append("layers: null # name the tensors: [{forward: {weight_ih: ..., weight_hh: ..., bias_ih: ...}}]")
     embeddings = [] if inputs is None else find_embeddings(tensors, inputs)
     others = f" # or {', '.join(embeddings[1:])}" if len(embeddings) > 1 else ""
-    name = json.dumps(embeddings[0]) if embeddings else f"null # a tensor, or {ONE_HOT}"
-    lines.append(f"embedding: {name}{others}")
+    lines.append(f"embedding: {_quoted(embeddings[0]) if embeddings else f'null # a tensor, or {ONE_HOT}'}{others}")
     used.update(embeddings[:1])
     lines.append("pooling: null # what the model does with the states: last, first, end, mean, max, sum, attention")
     linears = find_linears(tensors, frozenset(used))
     scores = [name for name in linears if tensors[f"{name}.weight"].shape[0] == 1 and "att" in name.lower()]
     if scores:
-        lines.append(f"attention: {{score: {json.dumps(scores[0])}}} # with pooling: attention")
+        lines.append(f"attention: {{score: {_quoted(scores[0])}}} # with pooling: attention")
     rest = [name for name in linears if name not in scores]
     if rest:
         for name in rest[:-1]:
-            lines.append(f"# dense: [{{layer: {json.dumps(name)}, activation: relu}}] # {_shape(tensors, name, width)}")
+            lines.append(f"# dense: [{{layer: {_quoted(name)}, activation: relu}}] # {_shape(tensors, name, width)}")
         count = tensors[f"{rest[-1]}.weight"].shape[0]
         lines.append(
             f"classifier: # {_shape(tensors, rest[-1], width)}; or write it as dense, if its output is the vector"
         )
-        lines += [f"  layer: {json.dumps(rest[-1])}", f"  {_labels(file.other, count)}"]
+        lines += [f"  layer: {_quoted(rest[-1])}", f"  {_labels(file.other, count)}"]
+        lines += ["  activation: sigmoid"] if count == 1 else []
     used.update(f"{name}.{part}" for name in linears for part in ("weight", "bias"))
     left = [name for name in tensors if name not in used]
     if left:
@@ -160,18 +167,14 @@ def _shape(tensors: Map[str, Tensor], name: str, width: int | None) -> str:
 
 def _labels(other: Any, count: int) -> str:
     key = _place(other, count)
-    if count == 1:
-        return "labels: [label0]\n  activation: sigmoid"
     return (
-        f"labels_key: {json.dumps(key)}"
-        if key
-        else f"labels: [{', '.join(f'label{number}' for number in range(count))}]"
+        f"labels_key: {_quoted(key)}" if key else f"labels: [{', '.join(f'label{number}' for number in range(count))}]"
     )
 
 
 def _tokens(other: Any, rows: int | None) -> list[str]:
     key = None if rows is None else _place(other, rows) or _place(other, rows - 1) or _place(other, rows - 2)
-    where = f"key: {json.dumps(key)}" if key else "vocabulary: null # a file: JSON, a token per line, or a pickle"
+    where = f"key: {_quoted(key)}" if key else "vocabulary: null # a file: JSON, a token per line, or a pickle"
     return [
         f"tokens: # {rows} ids" if rows is not None else "tokens:",
         f"  {where}",
@@ -182,29 +185,44 @@ def _tokens(other: Any, rows: int | None) -> list[str]:
     ]
 
 
-def _place(other: Any, count: int, name: str = "", depth: int = 0) -> str | None:
-    """Where plain values of this number are in the file."""
-    if isinstance(other, Map) and depth < 4:
-        for key, value in other.items():
+def _quoted(name: str) -> str:
+    """A name as YAML; 0, no and the like in quotes."""
+    plain = re.fullmatch(r"[A-Za-z_][\w./-]*", name) and name.lower() not in _YAML_WORDS
+    return name if plain else json.dumps(name)
+
+
+def _place(other: Any, count: int) -> str | None:
+    """Where plain values of this number are in the file; each place is looked at once."""
+    seen: set[int] = set()
+    waiting: deque[tuple[Any, str]] = deque([(other, "")])
+    while waiting:
+        node, name = waiting.popleft()
+        if not isinstance(node, Map) or id(node) in seen or name.count(".") > 3:
+            continue
+        seen.add(id(node))
+        for key, value in node.items():
             path = f"{name}.{key}".lstrip(".")
             if isinstance(value, Map | list | tuple) and len(value) == count and not _holds_tensors(value):
                 return path
-            found = _place(value, count, path, depth + 1)
-            if found is not None:
-                return found
+            waiting.append((value, path))
     return None
 
 
-def _holds_tensors(value: Any, depth: int = 0) -> bool:
-    if isinstance(value, Tensor):
-        return True
-    if not isinstance(value, Map) or depth > 2:
-        return False
-    return any(_holds_tensors(each, depth + 1) for each in islice(value.values(), 1_000))
+def _holds_tensors(value: Any) -> bool:
+    seen: set[int] = set()
+    waiting = [value]
+    while waiting:
+        node = waiting.pop()
+        if isinstance(node, Tensor):
+            return True
+        if isinstance(node, Map) and id(node) not in seen:
+            seen.add(id(node))
+            waiting += node.values()
+    return False
 
 
 def _summary(value: Any) -> str:
     if isinstance(value, Map | list | tuple):
-        shown = list(value.items() if isinstance(value, Map) else value)[:3]
-        return f"{type(value).__name__} of {len(value)}, such as {', '.join(map(reprlib.repr, shown))}"
-    return reprlib.repr(value)
+        shown = list(islice(value.items() if isinstance(value, Map) else value, 3))
+        return f"{type(value).__name__} of {len(value)}, such as {', '.join(map(_SHORT.repr, shown))}"[:160]
+    return _SHORT.repr(value)[:100]

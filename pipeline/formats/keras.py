@@ -8,6 +8,7 @@
   the version that wrote the file decides, and a file of weights alone needs the mapping to say it.
 - With mask_zero, texts that are padded give the states of texts that are not. Without it, what the model was trained on
   was read with its padding: where the file says a length, the mapping has to say what becomes of it.
+- The maximum over time of Keras does not see mask_zero: of a padded text it takes in the states at its padding.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from torch import Tensor
 from lengthwise.config import TokenizationSettings
 from lengthwise.encoder.model import PackedEncoder
 from lengthwise.errors import CheckpointError, ConfigError
-from lengthwise.formats.extra_units import with_equal_sizes
+from lengthwise.formats.extra_units import note_on_units, with_equal_sizes
 from lengthwise.formats.keras_file import KerasFile, Layer
 from lengthwise.formats.mapping import Mapping
 from lengthwise.formats.parts import Direction, Linear, Parts, build_model
@@ -59,7 +60,8 @@ def read_keras(file: KerasFile, mapping: Mapping, folder: Path) -> tuple[PackedE
     _refuse_names(mapping, file)
     reader = _Reader(file, mapping)
     parts = reader.parts()
-    tokenizer, padding, unknown = import_tokenizer(mapping.tokens, folder, None, len(parts.embedding))
+    rows = len(parts.embedding)
+    tokenizer, padding, unknown = import_tokenizer(mapping.tokens, folder, None, rows, reader.notes)
     limit = mapping.tokens.max_length
     parts = replace(
         parts,
@@ -67,9 +69,10 @@ def read_keras(file: KerasFile, mapping: Mapping, folder: Path) -> tuple[PackedE
         unk_token_id=unknown,
         tokenization=TokenizationSettings(max_length=limit, truncate=limit is not None),
     )
-    if reader.masked and padding != 0:
-        raise ConfigError(f"{file.path}: mask_zero hides the id 0, but tokens.padding is {padding}; set it to 0")
-    return build_model(with_equal_sizes(parts), tokenizer, str(file.path)), tokenizer, reader.notes
+    reader.check_mask(padding, unknown)
+    filled = with_equal_sizes(parts)
+    reader.notes += note_on_units(parts.layers, filled)
+    return build_model(filled, tokenizer, str(file.path)), tokenizer, reader.notes
 
 
 def _refuse_names(mapping: Mapping, file: KerasFile) -> None:
@@ -88,11 +91,13 @@ class _Reader:
         self.file, self.mapping, self.notes = file, mapping, list[str]()
         self.masked = False
         self._embedding: Tensor | None = None
+        self._is_one_hot = False
         self._rnns: list[tuple[Layer, str, list[Direction]]] = []
         self._pooling: str | None = None
         self._dense: list[tuple[Linear, str]] = []
         self._gates: set[str] = set()
         self._length: int | None = None
+        self._built_length: int | None = None
 
     def parts(self) -> Parts:
         """The parts, without a tokenizer."""
@@ -103,6 +108,8 @@ class _Reader:
             raise CheckpointError(f"{self.file.path}: has no LSTM or GRU; its layers are {self._kinds()}")
         if self._embedding is None:
             self._embedding = self._one_hot()
+        elif self.mapping.embedding is not None:
+            raise ConfigError(f"{self.file.path}: has an Embedding layer; leave embedding out of the mapping")
         cells = {cell for _, cell, _ in self._rnns}
         if len(cells) > 1:
             raise CheckpointError(f"{self.file.path}: has LSTM and GRU layers in one chain; the encoder has one kind")
@@ -127,11 +134,37 @@ class _Reader:
     def _kinds(self) -> str:
         return ", ".join(layer.kind or layer.name for layer in self.file.layers)
 
+    def check_mask(self, padding: int, unknown: int | None) -> None:
+        """Refuse ids of texts that the mask hides, and ids of padding that it does not.
+
+        Raises:
+            ConfigError: there are such.
+        """
+        if not self.masked:
+            return
+        if self._is_one_hot:
+            if unknown is not None:
+                raise ConfigError(
+                    f"{self.file.path}: its Masking skips vectors of zeros, and tokens.unknown = {unknown} may be one;"
+                    " leave unknown out, so that unknown tokens are skipped here too"
+                )
+            return
+        if padding != 0:
+            raise ConfigError(
+                f"{self.file.path}: mask_zero hides the id 0, but tokens.padding is {padding}; set it to 0"
+            )
+        if unknown == 0:
+            raise ConfigError(
+                f"{self.file.path}: mask_zero hides the id 0, but tokens.unknown is 0; leave unknown out, so that"
+                " unknown tokens are skipped here too"
+            )
+
     def _one_hot(self) -> Tensor:
         if self.mapping.embedding != "one-hot":
             raise CheckpointError(
                 f"{self.file.path}: has no Embedding layer; if its input is one-hot vectors, set embedding: one-hot"
             )
+        self._is_one_hot = True
         inputs = self._rnns[0][2][0].weight_ih.shape[1]
         return torch.cat([torch.eye(inputs), torch.zeros(1, inputs)])
 
@@ -158,8 +191,8 @@ class _Reader:
                     f"{self.file.path}: a file of weights alone does not say the activation of"
                     f" {layer.name}; save the whole model: model.save('model.keras')"
                 )
-            config = {"return_sequences": True, "recurrent_activation": None}
-            config["reset_after"] = layer.weights[-1].dim() == 2
+            after = len(shapes) > 2 and len(shapes[2]) == 2  # with two biases
+            config = {"return_sequences": True, "recurrent_activation": None, "reset_after": after}
             if len(shapes) == 6:
                 kind, config = "Bidirectional", {"layer": {"class_name": kind, "config": config}}
             layers.append(Layer(kind, layer.name, config, layer.weights))
@@ -173,7 +206,8 @@ class _Reader:
 
     def _add(self, layer: Layer) -> None:
         if not self._rnns:
-            self._length = self._length or _fixed_length(layer.config)
+            self._length = self._length or layer.length
+            self._built_length = self._built_length or layer.built_length
         if layer.kind in _IGNORED:
             return
         if layer.kind == "Embedding":
@@ -268,6 +302,11 @@ class _Reader:
         if self._pooling is not None or self._dense or not self._rnns or not _returns_sequences(self._rnns[-1][0]):
             raise CheckpointError(f"{self.file.path}: {layer.name} does not pool the states of an LSTM or GRU")
         self._pooling = _POOLINGS.get(layer.kind, "mean")
+        if self.masked and self._pooling == "max":
+            self.notes.append(
+                f"{layer.name}: Keras takes the maximum over the states at the padding too, so its outputs for a padded"
+                " text differ from those for the text alone, which are given here"
+            )
 
     def _add_dense(self, layer: Layer) -> None:
         if not self._rnns or (self._pooling is None and _returns_sequences(self._rnns[-1][0])):
@@ -303,8 +342,13 @@ class _Reader:
             raise ConfigError(
                 f"{self.file.path}: was trained on texts of {self._length} tokens, padded and without mask_zero, so"
                 f" padding is part of what it computes; set padding: {{to: {self._length}, side: pre, truncate: pre}}"
-                " in the mapping (pre is the default of Keras' pad_sequences, post of its TextVectorization)"
+                " in the mapping (pre is the default of Keras' pad_sequences for both, post of its TextVectorization)"
             )
+        if not self.masked and self.mapping.padding is None and self.file.described:
+            built = (
+                "" if self._built_length is None else f", such as the {self._built_length} tokens that it was built for"
+            )
+            self.notes.append(f"no mask_zero: if it was trained on padded texts, set padding to their length{built}")
         if self.mapping.padding is not None and self.masked:
             raise ConfigError(f"{self.file.path}: its Embedding has mask_zero, so none is read; leave padding out")
 
@@ -321,24 +365,12 @@ class _Reader:
             return replace(parts, dense=dense)
         if last not in (*_HEADS, "identity"):
             raise CheckpointError(
-                f"{self.file.path}: the last layer has {last}; a classifier has softmax, sigmoid or none"
+                f"{self.file.path}: the activation of {dense[-1][0].name} is {last}; a classifier gives logits, softmax"
+                " or sigmoid. Leave classifier out if this is the vector"
             )
         activation = last if last in _HEADS else "identity"
         labels = classifier_labels(head, dense[-1][0], None)
         return replace(parts, head=[*dense[:-1], (dense[-1][0], "identity")], labels=labels, head_activation=activation)
-
-
-def _fixed_length(config: Map[str, Any]) -> int | None:
-    """The length of the sequences that a layer was made for, if it is fixed."""
-    inner = config["layer"]["config"] if isinstance(config.get("layer"), Map) else {}
-    for settings in (config, inner, config.get("build_config") or {}):
-        if isinstance(settings.get("input_length"), int):
-            return int(settings["input_length"])
-        for key in ("batch_shape", "batch_input_shape", "input_shape"):
-            shape = settings.get(key) or ()
-            if len(shape) > 1 and isinstance(shape[1], int):
-                return int(shape[1])
-    return None
 
 
 def _returns_sequences(layer: Layer) -> bool:

@@ -13,7 +13,7 @@ import zipfile
 import zlib
 from collections import Counter
 from collections.abc import Mapping as Map
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from torch import Tensor
 from lengthwise.errors import CheckpointError, ConfigError
 
 SUFFIXES = (".h5", ".hdf5", ".keras")
+_SEEDS = "seed_generator"  # of Dropout, whole numbers
 
 
 @dataclass(frozen=True)
@@ -35,12 +36,34 @@ class Layer:
         name: its own.
         config: its settings.
         weights: its arrays, in Keras' order: kernel, recurrent kernel, bias; of a Bidirectional, forward then backward.
+        built: what Keras 3 notes of the shapes that it was built for.
     """
 
     kind: str
     name: str
     config: Map[str, Any]
     weights: tuple[Tensor, ...]
+    built: Map[str, Any] = field(default_factory=dict)
+
+    @property
+    def length(self) -> int | None:
+        """The number of tokens that it takes, if it says one."""
+        inner = self.config.get("layer")
+        configs = [self.config, inner.get("config", {}) if isinstance(inner, Map) else {}]
+        if isinstance(self.config.get("input_length"), int):
+            return int(self.config["input_length"])
+        found = [_steps(each.get(key)) for each in configs for key in ("batch_shape", "batch_input_shape")]
+        return next((size for size in found if size is not None), None)
+
+    @property
+    def built_length(self) -> int | None:
+        """The number of tokens of the first texts that it read, if that is in the file."""
+        return _steps(self.built.get("input_shape"))
+
+
+def _steps(shape: Any) -> int | None:
+    """The second number of a shape [batch, tokens, ...], if it is fixed."""
+    return shape[1] if isinstance(shape, list | tuple) and len(shape) > 1 and isinstance(shape[1], int) else None
 
 
 @dataclass(frozen=True)
@@ -98,15 +121,28 @@ def _read_h5(path: Path, file: Any) -> KerasFile:
         return KerasFile(path, version, tuple(layer for layer in found if layer.weights), False)
     if "layers" in file:
         found = [Layer("", name, {}, _all_arrays(group)) for name, group in file["layers"].items()]
-        recurrent = [layer.name for layer in found if len(layer.weights) in (3, 6)]
-        if len(recurrent) > 1:  # kept by name, not in their order
-            raise CheckpointError(
-                f"{path}: weights alone do not say the order of {', '.join(recurrent)}; save the whole model:"
-                " model.save('model.keras')"
-            )
-        found.sort(key=lambda layer: len(layer.weights) != 1)  # the Embedding first
-        return KerasFile(path, "3", tuple(layer for layer in found if layer.weights), False)
+        return KerasFile(path, "3", _in_order([layer for layer in found if layer.weights], path), False)
     raise CheckpointError(f"{path}: an HDF5 file, but not one that Keras wrote")
+
+
+def _in_order(layers: list[Layer], path: Path) -> tuple[Layer, ...]:
+    """Layers of a new file of weights, which keeps them by name: the Embedding first, then by number.
+
+    Raises:
+        CheckpointError: there are recurrent layers of two classes, whose order only the model knows.
+    """
+    kinds = {re.sub(r"_\d+$", "", layer.name) for layer in layers if len(layer.weights) > 2}
+    if len(kinds) > 1:
+        raise CheckpointError(
+            f"{path}: a file of weights alone does not say in which order {', '.join(sorted(kinds))} are; save the"
+            " whole model: model.save('model.keras')"
+        )
+
+    def place(layer: Layer) -> tuple[bool, int]:
+        number = re.search(r"_(\d+)$", layer.name)
+        return len(layer.weights) > 1, int(number[1]) if number else 0
+
+    return tuple(sorted(layers, key=place))
 
 
 def _text(value: Any) -> str:
@@ -123,13 +159,19 @@ def _array(dataset: Any) -> Tensor:
 def _old_weights(group: Any, name: str) -> tuple[Tensor, ...]:
     if name not in group:  # a layer without weights
         return ()
-    return tuple(_array(group[name][_text(each)]) for each in group[name].attrs.get("weight_names", ()))
+    names = [_text(each) for each in group[name].attrs.get("weight_names", ())]
+    return tuple(_array(group[name][each]) for each in names if _SEEDS not in each)
 
 
 def _all_arrays(group: Any) -> tuple[Tensor, ...]:
     """Arrays below a group of a new file, as Keras orders them: forward before backward, then by number."""
     found: list[tuple[str, Tensor]] = []
-    group.visititems(lambda name, node: found.append((name, _array(node))) if hasattr(node, "shape") else None)
+
+    def add(name: str, node: Any) -> None:
+        if hasattr(node, "shape") and _SEEDS not in name:
+            found.append((name, _array(node)))
+
+    group.visititems(add)
     return tuple(array for _, array in sorted(found, key=lambda item: _place(item[0])))
 
 
@@ -201,5 +243,11 @@ def _sources(node: Any) -> set[str]:
 
 
 def _layer(entry: Map[str, Any]) -> Layer:
-    settings = {**entry["config"], "build_config": entry.get("build_config")}
-    return Layer(entry["class_name"], entry.get("name") or settings.get("name", ""), settings, ())
+    settings = entry["config"]
+    return Layer(
+        entry["class_name"],
+        entry.get("name") or settings.get("name", ""),
+        settings,
+        (),
+        entry.get("build_config") or {},
+    )

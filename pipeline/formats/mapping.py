@@ -6,7 +6,6 @@ not asked for; what cannot, such as the pooling and how texts become ids, has to
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -23,17 +22,26 @@ Cleaning = Literal["lowercase", "nfc", "nfd", "nfkc", "nfkd", "strip_accents"]
 TokenOrId = NonEmpty | Annotated[int, Field(ge=0)]
 
 
+_WITHOUT_EFFECT = {
+    "tokenizer": ("vocabulary", "key", "tokens", "first_id", "unit", "clean", "pattern", "start", "end"),
+    "tokens": ("vocabulary", "key"),
+}
+
+
 class Replacement(Settings):
     """A regular expression, and what its matches are replaced by."""
 
-    pattern: NonEmpty = Field(description="a regular expression")
-    by: str = Field("", description="what is put in place of each match; nothing by default")
+    pattern: NonEmpty = Field(description="a regular expression of Python's re")
+    by: str = Field("", description="what is put in place of each match, as it is; nothing by default")
 
     @field_validator("by")
     @classmethod
-    def _groups_cannot_be_put_back(cls, value: str) -> str:
-        if re.search(r"\\(?:\d|g<)", value):
-            raise ValueError(f"is {value!r}, but groups cannot be put back; match less, with (?=...) and (?<=...)")
+    def _by_is_taken_as_it_is(cls, value: str) -> str:
+        if "\\" in value:
+            raise ValueError(
+                "groups and escapes such as \\1 and \\n are not put in, for it is taken as it is; match only what is"
+                " replaced, with (?=...) and (?<=...) for what stands beside it, and write characters themselves"
+            )
         return value
 
 
@@ -52,7 +60,7 @@ class TokensMapping(Settings):
         (), description="what is done to a text first, in order: lowercase, nfkc, ..., or {pattern: ..., by: ...}"
     )
     pattern: NonEmpty | None = Field(
-        None, description="a regular expression of a word; by default, words are split at spaces"
+        None, description="a regular expression of Python's re, each match a word; words are split at spaces if null"
     )
     unknown: TokenOrId | None = Field(
         None, description="token or id of what is not in the vocabulary; left out if null"
@@ -64,14 +72,14 @@ class TokensMapping(Settings):
     unused_ids: bool = Field(False, description="whether the embedding may have rows that the vocabulary does not name")
 
     @model_validator(mode="after")
-    def _settings_have_an_effect(self) -> TokensMapping:
-        given = self.model_fields_set - {"tokenizer", "padding", "unknown", "max_length", "unused_ids"}
-        if self.tokenizer is not None and given:
-            raise ValueError(f"has a tokenizer, so {sorted(given)[0]} has no effect; leave one of them out")
-        if self.tokens and (self.vocabulary is not None or self.key is not None):
-            raise ValueError("has the tokens themselves, so vocabulary and key have no effect; leave them out")
-        if self.unit == "characters" and self.pattern is not None:
-            raise ValueError("has characters, so pattern, which is of words, has no effect; leave it out")
+    def _nothing_is_without_effect(self) -> TokensMapping:
+        given = {name for name, field in type(self).model_fields.items() if getattr(self, name) != field.default}
+        for owner, others in _WITHOUT_EFFECT.items():
+            without = [name for name in others if name in given]
+            if owner in given and without:
+                raise ValueError(f"{without[0]} has no effect beside {owner}; leave one of them out")
+        if self.pattern is not None and self.unit == "characters":
+            raise ValueError("pattern is of words, but unit is characters; leave one of them out")
         return self
 
 
@@ -121,11 +129,14 @@ class ClassifierMapping(Settings):
     @field_validator("labels", mode="before")
     @classmethod
     def _labels_may_be_other_scalars(cls, value: Any) -> Any:
-        if isinstance(value, list | tuple):
-            if any(each is None or isinstance(each, bool | float) for each in value):
-                raise ValueError("holds a value that YAML does not read as text, such as no; put labels in quotes")
-            return tuple(str(each) if isinstance(each, int) else each for each in value)
-        return value
+        if not isinstance(value, list | tuple):
+            return value
+        for number, each in enumerate(value):
+            if each is None or isinstance(each, bool | float):
+                raise ValueError(
+                    f"label {number} is {each!r} in YAML, not a text (so are no, yes, null, 1.0): quote it"
+                )
+        return tuple(str(each) if isinstance(each, int) else each for each in value)
 
 
 class Mapping(Settings):

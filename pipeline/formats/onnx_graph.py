@@ -3,7 +3,7 @@
 - Weights are read off the nodes: gates are in ONNX's order, i, o, f, c of an LSTM and z, r, h of a GRU.
 - How states are pooled is written in a hundred ways. So it is not read but found: the graph is run in onnxruntime on a
   few rows of ids, and the one pooling whose encoder gives the same outputs is taken. If none does, the graph computes
-  something else, which is said. The comparison proves the import at the same time.
+  something else, and if several do, the outputs do not tell; both are said. The comparison proves the import.
 """
 
 from __future__ import annotations
@@ -21,13 +21,15 @@ from torch import Tensor
 
 from lengthwise.config import TokenizationSettings
 from lengthwise.encoder.model import PackedEncoder
+from lengthwise.encoder_config import PaddingSettings
 from lengthwise.errors import CheckpointError, ConfigError
-from lengthwise.formats.extra_units import with_equal_sizes
+from lengthwise.formats.extra_units import note_on_units, with_equal_sizes
 from lengthwise.formats.mapping import Mapping
 from lengthwise.formats.parts import Direction, Linear, Parts, build_model
 from lengthwise.formats.state_dict import classifier_labels
 from lengthwise.formats.vocabulary import import_tokenizer
 from lengthwise.tokens.tokenizer import TextTokenizer
+from lengthwise.util.settings import parse_settings
 
 SUFFIX = ".onnx"
 _ORDER = {"LSTM": (0, 2, 3, 1), "GRU": (1, 0, 2)}  # places of PyTorch's gates among ONNX's
@@ -35,6 +37,7 @@ _DEFAULT_ACTIVATIONS = {"LSTM": ["sigmoid", "tanh", "tanh"], "GRU": ["sigmoid", 
 _FOLDED = ("Concat", "Slice", "Unsqueeze", "Squeeze", "Transpose", "Reshape", "Identity", "Cast", "Constant", "Split")
 _ACTIVATIONS = {"Relu": "relu", "Tanh": "tanh", "Sigmoid": "sigmoid", "Softmax": "softmax", "Gelu": "gelu"}
 _POOLINGS = ("last", "end", "mean", "max", "sum", "first")
+_OWN = ("embedding", "rnn", "layers", "gates", "gate_activation", "attention", "dense", "normalize", "ignore")
 _LENGTHS, _TOLERANCE = (1, 2, 3, 7, 12), 1e-5
 
 
@@ -116,13 +119,14 @@ def read_onnx(graph: OnnxGraph, mapping: Mapping, folder: Path) -> tuple[PackedE
         CheckpointError: the graph has no recurrent nodes, or computes something else than the encoder can.
         ConfigError: the mapping lacks something, or onnxruntime is not installed.
     """
-    given = [name for name in ("rnn", "layers", "gates", "attention", "dense", "ignore") if getattr(mapping, name)]
+    given = [name for name in _OWN if getattr(mapping, name)]
     if given:
         raise ConfigError(f"{graph.path}: a graph has its own layers; leave {given[0]} out of the mapping")
     nodes, cell = _recurrent_nodes(graph)
     layers = [_directions(graph, node) for node in nodes]
     embedding = _embedding(graph, nodes[0], layers[0][0].weight_ih.shape[1])
-    tokenizer, padding, unknown = import_tokenizer(mapping.tokens, folder, None, len(embedding))
+    notes: list[str] = []
+    tokenizer, padding, unknown = import_tokenizer(mapping.tokens, folder, None, len(embedding), notes)
     limit = mapping.tokens.max_length
     parts = Parts(
         embedding,
@@ -134,9 +138,11 @@ def read_onnx(graph: OnnxGraph, mapping: Mapping, folder: Path) -> tuple[PackedE
         tokenization=TokenizationSettings(max_length=limit, truncate=limit is not None),
     )
     found, difference, rows = _matching(graph, parts, _linears(graph, nodes[-1]), mapping, tokenizer)
-    encoder = build_model(with_equal_sizes(found), tokenizer, str(graph.path))
-    note = f"pooling {found.pooling}: the graph gives the same on {rows} rows of ids, to {difference:.1e}"
-    return encoder, tokenizer, [note]
+    filled = with_equal_sizes(found)
+    encoder = build_model(filled, tokenizer, str(graph.path))
+    name = f"its output {graph.graph.output[0].name}" if len(graph.graph.output) > 1 else "the graph"
+    notes.insert(0, f"pooling {found.pooling}: {name} gives the same on {rows} rows of ids, to {difference:.1e}")
+    return encoder, tokenizer, notes + note_on_units(layers, filled)
 
 
 def _recurrent_nodes(graph: OnnxGraph) -> tuple[list[Any], str]:
@@ -273,15 +279,23 @@ def _matching(
             f"{graph.path}: takes rows of {session.length} ids only, so padding is part of what it computes; set"
             f" padding: {{to: {session.length}, side: post}} in the mapping, or side: pre"
         )
+    padding = None if mapping.padding is None else parse_settings(PaddingSettings, mapping.padding, "padding")
     if mapping.padding is not None:
         settings["padding"] = mapping.padding
-    rows = session.rows(None if mapping.padding is None else mapping.padding.get("to"))
-    outputs = [session.run(row) for row in rows]
-    values = np.stack([found.reshape(-1)[: outputs[0].size] for found in outputs])
-    if float(np.ptp(values, axis=0).max()) < 100 * _TOLERANCE:
-        raise CheckpointError(f"{graph.path}: gives the same for all rows of ids, so that its pooling cannot be told")
-    nearest, matches = (float("inf"), ""), list[tuple[float, Parts]]()
-    for pooling, normalize in _candidates(parts, linears, mapping):
+    rows = session.rows(padding)
+    outputs = [session.run(_padded(row, padding, parts.pad_token_id)) for row in rows]
+    if len({output.size for output in outputs}) > 1:
+        raise CheckpointError(
+            f"{graph.path}: its first output {graph.graph.output[0].name} has more values for longer rows, so it is not"
+            " pooled; export the graph up to the vector or the logits"
+        )
+    if max(np.abs(output - outputs[0]).max() for output in outputs) <= _TOLERANCE:
+        raise CheckpointError(
+            f"{graph.path}: gives the same for each of {len(rows)} rows of ids, so what it computes cannot be found; is"
+            " it trained, and is its first output the one that is wanted?"
+        )
+    nearest, matching = (float("inf"), ""), list[tuple[float, Parts]]()
+    for pooling, normalize in _candidates(parts, linears, mapping, outputs[0].size):
         chosen = replace(parts, pooling=pooling, settings=settings | ({"normalize": True} if normalize else {}))
         if head is not None and linears:
             labels = classifier_labels(head, linears[-1][0], None)
@@ -293,13 +307,17 @@ def _matching(
         encoder = build_model(with_equal_sizes(chosen), tokenizer, str(graph.path))
         difference = max(_difference(encoder, row, found) for row, found in zip(rows, outputs, strict=True))
         if difference <= _TOLERANCE:
-            matches.append((difference, chosen))
+            matching.append((difference, chosen))
         nearest = min(nearest, (difference, pooling))
-    if len(matches) > 1:
-        found = ", ".join(sorted({chosen.pooling for _, chosen in matches}))
-        raise ConfigError(f"{graph.path}: gives what several poolings give ({found}); set pooling to the one it has")
-    if matches:
-        return matches[0][1], matches[0][0], len(rows)
+    if len(matching) > 1:
+        names = ", ".join(found.pooling for _, found in matching)
+        raise ConfigError(
+            f"{graph.path}: the poolings {names} all give what it gives on {len(rows)} rows of ids; set pooling to what"
+            " the model does"
+        )
+    if matching:
+        ((difference, chosen),) = matching
+        return chosen, difference, len(rows)
     kinds = sorted({node.op_type for node in graph.graph.node})
     raise CheckpointError(
         f"{graph.path}: what it does with the states is none of {', '.join(_POOLINGS)}, nor of several of them side by"
@@ -307,18 +325,33 @@ def _matching(
     )
 
 
-def _candidates(parts: Parts, linears: Sequence[tuple[Linear, str]], mapping: Mapping) -> Iterator[tuple[str, bool]]:
-    """Poolings of the width that the next layer reads, each without and with normalization."""
+def _candidates(
+    parts: Parts, linears: Sequence[tuple[Linear, str]], mapping: Mapping, outputs: int
+) -> Iterator[tuple[str, bool]]:
+    """Poolings of the width that the next layer reads, each without and with normalization; of equal ones, the first.
+
+    The end and the last state are equal in one direction, and so are mean and sum once they are normalized.
+    """
     width = sum(direction.hidden_size for direction in parts.layers[-1])
-    counts = [linears[0][0].weight.shape[1] // width] if linears else [1, 2, 3]
+    count = (linears[0][0].weight.shape[1] if linears else outputs) // width
     if mapping.pooling is not None:
         yield from ((mapping.pooling, normalize) for normalize in (False, True))
         return
-    known = _POOLINGS if len(parts.layers[-1]) == 2 else [each for each in _POOLINGS if each != "end"]  # which is last
     for normalize in (False, True):
-        for count in counts:
-            for chosen in permutations(known, count) if 0 < count <= 3 else ():
-                yield "_".join(chosen), normalize
+        equal = {"end"} if len(parts.layers[-1]) == 1 else set()
+        if normalize and count == 1 and not linears:
+            equal.add("sum")
+        poolings = [pooling for pooling in _POOLINGS if pooling not in equal]
+        for chosen in permutations(poolings, count) if 0 < count <= 3 else ():
+            yield "_".join(chosen), normalize
+
+
+def _padded(row: NDArray[np.int64], padding: PaddingSettings | None, pad_token_id: int) -> NDArray[np.int64]:
+    """A row as the graph has to be given it."""
+    if padding is None:
+        return row
+    missing = max(0, padding.to - len(row))
+    return np.pad(row, (missing, 0) if padding.side == "pre" else (0, missing), constant_values=pad_token_id)
 
 
 def _difference(encoder: PackedEncoder, row: NDArray[np.int64], expected: NDArray[np.float32]) -> float:
@@ -369,11 +402,21 @@ class _Session:
         size = self._ids.shape[1]
         self.length = size if isinstance(size, int) and size > 1 else None
 
-    def rows(self, length: int | None) -> list[NDArray[np.int64]]:
-        """Rows of ids, the same each time, without the padding's id 0 if there are others."""
+    def rows(self, padding: PaddingSettings | None) -> list[NDArray[np.int64]]:
+        """Rows of ids, the same each time, without the padding's id 0 if there are others; no longer than the padding.
+
+        Raises:
+            ConfigError: the graph takes rows of another length than that of the padding.
+        """
         draw = np.random.default_rng(0)
-        fixed = self.length or length
-        lengths = _LENGTHS if fixed is None else (fixed,) * len(_LENGTHS)
+        lengths = _LENGTHS
+        if padding is not None:
+            if self.length not in (None, padding.to):
+                raise ConfigError(
+                    f"{self._graph.path}: takes rows of {self.length} ids, but padding.to is {padding.to}; set it to"
+                    f" {self.length}"
+                )
+            lengths = tuple(min(length, padding.to) for length in _LENGTHS)
         low = 1 if self._vocab_size > 2 else 0
         return [draw.integers(low, self._vocab_size, length) for length in lengths]
 

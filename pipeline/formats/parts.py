@@ -254,7 +254,7 @@ def _add_head(weights: dict[str, Tensor], settings: dict[str, Any], parts: Parts
         )
     if count == 1 and parts.head_activation == "softmax":
         raise CheckpointError(
-            f"{origin}: softmax of the one logit of {output.name} is always 1; set activation: sigmoid"
+            f"{origin}: {output.name} gives one logit, whose softmax is always 1; set classifier.activation to sigmoid"
         )
     weights["classifier.output.weight"] = output.weight
     weights["classifier.output.bias"] = torch.zeros(count) if output.bias is None else output.bias

@@ -72,18 +72,24 @@ def read_pickle(path: Path) -> Any:
         )
     try:
         content = _Unpickler(io.BytesIO(path.read_bytes())).load()
-        return _plain(content, {})
+        return _plain(content)
     except Exception as error:  # a damaged pickle raises whatever its instructions lead to
         raise CheckpointError(f"{path}: not a pickle that can be read as data ({error}); write it as JSON") from error
 
 
-def _plain(value: Any, done: dict[int, Any]) -> Any:
-    """Records as dictionaries; a value that is referred to many times is converted once."""
-    if isinstance(value, Record):
-        value = value.__dict__["items"]
-    if not isinstance(value, dict):
-        return value
-    if id(value) not in done:
-        done[id(value)] = {}
-        done[id(value)].update((key, _plain(each, done)) for key, each in value.items())
-    return done[id(value)]
+def _plain(content: Any) -> Any:
+    """Records as dictionaries. Each object is visited once: a pickle can name one a thousand times, or in itself."""
+    seen: set[int] = set()
+    whole = {"content": content}
+    waiting: list[dict[Any, Any]] = [whole]
+    while waiting:
+        node = waiting.pop()
+        if id(node) in seen:
+            continue
+        seen.add(id(node))
+        for key, value in node.items():
+            if isinstance(value, Record):
+                node[key] = value.__dict__["items"]
+            if isinstance(node[key], dict):
+                waiting.append(node[key])
+    return whole["content"]

@@ -10,7 +10,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from lengthwise.config import TokenizationSettings
 from lengthwise.encoder.model import PackedEncoder
 from lengthwise.errors import CheckpointError, TokenizerError
 from lengthwise.formats.parts import Direction, Linear, Parts, build_model
-from lengthwise.formats.tensors import TensorFile, read_tensors
+from lengthwise.formats.tensors import TensorFile, check_float, read_tensors
 from lengthwise.formats.whitespace_tokenizer import WhitespaceVocabulary, whitespace_tokenizer
 from lengthwise.tokens.tokenizer import TOKENIZER_FILE, TextTokenizer, load_tokenizer
 from lengthwise.util.text_files import read_text
@@ -44,6 +44,7 @@ _ACTIVATIONS = {
     "GELU": "gelu",
     "SiLU": "silu",
 }
+_WORDS_FILE = "whitespacetokenizer_config.json"
 _NO_LIMIT = 1_000_000  # the library's default max_seq_length
 
 
@@ -66,7 +67,10 @@ def read_sentence_transformers(folder: Path) -> tuple[PackedEncoder, TextTokeniz
     notes: list[str] = []
     settings = _settings(words, "wordembedding_config.json")
     tokenizer = _tokenizer(words, settings)
-    limit = settings.get("max_seq_length") or _NO_LIMIT
+    limit = settings.get("max_seq_length")
+    limit = _NO_LIMIT if limit is None else limit
+    if not isinstance(limit, int) or isinstance(limit, bool) or limit < 1:
+        raise CheckpointError(f"{words}: max_seq_length is {limit!r}; set it to a number of tokens from 1 on, or null")
     tokenization = TokenizationSettings()
     if limit < _NO_LIMIT:
         tokenization = TokenizationSettings(max_length=limit, truncate=True)
@@ -82,6 +86,12 @@ def read_sentence_transformers(folder: Path) -> tuple[PackedEncoder, TextTokeniz
         pooling=_pooling(_settings(pooling, "config.json"), lstm_settings.get("bidirectional", True), str(pooling)),
         tokenization=tokenization,
     )
+    rows = len(parts.embedding)
+    if tokenizer.vocab_size != rows and (words / _WORDS_FILE).is_file():
+        raise CheckpointError(
+            f"{words}: its vocabulary has {tokenizer.vocab_size} words, but the embedding {rows} rows; give the"
+            " vocabulary that the model was trained with"
+        )
     parts = _add_rest(parts, rest)
     if parts.dense:
         notes.append("a text without tokens has a vector of zeros here; sentence-transformers puts zeros through Dense")
@@ -127,8 +137,8 @@ def _tokenizer(folder: Path, settings: Mapping[str, Any]) -> TextTokenizer:
     name = settings.get("tokenizer_class")
     kind = name.rpartition(".")[2] if isinstance(name, str) and name.startswith(_LIBRARY) else None
     if kind == "WhitespaceTokenizer":
-        path = folder / "whitespacetokenizer_config.json"
-        record = _read_json(path)
+        path = folder / _WORDS_FILE
+        record = _settings(folder, path.name)
         words, stop_words = record.get("vocab"), record.get("stop_words")
         if not all(
             isinstance(each, list) and all(isinstance(word, str) for word in each) for each in (words, stop_words)
@@ -138,7 +148,9 @@ def _tokenizer(folder: Path, settings: Mapping[str, Any]) -> TextTokenizer:
             WhitespaceVocabulary(words, stop_words, lowercase=bool(record.get("do_lower_case", False)))
         )
     if kind == "TransformersTokenizerWrapper":
-        return load_tokenizer(folder / TOKENIZER_FILE)
+        tokenizer = load_tokenizer(folder / TOKENIZER_FILE)
+        _check_tokenizer_settings(folder, tokenizer)
+        return tokenizer
     if kind == "PhraseTokenizer":
         raise TokenizerError(
             f"{folder}: its PhraseTokenizer splits texts with NLTK, which no tokenizer.json does; replace it by a"
@@ -148,6 +160,42 @@ def _tokenizer(folder: Path, settings: Mapping[str, Any]) -> TextTokenizer:
         f"{folder}: tokenizer_class is {name!r}; WhitespaceTokenizer and TransformersTokenizerWrapper of"
         " sentence-transformers are imported"
     )
+
+
+def _check_tokenizer_settings(folder: Path, tokenizer: TextTokenizer) -> None:
+    """Refuse settings beside a tokenizer.json that transformers puts over what is in it."""
+    path = folder / "tokenizer_config.json"
+    settings = _settings(folder, path.name) if path.is_file() else {}
+    parts = list(_nested(json.loads(tokenizer.to_json()).get("normalizer")))
+    is_lower = any(part.get("type") == "Lowercase" or part.get("lowercase") is True for part in parts)
+    found = {
+        "do_lower_case": is_lower,
+        "strip_accents": any(map(_strips_accents, parts)),
+        "add_bos_token": bool(tokenizer.prefix),
+        "add_eos_token": bool(tokenizer.suffix),
+    }
+    for name, actual in found.items():
+        if isinstance(settings.get(name), bool) and settings[name] != actual:
+            raise TokenizerError(
+                f"{path}: {name} is {settings[name]}, but tokenizer.json does otherwise; save it again with"
+                " AutoTokenizer.from_pretrained(folder).save_pretrained(folder), and set it as tokenizer.json has it"
+            )
+
+
+def _strips_accents(part: dict[str, Any]) -> bool:
+    """Whether a normalizer does; BERT's does where it lowers, unless it is told otherwise."""
+    if part.get("type") == "BertNormalizer":
+        told = part.get("strip_accents")
+        return bool(part.get("lowercase") if told is None else told)
+    return part.get("type") == "StripAccents"
+
+
+def _nested(node: Any) -> Iterator[dict[str, Any]]:
+    """A normalizer and those within it."""
+    if isinstance(node, dict):
+        yield node
+        for each in node.get("normalizers") or ():
+            yield from _nested(each)
 
 
 def _layers(weights: TensorFile, settings: Mapping[str, Any], origin: str) -> list[list[Direction]]:
@@ -229,7 +277,10 @@ def _weights(folder: Path) -> TensorFile:
     found = next((folder / name for name in _WEIGHTS if (folder / name).is_file()), None)
     if found is None:
         raise CheckpointError(f"{folder}: its weights ({' or '.join(_WEIGHTS)}) are missing")
-    return read_tensors(found)
+    weights = read_tensors(found)
+    for name, tensor in weights.tensors.items():
+        check_float(tensor, name, found)
+    return weights
 
 
 def _tensor(weights: TensorFile, name: str) -> Any:

@@ -80,9 +80,12 @@ def write_sentence_transformers(folder: Path, encoder: PackedEncoder, tokenizer:
         ]
         _write_json(part / "modules.json", entries)
         _write_json(part / "config_sentence_transformers.json", {"prompts": {}, "default_prompt_name": None})
+    notes = []
     if config.classifier is not None:
-        return ["the labels are left out: the library has no place for them"]
-    return []
+        notes.append("the labels are left out: the library has no place for them")
+    if "max" in config.pooling.split("_") or config.dense or config.projection_dim is not None:
+        notes.append("a text without tokens has a vector of zeros here; the library gives it another one")
+    return notes
 
 
 _FORMAT = {"format": "pt"}

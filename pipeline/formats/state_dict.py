@@ -20,11 +20,16 @@ from torch import Tensor
 from lengthwise.config import TokenizationSettings
 from lengthwise.encoder.model import PackedEncoder
 from lengthwise.errors import CheckpointError, ConfigError
-from lengthwise.formats.extra_units import with_bias_per_token, with_equal_sizes, with_masked_attention
+from lengthwise.formats.extra_units import (
+    note_on_units,
+    with_bias_per_token,
+    with_equal_sizes,
+    with_masked_attention,
+)
 from lengthwise.formats.guess import find_cell, find_embeddings, find_rnns
 from lengthwise.formats.mapping import ONE_HOT, ClassifierMapping, DirectionMapping, Mapping
 from lengthwise.formats.parts import Direction, Linear, Parts, build_model
-from lengthwise.formats.tensors import TensorFile
+from lengthwise.formats.tensors import TensorFile, check_float
 from lengthwise.formats.vocabulary import as_ids, import_tokenizer
 from lengthwise.tokens.tokenizer import TextTokenizer
 
@@ -47,7 +52,7 @@ def read_state_dict(file: TensorFile, mapping: Mapping, folder: Path) -> tuple[P
     layers, cell = _layers(tensors, mapping, notes)
     inputs = layers[0][0].weight_ih.shape[1]
     embedding = _embedding(tensors, mapping, inputs, notes)
-    tokenizer, padding, unknown = import_tokenizer(mapping.tokens, folder, file, len(embedding))
+    tokenizer, padding, unknown = import_tokenizer(mapping.tokens, folder, file, len(embedding), notes)
     if mapping.pooling is None:
         raise ConfigError(
             f"{file.path}: the mapping says no pooling, and weights cannot tell; set pooling to what the model's"
@@ -72,10 +77,18 @@ def read_state_dict(file: TensorFile, mapping: Mapping, folder: Path) -> tuple[P
         tokenization=TokenizationSettings(max_length=limit, truncate=limit is not None),
     )
     parts = add_head(parts, mapping.classifier, tensors.linear, file)
+    per_token = mapping.classifier is not None and mapping.classifier.per_token
+    if per_token and parts.pooling != "mean":  # the mean of sums is the sum of means
+        counted = with_bias_per_token(parts)
+        if counted is not parts:
+            notes.append("a value of the vectors is the number of tokens, times 0.76, for the bias per token")
+        parts = counted
     if mapping.attention is not None and mapping.attention.masked:
         parts = with_masked_attention(parts)
     tensors.check_all_used(mapping.ignore)
-    return build_model(with_equal_sizes(parts), tokenizer, str(file.path)), tokenizer, notes
+    parts = with_equal_sizes(parts)
+    notes += note_on_units(layers, parts)
+    return build_model(parts, tokenizer, str(file.path)), tokenizer, notes
 
 
 class _Tensors:
@@ -89,10 +102,7 @@ class _Tensors:
         if name not in tensors:
             raise CheckpointError(f"{self.file.path}: there is no tensor {name!r}; there are {_listed(tensors)}")
         self.used.add(name)
-        if tensors[name].is_quantized or not tensors[name].is_floating_point():
-            kind = str(tensors[name].dtype).removeprefix("torch.")
-            raise CheckpointError(f"{self.file.path}: {name} holds {kind}, not floats; give the float weights")
-        return tensors[name]
+        return check_float(tensors[name], name, self.file.path)
 
     def find(self, name: str | None) -> Tensor | None:
         return self.get(name) if name is not None and name in self.file.tensors else None
@@ -246,12 +256,9 @@ def add_head(
         raise ConfigError("classifier.layer is missing; set it to the Linear layer that gives the logits")
     layers = [(linear(each.layer), each.activation) for each in head.dense] + [(linear(head.layer), "identity")]
     labels = classifier_labels(head, layers[-1][0], file)
-    parts = replace(parts, head=layers, labels=labels, head_activation=head.activation)
-    if not head.per_token or parts.pooling == "mean":  # the mean of sums is the sum of means
-        return parts
-    if len(layers) > 1:
+    if head.per_token and len(layers) > 1:
         raise ConfigError("classifier.per_token is true, so nothing can stand in classifier.dense")
-    return with_bias_per_token(parts)
+    return replace(parts, head=layers, labels=labels, head_activation=head.activation)
 
 
 def classifier_labels(head: ClassifierMapping, output: Linear, file: TensorFile | None) -> list[str]:

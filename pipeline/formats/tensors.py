@@ -3,6 +3,8 @@
 - A PyTorch file is read under `weights_only=True`: a pickle can run any program when it is read, and so only tensors
   and plain values are made of it. A file that needs more is refused, or read by `trusted_pickle` where that is asked
   for.
+- Of a file of several groups, those of an optimizer or its schedule are left out, and all others are kept, so that what
+  nothing needs is told. The names of the one that is called a state_dict, or alike, are as they are there.
 - Names lose what wrappers put before all of them: `module.` of DataParallel, `_orig_mod.` of `torch.compile`.
 """
 
@@ -12,6 +14,7 @@ import pickle
 import warnings
 import zipfile
 import zlib
+from collections import deque
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +22,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
@@ -30,7 +34,8 @@ TORCH_SUFFIXES = (".pt", ".pth", ".bin", ".ckpt", ".pkl", ".pickle", ".tar", ".m
 SUFFIXES = (".safetensors", ".npz", *TORCH_SUFFIXES)
 _WRAPPERS = ("module.", "_orig_mod.")
 _STATE_NAMES = ("state_dict", "model_state_dict", "model_state", "model", "net", "weights", "params", "module")
-_TRAINING = ("optim", "sched", "ema", "scaler")  # what a checkpoint holds to go on training
+_TRAINING_NAMES = ("optim", "sched", "lr_sched")  # beginnings of names
+_MOST_REPEATED = 2**24
 RESAVE = "save its state_dict instead: torch.save(model.state_dict(), 'weights.pt')"
 
 
@@ -93,7 +98,7 @@ def read_tensors(path: Path, *, trust_pickle: bool = False) -> TensorFile:
             content: Any = load_file(path)
         elif suffix == ".npz":
             with np.load(path, allow_pickle=False) as arrays:
-                content = {name: torch.from_numpy(arrays[name]) for name in arrays.files}
+                content = {name: _of_numpy(arrays[name]) for name in arrays.files}
         else:
             content = _load_torch(path, trust_pickle)
     except (
@@ -109,10 +114,24 @@ def read_tensors(path: Path, *, trust_pickle: bool = False) -> TensorFile:
         raise CheckpointError(
             f"{path}: the weights cannot be read ({_first_line(error)}); get the file again"
         ) from error
-    try:
-        return TensorFile(path, *_collect(content, path))
-    except RecursionError:
-        raise CheckpointError(f"{path}: nested too deeply; {RESAVE}") from None
+    return TensorFile(path, _collect(content, path), content)
+
+
+def _of_numpy(array: NDArray[Any]) -> Tensor | list[Any]:
+    """An array of numbers as a tensor; one of texts, which may be the vocabulary, as a list."""
+    return torch.from_numpy(array) if array.dtype.kind in "fiub" else array.tolist()
+
+
+def check_float(tensor: Tensor, name: str, path: Path) -> Tensor:
+    """Refuse a tensor that is no weight.
+
+    Raises:
+        CheckpointError: it holds whole numbers, or is quantized.
+    """
+    if not tensor.is_floating_point() or tensor.is_quantized:
+        kind = str(tensor.dtype).removeprefix("torch.")
+        raise CheckpointError(f"{path}: {name} holds {kind}, not floats; give the weights before they were quantized")
+    return tensor
 
 
 def _load_torch(path: Path, trust_pickle: bool) -> Any:
@@ -132,7 +151,11 @@ def _load_torch(path: Path, trust_pickle: bool) -> Any:
             f"{path}: a pickle of {named}, which is not read, since a pickle can run any program; {RESAVE}. If the file"
             " is your own, --trust-pickle reads it"
         ) from error
-    except (RuntimeError, KeyError, IndexError, TypeError, AttributeError, UnicodeError) as error:
+    except (RuntimeError, RecursionError, KeyError, IndexError, TypeError, AttributeError, UnicodeError) as error:
+        if "TorchScript" in str(error):
+            raise CheckpointError(
+                f"{path}: a TorchScript program; load it with torch.jit.load, and {RESAVE}"
+            ) from error
         raise CheckpointError(
             f"{path}: the weights cannot be read ({_first_line(error)}); get the file again"
         ) from error
@@ -151,39 +174,47 @@ def _first_line(error: BaseException) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
 
 
-def _collect(content: Any, path: Path) -> tuple[dict[str, Tensor], Any]:
-    """The tensors of the file's state_dict by name, and the rest."""
+def _collect(content: Any, path: Path) -> dict[str, Tensor]:
+    """The tensors of the file's groups by name."""
     if not isinstance(content, Mapping):
         raise CheckpointError(f"{path}: holds {type(content).__name__}, not tensors by name; {RESAVE}")
-    groups = dict(_groups(content, ""))
+    groups = {name: _without_wrappers(group) for name, group in _groups(content)}
+    groups = {name: group for name, group in groups.items() if not _is_of_training(name)} or groups
     if not groups:
         raise CheckpointError(f"{path}: holds no tensors; {RESAVE}")
-    if len(groups) == 1:
-        (tensors,) = groups.values()
-    else:
-        named = [name for name in groups if name.rpartition(".")[2] in _STATE_NAMES]
-        state = groups.pop(named[0]) if len(named) == 1 else {}
-        others = {name: group for name, group in groups.items() if not name.lower().startswith(_TRAINING)}
-        tensors = state | {
-            f"{name}.{key}".lstrip("."): value for name, group in others.items() for key, value in group.items()
-        }
-    return {name: _as_float32(value) for name, value in _without_wrappers(tensors).items()}, content
+    named = list(groups) if len(groups) == 1 else [n for n in groups if n.rpartition(".")[2] in _STATE_NAMES]
+    main = named[0] if len(named) == 1 else ""
+    tensors: dict[str, Tensor] = {}
+    for name, group in groups.items():
+        for key, value in group.items():
+            full = key if name == main else f"{name}.{key}".lstrip(".")
+            if full in tensors:
+                raise CheckpointError(f"{path}: two tensors are called {full}, one of them in {name!r}; {RESAVE}")
+            tensors[full] = _as_float32(value, full, path)
+    return tensors
 
 
-def _groups(
-    node: Mapping[Any, Any], name: str, seen: set[int] | None = None
-) -> Iterator[tuple[str, dict[str, Tensor]]]:
-    """The mappings from names to tensors, by their dotted paths; each mapping once, however often it is referred to."""
-    seen = set() if seen is None else seen
-    if id(node) in seen:
-        return
-    seen.add(id(node))
-    tensors = {key: value for key, value in node.items() if isinstance(key, str) and isinstance(value, Tensor)}
-    if tensors:
-        yield name, tensors
-    for key, value in node.items():
-        if isinstance(key, str) and isinstance(value, Mapping):
-            yield from _groups(value, f"{name}.{key}".lstrip("."), seen)
+def _is_of_training(name: str) -> bool:
+    return any(part.lower().startswith(_TRAINING_NAMES) for part in name.split("."))
+
+
+def _groups(content: Mapping[Any, Any]) -> Iterator[tuple[str, dict[str, Tensor]]]:
+    """The mappings from names to tensors, by their dotted paths; each once, where several places share it."""
+    seen: set[int] = set()
+    waiting: deque[tuple[Mapping[Any, Any], str]] = deque([(content, "")])
+    while waiting:
+        node, name = waiting.popleft()
+        if id(node) in seen:
+            continue
+        seen.add(id(node))
+        tensors = {key: value for key, value in node.items() if isinstance(key, str) and isinstance(value, Tensor)}
+        if tensors:
+            yield name, tensors
+        waiting += [
+            (value, f"{name}.{key}".lstrip("."))
+            for key, value in node.items()
+            if isinstance(key, str) and isinstance(value, Mapping)
+        ]
 
 
 def _without_wrappers(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -194,5 +225,11 @@ def _without_wrappers(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return found
 
 
-def _as_float32(value: Tensor) -> Tensor:
-    return value.detach().float() if value.is_floating_point() else value.detach()
+def _as_float32(value: Tensor, name: str, path: Path) -> Tensor:
+    """Floats as float32; a tensor whose bytes are not all in the file is refused if it is large."""
+    value = value.detach()
+    if value.is_quantized or not value.is_floating_point():
+        return value
+    if value.untyped_storage().nbytes() < value.numel() * value.element_size() and value.numel() > _MOST_REPEATED:
+        raise CheckpointError(f"{path}: {name} {list(value.shape)} repeats its values by a stride of 0; {RESAVE}")
+    return value.float()

@@ -41,7 +41,11 @@ def plain(value, name):
         items = {str(key): plain(each, f"{name}\\t{key}" if name else str(key)) for key, each in value.items()}
         return {key: each for key, each in items.items() if each is not None}
     if isinstance(value, (list, tuple)):
-        return [plain(each, f"{name}\\t{number}") for number, each in enumerate(value)]
+        before = len(tensors)
+        items = [plain(each, f"{name}\\t{number}") for number, each in enumerate(value)]
+        return items if len(tensors) == before else {str(number): each for number, each in enumerate(items)}
+    if type(value).__module__ == "numpy" and getattr(value, "ndim", None) == 0:
+        value = value.item()
     return value if isinstance(value, (str, int, float, bool)) else None
 other = plain(content, "")
 save_file(tensors, folder + "/tensors.safetensors")

@@ -2,14 +2,15 @@
 
 - Ids are those of the model; what it does with an unknown token is either an id or nothing at all. A model of the
   tokenizers library that drops what it does not know is a BPE without merges and without an unknown token.
-- Lower case is that of Python's `str.lower`, and spaces are those of `str.split`.
+- Lower case is that of Python's `str.lower`, spaces are those of `str.split`, and patterns match as in Python's `re`.
+- Every token is encoded alone once, and has to give its own id. Where most do not, texts are not cleaned as those were
+  that the vocabulary was made of; where some do not, a note says how many.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from itertools import islice
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,10 @@ from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, pr
 
 from lengthwise.errors import CheckpointError, ConfigError, TokenizerError
 from lengthwise.formats.mapping import TokensMapping
+from lengthwise.formats.patterns import WHITESPACE, library_pattern
 from lengthwise.formats.pickles import read_pickle
 from lengthwise.formats.tensors import TORCH_SUFFIXES, TensorFile, find_key
-from lengthwise.formats.whitespace_tokenizer import WHITESPACE, lowercase
+from lengthwise.formats.whitespace_tokenizer import lowercase
 from lengthwise.tokens.tokenizer import MAX_IDS, TextTokenizer, load_tokenizer
 from lengthwise.util.compat import is_tokenizers_error
 from lengthwise.util.text_files import read_text
@@ -29,14 +31,12 @@ _CLEANING = {
     "nfd": normalizers.NFD,
     "nfkc": normalizers.NFKC,
     "nfkd": normalizers.NFKD,
-    "strip_accents": normalizers.StripAccents,
 }
-_CHECKED = 4_000
 _WORD_MARK = "\U000f0000"
 
 
 def import_tokenizer(
-    settings: TokensMapping, folder: Path, weights: TensorFile | None, rows: int
+    settings: TokensMapping, folder: Path, weights: TensorFile | None, rows: int, notes: list[str]
 ) -> tuple[TextTokenizer, int, int | None]:
     """The tokenizer that a mapping describes.
 
@@ -44,6 +44,7 @@ def import_tokenizer(
         folder: what the mapping's paths are relative to.
         weights: the model's file, which may hold the vocabulary.
         rows: of the embedding.
+        notes: what a user should know is added to them.
 
     Returns:
         The tokenizer, the id of the padding, and that of unknown tokens.
@@ -55,7 +56,8 @@ def import_tokenizer(
     if settings.tokenizer is not None:
         tokenizer = load_tokenizer(_find(folder, settings.tokenizer))
         padding, unknown = (_id_of(tokenizer, each, "tokens") for each in (settings.padding, settings.unknown))
-        _check_rows(set(range(tokenizer.vocab_size)), rows, settings, settings.tokenizer)
+        known = {number for number in range(tokenizer.vocab_size) if tokenizer.token(number) is not None}
+        _check_rows(known, rows, settings.tokenizer, unused=settings.unused_ids)
         return tokenizer, padding or 0, unknown
     ids, origin = read_vocabulary(settings, folder, weights)
     _check_ids(ids, origin)
@@ -63,22 +65,31 @@ def import_tokenizer(
         name: _resolve(getattr(settings, name), ids, f"{origin}: tokens.{name}")
         for name in ("padding", "unknown", "start", "end")
     }
-    size = 1 + max((*ids.values(), *(number for number in special.values() if number is not None)))
-    if size > rows:
-        raise CheckpointError(
-            f"{origin}: the vocabulary has the id {size - 1}, but the embedding has {rows} rows; give the vocabulary"
-            " that the model was trained with"
-        )
-    _check_rows({*ids.values(), *special.values()}, rows, settings, origin)
+    named = {*ids.values(), *(number for number in special.values() if number is not None)}
+    _check_rows(named, rows, origin, unused=settings.unused_ids)
     tokenizer = _build(settings, ids, special, rows, origin)
-    _check_reachable(tokenizer, ids, settings, origin)
+    ordinary = {token: number for token, number in ids.items() if token and number not in special.values()}
+    if settings.unit == "characters":
+        ordinary = {token: number for token, number in ordinary.items() if len(token) == 1}
+    _check_tokens(tokenizer, ordinary, origin, notes)
+    has_capitals = any(token != token.lower() for token in ordinary)
+    if not has_capitals and "lowercase" not in settings.clean and any(token.islower() for token in ordinary):
+        notes.append(
+            "tokens: no token has a capital letter, and texts keep theirs; set clean: [lowercase] if that is so"
+        )
     return tokenizer, special["padding"] or 0, special["unknown"]
 
 
-def _check_rows(named: set[int | None], rows: int, settings: TokensMapping, origin: str) -> None:
-    """Refuse a vocabulary that is smaller than the embedding."""
+def _check_rows(named: Collection[int], rows: int, origin: str, *, unused: bool) -> None:
+    """Refuse a vocabulary of other ids than those of the embedding's rows."""
+    largest = max(named, default=-1)
+    if largest >= rows:
+        raise CheckpointError(
+            f"{origin}: the vocabulary has the id {largest}, but the embedding has {rows} rows; give the vocabulary"
+            " that the model was trained with"
+        )
     unnamed = [number for number in range(rows) if number not in named]
-    if unnamed and not settings.unused_ids:
+    if unnamed and not unused:
         raise CheckpointError(
             f"{origin}: the vocabulary names {rows - len(unnamed)} of the {rows} rows of the embedding; {unnamed[0]} is"
             " one of those that it does not. Give the vocabulary that the model was trained with, or set"
@@ -86,17 +97,20 @@ def _check_rows(named: set[int | None], rows: int, settings: TokensMapping, orig
         )
 
 
-def _check_reachable(tokenizer: TextTokenizer, ids: Mapping[str, int], settings: TokensMapping, origin: str) -> None:
-    """Refuse a vocabulary most of whose tokens no text leads to: its file or `clean` is not what the model had."""
-    is_character = settings.unit == "characters"
-    tokens = [token for token in islice(ids, _CHECKED) if token and (len(token) == 1 or not is_character)]
-    found = tokenizer.encode_batch(tokens)
-    lost = [token for token, each in zip(tokens, found, strict=True) if each.ids != [ids[token]]]
-    if len(lost) > max(3, len(tokens) // 2):
+def _check_tokens(tokenizer: TextTokenizer, ids: Mapping[str, int], origin: str, notes: list[str]) -> None:
+    """Encode every token alone: it is a text that should give its id."""
+    encodings = tokenizer.encode_batch(list(ids))
+    lost = [token for (token, number), found in zip(ids.items(), encodings, strict=True) if found.ids != [number]]
+    if not lost:
+        return
+    found = tokenizer.encode_batch([lost[0]])[0].ids
+    example = f"no text leads to {len(lost)} of {len(ids)} tokens, such as {lost[0]!r}, which becomes the ids {found}"
+    if len(lost) > max(2, len(ids) // 2):
         raise CheckpointError(
-            f"{origin}: no text leads to {len(lost)} of its tokens, such as {lost[0]!r}; check the file, tokens.unit"
-            " and tokens.clean (is lowercase missing, or one too many?)"
+            f"{origin}: {example} and not {ids[lost[0]]}; give one token per line, and set tokens.unit, clean and"
+            " pattern to what was done to the texts that the model was trained on"
         )
+    notes.append(f"tokens: {example}")
 
 
 def read_vocabulary(settings: TokensMapping, folder: Path, weights: TensorFile | None) -> tuple[dict[str, int], str]:
@@ -122,6 +136,8 @@ def as_ids(data: Any, first_id: int, origin: str) -> dict[str, int]:
     """Token to id, from such a mapping, its inverse, or a list of tokens."""
     if isinstance(data, Mapping):
         items = list(data.items())
+        if first_id:
+            raise ConfigError(f"{origin}: names its own ids, so tokens.first_id has no effect; leave it out")
         if items and all(isinstance(token, str) and _is_id(number) for token, number in items):
             return {token: int(number) for token, number in items}
         if items and all(_is_id(number) and isinstance(token, str) for number, token in items):
@@ -197,7 +213,7 @@ def _build(
     names = _names(ids, special, rows)
     unknown, characters = special["unknown"], settings.unit == "characters"
     skips_words = unknown is None and not characters
-    vocab = {(_WORD_MARK + name if skips_words else name): number for number, name in names.items()}
+    vocab = {(_marked(name) if skips_words else name): number for number, name in names.items()}
     model: models.Model
     if unknown is None:
         model = models.BPE(vocab=vocab, merges=[], ignore_merges=not characters)
@@ -207,10 +223,12 @@ def _build(
     try:
         steps = list(_cleaning(settings))
         if skips_words:
-            steps.append(normalizers.Replace(_WORD_MARK, "\ufffd" if _WORD_MARK + "\ufffd" not in vocab else " "))
+            steps.append(normalizers.Replace(_WORD_MARK, "\ufffd" if _marked("\ufffd") not in vocab else " "))
         if steps:
             tokenizer.normalizer = normalizers.Sequence(steps)
         tokenizer.pre_tokenizer = _splitter(settings, characters, skips_words)
+    except ConfigError:
+        raise
     except BaseException as error:
         if not is_tokenizers_error(error) and not isinstance(error, Exception):
             raise
@@ -229,26 +247,32 @@ def _build(
 
 
 def _names(ids: Mapping[str, int], special: Mapping[str, int | None], rows: int) -> dict[int, str]:
-    """A name for every id; those that the vocabulary has none for are named by their use."""
+    """A name for every id; those without a token are named by their use, with a space, which no word has."""
     names = {number: token or f"[EMPTY {number}]" for token, number in ids.items()}
     for use, number in special.items():
-        if number is not None and number not in names:
-            names[number] = f"[{use.upper()} {number}]"  # with a space, so that it is never a word of a text
+        if number is not None:
+            names.setdefault(number, f"[{use.upper()} {number}]")
     for number in range(rows):
         names.setdefault(number, f"[UNUSED {number}]")
     return names
+
+
+def _marked(name: str) -> str:
+    """A word as the model has it that leaves out unknown words."""
+    return _WORD_MARK + name.replace(" ", _WORD_MARK)
 
 
 def _cleaning(settings: TokensMapping) -> Iterator[normalizers.Normalizer]:
     for step in settings.clean:
         if step == "lowercase":
             yield from lowercase()
+        elif step == "strip_accents":  # which strips those that are characters of their own
+            yield from (normalizers.NFD(), normalizers.StripAccents())
         elif isinstance(step, str):
-            if step == "strip_accents":
-                yield normalizers.NFD()  # which parts a letter from its accents
             yield _CLEANING[step]()
         else:
-            yield normalizers.Replace(Regex(step.pattern), step.by)
+            pattern = library_pattern(step.pattern, "tokens.clean", may_be_empty=not step.by)
+            yield normalizers.Replace(Regex(pattern), step.by)
 
 
 def _splitter(settings: TokensMapping, characters: bool, skips_words: bool) -> pre_tokenizers.PreTokenizer:
@@ -257,7 +281,8 @@ def _splitter(settings: TokensMapping, characters: bool, skips_words: bool) -> p
     if settings.pattern is None:
         split = pre_tokenizers.Split(Regex(f"[{WHITESPACE}]+"), "removed")
     else:
-        split = pre_tokenizers.Split(Regex(settings.pattern), "removed", invert=True)
+        pattern = library_pattern(settings.pattern, "tokens.pattern")
+        split = pre_tokenizers.Split(Regex(pattern), "removed", invert=True)
     if not skips_words:
         return split
     mark = pre_tokenizers.Metaspace(replacement=_WORD_MARK, prepend_scheme="always", split=False)

@@ -18,6 +18,7 @@ from lengthwise.formats.mapping import Mapping
 from lengthwise.util.settings import parse_settings
 
 h5py = pytest.importorskip("h5py", reason="h5py is not installed")
+ONE_HOT = {"tokens": list("abcdef"), "unit": "characters", "unknown": 6, "padding": 6}
 WORDS = ["<pad>", *(f"w{number}" for number in range(1, 12))]
 TOKENS = {"tokens": {"tokens": WORDS, "padding": "<pad>"}}
 
@@ -102,11 +103,13 @@ def described(path: Path, *layers: tuple[str, dict[str, Any]], version: str = "2
         for number, (kind, config) in enumerate(layers)
     ]
     random = np.random.default_rng(0)
+    lstm = {"kernel:0": (6, 16), "recurrent_kernel:0": (4, 16), "bias:0": (16,)}
     shapes = {
         "Embedding": {"embeddings:0": (12, 6)},
-        "LSTM": {"kernel:0": (6, 16), "recurrent_kernel:0": (4, 16), "bias:0": (16,)},
+        "LSTM": lstm,
         "GRU": {"kernel:0": (6, 12), "recurrent_kernel:0": (4, 12), "bias:0": (12,)},
         "Dense": {"kernel:0": (4, 2), "bias:0": (2,)},
+        "Bidirectional": {f"{way}/{name}": shape for way in ("a", "b") for name, shape in lstm.items()},
     }
     with h5py.File(path, "w") as file:
         file.attrs["model_config"] = json.dumps({"class_name": "Sequential", "config": {"layers": entries}})
@@ -135,12 +138,66 @@ def test_what_cannot_be_computed_is_named(tmp_path: Path) -> None:
     assert "which nothing pools" in refusal(described(path, embedding, ("LSTM", {"return_sequences": True})))
     padded = described(path, ("Embedding", {"input_length": 50}), lstm)
     assert "padding: {to: 50, side: pre, truncate: pre}" in refusal(padded)
+    inside = {"layer": {"class_name": "LSTM", "config": {"batch_input_shape": [None, 40, 6]}}}
+    for settings in ({"batch_input_shape": [None, 40, 6]}, {"batch_shape": [None, 40, 6]}):
+        assert "texts of 40 tokens" in refusal(described(path, ("LSTM", settings)), embedding="one-hot", tokens=ONE_HOT)
+    both = described(path, ("Bidirectional", inside))
+    assert "texts of 40 tokens" in refusal(both, embedding="one-hot", tokens=ONE_HOT)
     softmax = described(path, embedding, lstm, ("Dense", {"activation": "softmax"}))
     assert "2 probabilities (softmax); name them" in refusal(softmax)
     assert "leave rnn out of the mapping" in refusal(softmax, rnn="lstm")
     assert "the vocabulary has the id 12" in refusal(described(path, embedding, lstm), tokens={"tokens": [*WORDS, "x"]})
     assert "has no LSTM or GRU" in refusal(described(path, embedding))
     assert "set embedding: one-hot" in refusal(described(path, lstm))
+
+
+def test_a_head_that_is_no_classifier_is_refused(tmp_path: Path) -> None:
+    path, labels = tmp_path / "net.h5", {"labels": ["a", "b"]}
+    for activation in ("relu", "tanh", "silu"):
+        described(path, ("Embedding", {}), ("LSTM", {}), ("Dense", {"activation": activation}))
+        assert f"is {activation}; a classifier gives logits" in refusal(path, classifier=labels)
+    head = imported(described(path, ("Embedding", {}), ("LSTM", {}), ("Dense", {})), classifier=labels).encoder.config
+    assert head.classifier is not None
+    assert head.classifier.activation == "identity"
+
+
+def test_what_a_mask_hides_is_no_id_of_a_text(tmp_path: Path) -> None:
+    path = described(tmp_path / "net.h5", ("Embedding", {"mask_zero": True}), ("LSTM", {}))
+    assert "mask" not in "".join(imported(path).notes)
+    assert "tokens.unknown is 0" in refusal(path, tokens={**TOKENS["tokens"], "unknown": "<pad>"})
+    assert "leave embedding out" in refusal(path, embedding="one-hot")
+    described(path, ("Masking", {}), ("LSTM", {}))
+    assert "skips vectors of zeros" in refusal(path, embedding="one-hot", tokens=ONE_HOT)
+    tokens = {**ONE_HOT, "unknown": None}
+    assert imported(path, embedding="one-hot", tokens=tokens).encoder.config.unk_token_id is None
+    states = ("LSTM", {"return_sequences": True})
+    described(path, ("Embedding", {"mask_zero": True}), states, ("GlobalMaxPooling1D", {}))
+    assert "the maximum over the states at the padding too" in imported(path).notes[0]
+    assert "no mask_zero" in imported(described(path, ("Embedding", {}), ("LSTM", {}))).notes[0]
+
+
+def new_weights(path: Path, layers: dict[str, list[tuple[int, ...]]]) -> Path:
+    """A file of weights alone, as Keras 3 writes it."""
+    with h5py.File(path, "w") as file:
+        for name, shapes in layers.items():
+            for number, shape in enumerate(shapes):
+                file[f"layers/{name}/vars/{number}"] = np.full(shape, float(name[-1:] == "1"), np.float32)
+            file[f"layers/{name}/seed_generator/vars/0"] = np.zeros(2, np.uint32)
+    return path
+
+
+def test_weights_of_keras_3_alone_are_put_in_order(tmp_path: Path) -> None:
+    lstm, below = [(4, 16), (4, 16), (16,)], [(6, 16), (4, 16), (16,)]
+    layers = {"a_lstm_10": lstm, "a_lstm_1": below, "a_lstm_2": lstm, "embedding": [(12, 6)]}
+    path = new_weights(tmp_path / "net.weights.h5", layers)
+    changes = {"pooling": "last", "gate_activation": "sigmoid"}
+    encoder = imported(path, **changes).encoder
+    assert encoder.config.num_layers == 3
+    assert float(encoder.state_dict()["lstm.weight_ih_l0"].min()) == 1.0
+    gru = new_weights(path, {"embedding": [(12, 6)], "gru": [(6, 12), (4, 12), (12,)]})
+    assert "reset_after=False" in refusal(gru, **changes)
+    both = {"bidirectional": [*below, *below], "embedding": [(12, 6)], "lstm": [(8, 16), (4, 16), (16,)]}
+    assert "in which order bidirectional, lstm are" in refusal(new_weights(path, both), **changes)
 
 
 def test_damaged_files_are_refused(tmp_path: Path) -> None:

@@ -77,25 +77,55 @@ def test_another_function_of_the_states_is_refused(tmp_path: Path) -> None:
         imported(write(net, tmp_path / "net.onnx"))
 
 
-def lstm_graph(path: Path, **attributes: Any) -> Path:
-    """A graph of one LSTM node that gives its last state."""
+def lstm_graph(
+    path: Path, scale: float = 1.0, output: str = "vector", growing: bool = False, **attributes: Any
+) -> Path:
+    """A graph of one LSTM node that gives its last state, or those of all tokens.
+
+    Args:
+        scale: the size of its weights.
+        growing: whether its state grows with every token, so that the last state is the maximum.
+    """
     random = np.random.default_rng(0)
-    weights = {"table": (9, 5), "w": (1, 16, 5), "r": (1, 16, 4), "b": (1, 32)}
-    initializers = [
-        numpy_helper.from_array(random.normal(size=shape).astype(np.float32), name) for name, shape in weights.items()
-    ]
+    shapes = {"table": (9, 5), "w": (1, 16, 5), "r": (1, 16, 4), "b": (1, 32)}
+    weights = {name: random.normal(size=shape) * scale for name, shape in shapes.items()}
+    if growing:
+        weights = {name: np.abs(values) for name, values in weights.items()}
+        weights["w"][:, :12], weights["r"][:] = 0, 0
+        weights["b"][:] = [[100.0] * 12 + [0.0] * 20]
+    initializers = [numpy_helper.from_array(values.astype(np.float32), name) for name, values in weights.items()]
     initializers.append(numpy_helper.from_array(np.array([0]), "axis"))
     nodes = [
         helper.make_node("Gather", ["table", "ids"], ["embedded"]),
         helper.make_node("Transpose", ["embedded"], ["steps"], perm=[1, 0, 2]),
-        helper.make_node("LSTM", ["steps", "w", "r", "b"], ["", "hidden"], hidden_size=4, **attributes),
+        helper.make_node("LSTM", ["steps", "w", "r", "b"], ["states", "hidden"], hidden_size=4, **attributes),
         helper.make_node("Squeeze", ["hidden", "axis"], ["vector"]),
     ]
     ids = helper.make_tensor_value_info("ids", TensorProto.INT64, ["batch", "sequence"])
-    vector = helper.make_tensor_value_info("vector", TensorProto.FLOAT, ["batch", 4])
+    vector = helper.make_tensor_value_info(output, TensorProto.FLOAT, None)
     graph = helper.make_graph(nodes, "lstm", [ids], [vector], initializers)
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9), path)
     return path
+
+
+def test_outputs_that_do_not_tell_the_pooling_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "net.onnx"
+    with pytest.raises(LengthwiseError, match="the same for each of 5 rows"):
+        imported(lstm_graph(path, scale=1e-6))
+    with pytest.raises(LengthwiseError, match="the poolings last, max all give what it gives"):
+        imported(lstm_graph(path, scale=0.1, growing=True))
+    assert imported(path, pooling="last").encoder.config.pooling == "last"
+    with pytest.raises(LengthwiseError, match="has more values for longer rows"):
+        imported(lstm_graph(path, output="states"))
+    for name, value in (("normalize", True), ("embedding", "table"), ("gate_activation", "sigmoid")):
+        with pytest.raises(LengthwiseError, match=f"leave {name} out"):
+            imported(lstm_graph(path), **{name: value})
+
+
+@pytest.mark.parametrize("side", ["pre", "post"])
+def test_padding_is_part_of_what_is_compared(side: str, tmp_path: Path) -> None:
+    model = imported(lstm_graph(tmp_path / "net.onnx"), padding={"to": 9, "side": side})
+    assert model.notes[0].startswith("pooling last: the graph gives the same on 5 rows of ids")
 
 
 def test_a_node_that_the_encoder_does_not_compute_is_named(tmp_path: Path) -> None:

@@ -14,9 +14,12 @@ import pytest
 import torch
 
 from lengthwise import Encoder
-from lengthwise.errors import CheckpointError
+from lengthwise.config import EncoderConfig
+from lengthwise.encoder.model import PackedEncoder
+from lengthwise.errors import CheckpointError, LengthwiseError
 from lengthwise.formats.sentence_transformers import read_sentence_transformers
 from lengthwise.formats.sentence_transformers_writer import write_sentence_transformers
+from lengthwise.tokens.tokenizer import TextTokenizer
 
 WORDS = [
     "PADDING_TOKEN", "apple", "Apple", "apples", "u.s.", "U.S.", "cat", "Cat", "dog", "'tis", "naïve", "NATO", "nato",
@@ -110,9 +113,58 @@ def test_a_written_folder_is_opened_by_the_library(library: Any, tmp_path: Path)
     texts = varied_texts()
     folder = write_theirs(library, tmp_path / "source", "max")
     encoder, tokenizer, _ = read_sentence_transformers(folder)
-    assert write_sentence_transformers(tmp_path / "written", encoder, tokenizer) == []
+    (note,) = write_sentence_transformers(tmp_path / "written", encoder, tokenizer)
+    assert "a text without tokens" in note
     expected = Encoder(encoder, tokenizer, device="cpu").encode(texts)
     assert np.abs(theirs(library, tmp_path / "written", texts) - expected).max() <= 1e-6
     assert np.array_equal(ours(tmp_path / "written", texts), expected)
     with pytest.raises(CheckpointError, match="not empty"):
         write_sentence_transformers(tmp_path / "written", encoder, tokenizer)
+
+
+def edited(folder: Path, name: str, **changes: Any) -> str:
+    """What is said of a folder whose settings were changed."""
+    record = json.loads((folder / name).read_text()) if (folder / name).is_file() else {}
+    (folder / name).write_text(json.dumps({**record, **changes}))
+    with pytest.raises(LengthwiseError) as raised:
+        read_sentence_transformers(folder)
+    if record:
+        (folder / name).write_text(json.dumps(record))
+    else:
+        (folder / name).unlink()
+    return str(raised.value)
+
+
+def test_settings_that_do_not_fit_are_named(library: Any, tmp_path: Path) -> None:
+    folder = write_theirs(library, tmp_path / "source", "max")
+    for limit in (0, "128", True):
+        assert "max_seq_length is" in edited(folder, "wordembedding_config.json", max_seq_length=limit)
+    smaller = edited(folder, "whitespacetokenizer_config.json", vocab=WORDS[:-1])
+    assert "17 words, but the embedding 18 rows" in smaller
+    (folder / "whitespacetokenizer_config.json").write_text("[]")
+    with pytest.raises(LengthwiseError, match="holds list, not settings"):
+        read_sentence_transformers(folder)
+
+
+def test_settings_beside_a_tokenizer_file_are_compared(
+    tmp_path: Path, tokenizer: TextTokenizer, encoder_config: Callable[..., EncoderConfig]
+) -> None:
+    encoder = PackedEncoder(encoder_config(pooling="max")).eval()
+    write_sentence_transformers(tmp_path / "written", encoder, tokenizer)
+    read_sentence_transformers(tmp_path / "written")
+    for name in ("do_lower_case", "strip_accents", "add_bos_token", "add_eos_token"):
+        messages = [settings_refused(tmp_path / "written", name, value) for value in (True, False)]
+        assert sum(f"{name} is" in message for message in messages) == 1
+
+
+def settings_refused(folder: Path, name: str, value: bool) -> str:
+    path = folder / "tokenizer_config.json"
+    record = json.loads(path.read_text())
+    path.write_text(json.dumps({**record, name: value}))
+    try:
+        read_sentence_transformers(folder)
+    except LengthwiseError as error:
+        return str(error)
+    finally:
+        path.write_text(json.dumps(record))
+    return ""

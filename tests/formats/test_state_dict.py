@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import yaml
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
@@ -19,6 +20,7 @@ from lengthwise.errors import LengthwiseError
 from lengthwise.formats.importing import ImportedModel, import_model
 from lengthwise.formats.inspection import inspect_source
 from lengthwise.formats.mapping import Mapping
+from lengthwise.formats.tensors import read_tensors
 from lengthwise.util.settings import parse_settings
 
 WORDS = ["<pad>", "<unk>", "the", "cat", "sat", "on", "mat"]
@@ -211,6 +213,116 @@ def test_what_does_not_fit_is_named(tmp_path: Path) -> None:
     assert "cannot be read" in refusal(path)
 
 
+def test_labels_are_what_was_written() -> None:
+    labels = ["de", "en", "no"]
+    mapping = parse_settings(Mapping, {"classifier": {"labels": [*labels, 3]}}, "mapping")
+    assert mapping.classifier is not None
+    assert mapping.classifier.labels == (*labels, "3")
+    for value in (False, None, 1.0):
+        with pytest.raises(LengthwiseError, match=r"label 1 is .* quote it"):
+            parse_settings(Mapping, {"classifier": {"labels": ["de", value]}}, "mapping")
+
+
+def test_tensors_beside_a_state_dict_are_not_forgotten(tmp_path: Path) -> None:
+    net, head = Net(), nn.Linear(4, 2)
+    path = tmp_path / "w.pt"
+    torch.save({"model": net.state_dict(), "fc": head.state_dict(), "optimizer": {"best": torch.ones(2)}}, path)
+    assert "the mapping has no place for fc.weight [2, 4], fc.bias [2];" in refusal(path)
+    model = imported(path, classifier={"layer": "fc", "labels": ["a", "b"]})
+    assert torch.equal(model.encoder.state_dict()["classifier.output.weight"], head.weight)
+    torch.save({"model": {**net.state_dict(), "fc.weight": head.weight}, "fc": head.state_dict()}, path)
+    assert "two tensors are called fc.weight" in refusal(path)
+
+
+def test_weights_that_are_no_floats_are_refused(tmp_path: Path) -> None:
+    state = Net().state_dict()
+    path = tmp_path / "w.pt"
+    torch.save({**state, "emb.weight": (state["emb.weight"] * 40).to(torch.int8)}, path)
+    assert "emb.weight holds int8, not floats" in refusal(path)
+    torch.save({**state, "emb.weight": torch.quantize_per_tensor(state["emb.weight"], 0.1, 0, torch.qint8)}, path)
+    assert "emb.weight holds qint8, not floats" in refusal(path)
+    torch.save({**state, "emb.weight": torch.ones(1).half().expand(2**25, 5)}, path)
+    assert "repeats its values" in refusal(path)
+    torch.jit.save(torch.jit.script(nn.Linear(2, 2)), path)
+    assert "a TorchScript program" in refusal(path)
+
+
+def test_half_precision_and_views_are_read_as_they_are(tmp_path: Path) -> None:
+    net = Net()
+    state = net.state_dict()
+    for kind in (torch.float16, torch.bfloat16):
+        rounded = {name: value.to(kind) for name, value in state.items()}
+        torch.save(rounded, tmp_path / "w.pt")
+        encoder = imported(tmp_path / "w.pt").encoder
+        assert torch.equal(encoder.embedding.weight, rounded["emb.weight"].float())
+    torch.save({**state, "emb.weight": state["emb.weight"].T.contiguous().T}, tmp_path / "w.pt")
+    assert torch.equal(imported(tmp_path / "w.pt").encoder.embedding.weight, state["emb.weight"])
+
+
+def test_texts_in_an_npz_can_be_the_vocabulary(tmp_path: Path) -> None:
+    arrays = {name: value.numpy() for name, value in Net().state_dict().items()}
+    np.savez(tmp_path / "w.npz", words=np.array(WORDS), **arrays)
+    model = imported(tmp_path / "w.npz", tokens={"key": "words", "unknown": 1})
+    assert model.tokenizer.encode_batch(["the cat"])[0].ids == [2, 3]
+
+
+def test_a_trusted_pickle_may_hold_lists_of_tensors(tmp_path: Path) -> None:
+    net = nn.Sequential(nn.Embedding(len(WORDS), 5), nn.LSTM(5, 4, batch_first=True))
+    content = {"net": net, "history": [torch.ones(2), 3], "epoch": np.int64(4)}
+    torch.save(content, tmp_path / "net.pt")
+    file = read_tensors(tmp_path / "net.pt", trust_pickle=True)
+    assert torch.equal(file.tensors["history.0"], torch.ones(2))
+    assert torch.equal(file.tensors["0.weight"], net[0].weight)
+    assert file.other["epoch"] == 4
+
+
+def test_a_classifiers_softmax_of_one_logit_is_refused(tmp_path: Path) -> None:
+    torch.save(Net(outputs=1).state_dict(), tmp_path / "w.pt")
+    head = {"layer": "fc", "labels": ["yes"]}
+    assert "set classifier.activation to sigmoid" in refusal(tmp_path / "w.pt", classifier=head)
+    assert imported(tmp_path / "w.pt", classifier={**head, "activation": "sigmoid"}).encoder.classifier is not None
+    _, text = inspect_source(tmp_path / "w.pt")
+    assert yaml.safe_load(text)["classifier"]["activation"] == "sigmoid"
+
+
+def test_a_bias_per_token_gives_the_nets_logits(tmp_path: Path) -> None:
+    net = Net(layers=2, both=True, outputs=3)
+    path = tmp_path / "w.pt"
+    torch.save(net.state_dict(), path)
+    changes = {"pooling": "sum", "classifier": {"layer": "fc", "labels": ["a", "b", "c"], "per_token": True}}
+    model = imported(path, **changes)
+    wanted = expected(net, lambda states, _: net.fc(states).sum(dim=0))
+    found = Encoder(model.encoder, model.tokenizer, device="cpu").logits(TEXTS)
+    np.testing.assert_allclose(found, wanted, atol=1e-5, rtol=0)
+    notes = "\n".join(model.notes)
+    assert "a value of the vectors is the number of tokens" in notes
+    assert "vectors have 10 values, not the model's own 8" in notes
+    assert "without dense and normalize" in refusal(path, normalize=True, **changes)
+    torch.save({name: value for name, value in net.state_dict().items() if name != "fc.bias"}, path)
+    assert imported(path, **changes).encoder.config.hidden_size == 4  # nothing is added where there is no bias
+
+
+def test_shared_values_of_a_pickle_are_read_once(tmp_path: Path) -> None:
+    bomb: dict[str, Any] = {"word": "value"}
+    for _ in range(40):  # 2 ** 40 paths through it
+        bomb = {"a": bomb, "b": bomb}
+    torch.save({**Net().state_dict(), "bomb": bomb}, tmp_path / "w.pt")
+    (tmp_path / "words.pkl").write_bytes(pickle.dumps(bomb))
+    report, _ = inspect_source(tmp_path / "w.pt")
+    assert "bomb: dict of 2" in report
+    assert "not a vocabulary" in refusal(tmp_path / "w.pt", tokens={"vocabulary": "words.pkl"})
+
+
+def test_an_inspected_mapping_quotes_names(tmp_path: Path) -> None:
+    net = nn.Sequential(nn.Embedding(len(WORDS), 5), nn.LSTM(5, 4), nn.Linear(4, 3))
+    torch.save(net.state_dict(), tmp_path / "w.pt")
+    _, text = inspect_source(tmp_path / "w.pt")
+    found = yaml.safe_load(text)
+    assert (found["rnn"], found["embedding"], found["classifier"]["layer"]) == ("1", "0.weight", "2")
+    mapping = parse_settings(Mapping, {**found, "tokens": MAPPING["tokens"], "pooling": "last"}, "mapping")
+    assert import_model(tmp_path / "w.pt", mapping).encoder.config.hidden_size == 4
+
+
 @pytest.mark.parametrize("suffix", [".pt", ".safetensors", ".npz"])
 def test_a_truncated_file_is_refused(suffix: str, tmp_path: Path) -> None:
     state = Net().state_dict()
@@ -228,8 +340,6 @@ def test_a_truncated_file_is_refused(suffix: str, tmp_path: Path) -> None:
 
 
 def test_an_inspected_mapping_imports_after_its_gaps_are_filled(tmp_path: Path) -> None:
-    import yaml
-
     net = Net(both=True, outputs=3)
     path = tmp_path / "w.pt"
     torch.save(
