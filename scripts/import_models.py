@@ -25,9 +25,10 @@ if TYPE_CHECKING:
 
     from lengthwise.api import Encoder
     from lengthwise.cli.published.models import Published
+    from lengthwise.config import Variant
 
 HEADER = ("model", "texts", "PyTorch", "native", "portable", "fp16", "int8", "server", "validated")
-VARIANTS = ("native", "portable", "fp16", "int8")
+VARIANTS: tuple[Variant, ...] = ("native", "portable", "fp16", "int8")
 
 
 def original_outputs(model: Published, package: Path, folder: Path) -> NDArray[np.float32]:

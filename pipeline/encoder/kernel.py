@@ -59,7 +59,7 @@ class Kernel:
             module.verify()
             self._engine = llvm.create_mcjit_compiler(module, machine)
             self._engine.finalize_object()
-        self._functions = {"run": tables.RUN_ARGUMENTS}
+        self._functions: dict[str, tuple[str, ...]] = {"run": tables.RUN_ARGUMENTS}
         if spec.branches:
             self._functions["branch"] = tables.BRANCH_ARGUMENTS
         if spec.multiplies:

@@ -114,6 +114,8 @@ def _write(path: Path, source: IO[bytes], target: Path, size: int) -> None:
 
 
 class _Limited:
+    """A file that refuses to be longer than the archive says."""
+
     def __init__(self, source: IO[bytes], size: int, path: Path) -> None:
         self._source, self._left, self._path = source, size, path
 

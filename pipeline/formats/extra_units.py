@@ -90,7 +90,7 @@ def _filled(direction: Direction, gates: int, hidden: int, below: Sequence[int] 
         weight_ih = _wider(weight_ih, below, hidden, directions)
     weight_hh = torch.cat([weight_hh, weight_hh.new_zeros(len(weight_hh), hidden - own)], dim=1)
     filled = (rows(each) for each in (weight_ih, weight_hh, direction.bias_ih, direction.bias_hh))
-    return Direction(*filled, direction.name)  # type: ignore[arg-type]
+    return Direction(*filled, direction.name)  # type: ignore[arg-type,call-arg]
 
 
 def _wider(weight: Tensor, sizes: Sequence[int], hidden: int, directions: int) -> Tensor:

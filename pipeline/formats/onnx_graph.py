@@ -195,8 +195,9 @@ def _directions(graph: OnnxGraph, node: Any) -> list[Direction]:
 
     directions = []
     for number in range(len(kernel)):
-        halves = (None, None) if bias is None else tuple(ordered(half) for half in bias[number].chunk(2))
-        directions.append(Direction(ordered(kernel[number]), ordered(recurrent[number]), *halves, node.name or kind))
+        inputs, states = (None, None) if bias is None else map(ordered, bias[number].chunk(2))
+        name = node.name or kind
+        directions.append(Direction(ordered(kernel[number]), ordered(recurrent[number]), inputs, states, name))
     return directions
 
 

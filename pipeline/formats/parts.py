@@ -161,11 +161,11 @@ def _recurrent(parts: Parts, origin: str) -> tuple[dict[str, Tensor], dict[str, 
         for suffix, direction in zip(("", "_reverse"), layer, strict=False):
             rows = gates * hidden
             for part, shape in (("weight_ih", (rows, inputs)), ("weight_hh", (rows, hidden))):
-                found = tuple(getattr(direction, part).shape)
-                if found != shape:
+                its = tuple(getattr(direction, part).shape)
+                if its != shape:
                     raise CheckpointError(
-                        f"{origin}: {part} of {direction.name} has the shape {list(found)}, but {list(shape)} is needed"
-                        f" with {gates} gates, {hidden} units and {inputs} inputs{_hint(number, found, shape)}"
+                        f"{origin}: {part} of {direction.name} has the shape {list(its)}, but {list(shape)} is needed"
+                        f" with {gates} gates, {hidden} units and {inputs} inputs{_hint(number, its, shape)}"
                     )
             for part in ("bias_ih", "bias_hh"):
                 bias = getattr(direction, part)

@@ -205,7 +205,7 @@ def _named_layers(tensors: _Tensors, prefix: str) -> list[list[DirectionMapping]
     cell = direction("")
     if cell is not None:
         return [[cell]]
-    layers = []
+    layers: list[list[DirectionMapping]] = []
     while (forward := direction(f"_l{len(layers)}")) is not None:
         reverse = direction(f"_l{len(layers)}_reverse")
         layers.append([forward, *([] if reverse is None else [reverse])])
