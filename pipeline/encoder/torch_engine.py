@@ -195,9 +195,13 @@ def open_torch(config: RunConfig, workers: int | None = None) -> tuple[TorchEngi
 
     Raises:
         LengthwiseError: encoder or tokenizer cannot be loaded, or they do not fit each other.
+        ValueError: the precision is `auto`, which the run has to resolve first.
     """
+    precision = config.encode.precision
+    if precision == "auto":
+        raise ValueError("encode.precision is auto, which no engine has; resolve it first")
     encoder, tokenizer = load_checkpoint(config.model.path, config.tokenizer.path)
-    return TorchEngine(encoder, config.encode.device, config.encode.precision, workers), tokenizer
+    return TorchEngine(encoder, config.encode.device, precision, workers), tokenizer
 
 
 def _is_oom(error: Exception) -> bool:

@@ -192,7 +192,7 @@ class _Reader:
                     f" {layer.name}; save the whole model: model.save('model.keras')"
                 )
             after = len(shapes) > 2 and len(shapes[2]) == 2  # with two biases
-            config = {"return_sequences": True, "recurrent_activation": None, "reset_after": after}
+            config: dict[str, Any] = {"return_sequences": True, "recurrent_activation": None, "reset_after": after}
             if len(shapes) == 6:
                 kind, config = "Bidirectional", {"layer": {"class_name": kind, "config": config}}
             layers.append(Layer(kind, layer.name, config, layer.weights))

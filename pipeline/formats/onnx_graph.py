@@ -86,7 +86,7 @@ class OnnxGraph:
 
         feeds = {each: value for each, value in zip(node.input, inputs, strict=True) if value is not None}
         opset = {each.domain: each.version for each in self.model.opset_import}
-        results = ReferenceEvaluator(node, opsets=opset).run(None, feeds)
+        results: list[Any] = list(ReferenceEvaluator(node, opsets=opset).run(None, feeds))
         self._constants.update(zip(node.output, results, strict=True))
         return self._constants[name]
 
@@ -195,9 +195,9 @@ def _directions(graph: OnnxGraph, node: Any) -> list[Direction]:
 
     directions = []
     for number in range(len(kernel)):
-        inputs, states = (None, None) if bias is None else map(ordered, bias[number].chunk(2))
+        of_inputs, of_states = [None, None] if bias is None else [ordered(half) for half in bias[number].chunk(2)]
         name = node.name or kind
-        directions.append(Direction(ordered(kernel[number]), ordered(recurrent[number]), inputs, states, name))
+        directions.append(Direction(ordered(kernel[number]), ordered(recurrent[number]), of_inputs, of_states, name))
     return directions
 
 
@@ -410,7 +410,7 @@ class _Session:
             ConfigError: the graph takes rows of another length than that of the padding.
         """
         draw = np.random.default_rng(0)
-        lengths = _LENGTHS
+        lengths: tuple[int, ...] = _LENGTHS
         if padding is not None:
             if self.length not in (None, padding.to):
                 raise ConfigError(

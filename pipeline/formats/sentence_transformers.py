@@ -140,9 +140,7 @@ def _tokenizer(folder: Path, settings: Mapping[str, Any]) -> TextTokenizer:
         path = folder / _WORDS_FILE
         record = _settings(folder, path.name)
         words, stop_words = record.get("vocab"), record.get("stop_words")
-        if not all(
-            isinstance(each, list) and all(isinstance(word, str) for word in each) for each in (words, stop_words)
-        ):
+        if not isinstance(words, list) or not isinstance(stop_words, list) or not _are_strings([*words, *stop_words]):
             raise TokenizerError(f"{path}: vocab and stop_words are not lists of words")
         return whitespace_tokenizer(
             WhitespaceVocabulary(words, stop_words, lowercase=bool(record.get("do_lower_case", False)))
@@ -217,8 +215,8 @@ def _layers(weights: TensorFile, settings: Mapping[str, Any], origin: str) -> li
         )
     return [
         [
-            Direction(
-                *(
+            Direction(  # type: ignore[call-arg]
+                *(  # type: ignore[arg-type]
                     weights.tensors[f"encoder.{part}_{name}"]
                     for part in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
                 ),
@@ -303,3 +301,7 @@ def _read_json(path: Path) -> Any:
         raise CheckpointError(f"{path}: the file is missing; the model is incomplete") from None
     except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{path}: not valid JSON ({error})") from error
+
+
+def _are_strings(values: list[Any]) -> bool:
+    return all(isinstance(value, str) for value in values)

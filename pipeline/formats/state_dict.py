@@ -153,7 +153,7 @@ def _layers(tensors: _Tensors, mapping: Mapping, notes: list[str]) -> tuple[list
 
     return [
         [
-            Direction(
+            Direction(  # type: ignore[call-arg]
                 *(ordered(tensors.get(name)) for name in (each.weight_ih, each.weight_hh)),  # type: ignore[arg-type]
                 *(None if name is None else ordered(tensors.get(name)) for name in (each.bias_ih, each.bias_hh)),
                 each.weight_ih,

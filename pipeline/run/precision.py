@@ -176,8 +176,13 @@ def measure_precisions(
 
     exact = TorchEngine(encoder, device)
     on_gpu = exact.device.type == "cuda"
-    names: list[Precision] = ["bf16", "fp16"] if on_gpu else ["int8", *(["bf16"] if cpu_has_bf16() else [])]
-    engines = {"fp32": exact, **{name: TorchEngine(encoder, device, name) for name in names}}
+    names: list[Precision] = ["bf16", "fp16"] if on_gpu else ["int8"]
+    if not on_gpu and cpu_has_bf16():
+        names.append("bf16")
+    engines: dict[Precision, TorchEngine] = {
+        "fp32": exact,
+        **{name: TorchEngine(encoder, device, name) for name in names},
+    }
     rates = measure_rates(list(engines.values()), tokens)
     expected = encode_tokens(tokens, exact)[0]
     losses = [_cosine_loss(encode_tokens(tokens, engine)[0], expected) for engine in engines.values()]

@@ -113,7 +113,7 @@ def _compare_on_avx2(
     """Compare int8 with float32 in kernels compiled for a CPU without VNNI; both run on this one."""
     precisions: tuple[Precision, ...] = ("fp32", "int8")
     with compiled_for_avx2():
-        engines = {precision: TorchEngine(encoder, precision=precision) for precision in precisions}
+        engines: dict[str, TorchEngine] = {name: TorchEngine(encoder, precision=name) for name in precisions}
     sides = {name: partial(encode_texts, texts, tokenizer, engine) for name, engine in engines.items()}
     seconds = alternate(sides, runs, "AVX2")
     result.table(
