@@ -15,6 +15,8 @@ from lengthwise.errors import CheckpointError
 from lengthwise.formats.importing import import_model
 from lengthwise.formats.mapping import load_mapping
 
+# Their own code runs in float64, ours in float32; the states of this GRU amplify what is rounded on the way.
+ROUNDING = {"g2p-en": 4e-6}
 RUNS = ROOT / "runs" / "import-models"
 
 
@@ -25,7 +27,7 @@ def package_of(model: Published) -> Path:
         pytest.skip(str(error))
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 @pytest.mark.parametrize("model", MODELS, ids=lambda model: model.name)
 def test_outputs_are_those_of_the_packages_own_code(model: Published, tmp_path: Path) -> None:
     if model.name == "chars2vec":
@@ -35,13 +37,14 @@ def test_outputs_are_those_of_the_packages_own_code(model: Published, tmp_path: 
     encoder = Encoder(imported.encoder, imported.tokenizer, device="cpu")
     expected = original_outputs(model, package, tmp_path)
     found = np.concatenate([outputs_of(encoder, [text]) for text in model.texts])
-    np.testing.assert_allclose(found, expected, atol=1e-6 * max(1.0, float(np.abs(expected).max())), rtol=0)
+    rounding = ROUNDING.get(model.name, 1e-6)
+    np.testing.assert_allclose(found, expected, atol=rounding * max(1.0, float(np.abs(expected).max())), rtol=0)
     assert np.ptp(expected, axis=0).min() > 1e-4
     if model.name == "language-identifier":
         assert sum(a == b for a, b in zip(encoder.predict(list(LANGUAGES.values())), LANGUAGES, strict=True)) >= 17
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 def test_another_packages_graph_is_a_second_opinion() -> None:
     pytest.importorskip("h5py", reason="h5py is not installed")
     package_of(next(model for model in MODELS if model.name == "chars2vec"))
