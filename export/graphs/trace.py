@@ -112,6 +112,7 @@ def trace_to_program(model: ClientEncoder) -> torch.export.ExportedProgram:
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")
         inputs = example_inputs(model.encoder.config.vocab_size)
+        torch._dynamo.reset()  # a scan would be compiled as for the encoder before, whose padding has another length
         program = torch.export.export(model.eval(), inputs, dynamic_shapes=_DYNAMIC)
     for module in program.graph_module.modules():
         if isinstance(module, torch.fx.GraphModule):

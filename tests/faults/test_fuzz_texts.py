@@ -38,6 +38,7 @@ SPECIAL = st.sampled_from(
     ["", " ", "\0", "\ufeff", "\u2028", "\r", "\n", "NaN", "null", "a\u0301", "\u202e", "\U0010ffff"]
 )
 TEXT = KNOWN | UNICODE | SPECIAL | LONG
+ZEROS = 8 * "\0"  # so many in a line show that a file was written or copied in part
 
 
 def write_parquet(path: Path, texts: list[bytes | None], kind: Any) -> None:
@@ -82,7 +83,8 @@ def check_run(
     assert report.totals.rows == found.num_rows == len(expected)
     assert report.totals.bad == report.totals.null == good.count(False)
     assert found["n"].cast(pa.int64()).to_pylist() == list(range(len(expected)))  # a string in CSV
-    assert found["text"].cast(pa.large_binary()).to_pylist() == expected
+    kept = [text if is_good else None for text, is_good in zip(expected, good, strict=True)]  # what is no Unicode: null
+    assert found["text"].cast(pa.large_binary()).to_pylist() == kept
     vectors: dict[bytes, Any] = {}
     for text, is_good, vector in zip(expected, good, found["embedding"].to_pylist(), strict=True):
         if not is_good:
@@ -138,7 +140,7 @@ def test_json_texts(
 
 @pytest.mark.slow
 @limits(short=15, whole=400)
-@given(texts=st.lists(TEXT | st.none(), max_size=12), choice=CHOICE)
+@given(texts=st.lists(TEXT.filter(lambda text: ZEROS not in text) | st.none(), max_size=12), choice=CHOICE)
 def test_csv_texts(
     tmp_path: Path, tokenizer: TextTokenizer, engine: LookupEngine, texts: list[str | None], choice: Any
 ) -> None:
@@ -149,7 +151,7 @@ def test_csv_texts(
 
 @pytest.mark.slow
 @limits(short=15, whole=400)
-@given(texts=st.lists(TEXT, min_size=1, max_size=12), choice=CHOICE)
+@given(texts=st.lists(TEXT.filter(lambda text: ZEROS not in text), min_size=1, max_size=12), choice=CHOICE)
 def test_text_lines(
     tmp_path: Path, tokenizer: TextTokenizer, engine: LookupEngine, texts: list[str], choice: Any
 ) -> None:

@@ -467,7 +467,7 @@ def test_run_needs_no_torch(tmp_path: Path, texts_file: Path) -> None:
 
         class Ones:
             name, config = "ones", EncoderConfig(vocab_size=99, hidden_size=4)
-            fingerprint = "of ones"
+            fingerprint, classifier = "of ones", None
             costs, reference, sharing, run_all = STEPWISE, None, None, staticmethod(map)
 
             def encode_batch(self, input_ids, lengths):

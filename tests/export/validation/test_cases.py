@@ -63,7 +63,7 @@ def test_pad_to_keeps_rows_and_changes_padding(sequence: int, seed: int) -> None
 def test_oracle_encodes_each_row_alone_without_padding(encoder_config: Callable[..., EncoderConfig]) -> None:
     encoder = seeded_encoder(encoder_config(bidirectional=True), 0)
     seen: list[tuple[int, ...]] = []
-    encoder.embedding.register_forward_hook(lambda _, given, out: seen.append(tuple(given[0].tolist())))
+    encoder.embedding.register_forward_hook(lambda _, given, out: seen.append(tuple(given[0].flatten().tolist())))
     case = Case("case", "group", np.array([[2, 3, 9], [4, 9, 9], [9, 9, 9]]), np.array([2, 1, 0]), 10)
     oracle = compute_oracle(encoder, case.input_ids, case.lengths)
     assert set(seen) == {(2, 3), (4,)}

@@ -56,7 +56,7 @@ def verdict(
     pairs[1:1] = [(group, True, value) for group, value in zip(FROM_ITSELF, of_batch, strict=False)]
     cases = tuple(CaseResult(group, group, own, value * part) for part in (0.5, 1) for group, own, value in pairs)
     passes = Tolerances(VARIANTS[variant].difference or usual, usual, VARIANTS[variant].cosine)
-    comparison = Comparison(max(differences), max(of_batch), 1e-8, cosine, cases)
+    comparison = Comparison(max(differences), max(of_batch), 1e-8, cosine, cases=cases)
     file = VARIANTS[variant].file
     return Verdict(runtime, variant, file, status, "", False, passes, comparison, {})
 

@@ -33,7 +33,7 @@ def verdict(runtime: str, variant: str, status: Any, comparison: Comparison = Co
 def compared(difference: float, batch: float = 1e-7, cosine: float | None = 0.99999999, **changes: Any) -> Comparison:
     cases = (CaseResult("5 x unsorted", "unsorted", False, 1e-7), CaseResult("golden", "golden", False, difference))
     more = (CaseResult("golden: more padding", "more padding", True, batch),)
-    return Comparison(difference, batch, difference, cosine, (*cases, *more), **changes)
+    return Comparison(difference, batch, difference, cosine, cases=(*cases, *more), **changes)
 
 
 PASSED = verdict("onnxruntime cpu", NATIVE, "passed", compared(2e-7), environment={"onnxruntime": "1.0"})
