@@ -76,17 +76,8 @@ class TorchEngine:
         Raises:
             LengthwiseError: there is no GPU, or the device cannot compute in this precision.
         """
-        has_gpu = torch.cuda.is_available()
-        if device == "cuda" and not has_gpu:
-            raise LengthwiseError("the device is cuda, but PyTorch finds no GPU here; choose cpu or auto")
-        if precision == "int8" and device == "cuda":
-            raise LengthwiseError("the precision is int8, which is computed on a CPU only; choose cpu, or fp16 or bf16")
-        on_gpu = has_gpu and device != "cpu" and precision != "int8"
-        if precision == "fp16" and not on_gpu:
-            raise LengthwiseError(
-                "the precision is fp16, which PyTorch computes on a GPU only; choose fp32, bf16 or int8"
-            )
-        self.device = torch.device("cuda", torch.cuda.current_device()) if on_gpu else torch.device("cpu")
+        self.device = _choose_device(device, precision)
+        on_gpu = self.device.type == "cuda"
         self.name = f"torch {self.device.type}" + ("" if precision == "fp32" else f" {precision}")
         self.config = encoder.config
         self.fingerprint = weights_fingerprint(encoder)
@@ -202,6 +193,23 @@ def open_torch(config: RunConfig, workers: int | None = None) -> tuple[TorchEngi
         raise ValueError("encode.precision is auto, which no engine has; resolve it first")
     encoder, tokenizer = load_checkpoint(config.model.path, config.tokenizer.path)
     return TorchEngine(encoder, config.encode.device, precision, workers), tokenizer
+
+
+def _choose_device(device: Literal["cpu", "cuda", "auto"], precision: Precision) -> torch.device:
+    """Where an engine computes.
+
+    Raises:
+        LengthwiseError: there is no GPU, or the device cannot compute in this precision.
+    """
+    has_gpu = torch.cuda.is_available()
+    if device == "cuda" and not has_gpu:
+        raise LengthwiseError("the device is cuda, but PyTorch finds no GPU here; choose cpu or auto")
+    if precision == "int8" and device == "cuda":
+        raise LengthwiseError("the precision is int8, which is computed on a CPU only; choose cpu, or fp16 or bf16")
+    on_gpu = has_gpu and device != "cpu" and precision != "int8"
+    if precision == "fp16" and not on_gpu:
+        raise LengthwiseError("the precision is fp16, which PyTorch computes on a GPU only; choose fp32, bf16 or int8")
+    return torch.device("cuda", torch.cuda.current_device()) if on_gpu else torch.device("cpu")
 
 
 def _is_oom(error: Exception) -> bool:

@@ -1,6 +1,6 @@
 """`import_model`: a model of another library as an encoder, whichever kind of file or folder it is.
 
-The kind is told from the files that are there: a folder with modules.json is a model of sentence-transformers, a file's
+The files that are there show the kind: a folder with modules.json is a model of sentence-transformers, a file's
 suffix says the rest. An archive is unpacked, and the mapping says which of its files has the weights.
 """
 

@@ -169,7 +169,7 @@ class _Reader:
         return torch.cat([torch.eye(inputs), torch.zeros(1, inputs)])
 
     def _guessed(self) -> list[Layer]:
-        """Layers of a file of weights alone, told by the shapes of their arrays."""
+        """Layers of a file of weights alone, recognised by the shapes of their arrays."""
         layers = []
         for layer in self.file.layers:
             shapes = [tuple(array.shape) for array in layer.weights]
@@ -201,7 +201,7 @@ class _Reader:
                 f"{self.file.path}: a file of weights alone says no pooling; set pooling, to last for a layer without"
                 " return_sequences"
             )
-        self.notes.append("a file of weights alone: the kinds of its layers are told by their shapes")
+        self.notes.append("a file of weights alone: the kinds of its layers are recognised by their shapes")
         return layers
 
     def _add(self, layer: Layer) -> None:

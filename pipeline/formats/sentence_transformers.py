@@ -181,10 +181,10 @@ def _check_tokenizer_settings(folder: Path, tokenizer: TextTokenizer) -> None:
 
 
 def _strips_accents(part: dict[str, Any]) -> bool:
-    """Whether a normalizer does; BERT's does where it lowers, unless it is told otherwise."""
+    """Whether a normalizer does; BERT's does where it lowers, unless its setting says otherwise."""
     if part.get("type") == "BertNormalizer":
-        told = part.get("strip_accents")
-        return bool(part.get("lowercase") if told is None else told)
+        setting = part.get("strip_accents")
+        return bool(part.get("lowercase") if setting is None else setting)
     return part.get("type") == "StripAccents"
 
 

@@ -3,8 +3,8 @@
 - A PyTorch file is read under `weights_only=True`: a pickle can run any program when it is read, and so only tensors
   and plain values are made of it. A file that needs more is refused, or read by `trusted_pickle` where that is asked
   for.
-- Of a file of several groups, those of an optimizer or its schedule are left out, and all others are kept, so that what
-  nothing needs is told. The names of the one that is called a state_dict, or alike, are as they are there.
+- Of a file of several groups, those of an optimizer or its schedule are left out, and all others are kept, so that
+  what nothing needs is reported. The names of the one that is called a state_dict, or alike, are as they are there.
 - Names lose what wrappers put before all of them: `module.` of DataParallel, `_orig_mod.` of `torch.compile`.
 """
 
