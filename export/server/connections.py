@@ -54,6 +54,7 @@ class Connection(HttpToolsProtocol):
         phase: what is read next.
         since: when the phase began, on the clock of the event loop.
         read: when the last bytes arrived.
+        received: bytes so far.
         throttled: whether nothing is read until the monitor's next look.
         buffered: bytes of bodies whose requests are not answered.
         unsent: bytes of answers that the client had not read when the monitor last looked.
@@ -78,7 +79,7 @@ class Connection(HttpToolsProtocol):
         self._monitor, self._settings = monitor, monitor.settings
         self.phase = Phase.IDLE
         self.since = self.read = self.unsent_since = self.progressed = self.loop.time()
-        self.buffered = self.unsent = 0
+        self.received = self.buffered = self.unsent = 0
         self.throttled = False
         self.address = ""
         self.is_refused = self._served = self._upgrade_offered = False
@@ -149,6 +150,7 @@ class Connection(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         """Parse some bytes, in parts that are not larger than a header may be."""
         self.read = self.loop.time()
+        self.received += len(data)
         if self.phase is Phase.LINGERING:
             self._lingering_bytes += len(data)
             if self._lingering_bytes > _LINGERING_BYTES:
@@ -400,40 +402,40 @@ class Connection(HttpToolsProtocol):
             return 0, self.since
         return (2 if self._served and self.phase is Phase.IDLE else 1), self.since
 
-    def check_timeouts(self, now: float) -> None:
-        """Close the connection, or refuse its request, if the client took too long."""
+    def check_timeouts(self, now: float) -> bool:
+        """Close the connection, or refuse its request, if the client took too long; whether it did."""
         self._measure_unsent(now)
         settings, age = self._settings, now - self.since
         if self.unsent:
             self.since = now
-            if now - self.progressed > settings.write_timeout:
-                self._monitor.abort(self, "write_timeout")
-        elif self.phase is Phase.IDLE:
+            return now - self.progressed > settings.write_timeout and self._monitor.abort(self, "write_timeout")
+        if self.phase is Phase.IDLE:
             setting = "idle_timeout" if self._served else "header_timeout"
-            if age > getattr(settings, setting) and not self._due:
-                self._monitor.abort(self, setting)
-        elif self.phase is Phase.LINGERING:
-            if age > _LINGERING_SECONDS:
-                self._monitor.abort(self, "refused")
-        elif self.phase is Phase.REFUSED:
+            return age > getattr(settings, setting) and not self._due and self._monitor.abort(self, setting)
+        if self.phase is Phase.LINGERING:
+            return age > _LINGERING_SECONDS and self._monitor.abort(self, "refused")
+        if self.phase is Phase.REFUSED:
             self.parser = None  # type: ignore[assignment]  # frees what it read
             self.headers = []
-            if not self._due and age > _DELAY_SECONDS * (1 + id(self) // 64 % 64 / 64):
-                self._answer_refusal()
-        elif self.flow.read_paused:
+            delay = _DELAY_SECONDS * (1 + id(self) // 64 % 64 / 64)
+            if self._due or age < delay:
+                return False
+            self._answer_refusal()
+            return True
+        if self.flow.read_paused:
             self.since = self.read = now  # the server's own delay
-        elif self.phase is Phase.HEADER:
-            if age > settings.header_timeout:
-                self._time_out("header", "header_timeout")
-        elif now - self.read > settings.chunk_timeout:
-            self._time_out("next part of the body", "chunk_timeout")
-        elif age > settings.body_timeout:
-            self._time_out("whole body", "body_timeout")
+            return False
+        if self.phase is Phase.HEADER:
+            return age > settings.header_timeout and self._time_out("header", "header_timeout")
+        if now - self.read > settings.chunk_timeout:
+            return self._time_out("next part of the body", "chunk_timeout")
+        return age > settings.body_timeout and self._time_out("whole body", "body_timeout")
 
-    def _time_out(self, part: str, setting: str) -> None:
+    def _time_out(self, part: str, setting: str) -> bool:
         self._monitor.count_closed(setting)
         seconds = getattr(self._settings, setting)
         self.refuse(RequestError(408, f"the {part} did not arrive within {seconds:g} s ({setting})", code="timeout"))
+        return True
 
     def _measure_unsent(self, now: float) -> None:
         unsent = self.transport.get_write_buffer_size()

@@ -9,6 +9,8 @@ Decisions:
 - Memory for bodies is limited for all connections together. A complete body counts until its request is answered, but
   only incomplete ones are given up. The one that began first goes first: a client that sends at an ordinary rate began
   later than one that has stalled.
+- Connections that are due are closed or answered one by one, with pauses between them that grow with what they have
+  sent, so that many hostile ones, which then come back, do not delay the answers to others.
 - Memory for unread answers is limited likewise. Beyond the limit, clients that have not read theirs for two seconds are
   disconnected, the one that is slowest first, and new requests get 429.
 """
@@ -18,7 +20,7 @@ from __future__ import annotations
 import asyncio
 import heapq
 from collections import Counter
-from collections.abc import Callable, Container, Iterable
+from collections.abc import Callable, Container, Iterable, Iterator
 from enum import Enum
 from typing import Any, Protocol
 
@@ -29,6 +31,8 @@ from lengthwise.export.server.metrics import Metrics
 from lengthwise.export.server.settings import ServeSettings
 
 _CHECKS_PER_TIMEOUT, _MAX_SECONDS_BETWEEN_CHECKS = 4, 0.1
+_CLOSED_PER_CHECK, _SECONDS_BETWEEN_CLOSINGS = 8, 0.005
+_SECONDS_PER_BYTE, _MAX_SECONDS_BETWEEN_CLOSINGS = 1 / 50e6, 0.05  # a client that comes back may send as much again
 _PROMPT_REFUSALS = 8  # of an address, at a time
 _UNREAD_SECONDS = 2.0
 _UNRANKED = (-1, 0.0)  # before all ranks
@@ -50,6 +54,7 @@ class Monitored(Protocol):
     address: str
     phase: Phase
     since: float
+    received: int
     buffered: int
     unsent: int
     unsent_since: float
@@ -61,8 +66,8 @@ class Monitored(Protocol):
     def refuse(self, error: RequestError) -> None:
         """Answer with an error, and close."""
 
-    def check_timeouts(self, now: float) -> None:
-        """Close the connection if it takes too long."""
+    def check_timeouts(self, now: float) -> bool:
+        """Close the connection if it takes too long; whether it was closed."""
 
     def rank(self, now: float) -> tuple[int, float] | None:
         """How readily it may be closed for another one, the least first; None if it is in use."""
@@ -116,6 +121,7 @@ class ConnectionMonitor:
         self._refused: Counter[str] = Counter()  # open connections by address
         self._throttled: list[Monitored] = []
         self._candidates: dict[str | None, _Candidates] = {}  # since the last check, by address; None: of all
+        self._receiving: dict[Monitored, None] = {}  # those with bodies, by when the first of these began
         self._buffered = 0
         self.unsent = 0
         metrics.connections.set_function(lambda: len(self._connections))
@@ -163,18 +169,28 @@ class ConnectionMonitor:
         """Count bytes of a body; give up incomplete bodies if there are too many."""
         connection.buffered += size
         self._buffered += size
+        self._receiving[connection] = None
         while self._buffered > self.settings.max_buffer_bytes:
-            receiving = [other for other in self._connections if other.phase is Phase.BODY and other.buffered]
-            if not receiving:
+            oldest = self._oldest_incomplete()
+            if oldest is None:
                 return
-            oldest = min(receiving, key=lambda other: other.since)
             self.release(oldest)
             self.count_closed("max_buffer_bytes")
             message = "too many bodies are being received (max_buffer_bytes); try again later"
             oldest.refuse(RequestError(429, message, code="overloaded"))
 
+    def _oldest_incomplete(self) -> Monitored | None:
+        """The connection whose incomplete body began first; None if there is none."""
+        while self._receiving:
+            oldest = next(iter(self._receiving))
+            if oldest.phase is Phase.BODY:
+                return oldest
+            del self._receiving[oldest]  # complete
+        return None
+
     def release(self, connection: Monitored) -> None:
         """The bodies of a connection are not in memory any more."""
+        self._receiving.pop(connection, None)
         self._buffered -= connection.buffered
         connection.buffered = 0
 
@@ -191,11 +207,12 @@ class ConnectionMonitor:
         connection.flow.pause_reading()
         self._throttled.append(connection)
 
-    def abort(self, connection: Monitored, reason: str) -> None:
+    def abort(self, connection: Monitored, reason: str) -> bool:
         """Close a connection without an answer."""
         self.count_closed(reason)
         self.remove(connection)
         connection.transport.abort()
+        return True
 
     def count_closed(self, reason: str) -> None:
         """Count a connection that the server closes."""
@@ -210,19 +227,28 @@ class ConnectionMonitor:
         loop = asyncio.get_running_loop()
         while True:
             await asyncio.sleep(seconds)
-            self.check(loop.time())
+            for pause in self.check(loop.time()):
+                await asyncio.sleep(pause)
 
-    def check(self, now: float) -> None:
-        """Enforce the timeouts, and the limit of unread answers."""
+    def check(self, now: float) -> Iterator[float]:
+        """Enforce the timeouts, and the limit of unread answers; the seconds in which other work is to be done after each
+        connection that was closed."""
         self._candidates.clear()
         throttled, self._throttled = self._throttled, []
         for connection in throttled:
             connection.throttled = False
             if connection in self._connections:
                 connection.flow.resume_reading()
+        closed = 0
         for connection in list(self._connections):
-            if connection in self._connections:
-                connection.check_timeouts(now)
+            if connection not in self._connections or not connection.check_timeouts(now):
+                continue
+            closed += 1
+            if closed == _CLOSED_PER_CHECK:
+                break
+            yield min(
+                _SECONDS_BETWEEN_CLOSINGS + connection.received * _SECONDS_PER_BYTE, _MAX_SECONDS_BETWEEN_CLOSINGS
+            )
         self.unsent = sum(connection.unsent for connection in self._connections)
         if self.unsent > self.settings.max_buffer_bytes:
             slow = [each for each in self._connections if each.unsent and now - each.unsent_since > _UNREAD_SECONDS]
@@ -240,5 +266,4 @@ class ConnectionMonitor:
         chosen = self._candidates[address].take(connections, now)
         if chosen is None:
             return False
-        self.abort(chosen, "max_connections" if address is None else "max_connections_per_address")
-        return True
+        return self.abort(chosen, "max_connections" if address is None else "max_connections_per_address")

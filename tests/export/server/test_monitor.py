@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -20,9 +19,9 @@ class FakeConnection:
     def __init__(self, address: str, rank: tuple[int, float] | None = None) -> None:
         self.address, self._rank = address, rank
         self.rankings = self.checks = 0
-        self.ends: Callable[[], None] = lambda: None  # is called by a check
+        self.is_due = False
         self.phase, self.since = Phase.BODY, 0.0
-        self.buffered = self.unsent = 0
+        self.received = self.buffered = self.unsent = 0
         self.is_refused = self.is_aborted = False
         self.errors: list[Any] = []
         self.transport = self
@@ -31,9 +30,9 @@ class FakeConnection:
         self.rankings += 1
         return self._rank
 
-    def check_timeouts(self, _: float) -> None:
+    def check_timeouts(self, _: float) -> bool:
         self.checks += 1
-        self.ends()
+        return self.is_due
 
     def abort(self) -> None:
         self.is_aborted = True
@@ -92,7 +91,7 @@ def test_connections_that_become_unused_or_used_are_noticed() -> None:
         errors.append(monitor.add(FakeConnection("b")))  # type: ignore[arg-type]
         assert second.is_aborted
         first._rank = (3, 0.0)
-        monitor.check(0.0)
+        list(monitor.check(0.0))
         errors.append(monitor.add(FakeConnection("b")))  # type: ignore[arg-type]
         assert first.is_aborted
         return [error and error.status for error in errors]
@@ -152,14 +151,32 @@ def test_complete_body_counts_until_its_request_is_answered() -> None:
     assert (complete.errors, [error.status for error in early.errors], late.errors) == ([], [429], [])
 
 
-def test_connection_that_ends_during_a_check_is_not_checked() -> None:
+def test_connections_that_are_due_are_closed_one_by_one() -> None:
+    """Between two of them the answers to others are sent, and connections may end."""
+
     async def check() -> list[int]:
         monitor = ConnectionMonitor(ServeSettings(), Metrics(), refuse=lambda error: error)
-        connections = [FakeConnection("a") for _ in range(3)]
-        connections[0].ends = lambda: monitor.remove(connections[1])  # type: ignore[arg-type]
+        connections = [FakeConnection("a") for _ in range(5)]
         for connection in connections:
+            connection.is_due = connection is not connections[1]
             monitor.add(connection)  # type: ignore[arg-type]
-        monitor.check(0.0)
+        for step, _ in enumerate(monitor.check(0.0)):
+            if step == 0:
+                monitor.remove(connections[2])  # type: ignore[arg-type]
+            assert sum(connection.checks for connection in connections) == (1, 3, 4)[step]
         return [connection.checks for connection in connections]
 
-    assert asyncio.run(check()) == [1, 0, 1]
+    assert asyncio.run(check()) == [1, 1, 0, 1, 1]
+
+
+def test_pause_after_a_closed_connection_grows_with_what_it_has_sent() -> None:
+    async def pauses() -> list[float]:
+        monitor = ConnectionMonitor(ServeSettings(), Metrics(), refuse=lambda error: error)
+        for received in (0, 1_000_000, 10**12):
+            connection = FakeConnection("a")
+            connection.received, connection.is_due = received, True
+            monitor.add(connection)  # type: ignore[arg-type]
+        return list(monitor.check(0.0))
+
+    none, some, most = asyncio.run(pauses())
+    assert 0 < none < some < most < 0.1
