@@ -231,8 +231,11 @@ class ConnectionMonitor:
                 await asyncio.sleep(pause)
 
     def check(self, now: float) -> Iterator[float]:
-        """Enforce the timeouts, and the limit of unread answers; the seconds in which other work is to be done after each
-        connection that was closed."""
+        """Enforce the timeouts, and the limit of unread answers.
+
+        Yields:
+            The seconds in which other work is to be done, after each connection that was closed.
+        """
         self._candidates.clear()
         throttled, self._throttled = self._throttled, []
         for connection in throttled:
