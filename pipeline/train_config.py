@@ -19,7 +19,7 @@ from lengthwise.dataset_config import DatasetSettings, Names, NonEmpty
 from lengthwise.util.settings import PositiveInt, Settings
 
 SourceKind = Literal["teacher", "vectors", "pairs", "labels"]
-Loss = Literal["cosine", "mse", "cross_entropy", "contrastive"]
+Loss = Literal["cosine", "mse", "cross_entropy", "contrastive", "triplet"]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 BelowOne = Annotated[float, Field(ge=0, lt=1)]
@@ -31,7 +31,7 @@ LOSSES: Mapping[str, tuple[Loss, ...]] = MappingProxyType(  # of each kind; the 
     {
         "teacher": ("cosine", "mse"),
         "vectors": ("cosine", "mse"),
-        "pairs": ("contrastive",),
+        "pairs": ("contrastive", "triplet"),
         "labels": ("cross_entropy", "contrastive"),
     }
 )
@@ -41,10 +41,14 @@ _SETTINGS_OF: Mapping[str, tuple[str, ...]] = MappingProxyType(  # which of the 
         "vectors": ("vector_column",),
         "pairs": (
             *("columns", "negative_columns", "temperature", "group", "symmetric", "negatives", "in_batch_negatives"),
-            "window",
+            *("window", "margin"),
         ),
         "labels": ("label_column", "temperature"),
     }
+)
+
+_SETTINGS_OF_LOSS: Mapping[str, tuple[str, ...]] = MappingProxyType(
+    {"contrastive": ("temperature", "symmetric"), "triplet": ("margin",)}
 )
 
 
@@ -62,8 +66,8 @@ class SourceSettings(Settings):
     )
     loss: Loss | None = Field(
         None,
-        description="cosine or mse for vectors, contrastive for pairs, cross_entropy or contrastive for labels; the"
-        " first of these if null",
+        description="cosine or mse for vectors, contrastive or triplet for pairs, cross_entropy or contrastive for"
+        " labels; the first of these if null",
     )
     vector_column: NonEmpty = Field("embedding", description="the column of vectors, for the kind vectors")
     columns: Names = Field(("anchor", "positive"), description="the two columns of texts, for the kind pairs")
@@ -72,6 +76,9 @@ class SourceSettings(Settings):
     )
     label_column: NonEmpty = Field("label", description="the column of classes, for the kind labels")
     temperature: Positive = Field(0.05, description="divides the cosines of a contrastive loss")
+    margin: Positive = Field(
+        0.1, description="by how much more the positive's cosine is to be than a negative's, for the loss triplet"
+    )
     symmetric: bool = Field(False, description="also find the anchor by its positive, for the kind pairs")
     negatives: Literal["own", "all"] = Field(
         "own", description="whether a text of negative_columns is a negative of its own pair or of the whole group"
@@ -130,8 +137,10 @@ class SourceSettings(Settings):
             raise ValueError(
                 f"sets {', '.join(wrong)}, which a source of the kind {self.kind} does not have; remove it"
             )
-        if self.objective == "cross_entropy" and self.temperature != fields["temperature"].default:
-            raise ValueError(f"sets temperature = {self.temperature}, which cross_entropy does not have; remove it")
+        for name in sorted({name for names in _SETTINGS_OF_LOSS.values() for name in names}):
+            value = getattr(self, name)
+            if value != fields[name].default and name not in _SETTINGS_OF_LOSS.get(self.objective, ()):
+                raise ValueError(f"sets {name} = {value}, which the loss {self.objective} does not have; remove it")
         if not self.negative_columns and self.negatives != fields["negatives"].default:
             raise ValueError(f"sets negatives = {self.negatives!r}, but no negative_columns; name them, or remove it")
         if not self.in_batch_negatives and (self.symmetric or not self.negative_columns):

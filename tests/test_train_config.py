@@ -41,7 +41,15 @@ def refused(train: dict[str, Any]) -> str:
         ),
         (
             {"kind": "labels", "temperature": 0.1},
-            "train.sources.0 sets temperature = 0.1, which cross_entropy does not have; remove it",
+            "train.sources.0 sets temperature = 0.1, which the loss cross_entropy does not have; remove it",
+        ),
+        (
+            {"kind": "pairs", "loss": "triplet", "symmetric": True},
+            "train.sources.0 sets symmetric = True, which the loss triplet does not have; remove it",
+        ),
+        (
+            {"kind": "pairs", "margin": 0.2},
+            "train.sources.0 sets margin = 0.2, which the loss contrastive does not have; remove it",
         ),
         (
             {"kind": "pairs", "in_batch_negatives": False},

@@ -18,7 +18,13 @@ from lengthwise.tokens.ragged import concatenate_tokens
 from lengthwise.train_config import TrainSettings
 from lengthwise.training.batches import BatchRunner
 from lengthwise.training.examples import Examples
-from lengthwise.training.losses import contrastive_loss, cosine_loss, mse_loss, supervised_contrastive_loss
+from lengthwise.training.losses import (
+    contrastive_loss,
+    cosine_loss,
+    mse_loss,
+    supervised_contrastive_loss,
+    triplet_loss,
+)
 from lengthwise.training.sampling import GroupSampler, LengthSampler, RowSampler, source_seed
 
 
@@ -182,13 +188,10 @@ class PairLearner:
         if self._source.negatives == "own":
             owners = np.concatenate([np.empty(0, np.int64), *there])
             left_out[:, len(rows) :] |= owners != np.arange(len(rows))[:, None]
-        return contrastive_loss(
-            vectors[where[: len(rows)]],
-            vectors[where[len(rows) :]],
-            torch.from_numpy(left_out).to(runner.device),
-            self._source.temperature,
-            self._source.symmetric,
-        )
+        compared = vectors[where[: len(rows)]], vectors[where[len(rows) :]], torch.from_numpy(left_out).to(runner.device)
+        if self._source.objective == "triplet":
+            return triplet_loss(*compared, self._source.margin)
+        return contrastive_loss(*compared, self._source.temperature, self._source.symmetric)
 
 
 def make_learner(

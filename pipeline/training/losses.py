@@ -35,7 +35,7 @@ def contrastive_loss(
         symmetric: also find each candidate's anchor, and take the mean of both.
     """
     rows = len(anchors)
-    scores = functional.normalize(anchors, dim=1) @ functional.normalize(candidates, dim=1).T / temperature
+    scores = _cosines(anchors, candidates) / temperature
     own = torch.arange(rows, device=scores.device)
     left_out = left_out.clone()
     left_out[own, own] = False
@@ -44,6 +44,28 @@ def contrastive_loss(
     if symmetric:
         loss = (loss + functional.cross_entropy(scores[:, :rows].T, own)) / 2
     return loss
+
+
+def triplet_loss(anchors: Tensor, candidates: Tensor, left_out: Tensor, margin: float) -> Tensor:
+    """By how much an anchor's own candidate is not nearer than its negatives by a margin (Schroff et al. 2015), in
+    cosines; the mean over an anchor's negatives, of which 0 is the loss of none. A triplet that is right by the margin
+    moves nothing.
+
+    Args:
+        anchors, candidates, left_out: as for `contrastive_loss`.
+        margin: in cosines.
+    """
+    rows = len(anchors)
+    scores = _cosines(anchors, candidates)
+    own = torch.arange(rows, device=scores.device)
+    counts = ~left_out
+    counts[own, own] = False
+    shortfall = functional.relu(margin + scores - scores[own, own][:, None]).masked_fill(~counts, 0.0)
+    return (shortfall.sum(dim=1) / counts.sum(dim=1).clamp(min=1)).mean()
+
+
+def _cosines(anchors: Tensor, candidates: Tensor) -> Tensor:
+    return functional.normalize(anchors, dim=1) @ functional.normalize(candidates, dim=1).T
 
 
 def supervised_contrastive_loss(vectors: Tensor, labels: Tensor, temperature: float) -> Tensor:

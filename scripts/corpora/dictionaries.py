@@ -17,6 +17,7 @@ _ETYMOLOGY = re.compile(
     r"^[\w'. ]{1,30}, (?:n|a|v|adv|imp|p)\. |\b(?:fr|Cf|cf|See)\. (?:L|Gr|F|OF|AS|G|D|Icel)\b"
     r"|\b(?:AS|OF|OE|OHG|Icel|Skr|LL)\. |^See |\(Astron\. |[`^]"
 )
+_WORD = re.compile(r"[^\W\d_]{2,}(?:['-][^\W\d_]+)*")
 _NUMBER = re.compile(r"^\s*(?:\d+\.|\([a-z]\))\s+")
 _FIELD = re.compile(r"^\s*(?:\((?:[A-Z][\w.,&; ]{1,28}|Zo[^)]{2,12}|[a-z]\))\)?\s*)+(?=[A-Z(])")
 
@@ -88,6 +89,15 @@ def thesaurus(folder: Path) -> Iterator[tuple[str, str, tuple[str, ...]]]:
             part, *words = next(lines).split("|")
             same = tuple(other.strip() for other in words if other.strip() and "(" not in other)
             yield word, part.strip("()"), same
+
+
+def words(path: Path) -> Iterator[str]:
+    """The words of a list with one on each line, as Hunspell and /usr/share/dict have them: without the flags behind a
+    slash, without possessives, numbers and comments."""
+    for line in read_lines(path):
+        word = line.partition("/")[0].strip()
+        if _WORD.fullmatch(word) and not word.endswith(("'s", "s'")):
+            yield word
 
 
 def _entry(word: str, text: str) -> Iterator[Entry]:

@@ -64,6 +64,8 @@ class Sources:
             "gcide.name": lambda: (entry.word for entry in self._entries("gcide")),
             "foldoc.name": lambda: (entry.word for entry in self._entries("foldoc")),
             "thesaurus.name": lambda: (word for first, _, rest in self._thesaurus for word in (first, *rest)),
+            "medicine.name": partial(self._words, "hunspell-en-med", "usr/share/hunspell/en_med_glut.dic"),
+            "english.name": partial(self._words, "wamerican-huge", "usr/share/dict/american-english-huge"),
         }
 
     def texts(self) -> Mapping[str, Texts]:
@@ -160,6 +162,9 @@ class Sources:
 
     def _documents(self, package: str, pattern: str) -> Iterator[str]:
         return prose.documents(self._debian(package), pattern)
+
+    def _words(self, package: str, path: str) -> Iterator[str]:
+        return dictionaries.words(self._debian(package) / path)
 
     def _manual_pages(self, package: str) -> Iterator[str]:
         return prose.manual_pages(self._debian(package))

@@ -92,6 +92,9 @@ def test_pairs_can_be_compared_with_their_own_negatives_alone(tokenizer: TextTok
     sides = TEXTS[:4], TEXTS[4:8], ["moon", "", "a cat", "sea"]
     with torch.no_grad():
         found = next_loss(pairs(tokenizer, *sides, in_batch_negatives=False), runner)
+        triplets = next_loss(
+            pairs(tokenizer, *sides, in_batch_negatives=False, loss="triplet", margin=0.5), runner
+        )
         anchors, positives, negatives = (
             runner.group(
                 tokenize_texts([side[row] for row in (0, 2, 3)], tokenizer, TokenizationSettings()), np.arange(3)
@@ -100,6 +103,7 @@ def test_pairs_can_be_compared_with_their_own_negatives_alone(tokenizer: TextTok
         )
     gaps = functional.cosine_similarity(anchors, negatives) - functional.cosine_similarity(anchors, positives)
     assert found == pytest.approx(float(functional.softplus(gaps / 0.05).sum()) / 4, abs=1e-5)
+    assert triplets == pytest.approx(float(functional.relu(gaps + 0.5).sum()) / 4, abs=1e-5)
 
 
 def test_each_distinct_text_is_run_once(tokenizer: TextTokenizer, runner: BatchRunner) -> None:

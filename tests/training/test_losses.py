@@ -7,7 +7,13 @@ import math
 import pytest
 import torch
 
-from lengthwise.training.losses import contrastive_loss, cosine_loss, mse_loss, supervised_contrastive_loss
+from lengthwise.training.losses import (
+    contrastive_loss,
+    cosine_loss,
+    mse_loss,
+    supervised_contrastive_loss,
+    triplet_loss,
+)
 
 AXES = torch.eye(4)
 
@@ -55,6 +61,26 @@ def test_candidate_that_is_left_out_does_not_count() -> None:
     with_row = contrastive_loss(AXES[:2], candidates, left_out, 0.1)
     other = contrastive_loss(AXES[1:2], torch.cat([AXES[1:2], AXES[:1], AXES[:1]]), no_pairs(1, 3), 0.1)
     assert with_row == pytest.approx(float(alone + other) / 2)
+
+
+def test_triplet_loss_is_the_shortfall_from_the_margin() -> None:
+    anchors, near = AXES[:2], AXES[:2] + 0.75 * AXES[2:3]  # a cosine of 0.8
+    negatives = torch.stack([AXES[0] + 0.75 * AXES[3], AXES[3]])  # 0.8 and 0
+    left_out = no_pairs(2, 4)
+    left_out[:, :2] = True
+    left_out[0, 3] = left_out[1, 2] = True  # each has one of its own
+    loss = triplet_loss(anchors, torch.cat([near, negatives]), left_out, margin=0.1)
+    assert loss == pytest.approx(0.1 / 2)
+
+
+def test_triplet_that_is_right_by_the_margin_has_no_gradient() -> None:
+    anchors = AXES[:2].clone().requires_grad_()
+    triplet_loss(anchors, AXES[:2], no_pairs(2, 2), margin=0.5).backward()
+    assert not anchors.grad.any()
+
+
+def test_triplet_loss_without_negatives_is_0() -> None:
+    assert triplet_loss(AXES[:2], AXES[1:3], ~no_pairs(2, 2), margin=0.5) == 0
 
 
 def test_supervised_loss_prefers_classes_together() -> None:

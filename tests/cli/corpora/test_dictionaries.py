@@ -89,3 +89,9 @@ def test_thesaurus_gives_plain_synonyms_alone(tmp_path: Path) -> None:
         ("dog", "verb", ("chase", "trail")),
         ("cat", "noun", ("true cat",)),
     ]
+
+
+def test_word_lists_give_words_without_flags_and_possessives(tmp_path: Path) -> None:
+    path = tmp_path / "en_med.dic"
+    path.write_text("7\n    A list of words, made for a test\ncarotenoid/S\nBuren's\nhand's\nanti-emetic\nSjögren\n1α\nB\n")
+    assert list(dictionaries.words(path)) == ["carotenoid", "anti-emetic", "Sjögren"]
