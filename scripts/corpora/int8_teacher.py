@@ -38,7 +38,7 @@ def write_int8_graph(source: Path, target: Path) -> None:
         (part / "onnx").mkdir(parents=True)
         whole = part / "onnx/float.onnx"
         torch.onnx.export(
-            States(),
+            States().eval(),
             (ids, torch.ones_like(ids)),
             whole,
             input_names=["input_ids", "attention_mask"],
