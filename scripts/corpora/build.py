@@ -5,7 +5,7 @@ A source whose package cannot be fetched is left out and named in the report; th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
@@ -31,9 +31,7 @@ from lengthwise.cli.corpora.triples import framed_triples, real_triples
 from lengthwise.errors import DatasetError
 
 REAL_SOURCES = ("wordnet.example", "wordnet.gloss", "facts", "brown", "news", "speeches", "addresses")
-PROSE = ("fortunes", "news", "speeches", "brown", "addresses", "novel", "mail")
-# Most texts are names and definitions; manuals are long, and repeat themselves.
-MAX_TEXTS = {**dict.fromkeys(MANUALS, 5_000), **dict.fromkeys(PROSE, 20_000)}
+MAX_OF_A_MANUAL = 10_000  # texts: manuals are long, and repeat themselves
 
 Progress = Callable[[str, int], None]
 Item = TypeVar("Item")
@@ -73,7 +71,7 @@ def write_corpora(folder: Path, sources: Sources, seed: int, triples: int, progr
     write_rows(folder / "texts.parquet", ("text", "source"), texts)
     write_rows(folder / "passages.parquet", ("text", "source"), builder.passages())
     write_rows(folder / "pairs.parquet", ("anchor", "positive", "source"), builder.pairs())
-    made = builder.triples(seed, triples)
+    made = builder.triples(texts, seed, triples)
     write_rows(folder / "triples.parquet", ("anchor", "positive", "negative", "rule"), made)
     return builder.report
 
@@ -82,22 +80,16 @@ class _Builder:
     def __init__(self, sources: Sources, progress: Progress) -> None:
         self._sources, self._progress = sources, progress
         self.report = Report()
-        self._sentences: list[tuple[str, str]] = []  # of the sources that triples are made of, all of them
 
     def texts(self) -> list[tuple[str, str]]:
         seen: set[bytes] = set()
         rows: list[tuple[str, str]] = []
         for name, read in self._sources.texts().items():
-            rows += self._read("texts", name, self._sampled(name, _usable(read, MIN_WORDS, seen)))
+            usable = _usable(read, MIN_WORDS, seen)
+            rows += self._read("texts", name, sample(usable, MAX_OF_A_MANUAL) if name in MANUALS else usable)
         for name, read in self._sources.names().items():
             rows += self._read("texts", name, _usable(read, 1, seen))
         return rows
-
-    def _sampled(self, name: str, texts: Iterable[str]) -> Iterator[str]:
-        every = list(texts)
-        if name in REAL_SOURCES:
-            self._sentences += [(text, name) for text in every]
-        yield from sample(every, MAX_TEXTS.get(name, len(every)))
 
     def passages(self) -> list[tuple[str, str]]:
         seen: set[bytes] = set()
@@ -114,16 +106,17 @@ class _Builder:
             rows += [(*pair, source) for pair, source in made]
         return rows
 
-    def triples(self, seed: int, count: int) -> list[tuple[str, str, str, str]]:
+    def triples(self, texts: Sequence[tuple[str, str]], seed: int, count: int) -> list[tuple[str, str, str, str]]:
         rows = [(*triple, name) for triple, name in framed_triples(count, seed)]
         self._done("triples", "frames", len(rows))
         if len(rows) < count:
             shortage = f"there are {len(rows):,} different ones, and {count:,} were asked for (--triples)"
             self.report.skipped["triples", "frames"] = shortage
+        real = [row for row in texts if row[1] in REAL_SOURCES]
 
         def made() -> Iterator[tuple[str, str, str, str]]:
             maker = RealSentences(Lexicon(self._sources.wordnet, self._sources.tagged()))
-            for triple, source in real_triples(self._sentences, maker, seed):
+            for triple, source in real_triples(real, maker, seed):
                 yield (*triple, f"real.{source}")
 
         rows += [row for row, _ in self._read("triples", "real sentences", made())]
