@@ -188,10 +188,11 @@ class PairLearner:
         if self._source.negatives == "own":
             owners = np.concatenate([np.empty(0, np.int64), *there])
             left_out[:, len(rows) :] |= owners != np.arange(len(rows))[:, None]
-        compared = vectors[where[: len(rows)]], vectors[where[len(rows) :]], torch.from_numpy(left_out).to(runner.device)
+        ignored = torch.from_numpy(left_out).to(runner.device)
+        first, second = vectors[where[: len(rows)]], vectors[where[len(rows) :]]
         if self._source.objective == "triplet":
-            return triplet_loss(*compared, self._source.margin)
-        return contrastive_loss(*compared, self._source.temperature, self._source.symmetric)
+            return triplet_loss(first, second, ignored, self._source.margin)
+        return contrastive_loss(first, second, ignored, self._source.temperature, self._source.symmetric)
 
 
 def make_learner(

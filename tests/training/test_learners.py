@@ -92,9 +92,7 @@ def test_pairs_can_be_compared_with_their_own_negatives_alone(tokenizer: TextTok
     sides = TEXTS[:4], TEXTS[4:8], ["moon", "", "a cat", "sea"]
     with torch.no_grad():
         found = next_loss(pairs(tokenizer, *sides, in_batch_negatives=False), runner)
-        triplets = next_loss(
-            pairs(tokenizer, *sides, in_batch_negatives=False, loss="triplet", margin=0.5), runner
-        )
+        triplets = next_loss(pairs(tokenizer, *sides, in_batch_negatives=False, loss="triplet", margin=0.5), runner)
         anchors, positives, negatives = (
             runner.group(
                 tokenize_texts([side[row] for row in (0, 2, 3)], tokenizer, TokenizationSettings()), np.arange(3)

@@ -93,5 +93,6 @@ def test_thesaurus_gives_plain_synonyms_alone(tmp_path: Path) -> None:
 
 def test_word_lists_give_words_without_flags_and_possessives(tmp_path: Path) -> None:
     path = tmp_path / "en_med.dic"
-    path.write_text("7\n    A list of words, made for a test\ncarotenoid/S\nBuren's\nhand's\nanti-emetic\nSjögren\n1α\nB\n")
+    lines = ["7", "    A list for a test", "carotenoid/S", "Buren's", "hand's", "anti-emetic", "Sjögren", "1α", "B"]
+    path.write_text("\n".join(lines))
     assert list(dictionaries.words(path)) == ["carotenoid", "anti-emetic", "Sjögren"]
