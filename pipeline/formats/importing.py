@@ -16,13 +16,14 @@ from lengthwise.encoder.model import PackedEncoder
 from lengthwise.errors import CheckpointError, ConfigError
 from lengthwise.formats.archives import is_archive, unpacked
 from lengthwise.formats.comparison import compare_with_library
+from lengthwise.formats.embedding_folder import MODULES_FILE
 from lengthwise.formats.keras import read_keras
 from lengthwise.formats.keras_file import SUFFIXES as KERAS_SUFFIXES
 from lengthwise.formats.keras_file import read_keras_file
 from lengthwise.formats.mapping import Mapping
 from lengthwise.formats.onnx_graph import SUFFIX as ONNX_SUFFIX
 from lengthwise.formats.onnx_graph import OnnxGraph, read_onnx
-from lengthwise.formats.sentence_transformers import MODULES_FILE, read_sentence_transformers
+from lengthwise.formats.sentence_transformers import read_sentence_transformers
 from lengthwise.formats.state_dict import read_state_dict
 from lengthwise.formats.tensors import SUFFIXES as TENSOR_SUFFIXES
 from lengthwise.formats.tensors import read_tensors

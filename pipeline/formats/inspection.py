@@ -18,6 +18,7 @@ from typing import Any
 from torch import Tensor
 
 from lengthwise.errors import CheckpointError
+from lengthwise.formats.embedding_folder import MODULES_FILE
 from lengthwise.formats.guess import find_cell, find_embeddings, find_linears, find_rnns
 from lengthwise.formats.importing import open_source, weights_path
 from lengthwise.formats.keras_file import SUFFIXES as KERAS_SUFFIXES
@@ -25,7 +26,7 @@ from lengthwise.formats.keras_file import read_keras_file
 from lengthwise.formats.mapping import ONE_HOT
 from lengthwise.formats.onnx_graph import SUFFIX as ONNX_SUFFIX
 from lengthwise.formats.onnx_graph import OnnxGraph
-from lengthwise.formats.sentence_transformers import MODULES_FILE, read_sentence_transformers
+from lengthwise.formats.sentence_transformers import read_sentence_transformers
 from lengthwise.formats.tensors import TensorFile, read_tensors
 
 _YAML_WORDS = ("y", "n", "yes", "no", "on", "off", "true", "false", "null")

@@ -18,24 +18,16 @@ from typing import Any
 from lengthwise.config import TokenizationSettings
 from lengthwise.encoder.model import PackedEncoder
 from lengthwise.errors import CheckpointError, TokenizerError
+from lengthwise.formats.embedding_folder import MODULES_FILE, OLD_POOLINGS
 from lengthwise.formats.parts import Direction, Linear, Parts, build_model
 from lengthwise.formats.tensors import TensorFile, check_float, read_tensors
 from lengthwise.formats.whitespace_tokenizer import WhitespaceVocabulary, whitespace_tokenizer
 from lengthwise.tokens.tokenizer import TOKENIZER_FILE, TextTokenizer, load_tokenizer
 from lengthwise.util.text_files import read_text
 
-MODULES_FILE = "modules.json"
 _LIBRARY = "sentence_transformers."
 _WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 _POOLINGS = {"mean": "mean", "max": "max", "lasttoken": "end"}
-_OLD_POOLINGS = {  # in the order in which their results are put side by side
-    "pooling_mode_cls_token": "cls",
-    "pooling_mode_max_tokens": "max",
-    "pooling_mode_mean_tokens": "mean",
-    "pooling_mode_mean_sqrt_len_tokens": "mean_sqrt_len_tokens",
-    "pooling_mode_weightedmean_tokens": "weightedmean",
-    "pooling_mode_lasttoken": "lasttoken",
-}
 _ACTIVATIONS = {
     "Identity": "identity",
     "Tanh": "tanh",
@@ -231,7 +223,7 @@ def _layers(weights: TensorFile, settings: Mapping[str, Any], origin: str) -> li
 def _pooling(settings: Mapping[str, Any], bidirectional: bool, origin: str) -> str:
     modes = settings.get("pooling_mode")
     if modes is None:
-        modes = [mode for key, mode in _OLD_POOLINGS.items() if settings.get(key)] or ["mean"]
+        modes = [mode for key, mode in OLD_POOLINGS.items() if settings.get(key)] or ["mean"]
     modes = [modes] if isinstance(modes, str) else modes
     unknown = [mode for mode in modes if mode not in _POOLINGS]
     if unknown:

@@ -8,27 +8,29 @@ has a Normalize.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lengthwise.config import TokenizationSettings
 from lengthwise.errors import CheckpointError, LengthwiseError
+from lengthwise.formats.embedding_folder import (
+    check_pooling,
+    pool_states,
+    read_embedding_settings,
+    scale_to_length_1,
+)
 from lengthwise.tokens.tokenize import tokenize_texts
 from lengthwise.tokens.tokenizer import load_tokenizer
 from lengthwise.training.equal_lengths import encode_equal_lengths
 from lengthwise.training.teacher_model import TeacherModel
 from lengthwise.util.model_paths import find_embedding_graph
 from lengthwise.util.system import cpu_count
-from lengthwise.util.text_files import read_text
 
 _VECTORS, _STATES = ("sentence_embedding", "pooler_output"), ("token_embeddings", "last_hidden_state")
 _MAX_LENGTH = 512
-_NORM_FLOOR = 1e-12
 
 
 def load_graph(folder: Path) -> TeacherModel:
@@ -66,55 +68,20 @@ def load_graph(folder: Path) -> TeacherModel:
         )
     name: str = output
     tokenizer = load_tokenizer(folder)
-    pool = _pooling(folder) if name in _STATES else None
-    normalize = pool is not None and _is_normalized(folder)
-    tokenization = TokenizationSettings(max_length=_max_length(folder), truncate=True)
+    settings = read_embedding_settings(folder)
+    pooling = check_pooling(settings.pooling or ("mean",), str(folder)) if name in _STATES else None
+    normalize = pooling is not None and settings.normalize
+    tokenization = TokenizationSettings(max_length=settings.max_length or _MAX_LENGTH, truncate=True)
 
     def run(input_ids: NDArray[np.int64]) -> NDArray[np.float32]:
         feeds = {name: np.zeros_like(input_ids) for name in inputs}
         feeds |= {"input_ids": input_ids, "attention_mask": np.ones_like(input_ids)}
         (found,) = session.run([name], feeds)
         values = np.asarray(found, np.float32)
-        return values if pool is None else pool(values)
+        return values if pooling is None else pool_states(values, np.ones_like(input_ids), pooling)
 
     def encode(texts: Sequence[str]) -> NDArray[np.float32]:
         vectors = encode_equal_lengths(tokenize_texts(list(texts), tokenizer, tokenization), run, cpu_count())
-        return (
-            vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), _NORM_FLOOR) if normalize else vectors
-        )
+        return scale_to_length_1(vectors) if normalize else vectors
 
     return TeacherModel(encode, run)
-
-
-def _pooling(folder: Path) -> Callable[[NDArray[np.float32]], NDArray[np.float32]]:
-    """The pooling that the files beside the graph describe, of float32[rows, tokens, width]; no token is padding."""
-    settings = _read_json(folder / "1_Pooling/config.json") or {"pooling_mode_mean_tokens": True}
-    mode = settings.get("pooling_mode") or next(
-        (name.removeprefix("pooling_mode_") for name, on in settings.items() if on is True and "pooling_mode" in name),
-        "mean_tokens",
-    )
-    if mode in ("cls", "cls_token"):
-        return lambda states: states[:, 0]
-    if mode in ("mean", "mean_tokens"):
-        return lambda states: states.mean(axis=1)
-    raise CheckpointError(f"{folder}: pools by {mode}, which is not known here; use its PyTorch weights")
-
-
-def _is_normalized(folder: Path) -> bool:
-    modules = _read_json(folder / "modules.json") or []
-    return any(str(module.get("type", "")).endswith("Normalize") for module in modules)
-
-
-def _max_length(folder: Path) -> int:
-    settings = _read_json(folder / "sentence_bert_config.json") or {}
-    found = settings.get("max_seq_length")
-    return found if isinstance(found, int) and found > 2 else _MAX_LENGTH
-
-
-def _read_json(path: Path) -> Any:
-    try:
-        return json.loads(read_text(path))
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path}: cannot be read ({error})") from error

@@ -64,8 +64,8 @@ def test_long_texts_are_cut_where_the_model_cuts_them(tmp_path: Path, tokenizer:
         ),
         (
             "last_hidden_state",
-            {"pooling": {"pooling_mode_max_tokens": True}},
-            "pools by max_tokens, which is not known",
+            {"pooling": {"pooling_mode": "attention"}},
+            "pools by attention, which is not known",
         ),
     ],
 )
