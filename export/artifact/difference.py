@@ -55,3 +55,10 @@ def largest_difference(
 ) -> float:
     """The largest `scaled_difference`; infinite if a value is not a number, 0 if there are no values."""
     return float(np.nan_to_num(scaled_difference(found, expected, allowance), nan=np.inf).max(initial=0))
+
+
+def cosines(found: NDArray[np.floating], expected: NDArray[np.floating]) -> NDArray[np.float64]:
+    """Cosine of each vector to the expected one, float64[batch]; NaN where a vector holds one, 0 where one is zeros."""
+    found, expected = found.astype(np.float64), expected.astype(np.float64)
+    norms = np.linalg.norm(found, axis=1) * np.linalg.norm(expected, axis=1)
+    return (found * expected).sum(axis=1) / np.maximum(norms, 1e-30)

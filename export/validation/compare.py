@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from lengthwise.export.artifact.difference import scaled_difference
+from lengthwise.export.artifact.difference import cosines, scaled_difference
 from lengthwise.export.artifact.oracle import Labels, Oracle
 from lengthwise.export.runtimes.base import Outputs, Runtime
 from lengthwise.export.validation.cases import Case
@@ -227,10 +227,3 @@ def _nan_to_inf(difference: float) -> float:
 def vectors_have_a_direction(vectors: NDArray[np.floating]) -> bool:
     """Whether a cosine says something of vectors, [batch, dim]: that of two single numbers is but their signs."""
     return vectors.shape[1] > 1
-
-
-def cosines(found: NDArray[np.floating], expected: NDArray[np.floating]) -> NDArray[np.float64]:
-    """Cosine of each vector to the expected one, float64[batch]; NaN where a vector holds one, 0 where one is zeros."""
-    found, expected = found.astype(np.float64), expected.astype(np.float64)
-    norms = np.linalg.norm(found, axis=1) * np.linalg.norm(expected, axis=1)
-    return (found * expected).sum(axis=1) / np.maximum(norms, 1e-30)

@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from lengthwise.export.graphs.variants import VARIANTS
@@ -29,7 +30,7 @@ _EXPLAINED = (
     "Each figure is the largest difference over a group of cases: from PyTorch, and of a text's vector from itself in"
     " another batch. ✗: above the tolerance of that graph."
 )
-_SECTIONS = {False: "against PyTorch", True: "against itself in another batch"}
+_SECTIONS: Mapping[bool, str] = MappingProxyType({False: "against PyTorch", True: "against itself in another batch"})
 _PLACEHOLDERS = {"refused": "file refused", "not run": "not run", "failed": "stopped with an error", "passed": ""}
 _PYTORCH = "pytorch"
 _BEST, _WORST = 1e-8, 1.0  # ends of the colour scale
@@ -46,11 +47,11 @@ _BAR = (6.0, 0.2)
 
 
 @dataclass(frozen=True)
-class _Row:
-    """One graph on one runtime, or all graphs of a runtime that was not run.
+class Row:
+    """One row of a heat map: a graph on a runtime, or all graphs of a runtime that was not run.
 
     Attributes:
-        graph: its name, or the number of graphs.
+        name: of the graph, or the number of graphs.
         worst: by group of cases, the largest difference; empty if nothing was compared.
         placeholder: the text in place of differences.
         verdict: the verdict in two or three words.
@@ -58,7 +59,7 @@ class _Row:
         tolerances: the limits that apply.
     """
 
-    graph: str
+    name: str
     worst: Mapping[str, float]
     placeholder: str
     verdict: str
@@ -97,7 +98,28 @@ def draw_heat_map(validation: Validation, title: str = WHAT_TO_DEPLOY) -> bytes:
 
 
 def heat_map_figure(validation: Validation, title: str = WHAT_TO_DEPLOY) -> Figure:
-    """The figure of `draw_heat_map`: axes in inches from the top left, and the axes of the colour bar.
+    """The figure of `draw_heat_map`, see `rows_figure`."""
+    tolerances = _float32_tolerances(validation.verdicts)
+    return rows_figure(_rows(validation), _groups(validation.verdicts), tolerances, title)
+
+
+def rows_figure(
+    sections: Mapping[str, Sequence[Row]],
+    groups: Mapping[str, bool],
+    tolerances: Mapping[float, Sequence[str]],
+    title: str,
+    explained: str = _EXPLAINED,
+    heads: Mapping[bool, str] = _SECTIONS,
+) -> Figure:
+    """Rows of differences: axes in inches from the top left, and the axes of the colour bar.
+
+    Args:
+        sections: rows by what they have in common, such as the runtime.
+        groups: the columns, and under which of the two heads each is.
+        tolerances: marks of the colour bar, and what each applies to.
+        title: of the figure.
+        explained: the sentences below the title.
+        heads: of the columns.
 
     Raises:
         LengthwiseError: matplotlib is not installed.
@@ -106,13 +128,12 @@ def heat_map_figure(validation: Validation, title: str = WHAT_TO_DEPLOY) -> Figu
     figure.set_layout_engine("none")
     axes = figure.add_axes((0, 0, 1, 1))
     axes.set_axis_off()
-    runtimes, tolerances = _rows(validation), _float32_tolerances(validation.verdicts)
-    layout = _arrange(runtimes, _groups(validation.verdicts))
-    top = _draw_title(axes, layout, title)
-    top = _draw_sections(axes, layout, top)
+    layout = _arrange(sections, groups)
+    top = _draw_title(axes, layout, title, explained)
+    top = _draw_sections(axes, layout, top, heads)
     top = _draw_groups(axes, layout, top)
-    for runtime, rows in runtimes.items():
-        top = _draw_runtime(axes, layout, runtime, rows, top)
+    for name, rows in sections.items():
+        top = _draw_runtime(axes, layout, name, rows, top)
     if layout.cells:
         top = _write_tolerances(axes, layout, tolerances, top + _SPACE)
     height = top + (0.8 if layout.cells else _MARGIN)
@@ -126,7 +147,7 @@ def heat_map_figure(validation: Validation, title: str = WHAT_TO_DEPLOY) -> Figu
     return figure
 
 
-def _rows(validation: Validation) -> dict[str, list[_Row]]:
+def _rows(validation: Validation) -> dict[str, list[Row]]:
     """Rows by runtime, PyTorch's first."""
     by_runtime: dict[str, list[Verdict]] = {}
     for verdict in sorted(validation.verdicts, key=lambda verdict: not verdict.runtime.startswith(_PYTORCH)):
@@ -135,16 +156,16 @@ def _rows(validation: Validation) -> dict[str, list[_Row]]:
     for runtime, verdicts in by_runtime.items():
         rows = [_row(verdict, validation.recommended.get(runtime) == verdict.variant) for verdict in verdicts]
         if len(rows) > 1 and all(verdict.status == "not run" for verdict in verdicts):
-            rows = [replace(rows[0], graph=f"all {len(rows)} graphs")]
+            rows = [replace(rows[0], name=f"all {len(rows)} graphs")]
         found[runtime] = rows
     return found
 
 
-def _row(verdict: Verdict, recommended: bool) -> _Row:
+def _row(verdict: Verdict, recommended: bool) -> Row:
     worst = verdict.comparison.worst_by_group()
     placeholder = "" if worst else _PLACEHOLDERS[verdict.status]
     label = _verdict_label(verdict, recommended)
-    return _Row(verdict.variant, worst, placeholder, label, recommended, verdict.tolerances)
+    return Row(verdict.variant, worst, placeholder, label, recommended, verdict.tolerances)
 
 
 def _verdict_label(verdict: Verdict, recommended: bool) -> str:
@@ -178,10 +199,10 @@ def _float32_tolerances(verdicts: Iterable[Verdict]) -> dict[float, list[str]]:
     return found
 
 
-def _arrange(runtimes: Mapping[str, Sequence[_Row]], of_batch: Mapping[str, bool]) -> _Layout:
+def _arrange(runtimes: Mapping[str, Sequence[Row]], of_batch: Mapping[str, bool]) -> _Layout:
     rows = [row for found in runtimes.values() for row in found]
     graphs = _MARGIN + _widest(runtimes) + _SPACE
-    left = graphs + _widest(row.graph for row in rows) + _SPACE
+    left = graphs + _widest(row.name for row in rows) + _SPACE
     between = _SPACE if len(set(of_batch.values())) == 2 else 0
     cells = {
         group: left + place * _COLUMN + between * of_itself for place, (group, of_itself) in enumerate(of_batch.items())
@@ -192,27 +213,27 @@ def _arrange(runtimes: Mapping[str, Sequence[_Row]], of_batch: Mapping[str, bool
     return _Layout(graphs, cells, of_batch, (left, end), end + _SPACE, max(width, least))
 
 
-def _draw_title(axes: Axes, layout: _Layout, title: str) -> float:
+def _draw_title(axes: Axes, layout: _Layout, title: str, explained: str) -> float:
     """Returns the bottom edge, as the functions below do."""
     width = layout.width - 2 * _MARGIN
     top = _write_lines(axes, _MARGIN, _MARGIN, _wrap(title, width, _TITLE, "bold"), _TITLE, weight="bold")
-    explained = _wrap(_EXPLAINED, width, _TEXT) if layout.cells else []
-    return _write_lines(axes, _MARGIN, top + 0.05, explained, color=FAINT) + _SPACE
+    lines = _wrap(explained, width, _TEXT) if layout.cells else []
+    return _write_lines(axes, _MARGIN, top + 0.05, lines, color=FAINT) + _SPACE
 
 
-def _draw_sections(axes: Axes, layout: _Layout, top: float) -> float:
+def _draw_sections(axes: Axes, layout: _Layout, top: float, heads: Mapping[bool, str]) -> float:
     """The headings of the two sections, each over a line."""
     spans = {
         of_batch: (min(lefts), max(lefts) + _COLUMN)
         for of_batch in (False, True)
         if (lefts := [left for group, left in layout.cells.items() if layout.of_batch[group] == of_batch])
     }
-    heads = {
-        of_batch: _wrap(_SECTIONS[of_batch], right - left, _TEXT, "bold") for of_batch, (left, right) in spans.items()
+    wrapped = {
+        of_batch: _wrap(heads[of_batch], right - left, _TEXT, "bold") for of_batch, (left, right) in spans.items()
     }
-    bottom = top + max(map(_height, heads.values()), default=0)
+    bottom = top + max(map(_height, wrapped.values()), default=0)
     for of_batch, (left, right) in spans.items():
-        lines = heads[of_batch]
+        lines = wrapped[of_batch]
         _write_lines(axes, left, bottom - _height(lines), lines, weight="bold")
         axes.plot([left, right], [bottom + 0.04] * 2, color=INK, linewidth=1)
     return bottom + 0.04
@@ -228,7 +249,7 @@ def _draw_groups(axes: Axes, layout: _Layout, top: float) -> float:
     return bottom + 0.06
 
 
-def _draw_runtime(axes: Axes, layout: _Layout, runtime: str, rows: Sequence[_Row], top: float) -> float:
+def _draw_runtime(axes: Axes, layout: _Layout, runtime: str, rows: Sequence[Row], top: float) -> float:
     axes.plot([_MARGIN, layout.width - _MARGIN], [top, top], color=_GREY, linewidth=1)
     top += _BETWEEN / 2
     _write(axes, _MARGIN, top + _ROW / 2, runtime, weight="bold")
@@ -238,7 +259,7 @@ def _draw_runtime(axes: Axes, layout: _Layout, runtime: str, rows: Sequence[_Row
     return top + _BETWEEN / 2
 
 
-def _draw_row(axes: Axes, layout: _Layout, row: _Row, top: float) -> None:
+def _draw_row(axes: Axes, layout: _Layout, row: Row, top: float) -> None:
     (left, right), middle = layout.span, top + _ROW / 2
     if row.worst:
         _draw_cells(axes, layout, row, top)
@@ -250,11 +271,11 @@ def _draw_row(axes: Axes, layout: _Layout, row: _Row, top: float) -> None:
     if row.recommended:
         weight, colour = "bold", "white"
         _draw_box(axes, layout.verdicts - 0.08, top, layout.width - _MARGIN - layout.verdicts + 0.08, facecolor=BLUE)
-    _write(axes, layout.graphs, middle, row.graph, weight=weight)
+    _write(axes, layout.graphs, middle, row.name, weight=weight)
     _write(axes, layout.verdicts, middle, row.verdict, color=colour, weight=weight)
 
 
-def _draw_cells(axes: Axes, layout: _Layout, row: _Row, top: float) -> None:
+def _draw_cells(axes: Axes, layout: _Layout, row: Row, top: float) -> None:
     """Differences as colours and numbers; hatched if there is none."""
     norm, colours = _colours()
     for group, left in layout.cells.items():

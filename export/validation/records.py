@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
-import math
 import platform
 from dataclasses import asdict
 from typing import Any
 
 from lengthwise.export.validation.verdict import Validation, Verdict
+from lengthwise.util.json_text import to_json
 from lengthwise.util.system import cpu_count, cpu_model
 
 
@@ -37,7 +36,7 @@ def validation_to_json(validation: Validation) -> str:
         "control": _verdict_record(validation.control, with_rows=False),
         "milliseconds": validation.speeds,
     }
-    return json.dumps(_replace_non_finite(record), indent=1, allow_nan=False) + "\n"
+    return to_json(record)
 
 
 def _verdict_record(verdict: Verdict, with_rows: bool) -> dict[str, Any]:
@@ -54,13 +53,3 @@ def _verdict_record(verdict: Verdict, with_rows: bool) -> dict[str, Any]:
             "rows": rows if with_rows else [],
         },
     }
-
-
-def _replace_non_finite(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {name: _replace_non_finite(item) for name, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_replace_non_finite(item) for item in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return str(value)
-    return value

@@ -7,9 +7,10 @@ with a prompt, are run by the library itself.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal
 
 import numpy as np
@@ -32,18 +33,9 @@ def load_sentence_transformer(
         LengthwiseError: the library is not installed.
         CheckpointError: it cannot load the model.
     """
-    try:
-        import torch
-        from sentence_transformers import SentenceTransformer
-    except ImportError as error:
-        raise LengthwiseError(
-            f"the teacher {folder} needs sentence-transformers ({error}); install lengthwise[train]"
-        ) from error
-    options: dict[str, Any] = {"dtype": torch.bfloat16} if precision == "bf16" else {}
-    try:
-        model = SentenceTransformer(str(folder), device=device, local_files_only=True, model_kwargs=options).eval()
-    except Exception as error:  # of the library, of transformers, of a missing or damaged file
-        raise CheckpointError(f"{folder}: sentence-transformers cannot load the teacher ({error})") from error
+    import torch
+
+    model = open_library_model(folder, device, {"dtype": torch.bfloat16} if precision == "bf16" else {})
     found = sorted(folder.rglob(TOKENIZER_FILE))
     if len(found) != 1 or model.default_prompt_name is not None or not hasattr(model[0], "auto_model"):
         return TeacherModel(partial(_encode_with_library, model))
@@ -63,6 +55,28 @@ def load_sentence_transformer(
             torch.set_num_threads(threads)  # a worker's setting is also the default of new threads
 
     return TeacherModel(encode, _runner(model, normalize=False))
+
+
+def open_library_model(folder: Path, device: str, options: Mapping[str, Any] = MappingProxyType({})) -> Any:
+    """A `SentenceTransformer` of local files, for inference.
+
+    Args:
+        options: its `model_kwargs`.
+
+    Raises:
+        LengthwiseError: the library is not installed.
+        CheckpointError: it cannot load the model.
+    """
+    try:
+        from sentence_transformers import SentenceTransformer
+    except ImportError as error:
+        raise LengthwiseError(
+            f"the model {folder} needs sentence-transformers ({error}); install lengthwise[train]"
+        ) from error
+    try:
+        return SentenceTransformer(str(folder), device=device, local_files_only=True, model_kwargs=dict(options)).eval()
+    except Exception as error:  # of the library, of transformers, of a missing or damaged file
+        raise CheckpointError(f"{folder}: sentence-transformers cannot load the model ({error})") from error
 
 
 def _encode_with_library(model: Any, texts: Sequence[str]) -> NDArray[np.float32]:

@@ -27,9 +27,9 @@ from lengthwise.encoder.kernel import has_kernel
 from lengthwise.encoder.model import PackedEncoder
 from lengthwise.encoder.torch_engine import TorchEngine
 from lengthwise.export.artifact.build import build_artifact
+from lengthwise.export.artifact.difference import cosines
 from lengthwise.export.artifact.engine import OnnxEngine
 from lengthwise.export.graphs.variants import INT8
-from lengthwise.export.validation.compare import cosines
 from lengthwise.run.local import encode_dataset
 from lengthwise.tokens.tokenize import tokenize_texts
 from lengthwise.tokens.tokenizer import TextTokenizer

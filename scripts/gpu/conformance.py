@@ -18,13 +18,13 @@ from lengthwise.encoder.stepwise import StepwiseEncoder
 from lengthwise.encoder.torch_engine import TorchEngine
 from lengthwise.errors import LengthwiseError
 from lengthwise.export.artifact.build import build_artifact
+from lengthwise.export.artifact.difference import cosines, scaled_difference
 from lengthwise.export.artifact.engine import OnnxEngine
 from lengthwise.export.graphs.variants import FP16, NATIVE, PORTABLE, VARIANTS
 from lengthwise.export.runtimes import Runtime
 from lengthwise.export.runtimes.onnxruntime import OnnxRuntimeCpu, OnnxRuntimeCuda
 from lengthwise.export.runtimes.pytorch import PyTorchCuda, PyTorchStepwise
 from lengthwise.export.validation.cases import grid_cases, vocabulary_cases
-from lengthwise.export.validation.compare import cosines, scaled_difference
 from lengthwise.export.validation.validate import validate_artifact
 from lengthwise.export.validation.verdict import Verdict
 from lengthwise.tokens.tokenize import tokenize_texts
