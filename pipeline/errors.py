@@ -129,5 +129,9 @@ class ArtifactError(LengthwiseError):
     """An artifact folder is incomplete or changed, or an export cannot be made."""
 
 
+class AuditError(LengthwiseError):
+    """A model cannot be audited: it cannot be opened, or is no embedding model."""
+
+
 class BatchError(LengthwiseError):
     """Rows cannot be batched, or a sampler's saved state does not fit them."""

@@ -1,4 +1,4 @@
-"""What the commands do, as functions: encode a dataset, search its vectors, train an encoder, validate an artifact.
+"""What the commands do, as functions: encode a dataset, search its vectors, train an encoder, validate and audit.
 
 Each builds the `RunConfig` that a YAML file would hold and runs what the command line runs.
 """
@@ -6,7 +6,7 @@ Each builds the `RunConfig` that a YAML file would hold and runs what the comman
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     import datasets
 
     from lengthwise.data.dataset import Source
+    from lengthwise.export.audit.answers import Audit
     from lengthwise.export.validation.verdict import Validation
     from lengthwise.run.search import Metric
     from lengthwise.run.stats import EncodeReport
@@ -264,3 +265,58 @@ def validate(
     from lengthwise.export.validation.run import run_validation
 
     return run_validation(artifact, runtimes=runtimes, texts=texts, speed=speed, show_progress=show_progress)
+
+
+def audit(
+    model: str | Path | Callable[[list[str]], Any],
+    *,
+    output: str | None = None,
+    pooling: str | None = None,
+    reference: str | Path | None = None,
+    quick: bool = False,
+    questions: Iterable[str] | None = None,
+    fix: str | Path | None = None,
+    show_progress: bool = False,
+    **options: Any,
+) -> Audit:
+    """Find out whether anybody's embedding model keeps the promise that a vector depends on its text alone.
+
+    >>> import lengthwise
+    >>> encoder = lengthwise.Encoder.load("model")
+    >>> found = lengthwise.audit(encoder.encode, questions=["neighbours", "mixed lengths"])
+    >>> found.passed
+    True
+    >>> found.answer("neighbours").says
+    'a vector is the same whatever the other texts of its batch are'
+
+    `audit(...).check()` raises an AssertionError with the report where a question fails: a test in one line.
+
+    Args:
+        model: an ONNX file, a model's folder, the URL of a server, or a function from a list of texts to vectors.
+        output: the output of a graph that holds its vectors or token states, where it is not found by its name.
+        pooling: of token states, where no file says: cls, mean, max, lasttoken, weightedmean, mean_sqrt_len_tokens.
+        reference: another model, in float32, whose vectors it should have.
+        quick: ask fewer batches, and stop after a few seconds.
+        questions: names of questions, see `export.audit.questions.registry`; all by default.
+        fix: where to write a graph that passes, if this one fails and can be rewritten.
+        show_progress: show a bar.
+        options: `engine`, `precision`, `served_model` and `timeout`, see `export.audit.targets.open.OpenOptions`.
+
+    Raises:
+        AuditError: the model cannot be opened, or is no embedding model.
+        ConfigError: there is no question or option of a name.
+        StoreError: the rewritten graph cannot be written.
+    """
+    from lengthwise.export.audit.run import run_audit
+
+    return run_audit(
+        model,
+        output=output,
+        pooling=pooling,
+        reference=reference,
+        quick=quick,
+        questions=questions,
+        fix=fix,
+        show_progress=show_progress,
+        **options,
+    )

@@ -25,6 +25,7 @@ COMMANDS = {
     "finalize": ("finalize_vectors", "Check and complete a folder that several processes wrote."),
     "export": ("export_model", "Export an encoder to ONNX and TorchScript, or to Triton."),
     "validate": ("validate_export", "Compare every runtime of an artifact with PyTorch."),
+    "audit": ("audit_model", "Find out whether anybody's embedding model depends on the batch."),
     "serve": ("serve_model", "Serve an artifact over HTTP."),
     "evaluate": ("evaluate_encoder", "Measure what vectors are good for, models side by side."),
     "benchmark": ("benchmark", "Measure encoding, kernels, memory and the server on this machine."),

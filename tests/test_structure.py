@@ -34,6 +34,7 @@ LAYERS: tuple[frozenset[str], ...] = tuple(
         "export.validation",
         "export.server export.triton",
         "training",
+        "export.audit",
         "steps",
         "api",
         "functions",

@@ -1,0 +1,236 @@
+"""What all questions share: the target, the batches, each row's vector alone, the time that is left, and trials.
+
+The vector of a row alone, at its own length, is the oracle, as it is in validation; the batches are validation's grid.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lengthwise.export.artifact.difference import scaled_difference
+from lengthwise.export.audit.answers import Answer, Cell, Example
+from lengthwise.export.audit.shrink import shrink
+from lengthwise.export.audit.targets.base import NoAnswer, NotAsked, Target, Unanswered
+from lengthwise.export.validation.cases import Case, grid_cases
+
+Measure = Callable[[Case], NDArray[np.float64]]  # the difference of each row
+Differences = NDArray[np.float64]
+_ONE_TOKEN, _EMPTY, _LONG, _MANY = "all of one token", "some rows without tokens", "long texts", "many rows"
+_QUICK_ROWS = 5
+_TRIES, _TRIES_QUICK, _TRIES_LATE = 80, 25, 3  # to make an example smaller
+_LONGEST = 512  # tokens of the longest text that is tried by default
+
+
+class OutOfTime(Exception):
+    """The time of a quick audit is over."""
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One batch, and how it is measured.
+
+    Attributes:
+        case: the batch.
+        detail: what is done with it.
+        measure: gives the difference of each row; can be repeated on a smaller batch.
+        note: what belongs to an example of it, beside the rows.
+    """
+
+    case: Case
+    detail: str
+    measure: Measure
+    note: str = ""
+
+
+class Inquiry:
+    """A target and what is asked of it.
+
+    Attributes:
+        target: the model.
+        reference: a model that it should agree with, if there is one.
+        quick: whether to ask fewer batches.
+        tolerances: of the target's precision.
+    """
+
+    def __init__(
+        self, target: Target, *, reference: Target | None = None, quick: bool = False, seconds: float | None = None
+    ) -> None:
+        """`seconds`: after which no more batches are begun; None for no limit."""
+        self.target, self.reference, self.quick = target, reference, quick
+        self.tolerances = target.tolerances
+        self._end = None if seconds is None else time.monotonic() + seconds
+        self._encoded: dict[tuple[bytes, bytes], NDArray[np.float32]] = {}
+        self._alone: dict[tuple[int, ...], NDArray[np.float32]] = {}
+
+    @cached_property
+    def longest(self) -> int:
+        """Units of the longest row that is tried: what the files say, or else what the target answers, up to 512."""
+        claimed = self.target.longest
+        if claimed is not None or not self.target.takes_ids:
+            return min(claimed or _LONGEST, _LONGEST)
+        return longest_answered(self, _LONGEST)
+
+    @property
+    def is_late(self) -> bool:
+        """Whether the time is over."""
+        return self._end is not None and time.monotonic() > self._end
+
+    def grid(self) -> list[Case]:
+        """The batches of several rows, of lengths that the target takes; without rows of one or no token alone."""
+        left_out = {_ONE_TOKEN, _EMPTY, *((_LONG, _MANY) if self.quick or not self.target.takes_ids else ())}
+        return [
+            self._fitted(case)
+            for case in grid_cases(len(self.target.units))
+            if len(case.lengths) > 1
+            and case.group not in left_out
+            and (len(case.lengths) <= _QUICK_ROWS or not self.quick)
+        ]
+
+    def of_one_token(self) -> list[Case]:
+        """Batches of rows of one token."""
+        return [
+            case
+            for case in grid_cases(len(self.target.units))
+            if case.group == _ONE_TOKEN and (len(case.lengths) <= _QUICK_ROWS or not self.quick)
+        ]
+
+    def row(self, length: int, seed: int = 0) -> Case:
+        """One row of so many units."""
+        ids = np.random.default_rng(seed).integers(len(self.target.units), size=(1, max(1, length)))
+        return Case(f"{length} tokens", "one row", ids, np.array([length], np.int64), len(self.target.units))
+
+    def alone(self, case: Case) -> NDArray[np.float32]:
+        """The vector of each row alone, at its own length: float32[batch, dim]."""
+        return np.concatenate([self._row_alone(case, row) for row in range(len(case.lengths))])
+
+    def against_alone(self, case: Case) -> Differences:
+        """The difference of each row of a batch from itself alone."""
+        return row_differences(self.encode(case), self.alone(case))
+
+    def ask(
+        self, trials: Iterable[Trial], tolerance: float, passes: str, fails: str, *, errors_fail: bool = True
+    ) -> Answer:
+        """Run trials: the answer passes if no difference is above the tolerance.
+
+        Args:
+            passes: the sentence of an answer that passes.
+            fails: that of one that fails; `{detail}` and `{batch}` name the worst trial.
+            errors_fail: whether a batch that the target does not answer fails; it is left out otherwise, since it
+                fails another question.
+
+        Raises:
+            NotAsked: no trial can be run.
+            OutOfTime: the time is over before the first one.
+        """
+        cells, worst, failed, error, left_out = list[Cell](), 0.0, None, "", ""
+        for trial in trials:
+            if self.is_late and not cells:
+                raise OutOfTime
+            if self.is_late:
+                break
+            try:
+                found = float(np.nan_to_num(trial.measure(trial.case), nan=np.inf).max(initial=0))
+            except Unanswered as unanswered:
+                message = f"{trial.detail}, {_batch_name(trial.case)}: {unanswered}"
+                if not errors_fail and not isinstance(unanswered, NoAnswer):
+                    left_out = message
+                    continue
+                found, error = float("inf"), error or message
+            cells.append(Cell(_batch_name(trial.case), trial.detail, found))
+            if found > tolerance and (failed is None or found > worst):
+                failed = trial
+            worst = max(worst, found)
+        if not cells:
+            raise NotAsked(f"no batch could be compared ({left_out})" if left_out else "there is no batch to ask it of")
+        if failed is None:
+            return Answer("pass", passes, worst, tolerance, tuple(cells))
+        says = f"it fails: {error}" if error else fails.format(detail=failed.detail, batch=_batch_name(failed.case))
+        return Answer("fail", says, worst, tolerance, tuple(cells), self.example(failed, tolerance))
+
+    def example(self, trial: Trial, tolerance: float) -> Example:
+        """The smallest batch that still fails a trial."""
+
+        def difference(case: Case) -> Differences:
+            try:
+                return np.nan_to_num(trial.measure(case), nan=np.inf)
+            except Unanswered:
+                return np.full(len(case.lengths), np.inf)
+
+        tries = _TRIES_LATE if self.is_late else _TRIES_QUICK if self.quick else _TRIES
+        case = shrink(trial.case, lambda case: difference(case) > tolerance, tries)
+        found = difference(case)
+        first = int(found.argmax())
+        order = [first, *(row for row in range(len(found)) if row != first)]
+        rows = tuple(self.target.describe(case.input_ids[row, : case.lengths[row]].tolist()) for row in order)
+        beyond = case.input_ids.shape[1] - int(case.lengths.max(initial=0))
+        columns = f"{beyond} column{'s' * (beyond > 1)} of padding"
+        padded = columns if beyond and self.target.takes_ids else ""
+        return Example(rows, "; ".join(filter(None, (padded, trial.note))), float(found.max()))
+
+    def encode(self, case: Case) -> NDArray[np.float32]:
+        """The vectors of a batch, float32[batch, dim]; computed once, for questions that compare it with others."""
+        key = (case.input_ids.tobytes(), case.lengths.tobytes())
+        if key not in self._encoded:
+            self._encoded[key] = self.target.encode(case)
+        return self._encoded[key]
+
+    def again(self, case: Case) -> NDArray[np.float32]:
+        """The vectors of a batch that was answered before; of no shape that fits if it no longer is."""
+        try:
+            return self.target.encode(case)
+        except Unanswered:
+            return np.empty((0, 0), np.float32)
+
+    def _row_alone(self, case: Case, row: int) -> NDArray[np.float32]:
+        length = int(case.lengths[row])
+        key = tuple(case.input_ids[row, :length].tolist())
+        if key not in self._alone:
+            one = replace(case, input_ids=case.input_ids[row : row + 1, : max(1, length)], lengths=case.lengths[[row]])
+            self._alone[key] = self.target.encode(one)
+        return self._alone[key]
+
+    def _fitted(self, case: Case) -> Case:
+        """The case with no row longer than the target takes."""
+        beyond = case.input_ids.shape[1] - int(case.lengths.max())
+        lengths = np.minimum(case.lengths, self.longest)
+        columns = min(int(lengths.max()) + beyond, self.longest)
+        return replace(case, input_ids=case.input_ids[:, : max(columns, int(lengths.max()))], lengths=lengths)
+
+
+def longest_answered(inquiry: Inquiry, most: int) -> int:
+    """The longest row, up to `most` units, that the target answers; 1 if it answers none."""
+
+    def is_answered(length: int) -> bool:
+        try:
+            inquiry.target.encode(inquiry.row(length))
+        except Unanswered:
+            return False
+        return True
+
+    if is_answered(most):
+        return most
+    low, high = 1, most
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if is_answered(middle) else (low, middle)
+    return low
+
+
+def row_differences(found: NDArray[np.float32], expected: NDArray[np.float32]) -> Differences:
+    """How far each row is off, relative to its largest value: float64[batch]; infinite where the shapes differ."""
+    if found.shape != expected.shape:
+        return np.full(max(1, len(found)), np.inf)
+    largest = np.abs(expected).max(axis=1, keepdims=True, initial=0)
+    scale = np.where(largest > 0, largest, 1).astype(np.float64)
+    with np.errstate(invalid="ignore", over="ignore"):  # values that are no numbers stay so
+        return scaled_difference(found / scale, expected / scale).max(axis=1)
+
+
+def _batch_name(case: Case) -> str:
+    return "1 row" if len(case.lengths) == 1 else f"{len(case.lengths)} rows"
