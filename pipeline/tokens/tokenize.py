@@ -4,6 +4,7 @@
 - Truncation happens here, on the flat arrays. The tokenizer's own truncation cannot tell "exactly max_length" from
   "truncated", keeps the tokens that it removed in memory, and is saved along in tokenizer.json.
 - Special tokens are added after truncation, so a truncated text still ends the way the model was trained to see.
+- Texts whose words were all met before are looked up (`tokens.words`); the library tokenizes the others.
 - The library gives ids away as Python lists only, one encoding at a time. While one chunk's ids are copied out, the
   next chunk is tokenized in another thread. Chunks are bounded in rows and bytes, and with them the memory.
 - A text that the library refuses does not take its chunk with it: the chunk is halved until that text is alone.
@@ -13,7 +14,6 @@ from __future__ import annotations
 
 from collections.abc import Generator, Iterable, Mapping, Sequence
 from contextlib import closing
-from itertools import chain
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -26,6 +26,7 @@ from lengthwise.config import BadRows, TokenizationSettings
 from lengthwise.errors import BadRowsError, TextError, TokenizerError
 from lengthwise.tokens.ragged import RaggedTokens
 from lengthwise.tokens.tokenizer import TextTokenizer
+from lengthwise.tokens.words import ids_as_bytes
 from lengthwise.util.threads import check_cancelled, prefetch
 
 CHUNK_TEXTS, CHUNK_BYTES = 512, 4 * 2**20
@@ -127,30 +128,33 @@ def _tokenize_chunks(
     refused: Reasons = {}
     ranges = split_texts(texts, CHUNK_TEXTS, CHUNK_BYTES)
 
-    def encode_chunks() -> Generator[tuple[int, list[Encoding]]]:
+    def encode_chunks() -> Generator[tuple[int, list[bytes | None], list[Encoding]]]:
         for start, stop in ranges:
             rows, no_text = _read_texts(texts[start:stop])
-            encodings, refusals = _encode_rows(rows, tokenizer)
+            known = tokenizer.known_ids(rows)
+            left = [row for row, ids in enumerate(known) if ids is None]
+            encodings, refusals = _encode_rows([rows[row] for row in left], tokenizer)
             null.update((start + row, reason) for row, reason in no_text.items())
-            refused.update((start + row, reason) for row, reason in refusals.items())
+            refused.update((start + left[row], reason) for row, reason in refusals.items())
             if refused and raise_refused:
                 remedy = f"fix them, use a tokenizer that has its unknown token, {_OR_SET_ASIDE}"
                 raise BadRowsError("cannot be encoded", refused, remedy)
-            yield start, encodings
+            yield start, known, encodings
 
     with prefetch(encode_chunks()) if len(ranges) > 1 else closing(encode_chunks()) as batches:
-        for start, encodings in batches:
+        for start, known, encodings in batches:
             check_cancelled()
-            counts = [len(encoding) for encoding in encodings]
-            lengths[start : start + len(counts)] = counts
-            # One list at a time: many that are alive at once set off Python's garbage collector.
-            ids = chain.from_iterable(encoding.ids for encoding in encodings)
-            chunks.append(np.fromiter(ids, np.int32, sum(counts)))
+            others = (ids_as_bytes(encoding.ids) for encoding in encodings)
+            ids = [next(others) if found is None else found for found in known]
+            lengths[start : start + len(ids)] = [len(found) // 4 for found in ids]
+            chunks.append(np.frombuffer(b"".join(ids), np.int32))
     return np.concatenate(chunks), lengths, null, refused
 
 
 def _encode_rows(rows: list[str], tokenizer: TextTokenizer) -> tuple[list[Encoding], Reasons]:
     """Encodings, empty for rows that the tokenizer refuses, which are found by halving; and why it refuses them."""
+    if not rows:
+        return [], {}
     try:
         return tokenizer.encode_batch(rows), {}
     except TokenizerError as error:
@@ -179,6 +183,8 @@ def _why_no_text(value: object) -> str | None:
     """Why a value is no text that can be encoded; None where it is one."""
     if not isinstance(value, str):
         return _NO_TEXT.get(type(value)) or f"not text, but {type(value).__name__}"
+    if value.isascii():
+        return None
     try:
         value.encode()
     except UnicodeEncodeError as error:

@@ -179,7 +179,7 @@ class RefusingTokenizer(TextTokenizer):
     """Refuses a whole call if a text of it has the word moon, as the library does for some texts."""
 
     def __init__(self, tokenizer: TextTokenizer) -> None:
-        self.__dict__.update(tokenizer.__dict__)
+        self.__dict__.update({**tokenizer.__dict__, "words": None})
 
     def encode_batch(self, texts: Any) -> Any:
         from lengthwise.errors import TokenizerError

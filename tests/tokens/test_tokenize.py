@@ -366,6 +366,7 @@ def test_chunks_of_long_texts_have_fewer_rows(
 ) -> None:
     texts = ["the sea " * 100, "the", *["sea " * 60] * 7, "moon", "the sea " * 500]
     expected = rows(tokenize_texts(texts, wordlevel))
+    monkeypatch.setattr(wordlevel, "words", None)
     calls: list[list[str]] = []
     encode_batch = wordlevel.encode_batch
     monkeypatch.setattr(wordlevel, "encode_batch", lambda texts: calls.append(texts) or encode_batch(texts))
@@ -377,6 +378,7 @@ def test_chunks_of_long_texts_have_fewer_rows(
 
 def test_cancelled_tokenizing_ends_at_the_next_chunk(wordlevel: TextTokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tokenize, "CHUNK_TEXTS", 1)
+    monkeypatch.setattr(wordlevel, "words", None)
     begun, left, calls = threading.Event(), threading.Event(), []
     encode_batch = wordlevel.encode_batch
 
