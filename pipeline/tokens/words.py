@@ -190,7 +190,8 @@ def _parts(part: Any) -> list[dict[str, Any]]:
 def _flatten(tree: dict[str, Any]) -> list[dict[str, Any]]:
     if tree["type"] != "Sequence":
         return [tree]
-    return [part for inner in tree.get("normalizers", tree.get("pretokenizers")) for part in _flatten(inner)]
+    inner = tree["normalizers" if "normalizers" in tree else "pretokenizers"]
+    return [part for each in inner for part in _flatten(each)]
 
 
 def _cuts_at_spaces(pre_tokenizers: list[dict[str, Any]]) -> bool:
