@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lengthwise.config import EncoderConfig
+from lengthwise.encoder.products import make_product
 from lengthwise.encoder_config import GATE_SLOPES
 
 Steps = NDArray[np.int64]  # number of rows at each time step, never more than at the step before
@@ -25,40 +26,49 @@ _STEPS_PER_SLICE = 4_096  # converted to Python integers at a time
 
 
 def make_direction(
-    config: EncoderConfig, weights: Mapping[str, Tensor], suffix: str, dtype: torch.dtype
+    config: EncoderConfig, weights: Mapping[str, Tensor], suffix: str, dtype: torch.dtype, *, onednn: bool = False
 ) -> StepDirection:
-    """The direction whose weights' names end in `suffix`, in this type."""
+    """The direction whose weights' names end in `suffix`, in this type.
+
+    Args:
+        onednn: whether oneDNN computes the products; only in float32.
+    """
     names = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
     inputs, recurrent, bias, recurrent_bias = (weights[name + suffix].detach().to(dtype) for name in names)
     slope, reverse = GATE_SLOPES[config.gate_activation], suffix.endswith("_reverse")
     if config.cell == "gru":
-        return GruDirection(inputs, recurrent, bias, recurrent_bias, reverse, slope)
+        return GruDirection(inputs, recurrent, bias, recurrent_bias, reverse, onednn, slope)
     if slope is None:
-        return LstmDirection(inputs, recurrent, bias, recurrent_bias, reverse)
-    return HardLstmDirection(inputs, recurrent, bias, recurrent_bias, reverse, slope)
+        return LstmDirection(inputs, recurrent, bias, recurrent_bias, reverse, onednn)
+    return HardLstmDirection(inputs, recurrent, bias, recurrent_bias, reverse, onednn, slope)
 
 
 class StepDirection(ABC):
     """Weights as a step needs them.
 
     Attributes:
-        inputs: [features, gates * hidden].
-        recurrent: [hidden, gates * hidden].
         bias: [gates * hidden], added to the inputs' part.
     """
 
-    inputs: Tensor
-    recurrent: Tensor
-    bias: Tensor
-    _reverse: bool
+    def __init__(self, inputs: Tensor, recurrent: Tensor, bias: Tensor, reverse: bool, onednn: bool) -> None:
+        """Prepare the weights, [gates * hidden, ...], in the order of `_step`.
+
+        Args:
+            reverse: whether rows are read from their ends.
+            onednn: whether oneDNN computes the products.
+        """
+        self.bias, self._reverse, self._hidden = bias, reverse, recurrent.shape[1]
+        self._add_inputs, self._add_states = (make_product(part, onednn=onednn) for part in (inputs, recurrent))
 
     def input_gates(self, inputs: Tensor) -> Tensor:
         """Inputs, float32[rows, features], times the input weights: [rows, gates * hidden]."""
-        return torch.addmm(self.bias, inputs.to(self.bias.dtype), self.inputs)
+        gates = self.bias.new_empty(len(inputs), len(self.bias))
+        self.fill_gates(inputs, 0, len(inputs), gates)
+        return gates
 
     def fill_gates(self, inputs: Tensor, start: int, stop: int, gates: Tensor) -> None:
         """Write the gate inputs of rows start to stop into `gates`."""
-        torch.addmm(self.bias, inputs[start:stop].to(self.bias.dtype), self.inputs, out=gates)
+        self._add_inputs(gates.copy_(self.bias), inputs[start:stop].to(self.bias.dtype))
 
     def run(self, fill: Fill, steps: Steps, visits: Sequence[Visit]) -> Tensor:
         """Run over a packed batch; returns the state after each row's last token in reading order, [batch, hidden].
@@ -66,7 +76,7 @@ class StepDirection(ABC):
         Forwards, the rows of a step are the first ones of the step before. Backwards, a step has the rows of the step
         before and further rows that start there with a state of zero.
         """
-        batch, hidden = int(steps[0]), len(self.recurrent)
+        batch, hidden = int(steps[0]), self._hidden
         all_gates, states = self.bias.new_empty(batch, self.bias.numel()), self.bias.new_zeros(batch, hidden)
         cells = self.bias.new_zeros(batch, hidden)
         active = 0
@@ -92,12 +102,14 @@ class StepDirection(ABC):
 class LstmDirection(StepDirection):
     """Gates are ordered i, f, o, g, with g doubled."""
 
-    def __init__(self, inputs: Tensor, recurrent: Tensor, bias: Tensor, recurrent_bias: Tensor, reverse: bool) -> None:
-        self.inputs, self.recurrent = (_reordered(weight, 2).t().contiguous() for weight in (inputs, recurrent))
-        self.bias, self._reverse = _reordered(bias, 2) + _reordered(recurrent_bias, 2), reverse
+    def __init__(
+        self, inputs: Tensor, recurrent: Tensor, bias: Tensor, recurrent_bias: Tensor, reverse: bool, onednn: bool
+    ) -> None:
+        bias = _reordered(bias, 2) + _reordered(recurrent_bias, 2)
+        super().__init__(_reordered(inputs, 2), _reordered(recurrent, 2), bias, reverse, onednn)
 
     def _step(self, gates: Tensor, active: int, cells: Tensor, states: Tensor) -> None:
-        gates[:active].addmm_(states[:active], self.recurrent)
+        self._add_states(gates[:active], states[:active])
         input_gate, forget_gate, output_gate, candidate = gates.sigmoid_().split(cells.shape[1], dim=1)
         cells.mul_(forget_gate).addcmul_(input_gate, candidate, value=2).sub_(input_gate)
         torch.mul(cells, 2, out=states).sigmoid_().mul_(2).sub_(1).mul_(output_gate)
@@ -107,14 +119,22 @@ class HardLstmDirection(StepDirection):
     """Gates are ordered i, f, o, g."""
 
     def __init__(
-        self, inputs: Tensor, recurrent: Tensor, bias: Tensor, recurrent_bias: Tensor, reverse: bool, slope: float
+        self,
+        inputs: Tensor,
+        recurrent: Tensor,
+        bias: Tensor,
+        recurrent_bias: Tensor,
+        reverse: bool,
+        onednn: bool,
+        slope: float,
     ) -> None:
-        self.inputs, self.recurrent = (_reordered(weight).t().contiguous() for weight in (inputs, recurrent))
-        self.bias, self._reverse, self._slope = _reordered(bias) + _reordered(recurrent_bias), reverse, slope
+        bias = _reordered(bias) + _reordered(recurrent_bias)
+        super().__init__(_reordered(inputs), _reordered(recurrent), bias, reverse, onednn)
+        self._slope = slope
 
     def _step(self, gates: Tensor, active: int, cells: Tensor, states: Tensor) -> None:
         hidden = cells.shape[1]
-        gates[:active].addmm_(states[:active], self.recurrent)
+        self._add_states(gates[:active], states[:active])
         input_gate, forget_gate, output_gate = _open(gates[:, : 3 * hidden], self._slope).split(hidden, dim=1)
         cells.mul_(forget_gate).addcmul_(input_gate, gates[:, 3 * hidden :].tanh_())
         torch.tanh(cells, out=states).mul_(output_gate)
@@ -130,16 +150,16 @@ class GruDirection(StepDirection):
         bias: Tensor,
         recurrent_bias: Tensor,
         reverse: bool,
+        onednn: bool,
         slope: float | None,
     ) -> None:
-        self.inputs, self.recurrent = inputs.t().contiguous(), recurrent.t().contiguous()
-        self.bias, self._recurrent_bias = bias, recurrent_bias
-        self._reverse, self._slope = reverse, slope
+        super().__init__(inputs, recurrent, bias, reverse, onednn)
+        self._recurrent_bias, self._slope = recurrent_bias, slope
 
     def _step(self, gates: Tensor, active: int, cells: Tensor, states: Tensor) -> None:
         hidden = states.shape[1]
         of_states = self._recurrent_bias.expand(len(gates), -1).clone()
-        of_states[:active].addmm_(states[:active], self.recurrent)
+        self._add_states(of_states[:active], states[:active])
         opened = gates[:, : 2 * hidden].add_(of_states[:, : 2 * hidden])
         opened = opened.sigmoid_() if self._slope is None else _open(opened, self._slope)
         reset, update = opened.split(hidden, dim=1)

@@ -36,6 +36,7 @@ from lengthwise.encoder.model import PackedEncoder
 from lengthwise.encoder.order import encode_longest_first
 from lengthwise.encoder.padding import read_batch
 from lengthwise.encoder.pooled import StatePooler
+from lengthwise.encoder.products import is_onednn_faster
 from lengthwise.encoder.sharing import PrefixSharing
 from lengthwise.encoder.step_directions import Fill, StepDirection, Steps, Visit, make_direction
 from lengthwise.util.compat import copy_without
@@ -51,6 +52,7 @@ class StepwiseEncoder:
 
     Attributes:
         fused_layers: the LSTM in the fused kernel, if that computes.
+        uses_onednn: whether oneDNN computes the products, without the fused kernel.
         sharing: how rows share steps, if they can.
     """
 
@@ -65,17 +67,18 @@ class StepwiseEncoder:
         self._packed = encoder = copy.deepcopy(encoder).eval().to("cpu", torch.float32)
         self._exact_head = copy.deepcopy(copy_without(encoder, "embedding", config.cell)).double()
         suffixes, weights = ("", "_reverse")[: config.directions], dict(encoder.rnn.named_parameters())
+        is_fused = kernel_computes(config) and (has_kernel() if fused is None else fused)
         with torch.inference_mode():
+            self.uses_onednn = not is_fused and is_onednn_faster(*reversed(weights["weight_hh_l0"].shape))
             self._layers, self._exact_layers = (
                 [
-                    [make_direction(config, weights, f"_l{layer}{suffix}", dtype) for suffix in suffixes]
+                    [make_direction(config, weights, f"_l{layer}{suffix}", dtype, onednn=onednn) for suffix in suffixes]
                     for layer in range(config.num_layers)
                 ]
-                for dtype in (torch.float32, torch.float64)
+                for dtype, onednn in ((torch.float32, self.uses_onednn), (torch.float64, False))
             )
             self._pooler = StatePooler(encoder)
             self._attention_gain = _attention_gain(encoder)
-            is_fused = kernel_computes(config) and (has_kernel() if fused is None else fused)
             fused_direction = partial(FusedDirection, gate_activation=config.gate_activation)
             self.fused_layers = LstmLayers(encoder, fused_direction) if is_fused else None
             self.sharing = PrefixSharing.of(self.fused_layers, self._finish)

@@ -105,6 +105,7 @@ class TorchEngine:
         elif precision == "fp32":
             self._encode = stepwise = StepwiseEncoder(encoder)
             self.sharing = stepwise.sharing
+            self.name += " onednn" if stepwise.uses_onednn else ""
         elif precision == "int8" or (precision == "bf16" and fused_bf16):
             self._encode = quantized = self._quantize(encoder, precision)
             self.sharing = quantized.sharing

@@ -10,6 +10,7 @@ import torch
 
 from lengthwise.config import Precision
 from lengthwise.encoder.int8 import vnni_product
+from lengthwise.util.compat import onednn_linear
 from lengthwise.util.threads import parallel_map
 
 PRODUCT_ROWS = 256
@@ -28,7 +29,7 @@ def recurrent_products(hidden: int, precision: Precision) -> dict[str, Product]:
     states, weight = states.to(dtype), weight.to(dtype)
     return {
         "torch.mm": partial(torch.mm, states, weight.t().contiguous()),
-        "oneDNN, prepacked": _onednn_linear(states, weight),
+        "oneDNN, prepacked": partial(onednn_linear(weight, PRODUCT_ROWS), states),
     }
 
 
@@ -57,8 +58,3 @@ def _operations(product: Product) -> int:
         result = product()
     rows, outputs = result.shape  # type: ignore[attr-defined]
     return 2 * rows * outputs * (outputs // 4)
-
-
-def _onednn_linear(states: torch.Tensor, weight: torch.Tensor) -> Product:
-    packed = torch.ops.mkldnn._reorder_linear_weight(weight, len(states))
-    return partial(torch.ops.mkldnn._linear_pointwise, states, packed, None, "none", [], "")

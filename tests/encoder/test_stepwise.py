@@ -30,12 +30,13 @@ SHAPES = list(itertools.product((1, 2, 3), (False, True), POOLINGS))
 OUTSIDE = 1_000_000  # an id that no vocabulary here has, so that reading it is an error
 
 
-@pytest.fixture(autouse=True, params=["PyTorch", "fused"])
+@pytest.fixture(autouse=True, params=["PyTorch", "oneDNN", "fused"])
 def _kernel(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each test runs with PyTorch's kernels, and with the fused one where that runs."""
+    """Each test runs with PyTorch's kernels, with oneDNN's products, and with the fused kernel where that runs."""
     if request.param == "fused" and not has_kernel():
         pytest.skip("this CPU has no AVX2, or llvmlite is not installed")
     monkeypatch.setattr(stepwise, "has_kernel", lambda: request.param == "fused")
+    monkeypatch.setattr(stepwise, "is_onednn_faster", lambda *_: request.param == "oneDNN")
 
 
 WITHOUT_KERNEL = pytest.mark.parametrize("_kernel", ["PyTorch"], indirect=True)

@@ -120,6 +120,13 @@ def test_vnni_support_has_no_public_name() -> None:
     assert not [name for name in dir(torch.cpu) if "vnni" in name and not name.startswith("_")], REMOVE
 
 
+def test_onednn_linear_has_no_public_name() -> None:
+    names = [name for name in dir(torch.backends.mkldnn) if "linear" in name]
+    assert not names, REMOVE
+    rows, weight = torch.rand(3, 5), torch.rand(4, 5)
+    torch.testing.assert_close(compat.onednn_linear(weight)(rows), rows @ weight.t())
+
+
 class Lstm(nn.Module):
     def __init__(self) -> None:
         super().__init__()
