@@ -158,6 +158,7 @@ class OnnxEngine:
         reference: the native graph if this one computes below float32, else None.
         fingerprint: sha256 (hex) of the encoder's weights.
         classifier: from vectors to labels, if the encoder has them.
+        batch_invariant: false.
         variant: the graph, see `lengthwise.export.graphs.variants`.
         tolerance: the largest difference of a value from PyTorch's that passes validation.
         workers: concurrent batches.
@@ -190,6 +191,7 @@ class OnnxEngine:
         exact = VARIANTS[self.variant].exact
         self.reference = None if exact else OnnxEngine(artifact, device, workers, NATIVE)
         self.sharing = None
+        self.batch_invariant = False  # it is not promised for each of its products
 
     def encode_batch(self, input_ids: NDArray[np.int64], lengths: NDArray[np.int64]) -> NDArray[np.float32]:
         """int64[batch, sequence], right-padded, and int64[batch], from 1 to sequence, to float32[batch, dim].

@@ -42,6 +42,8 @@ class Engine(Protocol):
         fingerprint: sha256 (hex) of the encoder's weights; part of a run's identity.
         sharing: how the rows of a shard share steps, if they can; the vectors are the same.
         classifier: from vectors to labels; None if the encoder has none.
+        batch_invariant: whether a row's vector has the same bits in any batch, so that it can stand for the row
+            elsewhere.
     """
 
     @property
@@ -58,6 +60,8 @@ class Engine(Protocol):
     def sharing(self) -> PrefixSharing | None: ...  # noqa: D102
     @property
     def classifier(self) -> LabelClassifier | None: ...  # noqa: D102
+    @property
+    def batch_invariant(self) -> bool: ...  # noqa: D102
 
     def encode_batch(self, input_ids: NDArray[np.int64], lengths: NDArray[np.int64]) -> NDArray[np.float32]:
         """int64[batch, sequence], right-padded, and int64[batch], from 1 to sequence, to float32[batch, dim]."""

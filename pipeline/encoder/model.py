@@ -196,7 +196,10 @@ class PackedEncoder(nn.Module):
 
     def finish(self, pooled: Tensor, static: Tensor | None = None) -> Tensor:
         """`combine` and normalise: float[batch, pooled_dim] to float[batch, dim]; arguments as for `combine`."""
-        vectors = self.combine(pooled, static)
+        return self.normalize(self.combine(pooled, static))
+
+    def normalize(self, vectors: Tensor) -> Tensor:
+        """Rows of length 1 if `config.normalize`, else as they are: float[batch, dim]."""
         return vectors / vectors.norm(dim=1, keepdim=True).clamp(min=NORM_FLOOR) if self.config.normalize else vectors
 
     def combine(self, pooled: Tensor, static: Tensor | None = None) -> Tensor:

@@ -2,33 +2,28 @@
 
 - The LSTM's products are in int8 or bfloat16 (`encoder.fused`, or int8 without the kernel: `encoder.int8`). Inputs of
   the first layer, gates, pooling, projections and normalisation are in float32 or float64.
-- **A text's vector has the same bits alone and in any batch, on any number of threads.** So projections are products of
-  the kernel, whose sums have one order. Without it they are in float64 and rounded once: the order of its sums can show
-  where a sum lies within 1e-16 of the middle of two float32 numbers, about once in 1e8 values.
+- **A text's vector has the same bits alone and in any batch, on any number of threads**, projections included
+  (`encoder.vector_head`).
 """
 
 from __future__ import annotations
 
 import copy
 from functools import partial
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from lengthwise.encoder.classify import ACTIVATIONS
-from lengthwise.encoder.fused import FusedDirection, FusedLinear, FusedMean
-from lengthwise.encoder.heads import Dense
-from lengthwise.encoder.int8 import Float64Linear, Float64Mean, Int8Direction
+from lengthwise.encoder.fused import FusedDirection
+from lengthwise.encoder.int8 import Int8Direction
 from lengthwise.encoder.kernel import has_bf16_kernel, has_kernel, kernel_computes
 from lengthwise.encoder.layers import LstmLayers, MakeDirection
-from lengthwise.encoder.model import NORM_FLOOR, PackedEncoder
+from lengthwise.encoder.model import PackedEncoder
 from lengthwise.encoder.order import encode_longest_first
 from lengthwise.encoder.padding import read_batch
 from lengthwise.encoder.sharing import PrefixSharing
-
-if TYPE_CHECKING:
-    from torch import nn
+from lengthwise.encoder.vector_head import VectorHead
 
 
 class QuantizedEncoder:
@@ -67,7 +62,7 @@ class QuantizedEncoder:
         if self.is_fused:
             make = partial(FusedDirection, precision=precision, gate_activation=gate_activation)
         self._layers = LstmLayers(encoder, make, like if self.is_fused else None)
-        self._head = _Head(encoder, self.is_fused)
+        self._head = VectorHead(encoder, self.is_fused)
         self.sharing = PrefixSharing.of(self._layers, self._head)
 
     def __call__(self, input_ids: NDArray[np.int64], lengths: NDArray[np.int64]) -> NDArray[np.float32]:
@@ -84,37 +79,3 @@ class QuantizedEncoder:
 
     def _encode_sorted(self, input_ids: NDArray[np.int64], lengths: NDArray[np.int64]) -> NDArray[np.float32]:
         return self._head(self._layers.pool(input_ids, lengths), input_ids, lengths)
-
-
-class _Head:
-    """From pooled states to vectors, as `PackedEncoder.finish`."""
-
-    def __init__(self, encoder: PackedEncoder, fused: bool) -> None:
-        self._normalize = encoder.config.normalize
-        dense = [layer for layer in encoder.dense if isinstance(layer, Dense)]
-        self._dense = [(_linear(layer, fused), layer.activation) for layer in dense]
-        self._projection = None if encoder.projection is None else _linear(encoder.projection, fused)
-        self._static_projection = None
-        if encoder.static_projection is not None:
-            self._static_projection = _linear(encoder.static_projection, fused)
-            embedding = encoder.embedding.weight.detach().numpy()
-            self._mean = FusedMean(embedding) if fused else Float64Mean(embedding)
-
-    def __call__(
-        self, pooled: NDArray[np.float32], input_ids: NDArray[np.int64], lengths: NDArray[np.int64]
-    ) -> NDArray[np.float32]:
-        """float32[rows, pooled_dim] to float32[rows, dim]."""
-        for linear, activation in self._dense:
-            pooled = ACTIVATIONS[activation](linear(pooled).astype(np.float64)).astype(np.float32)
-        vectors = pooled if self._projection is None else self._projection(pooled)
-        if self._static_projection is not None:
-            vectors = vectors + self._static_projection(self._mean(input_ids, lengths))
-        if self._normalize:
-            norms = np.sqrt(np.square(vectors, dtype=np.float64).sum(axis=1, keepdims=True))
-            vectors = (vectors / np.maximum(norms, NORM_FLOOR)).astype(np.float32)
-        return vectors
-
-
-def _linear(linear: nn.Linear, fused: bool) -> FusedLinear | Float64Linear:
-    weight, bias = linear.weight.detach().numpy(), None if linear.bias is None else linear.bias.detach().numpy()
-    return FusedLinear(weight, bias) if fused else Float64Linear(weight, bias)

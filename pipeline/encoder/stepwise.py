@@ -13,6 +13,8 @@
   at each step. Sums of embeddings, for a static residual, are in float64 throughout.
 - States are pooled as they are computed, so the memory of a long text is that of its ids. Stacked layers keep theirs,
   4 bytes per token and unit, because a layer that reads backwards starts with the last of them.
+- In the fused kernel a row's vector has the same bits in any batch, projections included (`encoder.vector_head`). Rows
+  that are computed again in float64 are rounded once, so the order of their sums shows about once in 1e8 values.
 - Products run on one thread and batches in parallel (`TorchEngine`), so a vector does not depend on the number of
   threads.
 """
@@ -39,6 +41,7 @@ from lengthwise.encoder.pooled import StatePooler
 from lengthwise.encoder.products import is_onednn_faster
 from lengthwise.encoder.sharing import PrefixSharing
 from lengthwise.encoder.step_directions import Fill, StepDirection, Steps, Visit, make_direction
+from lengthwise.encoder.vector_head import VectorHead
 from lengthwise.util.compat import copy_without
 
 SHORT_NORM = 0.5  # a vector with a smaller norm, before projection or normalisation, is computed again in float64
@@ -81,6 +84,7 @@ class StepwiseEncoder:
             self._attention_gain = _attention_gain(encoder)
             fused_direction = partial(FusedDirection, gate_activation=config.gate_activation)
             self.fused_layers = LstmLayers(encoder, fused_direction) if is_fused else None
+            self._head = VectorHead(encoder, fused=True) if is_fused else None
             self.sharing = PrefixSharing.of(self.fused_layers, self._finish)
             self._tables: list[Tensor] | None = None
             if (
@@ -113,13 +117,22 @@ class StepwiseEncoder:
         pooled = torch.from_numpy(pooled_states)
         with torch.inference_mode():
             static = self._static_means(input_ids, lengths)
-            vectors = self._packed.finish(pooled, None if static is None else static.float())
-            sensitive = self._sensitive_rows(pooled, static, torch.from_numpy(lengths))
+            projected, combined, vectors = self._head_of(pooled, None if static is None else static.float())
+            sensitive = self._sensitive_rows(pooled, projected, combined, torch.from_numpy(lengths))
             if len(sensitive):
                 exact = self._pool(input_ids[sensitive], lengths[sensitive], exact=True)
                 exact_static = None if static is None else static[sensitive]
                 vectors[sensitive] = self._exact_head.finish(exact, exact_static).float()
         return vectors.numpy()
+
+    def _head_of(self, pooled: Tensor, static: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+        """Projected rows, those with the static residual, and vectors, float32[batch, dim] each."""
+        if self._head is None:
+            projected, combined = self._packed.combine(pooled), self._packed.combine(pooled, static)
+            return projected, combined, self._packed.normalize(combined)
+        rows = self._head.project(pooled.numpy())
+        sums = self._head.combine(rows, None if static is None else static.numpy())
+        return torch.from_numpy(rows), torch.from_numpy(sums), torch.from_numpy(self._head.normalize(sums))
 
     def _static_means(self, input_ids: NDArray[np.int64], lengths: NDArray[np.int64]) -> Tensor | None:
         """The means of the rows' token embeddings, float64[batch, embedding_dim]; None without a static residual."""
@@ -130,20 +143,21 @@ class StepwiseEncoder:
         starts = torch.from_numpy(np.cumsum(lengths) - lengths)
         return embedding_bag(ids, self._packed.embedding(distinct).double(), starts, mode="mean")
 
-    def _sensitive_rows(self, pooled: Tensor, static: Tensor | None, lengths: Tensor) -> NDArray[np.int64]:
+    def _sensitive_rows(
+        self, pooled: Tensor, projected: Tensor, combined: Tensor, lengths: Tensor
+    ) -> NDArray[np.int64]:
         """The rows whose error in the vector would exceed that of their states."""
+        has_static = self.config.static_residual
         is_sum, is_projected = "sum" in self.config.pooling_parts, bool(self.config.dense or self.config.projection_dim)
         times = lengths if is_sum else torch.ones_like(lengths)  # number of step errors in a pooled state
-        projected = combined = self._packed.combine(pooled)
         short = torch.full((len(pooled),), STEP_ERROR * self._attention_gain > TOLERANCE)
-        if static is not None:
-            combined = self._packed.combine(pooled, static.float())
+        if has_static:
             short |= combined.norm(dim=1) < SHORT_NORM * (combined - projected).norm(dim=1)
         if is_sum and not self.config.normalize:
             short |= STEP_ERROR * times > TOLERANCE * pooled.abs().amax(dim=1).clamp(min=1)
         if is_projected:
             short |= pooled.norm(dim=1) < SHORT_NORM * times
-        if self.config.normalize or (is_sum and (is_projected or static is not None)):
+        if self.config.normalize or (is_sum and (is_projected or has_static)):
             short |= combined.norm(dim=1) < SHORT_NORM * times
         return np.flatnonzero(short.numpy())
 

@@ -58,6 +58,7 @@ class TorchEngine:
         fingerprint: sha256 (hex) of the weights.
         sharing: how the rows of a shard share steps, if they can.
         classifier: from vectors to labels, if the encoder has them.
+        batch_invariant: whether a row's vector has the same bits in any batch: in int8, and in the fused kernel.
     """
 
     def __init__(
@@ -96,6 +97,7 @@ class TorchEngine:
         self._threads = torch.get_num_threads()
         self._workers = workers or self._threads
         self.sharing: PrefixSharing | None = None
+        self.batch_invariant = False
         self._encode: Callable[[NDArray[np.int64], NDArray[np.int64]], NDArray[np.float32]]
         if on_gpu:
             on_device = make_cuda_encoder(
@@ -104,11 +106,11 @@ class TorchEngine:
             self._encode, self._workers = on_device, on_device.slots + _EXTRA_THREADS
         elif precision == "fp32":
             self._encode = stepwise = StepwiseEncoder(encoder)
-            self.sharing = stepwise.sharing
+            self.sharing, self.batch_invariant = stepwise.sharing, stepwise.fused_layers is not None
             self.name += " onednn" if stepwise.uses_onednn else ""
         elif precision == "int8" or (precision == "bf16" and fused_bf16):
             self._encode = quantized = self._quantize(encoder, precision)
-            self.sharing = quantized.sharing
+            self.sharing, self.batch_invariant = quantized.sharing, True
         else:
             self._encoder = convert_encoder(encoder, self.device, DTYPES[precision])
             self._encode = self._run_in_bf16

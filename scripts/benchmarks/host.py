@@ -41,7 +41,7 @@ Sides = Mapping[str, Callable[[], object]]
 class IdleEngine:
     """An engine that returns random vectors without computing; like real vectors, they hardly compress."""
 
-    name, reference, classifier, fingerprint, sharing = "idle", None, None, "benchmark", None
+    name, reference, classifier, fingerprint, sharing, batch_invariant = "idle", None, None, "benchmark", None, True
     costs = engine_costs("torch", "fp32", on_gpu=True)
 
     def __init__(self, config: EncoderConfig) -> None:

@@ -20,7 +20,7 @@ RunFunction = Callable[[NDArray[np.int64], NDArray[np.int64]], Outputs]
 class LookupEngine:
     """An engine in NumPy: the mean of a table's rows, which padding would change."""
 
-    name, costs, reference, classifier, sharing = "lookup", STEPWISE, None, None, None
+    name, costs, reference, classifier, sharing, batch_invariant = "lookup", STEPWISE, None, None, None, True
     run_all = staticmethod(map)
 
     def __init__(self, config: EncoderConfig, fingerprint: str = "weights of a test") -> None:

@@ -468,7 +468,7 @@ def test_run_needs_no_torch(tmp_path: Path, texts_file: Path) -> None:
         class Ones:
             name, config = "ones", EncoderConfig(vocab_size=99, hidden_size=4)
             fingerprint, classifier = "of ones", None
-            costs, reference, sharing, run_all = STEPWISE, None, None, staticmethod(map)
+            costs, reference, sharing, run_all, batch_invariant = STEPWISE, None, None, staticmethod(map), True
 
             def encode_batch(self, input_ids, lengths):
                 return np.ones((len(lengths), 4), np.float32)
