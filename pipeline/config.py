@@ -272,6 +272,18 @@ class EncodeSettings(Settings):
         "error",
         description="a row that cannot be encoded: stop, write null and quarantine it, or write zeros",
     )
+    reuse: Names = Field(
+        (),
+        description="folders of vectors, local or URLs; the vector of a text that the same model encoded there is taken"
+        " from there",
+        exclude_if=lambda value: not value,
+    )
+    row_hashes: bool = Field(
+        False,
+        description="write a hash of each text beside the shards, by which later runs reuse the folder's vectors; runs"
+        " that reuse vectors write them too",
+        exclude_if=lambda value: not value,
+    )
     device: Literal["cpu", "cuda", "auto"] = Field("cpu", description="where the encoder runs")
     engine: Literal["torch", "onnx"] = Field(
         "torch", description="PyTorch, or onnxruntime with the artifact at export.output"
@@ -289,6 +301,16 @@ class EncodeSettings(Settings):
     variant: Variant | None = Field(
         None, description="the artifact's graph under engine onnx; the one that validation recommends if null"
     )
+
+    @property
+    def writes_hashes(self) -> bool:
+        """Whether hashes of the texts are written beside the shards."""
+        return self.row_hashes or bool(self.reuse)
+
+    @field_validator("reuse", mode="before")
+    @classmethod
+    def _one_folder_is_a_list(cls, folders: Any) -> Any:
+        return [folders] if isinstance(folders, str) else folders
 
     @field_validator("columns")
     @classmethod

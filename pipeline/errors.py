@@ -108,6 +108,11 @@ class BadRowsError(TextError):
         """The same error, with rows counted from `first_row` of the dataset, and their places."""
         return BadRowsError(self.problem, self.reasons, self.remedy, first_row, places)
 
+    def of_rows(self, rows: Sequence[int]) -> "BadRowsError":
+        """The same error of texts that were only some rows: text i is row `rows[i]`."""
+        reasons = {rows[row]: reason for row, reason in self.reasons.items()}
+        return BadRowsError(self.problem, reasons, self.remedy, self.first_row, self.places)
+
 
 class TokenizerError(LengthwiseError):
     """A tokenizer cannot be trained, loaded, or used with this model."""

@@ -32,11 +32,12 @@ def summary(config: RunConfig, report: EncodeReport) -> str:
         lines.append(f"bad rows    {totals.bad:,} could not be encoded: {where}")
     if not encoded.shards:
         lines.append("speed       nothing to encode: all shards were there, and their sha256 matches")
-    if encoded.tokens:
+    lines += [f"reused      {sentence}" for sentence in report.reuse]
+    if report.computed_tokens:
         plan = encoded.plan
         lines += [
             f"speed       {report.tokens_per_second:,.0f} tokens/s with {report.engine}"
-            f" ({encoded.tokens:,} tokens in {report.seconds:.1f} s, reading and writing included)",
+            f" ({report.computed_tokens:,} tokens in {report.seconds:.1f} s, reading and writing included)",
             f"padding     {plan.padding:.2%} of {plan.cells:,} computed cells, in {plan.batches:,} batches;"
             f" in dataset order it would be {encoded.unplanned.padding:.1%}",
         ]

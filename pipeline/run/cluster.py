@@ -43,6 +43,7 @@ from lengthwise.run.labels import check_columns
 from lengthwise.run.local import make_report, open_store, pending_filter, wrap_errors
 from lengthwise.run.precision import PrecisionChoice
 from lengthwise.run.progress import progress_bar
+from lengthwise.run.reuse import open_reuse
 from lengthwise.run.shard import ShardEncoder
 from lengthwise.run.stats import EncodeReport, ShardStats
 from lengthwise.store.fingerprint import describe_changes, identity_hash
@@ -89,8 +90,11 @@ def encode_on_cluster(
         stack.enter_context(connect_to_ray(address))
         stack.enter_context(wrap_errors(config.encode.output))
         _check_capacity(config.cluster)
-        identity = found.result() if found else _find_identity_on_worker(worker_config, source.fingerprint, open_engine)
+        identity, batch_invariant = (
+            found.result() if found else _find_identity_on_worker(worker_config, source.fingerprint, open_engine)
+        )
         with (
+            open_reuse(config, identity, batch_invariant=batch_invariant) as reuse,
             open_store(config, identity, fresh=fresh, choice=choice) as store,
             progress_bar(source, None, show_progress) as bar,
         ):
@@ -103,8 +107,9 @@ def encode_on_cluster(
                 store.add(record)
                 stats += took
                 bar.advance(record.rows, record.tokens)
-            finalize(store, config, rows)
-    return make_report(store, stats, time.perf_counter() - started, choice=choice)
+            finalize(store, config, rows, reuse.not_reused)
+            notes = reuse.describe(stats.reused)
+    return make_report(store, stats, time.perf_counter() - started, choice=choice, reuse=notes)
 
 
 class ShardWorker:
@@ -147,14 +152,15 @@ def _open_encoder(
             f"a worker's run differs from the driver's ({changes}); give all nodes the same model and packages"
         )
     folder = open_folder(config.encode.output)
-    return source, ShardEncoder(config, source, tokenizer, engine, folder, identity_hash(identity))
+    reuse = open_reuse(config, identity, batch_invariant=engine.batch_invariant)
+    return source, ShardEncoder(config, source, tokenizer, engine, folder, identity_hash(identity), reuse)
 
 
-def _find_identity(config: RunConfig, source: Source, open_engine: OpenEngine) -> dict[str, Any]:
-    """The run's identity, from the model that this process opens."""
+def _find_identity(config: RunConfig, source: Source, open_engine: OpenEngine) -> tuple[dict[str, Any], bool]:
+    """The run's identity, from the model that this process opens, and whether the engine is batch-invariant."""
     engine, tokenizer = open_engine(config, config.cluster.cpus_per_worker)
     check_columns(config, engine.classifier)
-    return run_identity(config, source, tokenizer, engine)
+    return run_identity(config, source, tokenizer, engine), engine.batch_invariant
 
 
 def _open_engine(
@@ -167,13 +173,16 @@ def _open_engine(
     return source, engine, tokenizer, run_identity(config, source, tokenizer, engine)
 
 
-def _find_identity_on_worker(config: RunConfig, fingerprint: str, open_engine: OpenEngine) -> dict[str, Any]:
-    """The run's identity, from the model that a worker opens."""
+def _find_identity_on_worker(
+    config: RunConfig, fingerprint: str, open_engine: OpenEngine
+) -> tuple[dict[str, Any], bool]:
+    """The same, from the model that a worker opens."""
     import ray
 
-    def find() -> dict[str, Any] | LengthwiseError:
+    def find() -> tuple[dict[str, Any], bool] | LengthwiseError:
         try:
-            return _open_engine(config, open_engine, fingerprint)[3]
+            _, engine, _, identity = _open_engine(config, open_engine, fingerprint)
+            return identity, engine.batch_invariant
         except LengthwiseError as error:
             return error
 
@@ -281,7 +290,10 @@ def _with_absolute_paths(config: RunConfig) -> RunConfig:
         "dataset": {"path": absolute(config.dataset.path) if _is_local(config.dataset.path) else config.dataset.path},
         "model": {"path": absolute(config.model.path)},
         "tokenizer": {"path": None if config.tokenizer.path is None else absolute(config.tokenizer.path)},
-        "encode": {"output": absolute(config.encode.output)},
+        "encode": {
+            "output": absolute(config.encode.output),
+            "reuse": tuple(absolute(folder) for folder in config.encode.reuse),
+        },
         "export": {"output": absolute(config.export.output)},
     }
     return config.model_copy(

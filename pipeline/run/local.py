@@ -13,7 +13,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -27,6 +27,7 @@ from lengthwise.run.identity import run_identity
 from lengthwise.run.labels import check_columns
 from lengthwise.run.precision import PrecisionChoice
 from lengthwise.run.progress import ProgressBar, progress_bar
+from lengthwise.run.reuse import open_reuse
 from lengthwise.run.shard import EncodedChunk, ShardEncoder
 from lengthwise.run.stats import EncodeReport, ShardStats
 from lengthwise.store.parts import Part
@@ -67,14 +68,17 @@ def encode_dataset(
     identity = run_identity(config, source, tokenizer, engine)
     started = time.perf_counter()
     with (
+        open_reuse(config, identity, batch_invariant=engine.batch_invariant) as reuse,
         open_store(config, identity, part=part, fresh=fresh, choice=choice) as store,
         progress_bar(source, part, show_progress) as bar,
     ):
-        encoder = ShardEncoder(config, source, tokenizer, engine, store.folder, store.identity_hash)
+        encoder = ShardEncoder(config, source, tokenizer, engine, store.folder, store.identity_hash, reuse)
         stats = _encode_pending(source, encoder, store, part, bar)
         if part is None:
-            finalize(store, config, source.count_rows())
-    return make_report(store, stats, time.perf_counter() - started, is_complete=part is None, choice=choice)
+            finalize(store, config, source.count_rows(), reuse.not_reused)
+        notes = reuse.describe(stats.reused)
+    seconds = time.perf_counter() - started
+    return make_report(store, stats, seconds, is_complete=part is None, choice=choice, reuse=notes)
 
 
 def open_store(
@@ -105,6 +109,7 @@ def make_report(
     *,
     is_complete: bool = True,
     choice: PrecisionChoice | None = None,
+    reuse: Sequence[str] = (),
 ) -> EncodeReport:
     """The report of a run; rows that need attention are logged."""
     totals = store.totals()
@@ -118,7 +123,7 @@ def make_report(
         if count:
             log.warning("%d of %d texts %s", count, totals.rows, flag)
     chosen = "" if choice is None else choice.describe()
-    return EncodeReport(totals, stats, is_complete, store.identity["engine"], seconds, chosen)
+    return EncodeReport(totals, stats, is_complete, store.identity["engine"], seconds, chosen, tuple(reuse))
 
 
 @contextmanager
@@ -182,7 +187,7 @@ def _encode_pending(
     ):
         for shard, chunk in planned:
             background.check()
-            chunks.append(encoder.encode_chunk(chunk, bar.advance))
+            chunks.append(encoder.encode_chunk(shard, chunk, bar.advance))
             if chunk.is_last:
                 background.submit(partial(write, shard, chunks))
                 chunks = []

@@ -61,6 +61,7 @@ def report_to_markdown(config: RunConfig, report: EncodeReport, picture: str = "
     sections = [
         _headline(config, report),
         _counts(report),
+        _reuse(report),
         _stages(report),
         picture,
         _batches(report.encoded),
@@ -82,6 +83,14 @@ def describe_precision(config: RunConfig, report: EncodeReport) -> str:
     if report.chosen:
         found.append(report.chosen)
     return f"{precision}: {'; '.join(found)}" if found else ""
+
+
+def _reuse(report: EncodeReport) -> str:
+    if not report.reuse:
+        return ""
+    rows = sum(report.encoded.reused.values())
+    lines = "\n".join(f"- {sentence}" for sentence in report.reuse)
+    return f"## Reused vectors\n\n{rows:,} rows of this run have their vector from another folder.\n\n{lines}"
 
 
 def _headline(config: RunConfig, report: EncodeReport) -> str:

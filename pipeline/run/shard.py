@@ -8,6 +8,8 @@ Notable decisions:
   more memory for its ids than any other. Shards of usual texts are one chunk.
 - The engine waits for nothing that can be done before or after it: batches are planned where texts are tokenized, and
   vectors are checked and cast where they are written.
+- Of rows whose vectors another folder has, only some are encoded, to be compared with what was found there
+  (`lengthwise.run.reuse`); from there on they are rows like any other.
 - Rows that cannot be encoded are handled here for all reasons alike: those that tokenizing finds, and vectors that the
   stored type cannot hold.
 """
@@ -31,11 +33,13 @@ from lengthwise.encoder.engine import Engine, PlannedTokens, Progress, encode_pl
 from lengthwise.encoder.padding import read_lengths
 from lengthwise.errors import BadRowsError, TextError
 from lengthwise.run.labels import check_columns, label_columns
+from lengthwise.run.reuse import Reuse, ReusedRows
 from lengthwise.run.stats import ShardStats, StageSeconds
 from lengthwise.store.cast import cast_vectors
 from lengthwise.store.parquet import vector_table, write_shard
 from lengthwise.store.protocol import Folder
 from lengthwise.store.records import ShardRecord
+from lengthwise.store.text_hashes import hash_texts, hashes_to_bytes
 from lengthwise.tokens.ragged import RaggedTokens
 from lengthwise.tokens.tokenize import split_texts, tokenize_texts
 from lengthwise.tokens.tokenizer import TextTokenizer
@@ -49,14 +53,22 @@ class PlannedChunk:
     """Some rows of a shard, ready for the engine.
 
     Attributes:
-        ids: the rows' ids and their batches.
-        stats: what is known of them before they are encoded.
+        ids: the ids and batches of the rows to encode.
+        rows: int64[rows to encode], their numbers in the chunk.
+        reused: the rows whose vectors are known; None if there are none.
+        hashes: uint8[rows, 16], of the texts; None if they are not needed.
+        stats: what is known of the rows before they are encoded.
         is_last: whether the shard ends with it.
+        start: the number in the shard of its first row.
     """
 
     ids: PlannedTokens
+    rows: NDArray[np.int64]
+    reused: ReusedRows | None
+    hashes: NDArray[np.uint8] | None
     stats: ShardStats
     is_last: bool
+    start: int
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,6 +91,7 @@ class EncodedChunk:
         empty, null: how many rows have no tokens, and no text.
         bad: why a row could not be encoded, by its number in the chunk.
         sample: what the deviation from float32 is measured on.
+        hashes: uint8[rows, 16], of the texts; None if they are not needed.
         stats: what the chunk took.
     """
 
@@ -89,6 +102,7 @@ class EncodedChunk:
     null: int
     bad: dict[int, str]
     sample: Sample | None
+    hashes: NDArray[np.uint8] | None
     stats: ShardStats
 
 
@@ -96,11 +110,18 @@ class ShardEncoder:
     """Encodes the shards of a run, and writes them to a folder that a `VectorStore` has opened for it."""
 
     def __init__(
-        self, config: RunConfig, source: Source, tokenizer: TextTokenizer, engine: Engine, folder: Folder, identity: str
+        self,
+        config: RunConfig,
+        source: Source,
+        tokenizer: TextTokenizer,
+        engine: Engine,
+        folder: Folder,
+        identity: str,
+        reuse: Reuse | None = None,
     ) -> None:
         check_columns(config, engine.classifier)
         self._config, self._source, self._tokenizer, self._engine = config, source, tokenizer, engine
-        self._folder, self._identity = folder, identity
+        self._folder, self._identity, self._reuse = folder, identity, reuse
         self._tokenization = config.resolve_tokenization(engine.config.tokenization)
 
     def encode(self, shard: Shard) -> tuple[ShardRecord, ShardStats]:
@@ -109,7 +130,7 @@ class ShardEncoder:
         Raises:
             TextError, StoreError: a row cannot be encoded, or the shard cannot be written.
         """
-        return self.write(shard, [self.encode_chunk(chunk) for _, chunk in self.plan_chunks([shard])])
+        return self.write(shard, [self.encode_chunk(shard, chunk) for _, chunk in self.plan_chunks([shard])])
 
     def plan_chunks(self, shards: Iterable[Shard]) -> Iterator[tuple[Shard, PlannedChunk]]:
         """The chunks of each shard, tokenized and planned. Of the engine only its settings are used."""
@@ -117,22 +138,28 @@ class ShardEncoder:
         for shard in shards:
             texts = shard.texts
             for start, stop in split_texts(texts, len(texts), CHUNK_BYTES):
-                is_last = stop == len(texts)
-                yield shard, self._plan_chunk(texts[start:stop], shard, start, is_last, started)
+                yield shard, self._plan_chunk(texts[start:stop], shard, start, started)
                 started = time.perf_counter()
 
-    def encode_chunk(self, chunk: PlannedChunk, progress: Progress | None = None) -> EncodedChunk:
-        """The vectors of a chunk, as the engine returns them.
+    def encode_chunk(self, shard: Shard, chunk: PlannedChunk, progress: Progress | None = None) -> EncodedChunk:
+        """The vectors of a chunk, as the engine returns them, or as other folders have them.
 
         Args:
             progress: is called with rows that are done and their tokens.
         """
         started = time.perf_counter()
-        tokens = chunk.ids.tokens
+        tokens, rows, reused = chunk.ids.tokens, chunk.rows, chunk.reused
         vectors = encode_planned(chunk.ids, self._engine, progress)
+        if reused is not None and self._reuse is not None:
+            compared = np.searchsorted(rows, reused.rows[reused.checked])
+            wrong = self._reuse.wrong_folders(reused, vectors[compared], tokens.lengths[compared])
+            if wrong:
+                self._reuse.distrust(wrong)
+                texts = shard.texts[chunk.start : chunk.start + len(rows) + int(reused.unchecked.sum())]
+                return self.encode_chunk(shard, self._plan_chunk(texts, shard, chunk.start, started), progress)
         sample = self._sample(tokens, vectors)
         took = StageSeconds(encode=time.perf_counter() - started)
-        return EncodedChunk(
+        encoded = EncodedChunk(
             vectors=vectors,
             lengths=tokens.lengths,
             truncated=tokens.truncated,
@@ -140,8 +167,14 @@ class ShardEncoder:
             null=int(tokens.null.sum()),
             bad=dict(tokens.bad),
             sample=sample,
+            hashes=chunk.hashes,
             stats=chunk.stats + ShardStats(stages=took),
         )
+        if reused is None:
+            return encoded
+        if progress is not None:
+            progress(int(reused.unchecked.sum()), 0)
+        return _with_reused(encoded, rows, reused)
 
     def write(self, shard: Shard, chunks: Sequence[EncodedChunk]) -> tuple[ShardRecord, ShardStats]:
         """Write the shard of these chunks, whose vectors are overwritten. The caller adds the record to the store.
@@ -176,9 +209,18 @@ class ShardEncoder:
             "truncated": sum(int(chunk.truncated.sum()) for chunk in chunks),
             "max_deviation": stats.max_deviation,
             "min_cosine": stats.min_cosine,
+            "reused": tuple(sorted(stats.reused.items())),
         }
         lines = self._quarantine_lines(shard, bad) if bad and quarantine else None
-        record = write_shard(self._folder, self._identity, self._with_features(table), counts, lines)
+        hashes = [chunk.hashes for chunk in chunks if chunk.hashes is not None]
+        record = write_shard(
+            self._folder,
+            self._identity,
+            self._with_features(table),
+            counts,
+            lines,
+            hashes_to_bytes(_join(hashes)) if hashes else None,
+        )
         return record, stats + ShardStats(stages=StageSeconds(write=time.perf_counter() - started))
 
     def _label_columns(self, chunks: Sequence[EncodedChunk]) -> dict[str, Any]:
@@ -192,20 +234,29 @@ class ShardEncoder:
             for name, values in parts[0].items()
         }
 
-    def _plan_chunk(
-        self, texts: pa.ChunkedArray, shard: Shard, start: int, is_last: bool, started: float
-    ) -> PlannedChunk:
+    def _plan_chunk(self, texts: pa.ChunkedArray, shard: Shard, start: int, started: float) -> PlannedChunk:
         first_row = shard.first_row + start
+        hashes = hash_texts(texts) if self._config.encode.writes_hashes else None
+        reused = None if self._reuse is None or hashes is None else self._reuse.find(hashes)
+        rows = np.arange(len(texts)) if reused is None else reused.encoded_rows(len(texts))
         try:
-            tokens = tokenize_texts(texts, self._tokenizer, self._tokenization, bad_rows=self._config.encode.bad_rows)
-            tokens = _with_malformed(tokens, shard, start)
-            ids = plan_tokens(tokens, self._engine, self._config.batching)
+            ids = self._plan_rows(texts, rows, shard, start)
         except BadRowsError as error:
-            counted = error.counted_from(first_row)
+            counted = error.of_rows(rows.tolist()).counted_from(first_row)
             raise counted.counted_from(first_row, self._source.locate(counted.named_rows)) from error.__cause__
         stats = self._planned_stats(ids)
+        if reused is not None and self._reuse is not None:
+            stats += self._reuse.stats(reused)
         took = StageSeconds(tokenize=time.perf_counter() - started)
-        return PlannedChunk(ids, stats + ShardStats(stages=took), is_last)
+        is_last = start + len(texts) == shard.table.num_rows
+        return PlannedChunk(ids, rows, reused, hashes, stats + ShardStats(stages=took), is_last, start)
+
+    def _plan_rows(self, texts: pa.ChunkedArray, rows: NDArray[np.int64], shard: Shard, start: int) -> PlannedTokens:
+        """The ids of some rows of a chunk, and their batches."""
+        chosen = texts if len(rows) == len(texts) else texts.take(pa.array(rows))
+        tokens = tokenize_texts(chosen, self._tokenizer, self._tokenization, bad_rows=self._config.encode.bad_rows)
+        tokens = _with_malformed(tokens, shard, start + rows)
+        return plan_tokens(tokens, self._engine, self._config.batching)
 
     def _planned_stats(self, ids: PlannedTokens) -> ShardStats:
         lengths = ids.tokens.lengths
@@ -273,15 +324,35 @@ class ShardEncoder:
         return table.replace_schema_metadata(features.arrow_schema.metadata)
 
 
-def _with_malformed(tokens: RaggedTokens, shard: Shard, start: int) -> RaggedTokens:
-    """The tokens of a shard's rows from `start` on; malformed rows, whose texts are null, are bad for what is wrong."""
-    stop = start + len(tokens)
-    malformed = {row - start: reason for row, reason in shard.malformed.items() if start <= row < stop}
-    if not malformed:
+def _with_malformed(tokens: RaggedTokens, shard: Shard, rows: NDArray[np.int64]) -> RaggedTokens:
+    """The tokens of these rows of a shard; malformed rows, whose texts are null, are bad for what is wrong."""
+    if not shard.malformed:
         return tokens
+    numbers = {row: number for number, row in enumerate(rows.tolist())}
+    malformed = {numbers[row]: reason for row, reason in shard.malformed.items() if row in numbers}
     null = tokens.null.copy()
     null[list(malformed)] = False
     return replace(tokens, null=null, bad=dict(sorted({**tokens.bad, **malformed}.items())))
+
+
+def _with_reused(encoded: EncodedChunk, rows: NDArray[np.int64], reused: ReusedRows) -> EncodedChunk:
+    """All rows of a chunk: those that were encoded, which are `rows` of it, and those that other folders have."""
+    count, new = len(rows) + int(reused.unchecked.sum()), reused.unchecked
+    vectors = np.zeros((count, encoded.vectors.shape[1]), np.float32)
+    lengths, truncated = np.zeros(count, np.int64), np.zeros(count, np.bool_)
+    pairs = ((vectors, encoded.vectors, reused.vectors), (lengths, encoded.lengths, reused.lengths))
+    for whole, computed, known in (*pairs, (truncated, encoded.truncated, reused.truncated)):
+        whole[rows] = computed
+        whole[reused.rows[new]] = known[new]
+    sample = encoded.sample
+    return replace(
+        encoded,
+        vectors=vectors,
+        lengths=lengths,
+        truncated=truncated,
+        bad={int(rows[row]): reason for row, reason in encoded.bad.items()},
+        sample=None if sample is None else replace(sample, rows=rows[sample.rows]),
+    )
 
 
 def _measure_deviation(sample: Sample | None, failures: dict[int, str]) -> tuple[float, float] | tuple[None, None]:

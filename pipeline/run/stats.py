@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -44,6 +46,8 @@ class ShardStats:
         unplanned: what batches of 64 rows in the dataset's order would cost, with padding.
         stages: where the time went.
         max_deviation, min_cosine: compared with float32; None unless a lower precision was asked for.
+        reused: rows whose vector another folder had, by the start of that folder's identity; `rows` has them too.
+        copied_tokens: of those rows, but for the ones that were encoded to be compared; `tokens` has them too.
     """
 
     shards: int = 0
@@ -58,6 +62,8 @@ class ShardStats:
     stages: StageSeconds = StageSeconds()
     max_deviation: float | None = None
     min_cosine: float | None = None
+    reused: Mapping[str, int] = field(default_factory=dict)
+    copied_tokens: int = 0
 
     def __add__(self, other: ShardStats) -> ShardStats:
         """The sum of both; of deviations and cosines, the worst."""
@@ -76,6 +82,8 @@ class ShardStats:
             self.stages + other.stages,
             max(deviations, default=None),
             min(cosines, default=None),
+            dict(Counter(self.reused) + Counter(other.reused)),
+            self.copied_tokens + other.copied_tokens,
         )
 
 
@@ -90,6 +98,7 @@ class EncodeReport:
         engine: the name of the engine.
         seconds: the run's duration, verifying existing shards included.
         chosen: how the precision was chosen; empty where it was given.
+        reuse: what was reused of which folder, and why not more, a sentence each.
     """
 
     totals: Totals
@@ -98,11 +107,17 @@ class EncodeReport:
     engine: str
     seconds: float
     chosen: str = ""
+    reuse: tuple[str, ...] = ()
+
+    @property
+    def computed_tokens(self) -> int:
+        """Tokens that this run encoded; those of rows whose vector it took from elsewhere are not counted."""
+        return self.encoded.tokens - self.encoded.copied_tokens
 
     @property
     def tokens_per_second(self) -> float:
         """Tokens that this run encoded per second, reading and writing included; 0 where it encoded none."""
-        return self.encoded.tokens / self.seconds if self.encoded.tokens else 0.0
+        return self.computed_tokens / self.seconds if self.computed_tokens else 0.0
 
 
 def _add_counts(first: NDArray[np.int64], second: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -9,6 +9,7 @@
     report.md, .png       report of the last run that encoded something
     data/shard-000000.parquet ...
     quarantine/shard-000000.jsonl ...   rows that could not be encoded, where there are any
+    hashes/shard-000000.npy ...   uint8[rows, 16], a hash of each row's text, where a run asks for it
     index/record.json, centroids.faiss, segment-000000.faiss ...   an approximate index, where a search built one
 
 Shards have a subfolder to themselves, so that pandas, polars and DuckDB can read it as it is.
@@ -21,7 +22,7 @@ import re
 from lengthwise.store.parts import Part
 from lengthwise.util.files import PARTIAL_SUFFIX
 
-DATA, QUARANTINE = "data", "quarantine"
+DATA, QUARANTINE, HASHES = "data", "quarantine", "hashes"
 CARD, RUN, IDENTITY, RECORDS, MANIFEST = "README.md", "run.yaml", "identity.json", "shards.jsonl", "manifest.json"
 PRECISION = "precision.json"
 REPORT, REPORT_FIGURE = "report.md", "report.png"
@@ -33,7 +34,7 @@ LOG_SUFFIX = ".jsonl"  # of the files, directly in the folder, that lines are ap
 _LOG = re.compile(r"shards(-\d+-of-\d+)?\.jsonl")
 _OWN = re.compile(
     r"README\.md|run\.yaml|identity\.json|precision\.json|manifest\.json|report\.(md|png)|shards(-\d+-of-\d+)?\.jsonl"
-    r"|data/shard-\d+\.parquet|quarantine/shard-\d+\.jsonl"
+    r"|data/shard-\d+\.parquet|quarantine/shard-\d+\.jsonl|hashes/shard-\d+\.npy"
     r"|index/(record\.json|centroids\.faiss|segment-\d+\.faiss)"
 )
 _DRAFT = re.compile(rf"\..+\.[0-9a-f]{{8}}{re.escape(PARTIAL_SUFFIX)}")  # as `replace_file` names them
@@ -47,6 +48,11 @@ def shard_file(index: int) -> str:
 def quarantine_file(index: int) -> str:
     """The file with the rows of a shard that could not be encoded."""
     return f"{QUARANTINE}/shard-{index:06d}.jsonl"
+
+
+def hashes_file(index: int) -> str:
+    """The file with the hashes of a shard's texts."""
+    return f"{HASHES}/shard-{index:06d}.npy"
 
 
 def index_segment(number: int) -> str:

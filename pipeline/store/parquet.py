@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from lengthwise.errors import StoreError
 from lengthwise.store.fingerprint import identity_hash, read_identity
-from lengthwise.store.layout import quarantine_file, shard_file
+from lengthwise.store.layout import hashes_file, quarantine_file, shard_file
 from lengthwise.store.protocol import Folder, wrap_os_errors
 from lengthwise.store.records import ShardRecord
 from lengthwise.util.files import hashed_file
@@ -61,20 +61,27 @@ def vector_table(
 
 
 def write_shard(
-    folder: Folder, identity: str, table: pa.Table, counts: Mapping[str, Any], quarantine: bytes | None = None
+    folder: Folder,
+    identity: str,
+    table: pa.Table,
+    counts: Mapping[str, Any],
+    quarantine: bytes | None = None,
+    hashes: bytes | None = None,
 ) -> ShardRecord:
     """Write a shard's table, in full or not at all, for a store to record.
 
     Args:
         identity: the hash that the folder must still have: another run may have started it over.
         table: the rows, in the dataset's order.
-        counts: the record's fields beside `rows`, `file`, `sha256` and `quarantine`.
+        counts: the record's fields beside `rows`, `file`, `sha256`, `quarantine` and `hashes`.
         quarantine: the lines of the shard's file in the quarantine, if it has one.
+        hashes: the contents of its file of text hashes, if it has one.
 
     Raises:
         StoreError: it cannot be written, or the folder is another run's by now.
     """
-    file, aside = shard_file(counts["index"]), quarantine_file(counts["index"])
+    index = counts["index"]
+    file, aside = shard_file(index), quarantine_file(index)
     with wrap_os_errors(f"{folder.location(file)}: the shard cannot be written", RESUMABLE), folder.draft(file) as part:
         with hashed_file(part) as parquet:
             _write_table(table, parquet)
@@ -85,12 +92,15 @@ def write_shard(
             folder.remove(aside)
         else:
             folder.write(aside, quarantine)
+        if hashes is not None:
+            folder.write(hashes_file(index), hashes)
     return ShardRecord(
         **counts,
         rows=table.num_rows,
         file=file,
         sha256=parquet.sha256,
         quarantine=None if quarantine is None else hashlib.sha256(quarantine).hexdigest(),
+        hashes=None if hashes is None else hashlib.sha256(hashes).hexdigest(),
     )
 
 

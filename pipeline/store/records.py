@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass, fields
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import MISSING, asdict, dataclass, fields
+from typing import Any
 
-from lengthwise.store.layout import quarantine_file
+from lengthwise.store.layout import hashes_file, quarantine_file
 
 
 @dataclass(frozen=True)
@@ -25,6 +27,8 @@ class ShardRecord:
             None in float32.
         file, sha256: its parquet file, and the file's sha256 (hex).
         quarantine: sha256 (hex) of its file in the quarantine; None where it has none.
+        hashes: sha256 (hex) of its file of text hashes; None where it has none.
+        reused: how many rows have their vector from another folder, by the start of that folder's identity.
     """
 
     index: int
@@ -40,12 +44,38 @@ class ShardRecord:
     file: str
     sha256: str
     quarantine: str | None
+    hashes: str | None = None
+    reused: tuple[tuple[str, int], ...] = ()
 
     @property
     def checksums(self) -> dict[str, str]:
         """sha256 of each of its files, by name."""
         quarantine = {} if self.quarantine is None else {quarantine_file(self.index): self.quarantine}
-        return {self.file: self.sha256, **quarantine}
+        hashes = {} if self.hashes is None else {hashes_file(self.index): self.hashes}
+        return {self.file: self.sha256, **quarantine, **hashes}
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON-ready values; fields that older versions do not have are left out at their defaults."""
+        values = asdict(self)
+        for name, default in _OPTIONAL.items():
+            if values[name] == default:
+                del values[name]
+        return values
+
+    @classmethod
+    def from_json(cls, values: Any) -> ShardRecord | None:
+        """Read `to_json`'s values, those of older versions too; None for anything else."""
+        names = {field.name for field in fields(cls)}
+        if not isinstance(values, dict) or not names - _OPTIONAL.keys() <= values.keys() <= names:
+            return None
+        try:
+            reused = tuple((str(folder), int(rows)) for folder, rows in values.get("reused", ()))
+        except (TypeError, ValueError):
+            return None
+        return cls(**{**values, "reused": reused}) if isinstance(values["index"], int) else None
+
+
+_OPTIONAL = {field.name: field.default for field in fields(ShardRecord) if field.default is not MISSING}
 
 
 @dataclass(frozen=True)
@@ -66,20 +96,35 @@ class Totals:
         return cls(**{field.name: sum(getattr(record, field.name) for record in records) for field in fields(cls)})
 
 
+def count_reused(records: Iterable[ShardRecord]) -> dict[str, int]:
+    """How many rows have their vector from each other folder, by the start of its identity."""
+    counts: Counter[str] = Counter()
+    for record in records:
+        counts.update(dict(record.reused))
+    return dict(counts)
+
+
+def reuse_summary(records: Iterable[ShardRecord], not_reused: Mapping[str, str]) -> dict[str, Any]:
+    """The manifest's entry of what was reused from where, and why not more; empty where nothing was asked for."""
+    counts = count_reused(records)
+    if not counts and not not_reused:
+        return {}
+    return {"reused": {"rows": sum(counts.values()), "from": counts, "not_reused": dict(not_reused)}}
+
+
 def log_lines(records: Iterable[ShardRecord]) -> bytes:
     """Records as lines of JSON."""
-    return b"".join(json.dumps(asdict(record)).encode() + b"\n" for record in records)
+    return b"".join(json.dumps(record.to_json()).encode() + b"\n" for record in records)
 
 
 def parse_log(lines: bytes) -> dict[int, ShardRecord]:
     """Records by shard, the last one of each; a line that a crash cut off is left out."""
     records = {}
-    names = {field.name for field in fields(ShardRecord)}
     for line in lines.splitlines():
         try:
-            values = json.loads(line)
+            record = ShardRecord.from_json(json.loads(line))
         except (ValueError, RecursionError):
             continue
-        if isinstance(values, dict) and values.keys() == names and isinstance(values["index"], int):
-            records[values["index"]] = ShardRecord(**values)
+        if record is not None:
+            records[record.index] = record
     return records

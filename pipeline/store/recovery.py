@@ -90,7 +90,7 @@ def recover_records(folder: Folder, part: Part | None) -> dict[int, ShardRecord]
 
     A whole run joins the logs of parts into one; a part rewrites its own only.
     """
-    records = _read_records(folder)
+    records = read_records(folder)
     if part is None:
         _clean_up(folder, records)
     elif folder.read(log_file(part)) is not None:
@@ -123,7 +123,8 @@ def _clean_up(folder: Folder, records: dict[int, ShardRecord]) -> None:
     list(parallel_map(remove_lock, stale_locks, PARALLEL_FILES))  # since a lock at a URL takes seconds
 
 
-def _read_records(folder: Folder) -> dict[int, ShardRecord]:
+def read_records(folder: Folder) -> dict[int, ShardRecord]:
+    """The records of all logs, by shard; nothing is changed."""
     found: dict[int, list[ShardRecord]] = {}
     for name in folder.list_files():
         if is_log(name):

@@ -17,17 +17,18 @@ from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from lengthwise.config import BadRows
 from lengthwise.store.completeness import check_same_columns, complete_records
 from lengthwise.store.fingerprint import identity_hash, write_identity
 from lengthwise.store.folder import open_folder
-from lengthwise.store.layout import CARD, DATA, MANIFEST, PRECISION, QUARANTINE, RECORDS, RUN, is_own, log_file
+from lengthwise.store.layout import CARD, DATA, HASHES, MANIFEST, PRECISION, QUARANTINE, RECORDS, RUN, is_own, log_file
 from lengthwise.store.parquet import RESUMABLE
 from lengthwise.store.parts import Part
 from lengthwise.store.protocol import Folder, wrap_os_errors
-from lengthwise.store.records import ShardRecord, Totals, log_lines
+from lengthwise.store.records import ShardRecord, Totals, log_lines, reuse_summary
 from lengthwise.store.recovery import check_is_vector_folder, check_same_run, lock_folder, recover_records, start_over
 
 log = logging.getLogger(__name__)
@@ -131,13 +132,16 @@ class VectorStore:
             self.folder.append(self._log, log_lines([record]))
         self.records[record.index] = record
 
-    def finish(self, rows: int, shard_rows: int, card: str) -> dict[str, Any]:
+    def finish(
+        self, rows: int, shard_rows: int, card: str, not_reused: Mapping[str, str] = MappingProxyType({})
+    ) -> dict[str, Any]:
         """Check that the folder is complete; then write the dataset card and, last, the manifest, which is returned.
 
         Args:
             rows: how many the input has.
             shard_rows: how many each shard has, but for the last one.
             card: the README.md.
+            not_reused: why no vectors of a folder could be reused, by its path or URL.
 
         Raises:
             StoreError: shards are missing, or do not fit the input or each other.
@@ -147,7 +151,9 @@ class VectorStore:
         ):
             records = complete_records(self.folder, self.records, rows, shard_rows)
             totals = asdict(Totals.of(records))
-            manifest = {"identity": self.identity_hash, **totals, "shards": [asdict(record) for record in records]}
+            reused = reuse_summary(records, not_reused)
+            shards = [record.to_json() for record in records]
+            manifest = {"identity": self.identity_hash, **totals, **reused, "shards": shards}
             check_same_columns(self.folder, records)
             self.folder.check_lock()
             self.folder.write(RECORDS, log_lines(records))
@@ -182,5 +188,5 @@ class VectorStore:
         """Remove shards beyond the input's end, and drafts of workers that died during the run."""
         recorded = {name for record in records for name in record.checksums}
         for name in self.folder.list_files():
-            if name.startswith((f"{DATA}/", f"{QUARANTINE}/")) and name not in recorded and is_own(name):
+            if name.startswith((f"{DATA}/", f"{QUARANTINE}/", f"{HASHES}/")) and name not in recorded and is_own(name):
                 self.folder.remove(name)

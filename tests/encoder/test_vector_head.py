@@ -56,7 +56,8 @@ def test_head_is_that_of_the_encoder(shape: str, fused: bool) -> None:
     lengths = np.arange(9, 0, -1)
     ids = np.random.default_rng(1).integers(1, 50, (9, 9))
     with torch.inference_mode():
-        means = torch.stack([encoder.embedding(torch.from_numpy(row[:n])).mean(0) for row, n in zip(ids, lengths)])
+        rows = zip(torch.from_numpy(ids), lengths, strict=True)
+        means = torch.stack([encoder.embedding(row[:length]).mean(0) for row, length in rows])
         expected = encoder.finish(torch.from_numpy(pooled), means).numpy()
     np.testing.assert_allclose(VectorHead(encoder, fused)(pooled, ids, lengths), expected, rtol=0, atol=1e-5)
 

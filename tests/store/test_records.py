@@ -7,7 +7,7 @@ from dataclasses import replace
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lengthwise.store.records import ShardRecord, log_lines, parse_log
+from lengthwise.store.records import ShardRecord, log_lines, parse_log, reuse_summary
 
 RECORD = ShardRecord(0, 0, 3, 10, 1, 0, 0, 0, None, None, "data/shard-000000.parquet", "abc", None)
 
@@ -30,3 +30,21 @@ def test_checksums_cover_the_quarantine_file() -> None:
     assert RECORD.checksums == {"data/shard-000000.parquet": "abc"}
     quarantined = replace(RECORD, quarantine="def")
     assert quarantined.checksums == {"data/shard-000000.parquet": "abc", "quarantine/shard-000000.jsonl": "def"}
+
+
+def test_records_of_older_versions_are_read_and_written_as_they_were() -> None:
+    line = log_lines([RECORD])
+    assert b"hashes" not in line
+    assert b"reused" not in line
+    assert parse_log(line) == {0: RECORD}
+
+
+def test_hashes_and_reused_rows_survive_a_log() -> None:
+    record = replace(RECORD, hashes="def", reused=(("abc", 3), ("def", 1)))
+    assert parse_log(log_lines([record])) == {0: record}
+    assert record.checksums["hashes/shard-000000.npy"] == "def"
+    other = replace(record, index=1, reused=(("abc", 4),))
+    assert reuse_summary([record, other], {"old": "why"}) == {
+        "reused": {"rows": 8, "from": {"abc": 7, "def": 1}, "not_reused": {"old": "why"}}
+    }
+    assert reuse_summary([RECORD], {}) == {}

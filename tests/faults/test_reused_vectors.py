@@ -1,0 +1,55 @@
+"""A run that reuses vectors is killed at any point, and ends with the files of one that was not."""
+
+from __future__ import annotations
+
+import random
+import shutil
+import signal
+import sys
+from pathlib import Path
+
+import pytest
+
+from faults.form import cases
+from faults.killed_runs import KillPoint, Runs
+from faults.processes import SHARD_ROWS, Job, check_rows
+from helpers.runs import data_files
+from lengthwise.tokens.tokenizer import TextTokenizer
+
+KILLS, MOST_SHARDS = cases(short=3, whole=30), 3
+
+
+@pytest.mark.slow
+def test_killed_run_that_reuses_vectors_resumes(tmp_path: Path, tokenizer: TextTokenizer) -> None:
+    """Half of its rows are in another folder, one shard of which has a flipped bit."""
+    rows = (KILLS * MOST_SHARDS + 10) * SHARD_ROWS
+    old = Job(tmp_path / "job", tokenizer, rows // 2, encode={"precision": "int8", "row_hashes": True})
+    old.finish()
+    old.output.rename(old.folder / "old")
+    [damaged] = (old.folder / "old/data").glob("shard-000001.parquet")
+    contents = bytearray(damaged.read_bytes())
+    contents[len(contents) // 2] ^= 1
+    damaged.write_bytes(contents)
+
+    settings = {"precision": "int8", "reuse": ["old"]}
+    job = Job(old.folder, tokenizer, rows, encode=settings)
+    output = job.finish()
+    assert f"{rows // 2 - SHARD_ROWS:,} rows have their vector from old" in output
+    assert "1 of its shards cannot be read: their rows are encoded again" in output
+    check_rows(job)
+    undisturbed, shards = job.files(), data_files(job.output)
+    shutil.rmtree(job.output)
+
+    chance, codes = random.Random(1), []
+    with Runs(job.folder) as runs:
+        for _ in range(KILLS):
+            codes.append(runs.run(KillPoint(chance.randrange(MOST_SHARDS), chance.randint(1, 14))))
+            sys.stdout.write(f"{job.count_shards()} shards\n")
+    assert codes == [-signal.SIGKILL] * KILLS
+    job.finish()
+    assert job.files() == undisturbed
+
+    shutil.rmtree(job.output)
+    full = Job(old.folder, tokenizer, rows, encode={"precision": "int8", "row_hashes": True})
+    full.finish()
+    assert data_files(full.output) == shards
