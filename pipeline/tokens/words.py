@@ -1,15 +1,13 @@
 """`WordCache`: the ids of words that a tokenizer has met before, so that texts of known words are only looked up.
 
-- A text is cut before every space: "the cat sat" into "the", " cat" and " sat". Its ids are those of these pieces, one
-  after the other, where no part of the tokenizer looks across such a place. `WordCache.of` knows the parts for which
-  that holds; a tokenizer with any other part has no cache. Where a tokenizer drops spaces, all whitespace is like a
-  space; where it works on bytes, a run of whitespace is a piece.
-- It holds for plain pieces only: one word, whose normal form has no further space, and which contains no added token.
-  A text with any other piece (such as spaces in a row that are tokens) is left to the library as a whole.
-- The library takes longer to wrap a new word in its objects than to find the ids. So what its usual parts do to
-  printable ASCII is written down here (`_ascii_words`), and the model alone is asked. Other new pieces go through all
-  of the library.
-- New pieces cost time and known ones save it. Where most are new (hashes, languages without spaces), no text is looked
+- A text is cut into words, whose ids one after the other are the text's. `WordCache.of` knows the parts of tokenizers
+  for which that holds; a tokenizer with any other part has no cache.
+- An ASCII text is cut as the pre-tokenizer would cut it, by a pattern that is written down here, and the model is asked
+  for new words. The library itself takes longer to wrap a word in its objects than to find the ids.
+- Any other text is cut before its spaces: "ein kühler Tag" into "ein", " kühler" and " Tag". New pieces go through all
+  parts of the library. A piece has the ids that it has alone if its normal form is one word, and if it contains no
+  added token; a text with another piece is left to the library as a whole.
+- New words cost time and known ones save it. Where most are new (hashes, languages without spaces), no text is looked
   up for a while.
 """
 
@@ -18,30 +16,36 @@ from __future__ import annotations
 import json
 import re
 from array import array
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from tokenizers import Tokenizer
 
 from lengthwise.util.compat import is_tokenizers_error
 
-MAX_ENTRIES, MAX_KEPT_CHARACTERS, MAX_CHARACTERS = 2**16, 64, 1_024  # longer pieces are not kept, or not read
-_FIRST_CREDIT, _COST, _RETRY = 2.0**15, 2.5, 0.1  # in known pieces: at first, of a new one, and of a text left out
+MAX_ENTRIES, MAX_KEPT_CHARACTERS, MAX_CHARACTERS = 2**16, 64, 1_024  # longer words are not kept, or not read
+_FIRST_CREDIT, _COST, _RETRY = 2.0**15, 2.5, 0.1  # in known words: at first, of a new one, and of a text left out
 # Normalizers that map characters one by one, or compose them within what two spaces enclose. None of them changes
-# printable ASCII, other than its case.
+# ASCII, other than its case, whitespace and control characters.
 _NORMALIZERS = {"BertNormalizer", "Lowercase", "NFC", "NFD", "NFKC", "NFKD", "Nmt", "StripAccents"}
+_CHANGE_WHITESPACE = {"BertNormalizer", "Nmt"}
 _DROP_SPACES = {"BertPreTokenizer", "Whitespace", "WhitespaceSplit"}
 _WITHIN_WORDS = {*_DROP_SPACES, "ByteLevel", "Digits", "FixedLength", "Punctuation", "Split", "UnicodeScripts"}
 _MODELS = {"BPE", "Unigram", "WordLevel", "WordPiece"}
-# The patterns of pre-tokenizers, for pieces of printable ASCII.
-_BYTE_LEVEL = re.compile(r"'s|'t|'re|'ve|'m|'ll|'d| ?[A-Za-z]+| ?[0-9]+| ?[^ A-Za-z0-9]+")
-_WHITESPACE = re.compile(r"[A-Za-z0-9_]+|[^ A-Za-z0-9_]+")
-_BERT = re.compile(r"[A-Za-z0-9]+|[^ A-Za-z0-9]")
-_BETWEEN_SPACES = re.compile(r"[^ ]+")
-_ODD_SPACE = re.compile(r"[^\S \t\n\r]")  # whitespace that some normalizers remove, and Rust or Python do not call so
-_BYTE_LEVEL_PIECES = re.compile(r" ?\S+|\s+(?!\S)|\s")  # whitespace as the pattern of the pre-tokenizer has it
+# How pre-tokenizers cut ASCII; ByteLevel's also as it is seen from between the spaces, in any text.
+_BYTE_LEVEL = re.compile(r"'s|'t|'re|'ve|'m|'ll|'d| ?[A-Za-z]+| ?[0-9]+| ?[^\sA-Za-z0-9]+|\s+(?!\S)|\s", re.ASCII)
+_BYTE_LEVEL_PIECES = re.compile(r" ?\S+|\s+(?!\S)|\s")
+_PATTERNS = {
+    "BertPreTokenizer": re.compile(r"[A-Za-z0-9]+|[^\sA-Za-z0-9]", re.ASCII),
+    "Whitespace": re.compile(r"\w+|[^\w\s]+", re.ASCII),
+}
+_BETWEEN_SPACES = re.compile(r"\S+", re.ASCII)
+_BYTE_LEVEL_LETTERS = str.maketrans({" ": "\u0120", "\n": "\u010a", "\t": "\u0109", "\r": "\u010d"})
+# Whitespace that some normalizers remove, or that Rust or Python do not call so; and in ASCII control characters too.
+_ODD_SPACE, _ODD_ASCII = re.compile(r"[^\S \t\n\r]"), re.compile(r"[^ -~\t\n\r]")
 
-AsciiWords = Callable[[str], Iterable[str]]
+Part = dict[str, Any]  # of a tokenizer, as tokenizer.json has it
+Cut = Callable[[str], list[str]]
 
 
 class WordCache:
@@ -52,9 +56,12 @@ class WordCache:
         self._tokenizer, self._model, self._normalizer = tokenizer, tokenizer.model, tokenizer.normalizer
         added = tokenizer.get_added_tokens_decoder().values()
         self._added = _Contents([token.content for token in added])
-        self._added_to_normal = _Contents([self._normal(token.content) for token in added if token.normalized])
+        normalized = [token.content for token in added if token.normalized and self._normalizer is not None]
+        self._added_to_normal = _Contents(list(map(self._normal, normalized)))
         normalizers, pre_tokenizers = _parts(self._normalizer), _parts(tokenizer.pre_tokenizer)
-        self._cut, self._ascii_words = _cutter(normalizers, pre_tokenizers), _ascii_words(normalizers, pre_tokenizers)
+        self._cut = _piece_cutter(normalizers, pre_tokenizers)
+        self._cut_ascii = None if self._added_to_normal.contents else _ascii_cutter(normalizers, pre_tokenizers)
+        self._is_byte_level = self._cut is _cut_as_byte_level
         self._pieces, self._words = _Memory(self._read_piece), _Memory(self._read_word)
         self._credit = _FIRST_CREDIT
 
@@ -73,18 +80,25 @@ class WordCache:
         if self._credit < 0:
             self._credit += _RETRY * len(texts)
             return [None] * len(texts)
-        self._pieces, self._words = self._pieces.renewed(), self._words.renewed()
-        pieces, found, count = self._pieces, list[bytes | None](), 0
-        cut, ids_of, missed = self._cut, pieces.__getitem__, pieces.missed
+        words, pieces = self._words, self._pieces = self._words.renewed(), self._pieces.renewed()
+        missed, count, found = words.missed + pieces.missed, 0, list[bytes | None]()
         for text in texts:
             try:
-                of_text = cut(text)
-                count += len(of_text)
-                found.append(b"".join(map(ids_of, of_text)))
+                if self._cut_ascii is not None and text.isascii() and not self._is_odd_ascii(text):
+                    cut, memory = self._cut_ascii(text), words
+                else:
+                    cut, memory = self._cut(text), pieces
+                count += len(cut)
+                found.append(b"".join(map(memory.__getitem__, cut)))
             except _NotPlain:
                 found.append(None)
-        self._credit = min(_FIRST_CREDIT, self._credit + count - _COST * (pieces.missed - missed))
+        missed = words.missed + pieces.missed - missed
+        self._credit = min(_FIRST_CREDIT, self._credit + count - _COST * missed)
         return found
+
+    def _is_odd_ascii(self, text: str) -> bool:
+        """Whether an ASCII text has to be cut into pieces."""
+        return (not text.isprintable() and _ODD_ASCII.search(text) is not None) or self._added.are_in(text)
 
     def _read_piece(self, piece: str) -> bytes:
         """The ids of a piece that is not known yet.
@@ -92,21 +106,19 @@ class WordCache:
         Raises:
             _NotPlain: it may have others within a text.
         """
-        if self._cut is _cut_as_byte_level and not piece.strip(" \t\n\r"):
-            return self._encode(piece)
         word = piece.removeprefix(" ")
+        if self._is_byte_level and not piece.strip(" \t\n\r"):
+            return self._encode(piece)
         if not word or len(word) > MAX_CHARACTERS or self._added.are_in(word):
             raise _NotPlain
-        is_simple = piece.isascii() and piece.isprintable()
-        if not is_simple or self._added_to_normal.count:
-            normal = self._normal(piece)
-            normal_word = normal.removeprefix(" ")
-            if _has_space(word) or _has_space(normal_word) or normal.startswith(" ") != piece.startswith(" "):
-                raise _NotPlain
-            if self._added_to_normal.are_in(normal_word):
-                raise _NotPlain
-        if is_simple and self._ascii_words is not None:
-            return b"".join(map(self._words.__getitem__, self._ascii_words(piece)))
+        if self._cut_ascii is not None and piece.isascii() and piece.isprintable():
+            return b"".join(map(self._words.__getitem__, self._cut_ascii(piece)))
+        normal = self._normal(piece)
+        normal_word = normal.removeprefix(" ")
+        if _has_space(word) or _has_space(normal_word) or normal.startswith(" ") != piece.startswith(" "):
+            raise _NotPlain
+        if self._added_to_normal.are_in(normal_word):
+            raise _NotPlain
         return self._encode(piece)
 
     def _encode(self, piece: str) -> bytes:
@@ -114,29 +126,38 @@ class WordCache:
 
     def _read_word(self, word: str) -> bytes:
         """The ids of what the model gets at a time."""
-        return _as_bytes(lambda: [token.id for token in self._model.tokenize(word)])
+        if len(word) > MAX_CHARACTERS:
+            raise _NotPlain
+        read = word.translate(_BYTE_LEVEL_LETTERS) if self._is_byte_level else word
+        return _as_bytes(lambda: [token.id for token in self._model.tokenize(read)])
 
     def _normal(self, text: str) -> str:
         return text if self._normalizer is None else self._normalizer.normalize_str(text)
 
 
 class _NotPlain(KeyError):
-    """The ids of a piece are not known, or depend on the text around it."""
+    """The ids of a word are not known, or depend on the text around it."""
 
 
 class _Contents:
     """The contents of added tokens.
 
     Attributes:
-        count: how many there are.
+        contents: of each.
         have_space: whether one has whitespace, or is empty.
-        are_in: tells whether a word holds one.
     """
 
     def __init__(self, contents: Sequence[str]) -> None:
-        self.count = len(contents)
+        self.contents = contents
         self.have_space = any(map(_has_space, contents))
-        self.are_in = re.compile("|".join(map(re.escape, contents)) if contents else "(?!)").search
+        self._beginnings = {content[:1] for content in contents}
+
+    def are_in(self, text: str) -> bool:
+        """Whether a text holds one."""
+        for beginning in self._beginnings:
+            if beginning in text and any(content in text for content in self.contents):
+                return True
+        return False
 
 
 class _Memory(dict[str, bytes]):
@@ -182,19 +203,22 @@ def _has_space(word: str) -> bool:
     return word.split() != [word]
 
 
-def _parts(part: Any) -> list[dict[str, Any]]:
-    """The components of a normalizer or pre-tokenizer, as tokenizer.json has them; those of a sequence one by one."""
+# The parts of tokenizers
+
+
+def _parts(part: Any) -> list[Part]:
+    """The components of a normalizer or pre-tokenizer; those of a sequence one by one."""
     return [] if part is None else _flatten(json.loads(part.__getstate__()))
 
 
-def _flatten(tree: dict[str, Any]) -> list[dict[str, Any]]:
+def _flatten(tree: Part) -> list[Part]:
     if tree["type"] != "Sequence":
         return [tree]
     inner = tree["normalizers" if "normalizers" in tree else "pretokenizers"]
     return [part for each in inner for part in _flatten(each)]
 
 
-def _cuts_at_spaces(pre_tokenizers: list[dict[str, Any]]) -> bool:
+def _cuts_at_spaces(pre_tokenizers: list[Part]) -> bool:
     """Whether pre-tokenizers cut every text before each single space, and then look at one piece at a time."""
     if not pre_tokenizers:
         return False
@@ -209,13 +233,28 @@ def _cuts_at_spaces(pre_tokenizers: list[dict[str, Any]]) -> bool:
     return cuts and all(part["type"] in _WITHIN_WORDS for part in others)
 
 
-def _cutter(normalizers: list[dict[str, Any]], pre_tokenizers: list[dict[str, Any]]) -> Callable[[str], list[str]]:
-    """How texts are cut into pieces."""
-    if pre_tokenizers and pre_tokenizers[0]["type"] in _DROP_SPACES:
+def _ascii_cutter(normalizers: list[Part], pre_tokenizers: list[Part]) -> Cut | None:
+    """How ASCII texts are cut into what the model gets; None where only the library knows."""
+    if len(pre_tokenizers) != 1:
+        return None
+    kind = pre_tokenizers[0]["type"]
+    if kind in _DROP_SPACES:
+        find = _PATTERNS.get(kind, _BETWEEN_SPACES).findall
+    elif _piece_cutter(normalizers, pre_tokenizers) is _cut_as_byte_level:
+        find = _BYTE_LEVEL.findall
+    else:
+        return None
+    is_lower = any(part["type"] == "Lowercase" or part.get("lowercase") for part in normalizers)
+    return (lambda text: find(text.lower())) if is_lower else find
+
+
+def _piece_cutter(normalizers: list[Part], pre_tokenizers: list[Part]) -> Cut:
+    """How other texts are cut into pieces."""
+    first = pre_tokenizers[0]
+    if first["type"] in _DROP_SPACES:
         return _cut_between_whitespace
-    keeps_lines = not any(part["type"] in ("BertNormalizer", "Nmt") for part in normalizers)
-    is_byte_level = pre_tokenizers and pre_tokenizers[0]["type"] == "ByteLevel"
-    if keeps_lines and is_byte_level and not pre_tokenizers[0]["add_prefix_space"]:
+    keeps_whitespace = not any(part["type"] in _CHANGE_WHITESPACE for part in normalizers)
+    if first["type"] == "ByteLevel" and keeps_whitespace and not first["add_prefix_space"]:
         return _cut_as_byte_level
     return _cut_before_spaces
 
@@ -226,8 +265,7 @@ def _cut_between_whitespace(text: str) -> list[str]:
 
 
 def _cut_as_byte_level(text: str) -> list[str]:
-    if text.isprintable() and "  " not in text:  # faster, and the same
-        return text.replace(" ", "\n ").split("\n")
+    """A run of whitespace is one word for the pre-tokenizer, less its last character where a word follows."""
     _refuse_odd_spaces(text)
     return _BYTE_LEVEL_PIECES.findall(text)
 
@@ -241,32 +279,3 @@ def _cut_before_spaces(text: str) -> list[str]:
 def _refuse_odd_spaces(text: str) -> None:
     if not text.isprintable() and _ODD_SPACE.search(text):
         raise _NotPlain
-
-
-def _ascii_words(normalizers: list[dict[str, Any]], pre_tokenizers: list[dict[str, Any]]) -> AsciiWords | None:
-    """What the model gets of a piece of printable ASCII; None where the library has to say it."""
-    if len(pre_tokenizers) != 1:
-        return None
-    split = _ascii_split(pre_tokenizers[0])
-    is_lower = any(part["type"] == "Lowercase" or part.get("lowercase") for part in normalizers)
-    return (lambda piece: split(piece.lower())) if is_lower and split is not None else split
-
-
-def _ascii_split(pre_tokenizer: dict[str, Any]) -> AsciiWords | None:
-    kind = pre_tokenizer["type"]
-    if kind == "ByteLevel":
-        adds_space = pre_tokenizer["add_prefix_space"]
-
-        def byte_level(piece: str) -> Iterable[str]:
-            spaced = f" {piece}" if adds_space and not piece.startswith(" ") else piece
-            return [word.replace(" ", "\u0120") for word in _BYTE_LEVEL.findall(spaced)]  # which stands for a space
-
-        return byte_level
-    if kind == "Metaspace":
-        mark = pre_tokenizer["replacement"]
-        if mark.isascii():  # which the word itself may hold
-            return None
-        begin = "" if pre_tokenizer["prepend_scheme"] == "never" else mark
-        return lambda piece: [mark + piece[1:] if piece.startswith(" ") else begin + piece]
-    patterns = {"BertPreTokenizer": _BERT, "Whitespace": _WHITESPACE}
-    return patterns.get(kind, _BETWEEN_SPACES).findall
