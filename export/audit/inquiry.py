@@ -110,8 +110,10 @@ class Inquiry:
         return np.concatenate([self._row_alone(case, row) for row in range(len(case.lengths))])
 
     def against_alone(self, case: Case) -> Differences:
-        """The difference of each row of a batch from itself alone."""
-        return row_differences(self.encode(case), self.alone(case))
+        """The difference of each row of a batch from itself alone; infinite where that is no vector of numbers."""
+        alone = self.alone(case)
+        numbers = np.isfinite(alone).all(axis=1)
+        return np.where(numbers, row_differences(self.encode(case), alone), np.inf)
 
     def ask(
         self, trials: Iterable[Trial], tolerance: float, passes: str, fails: str, *, errors_fail: bool = True
@@ -135,7 +137,7 @@ class Inquiry:
             if self.is_late:
                 break
             try:
-                found = float(np.nan_to_num(trial.measure(trial.case), nan=np.inf).max(initial=0))
+                found = float(nan_to_inf(trial.measure(trial.case)).max(initial=0))
             except Unanswered as unanswered:
                 message = f"{trial.detail}, {_batch_name(trial.case)}: {unanswered}"
                 if not errors_fail and not isinstance(unanswered, NoAnswer):
@@ -158,7 +160,7 @@ class Inquiry:
 
         def difference(case: Case) -> Differences:
             try:
-                return np.nan_to_num(trial.measure(case), nan=np.inf)
+                return nan_to_inf(trial.measure(case))
             except Unanswered:
                 return np.full(len(case.lengths), np.inf)
 
@@ -203,6 +205,11 @@ class Inquiry:
         return replace(case, input_ids=case.input_ids[:, : max(columns, int(lengths.max()))], lengths=lengths)
 
 
+def nan_to_inf(values: Differences) -> Differences:
+    """Differences, infinite where they are no numbers."""
+    return np.where(np.isnan(values), np.inf, values)
+
+
 def longest_answered(inquiry: Inquiry, most: int) -> int:
     """The longest row, up to `most` units, that the target answers; 1 if it answers none."""
 
@@ -223,9 +230,14 @@ def longest_answered(inquiry: Inquiry, most: int) -> int:
 
 
 def row_differences(found: NDArray[np.float32], expected: NDArray[np.float32]) -> Differences:
-    """How far each row is off, relative to its largest value: float64[batch]; infinite where the shapes differ."""
+    """How far each row is off, relative to its largest value: float64[batch]; infinite where the shapes differ.
+
+    Infinity and NaN are the same as themselves.
+    """
     if found.shape != expected.shape:
         return np.full(max(1, len(found)), np.inf)
+    same = (found == expected) | (np.isnan(found) & np.isnan(expected))
+    found, expected = (np.where(same & ~np.isfinite(values), 0, values) for values in (found, expected))
     largest = np.abs(expected).max(axis=1, keepdims=True, initial=0)
     scale = np.where(largest > 0, largest, 1).astype(np.float64)
     with np.errstate(invalid="ignore", over="ignore"):  # values that are no numbers stay so

@@ -37,6 +37,7 @@ _METHOD = (
     " {other:.0e} passes in {precision}. A limit is a property that users should know of, and that breaks nothing which"
     " the files claim."
 )
+_MANY = 1e9  # larger values are no numbers of tokens
 _SIGNS = {"pass": "✓", "limit": "!", "fail": "✗", "not asked": "–"}
 
 
@@ -65,10 +66,11 @@ def write_report(audit: Audit, folder: str | Path) -> list[Path]:
 def audit_to_text(audit: Audit) -> str:
     """Plain text: one line for each question, and the causes and examples of what fails."""
     lines = [f"audit       {audit.model}: {audit.kind}, {audit.precision}, {audit.dim} values", _headline(audit), ""]
+    first = _first_with_causes(audit)
     for answer in audit.answers:
         figure = "" if answer.value is None else f" [{_figure(answer.value)}]"
         lines.append(f"{_SIGNS[answer.verdict]} {answer.verdict:10} {answer.question:18} {answer.says}{figure}")
-        lines += [f"  {'':29} {line}" for line in _details(answer)]
+        lines += [f"  {'':29} {line}" for line in _details(answer, first[answer.causes])]
     if audit.unexplained:
         lines += ["", *(f"seen, without an effect in this audit: {cause.what}" for cause in audit.unexplained)]
     if audit.fix or audit.not_fixed:
@@ -82,6 +84,7 @@ def audit_to_markdown(audit: Audit, heat_map: str | None = None) -> str:
     Args:
         heat_map: the file name of the picture, if there is one.
     """
+    first = _first_with_causes(audit)
     sections = [
         f"# Audit of {audit.model}",
         f"> {_PROMISE}",
@@ -89,7 +92,7 @@ def audit_to_markdown(audit: Audit, heat_map: str | None = None) -> str:
         f"{audit.kind}; {audit.precision}; {audit.dim} values per vector; {_environment(audit)}.",
         _table(audit),
         f"![The largest difference by question and batch]({heat_map})" if heat_map else "",
-        *(_failure_section(answer) for answer in audit.answers if answer.verdict in ("fail", "limit")),
+        *(_failure_section(answer, first[answer.causes]) for answer in audit.answers if _is_told(answer)),
         _unexplained_section(audit),
         f"## Fix\n\n{_fix_sentence(audit)}." if audit.fix or audit.not_fixed else "",
         f"## How it was measured\n\n{_method(audit)}",
@@ -131,7 +134,7 @@ def draw_heat_map(audit: Audit) -> bytes:
         if answer.cells and answer.tolerance:
             tolerances.setdefault(answer.tolerance, []).append(answer.question)
     groups = dict.fromkeys(batches, False)
-    return figure_to_png(rows_figure(sections, groups, tolerances, _TITLE, _EXPLAINED, _HEADS))
+    return figure_to_png(rows_figure(sections, groups, tolerances, _TITLE, _EXPLAINED, _HEADS, "tolerance"))
 
 
 def _row(answer: Answer) -> Row:
@@ -165,8 +168,23 @@ def _asked(audit: Audit) -> int:
     return len(audit.answers) - len(audit.by_verdict("not asked"))
 
 
-def _details(answer: Answer) -> Iterator[str]:
-    for cause in answer.causes:
+def _is_told(answer: Answer) -> bool:
+    """Whether an answer gets a section of its own."""
+    return answer.verdict in ("fail", "limit")
+
+
+def _first_with_causes(audit: Audit) -> dict[tuple[Cause, ...], str]:
+    """By causes, the first question that has them: where they are written out."""
+    found: dict[tuple[Cause, ...], str] = {}
+    for answer in audit.answers:
+        found.setdefault(answer.causes, answer.question)
+    return found
+
+
+def _details(answer: Answer, first: str) -> Iterator[str]:
+    if answer.causes and first != answer.question:
+        yield f"cause: as of {first}"
+    for cause in answer.causes if first == answer.question else ():
         yield f"cause: {cause.what}{_where(cause)}"
         yield f"remedy: {cause.remedy}"
     if answer.verdict == "fail" and not answer.causes:
@@ -200,9 +218,11 @@ def _table(audit: Audit) -> str:
     return markdown_table(("question", "asks", "verdict", "measured", "tolerance", "answer"), rows)
 
 
-def _failure_section(answer: Answer) -> str:
+def _failure_section(answer: Answer, first: str) -> str:
     lines = [f"## {answer.question}: {answer.verdict}", f"{answer.says[:1].upper()}{answer.says[1:]}."]
-    for cause in answer.causes:
+    if answer.causes and first != answer.question:
+        lines.append(f"- Cause: as of {first}.")
+    for cause in answer.causes if first == answer.question else ():
         where = ", ".join(f"`{name}`" for name in cause.where)
         lines.append(f"- Cause: {cause.what}.{f' Where: {where}.' if where else ''}\n- Remedy: {cause.remedy}.")
     if answer.verdict == "fail" and not answer.causes:
@@ -267,4 +287,4 @@ def _cause_record(cause: Cause) -> dict[str, Any]:
 def _figure(value: float) -> str:
     if math.isinf(value):
         return "error or NaN"
-    return f"{value:.0f}" if value >= 2 and value == round(value) else f"{value:.1e}"
+    return f"{value:.0f}" if 2 <= value < _MANY and value == round(value) else f"{value:.1e}"

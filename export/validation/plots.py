@@ -31,6 +31,7 @@ _EXPLAINED = (
     " another batch. ✗: above the tolerance of that graph."
 )
 _SECTIONS: Mapping[bool, str] = MappingProxyType({False: "against PyTorch", True: "against itself in another batch"})
+_MARK = "tolerance in float32"
 _PLACEHOLDERS = {"refused": "file refused", "not run": "not run", "failed": "stopped with an error", "passed": ""}
 _PYTORCH = "pytorch"
 _BEST, _WORST = 1e-8, 1.0  # ends of the colour scale
@@ -110,6 +111,7 @@ def rows_figure(
     title: str,
     explained: str = _EXPLAINED,
     heads: Mapping[bool, str] = _SECTIONS,
+    mark: str = _MARK,
 ) -> Figure:
     """Rows of differences: axes in inches from the top left, and the axes of the colour bar.
 
@@ -120,6 +122,7 @@ def rows_figure(
         title: of the figure.
         explained: the sentences below the title.
         heads: of the columns.
+        mark: what the marks of the colour bar are.
 
     Raises:
         LengthwiseError: matplotlib is not installed.
@@ -135,7 +138,7 @@ def rows_figure(
     for name, rows in sections.items():
         top = _draw_runtime(axes, layout, name, rows, top)
     if layout.cells:
-        top = _write_tolerances(axes, layout, tolerances, top + _SPACE)
+        top = _write_tolerances(axes, layout, tolerances, top + _SPACE, mark)
     height = top + (0.8 if layout.cells else _MARGIN)
     figure.set_size_inches(layout.width, height)
     axes.set(xlim=(0, layout.width), ylim=(height, 0))
@@ -297,14 +300,16 @@ def _draw_box(axes: Axes, left: float, top: float, width: float, **look: Any) ->
     axes.add_patch(Rectangle((left + 0.01, top + 0.01), width - 0.02, _ROW - 0.02, **edges, **look))
 
 
-def _write_tolerances(axes: Axes, layout: _Layout, tolerances: Mapping[float, Sequence[str]], top: float) -> float:
+def _write_tolerances(
+    axes: Axes, layout: _Layout, tolerances: Mapping[float, Sequence[str]], top: float, mark: str
+) -> float:
     """The legend of the marks on the colour bar, above it."""
     left, _ = layout.span
     words = "difference"
     if tolerances:
         most, *others = sorted(tolerances, key=lambda tolerance: -len(tolerances[tolerance]))
         rest = "".join(f"; {_short(tolerance)} on {', '.join(tolerances[tolerance])}" for tolerance in others)
-        words += f"; ▼ tolerance in float32: {_short(most)}{rest}"
+        words += f"; ▼ {mark}: {_short(most)}{rest}"
     return _write_lines(axes, left, top, _wrap(words, layout.width - _MARGIN - left, _SMALL), _SMALL)
 
 

@@ -26,13 +26,13 @@ from lengthwise.export.audit.targets.base import Target
 from lengthwise.export.audit.targets.onnx_graph import OnnxTarget
 from lengthwise.export.audit.targets.sentence_transformer import SentenceIds, SentenceTexts
 
-_FINDERS: Sequence[Callable[[GraphView], Iterator[Cause]]] = (*rows.FINDERS, *padding.FINDERS, *inputs.FINDERS)
+FINDERS: Sequence[Callable[[GraphView], Iterator[Cause]]] = (*rows.FINDERS, *padding.FINDERS, *inputs.FINDERS)
 
 
 def find_causes(target: Target, reference: Target | None = None) -> tuple[Cause, ...]:
     """What may make questions fail; nothing of a server or a function, whose inside cannot be seen."""
     if isinstance(target, OnnxTarget):
-        found = [*(cause for find in _FINDERS for cause in find(target.view)), *_of_files(target)]
+        found = [*(cause for find in FINDERS for cause in find(target.view)), *_of_files(target)]
         if isinstance(reference, OnnxTarget):
             found += _other_weights(target.view, reference.view)
         return tuple(found)

@@ -24,6 +24,7 @@ from lengthwise.export.audit.questions.names import (
     ONE_TOKEN,
     ORDER,
     REPEAT,
+    THREADS,
 )
 
 _RANDOM = ("RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Bernoulli", "Multinomial")
@@ -32,19 +33,25 @@ _RANDOM = ("RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLi
 def _ranges(view: GraphView) -> Iterator[Cause]:
     """Quantised activations whose range is that of the whole tensor."""
     nodes = [node for node in view.nodes(*RANGES) if view.has_content(node)]
-    if not nodes:
-        return
-    kinds = sorted({node.op_type for node in nodes})
-    is_lstm = kinds == ["DynamicQuantizeLSTM"]
-    yield Cause(
-        f"{len(nodes)} {' and '.join(kinds)} nodes take the range of their 8 bits over all values of a tensor: over"
-        " every row of the batch, and its padding",
-        "quantise with static ranges (onnxruntime.quantization.quantize_static), or take ranges per row"
-        + ("; an LSTM has no such operator, so quantise its weights alone" if is_lstm else " (--fix)"),
-        name_nodes(nodes),
-        OF_ROWS,
-        "" if is_lstm else PER_ROW_RANGES,
-    )
+    in_lstm = [node for node in nodes if node.op_type == "DynamicQuantizeLSTM"]
+    others = [node for node in nodes if node not in in_lstm]
+    taken = "the range of 8 bits is taken over all values of a tensor: over every row of the batch, and its padding"
+    if others:
+        yield Cause(
+            f"{count_nodes(others)}: {taken}",
+            "take ranges per row (--fix), or quantise with static ones (onnxruntime.quantization.quantize_static)",
+            name_nodes(others),
+            OF_ROWS,
+            PER_ROW_RANGES,
+        )
+    if in_lstm:
+        yield Cause(
+            f"{count_nodes(in_lstm)}: {taken}; onnxruntime shares the rows out among its threads, so"
+            " their number changes it too",
+            "quantise the weights alone: onnxruntime has no LSTM of 8 bits with static ranges",
+            name_nodes(in_lstm),
+            OF_ROWS | {THREADS},
+        )
 
 
 def _computed_ranges(view: GraphView) -> Iterator[Cause]:

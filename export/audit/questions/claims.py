@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from lengthwise.export.artifact.difference import cosines
 from lengthwise.export.audit.answers import Answer, Cell, Example
-from lengthwise.export.audit.inquiry import Inquiry, row_differences
+from lengthwise.export.audit.inquiry import Inquiry, nan_to_inf, row_differences
 from lengthwise.export.audit.targets.base import IdTarget, NotAsked, Target, Unanswered
 from lengthwise.export.audit.targets.onnx_graph import OnnxTarget
 from lengthwise.export.graphs.variants import FP16, INT8, VARIANTS
@@ -36,7 +36,7 @@ def ask_length_1(inquiry: Inquiry) -> Answer:
     if isinstance(target, OnnxTarget) and target.pooling is not None:
         raise NotAsked("the graph gives token states: pooling them and scaling to length 1 is its client's work")
     vectors = np.concatenate([inquiry.alone(row) for row in _rows(inquiry)])
-    off = float(np.nan_to_num(np.abs(np.linalg.norm(vectors.astype(np.float64), axis=1) - 1), nan=np.inf).max())
+    off = float(nan_to_inf(np.abs(np.linalg.norm(vectors.astype(np.float64), axis=1) - 1)).max())
     tolerance = _LENGTH_TOLERANCE.get(target.precision, _COARSE_LENGTH_TOLERANCE)
     cells = (Cell("1 row", "from length 1", off),)
     if off <= tolerance:
@@ -170,6 +170,4 @@ def _pooled(
 
 def _direction(found: NDArray[np.float32], expected: NDArray[np.float32]) -> float:
     """How far the directions are apart, whatever the lengths."""
-    return float(
-        np.nan_to_num(row_differences(scale_to_length_1(found), scale_to_length_1(expected)), nan=np.inf).max()
-    )
+    return float(nan_to_inf(row_differences(scale_to_length_1(found), scale_to_length_1(expected))).max())

@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
-from numpy.typing import NDArray
 
 from lengthwise.export.audit.answers import Answer
 from lengthwise.export.audit.inquiry import Differences, Inquiry, Trial, row_differences
@@ -24,7 +23,7 @@ def ask_repeat(inquiry: Inquiry) -> Answer:
 
     def measure(case: Case) -> Differences:
         first = target.encode(case)
-        repeated = [_differences(inquiry.again(case), first) for _ in range(_TIMES - 1)]
+        repeated = [row_differences(inquiry.again(case), first) for _ in range(_TIMES - 1)]
         return np.maximum.reduce(repeated)
 
     cases = [inquiry.row(min(_LENGTH, inquiry.longest)), *inquiry.grid()[: 1 if inquiry.quick else 3]]
@@ -45,7 +44,7 @@ def ask_after_long(inquiry: Inquiry) -> Answer:
     def measure(case: Case) -> Differences:
         before = target.encode(case)
         inquiry.again(long)  # an error leaves a state behind too
-        return _differences(inquiry.again(case), before)
+        return row_differences(inquiry.again(case), before)
 
     short = [inquiry.row(min(length, inquiry.longest)) for length in (1, _LENGTH)]
     return inquiry.ask(
@@ -55,14 +54,6 @@ def ask_after_long(inquiry: Inquiry) -> Answer:
         "a vector is another one after a long text than before it ({detail})",
         errors_fail=False,
     )
-
-
-def _differences(found: NDArray[np.float32], before: NDArray[np.float32]) -> Differences:
-    """As `row_differences`, except that a value which is no number both times is the same."""
-    if found.shape != before.shape:
-        return row_differences(found, before)
-    same = np.isnan(found) & np.isnan(before)
-    return row_differences(np.where(same, 0, found), np.where(same, 0, before))
 
 
 def ask_threads(inquiry: Inquiry) -> Answer:

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 
 from lengthwise.export.audit.answers import Answer, Cell, Example
-from lengthwise.export.audit.inquiry import Inquiry, OutOfTime, Trial, row_differences
+from lengthwise.export.audit.inquiry import Inquiry, OutOfTime, Trial, nan_to_inf, row_differences
 from lengthwise.export.audit.targets.base import IdTarget, NotAsked, TextTarget, Unanswered
 from lengthwise.export.validation.cases import Case
 
@@ -216,7 +216,7 @@ def _change_at(inquiry: Inquiry, row: Case, place: int) -> float:
         if inquiry.is_late and step == 1:
             raise OutOfTime
         after = inquiry.target.encode(_with_other(row, place, step))
-        largest = max(largest, float(np.nan_to_num(row_differences(after, before), nan=np.inf)[0]))
+        largest = max(largest, float(nan_to_inf(row_differences(after, before))[0]))
         if largest > _SAME:
             break
     return largest
@@ -253,7 +253,9 @@ def _first_unread(inquiry: Inquiry, limit: int, read: int = 1) -> tuple[int, str
 def _cut_example(inquiry: Inquiry, length: int) -> Example:
     row = inquiry.row(length)
     texts = (_describe(inquiry, row), _describe(inquiry, _with_other(row, length - 1, 1)))
-    return Example(texts if length <= _TOKENS * 2 else (), f"{length} tokens, of which the last does not count", 0.0)
+    unit = "words" if isinstance(inquiry.target, TextTarget) else "tokens"
+    note = f"{length + inquiry.target.special_tokens} {unit}, of which the last of the text does not count"
+    return Example(texts if length <= _TOKENS * 2 else (), note, 0.0)
 
 
 def _describe(inquiry: Inquiry, row: Case) -> str:

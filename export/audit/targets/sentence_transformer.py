@@ -73,7 +73,7 @@ class SentenceIds(IdTarget):
 
     def with_one_thread(self) -> SentenceIds:
         """As `Target.with_one_thread`."""
-        return SentenceIds(self.model, self.folder, self.name, self._given, threads=1)
+        return SentenceIds(self.model, self.folder, self.name, self._given, threads=_other_threads())
 
     def encode_texts(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """As `Target.encode_texts`, through the library, which tokenizes and cuts as users have it."""
@@ -103,7 +103,7 @@ class SentenceTexts(TextTarget):
 
     def with_one_thread(self) -> SentenceTexts:
         """As `Target.with_one_thread`."""
-        return SentenceTexts(self.model, self.folder, self.name, self.precision, threads=1)
+        return SentenceTexts(self.model, self.folder, self.name, self.precision, threads=_other_threads())
 
     def environment(self) -> dict[str, str]:
         """As `Target.environment`."""
@@ -116,6 +116,13 @@ def _encode(model: Any, texts: Sequence[str]) -> NDArray[np.float32]:
     except Exception as error:  # as above
         raise Unanswered(f"sentence-transformers raised {type(error).__name__}: {_line(error)}") from error
     return check_vectors(found, len(texts))
+
+
+def _other_threads() -> int:
+    """One thread; two where there is but one anyway."""
+    import torch
+
+    return 2 if torch.get_num_threads() == 1 else 1
 
 
 @contextlib.contextmanager

@@ -60,6 +60,14 @@ def test_markdown_can_be_pasted() -> None:
     assert "| neighbours | 5 rows | unsorted | 1.2e-01 |" in page
 
 
+def test_causes_are_written_out_once() -> None:
+    again = replace(FAILED, question="mixed lengths")
+    found = replace(AUDIT, answers=(FAILED, again))
+    for page in (audit_to_text(found), audit_to_markdown(found)):
+        assert page.count("take them per row") == 1
+        assert "ause: as of neighbours" in page
+
+
 def test_a_failure_without_a_cause_says_so() -> None:
     found = replace(AUDIT, answers=(ERROR,))
     assert "cause: not found by looking at the files" in audit_to_text(found)

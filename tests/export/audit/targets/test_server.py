@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,9 +11,11 @@ import pytest
 
 from helpers.audit_ground_truth import plain_function
 from helpers.embedding_server import race, serving
+from helpers.serving import ServerProcess
 from lengthwise.errors import AuditError
 from lengthwise.export.audit.answers import Audit
 from lengthwise.export.audit.ask import audit_target
+from lengthwise.export.audit.run import run_audit
 from lengthwise.export.audit.targets.base import NotAsked, Unanswered
 from lengthwise.export.audit.targets.open import OpenOptions, open_target
 from lengthwise.export.audit.targets.server import ServerTarget
@@ -143,3 +146,16 @@ def test_padding_cannot_be_chosen() -> None:
         assert not found.passed
         with pytest.raises(NotAsked):
             ServerTarget(url).with_one_thread()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("route", ["", "/embed"])
+def test_our_own_server_passes(artifact_folder: Path, route: str) -> None:
+    server = ServerProcess(artifact_folder)
+    try:
+        server.wait_until_ready()
+        found = run_audit(server.url + route, quick=True, questions=NAMES)
+        assert found.failed == ()
+        assert len(found.by_verdict("pass")) >= 5
+    finally:
+        server.close()
