@@ -119,6 +119,7 @@ class Audit:
         environment: versions, and what was taken.
         quick: whether fewer batches were asked.
         seconds: that it took.
+        inspected: whether causes could be looked for in its files.
         fix: the fixed graph, if one was wanted and made.
         not_fixed: why there is none, if one was wanted.
     """
@@ -132,6 +133,7 @@ class Audit:
     environment: Mapping[str, str] = field(default_factory=dict)
     quick: bool = False
     seconds: float = 0.0
+    inspected: bool = True
     fix: Fix | None = None
     not_fixed: str = ""
 

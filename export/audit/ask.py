@@ -10,7 +10,7 @@ from tqdm import tqdm
 
 from lengthwise.errors import AuditError
 from lengthwise.export.audit.answers import Answer, Audit, Cause
-from lengthwise.export.audit.causes.find import find_causes
+from lengthwise.export.audit.causes.find import can_be_inspected, find_causes
 from lengthwise.export.audit.inquiry import Inquiry, OutOfTime
 from lengthwise.export.audit.questions.names import COMPARING, DISTINCT, REPEAT, THREADS
 from lengthwise.export.audit.questions.registry import QUESTIONS
@@ -52,6 +52,7 @@ def audit_target(
         unexplained=tuple(cause for cause in causes if cause not in shown and _was_asked(cause, explained)),
         environment=target.environment(),
         quick=quick,
+        inspected=can_be_inspected(target),
     )
 
 

@@ -70,7 +70,7 @@ def audit_to_text(audit: Audit) -> str:
     for answer in audit.answers:
         figure = "" if answer.value is None else f" [{_figure(answer.value)}]"
         lines.append(f"{_SIGNS[answer.verdict]} {answer.verdict:10} {answer.question:18} {answer.says}{figure}")
-        lines += [f"  {'':29} {line}" for line in _details(answer, first[answer.causes])]
+        lines += [f"  {'':29} {line}" for line in _details(answer, first[answer.causes], audit.inspected)]
     if audit.unexplained:
         lines += ["", *(f"seen, without an effect in this audit: {cause.what}" for cause in audit.unexplained)]
     if audit.fix or audit.not_fixed:
@@ -92,7 +92,7 @@ def audit_to_markdown(audit: Audit, heat_map: str | None = None) -> str:
         f"{audit.kind}; {audit.precision}; {audit.dim} values per vector; {_environment(audit)}.",
         _table(audit),
         f"![The largest difference by question and batch]({heat_map})" if heat_map else "",
-        *(_failure_section(answer, first[answer.causes]) for answer in audit.answers if _is_told(answer)),
+        *(_failure_section(a, first[a.causes], audit.inspected) for a in audit.answers if _is_told(a)),
         _unexplained_section(audit),
         f"## Fix\n\n{_fix_sentence(audit)}." if audit.fix or audit.not_fixed else "",
         f"## How it was measured\n\n{_method(audit)}",
@@ -168,6 +168,10 @@ def _asked(audit: Audit) -> int:
     return len(audit.answers) - len(audit.by_verdict("not asked"))
 
 
+def _no_cause(inspected: bool) -> str:
+    return "not found by looking at the files" if inspected else "not to be seen from outside; audit the model's files"
+
+
 def _is_told(answer: Answer) -> bool:
     """Whether an answer gets a section of its own."""
     return answer.verdict in ("fail", "limit")
@@ -181,14 +185,14 @@ def _first_with_causes(audit: Audit) -> dict[tuple[Cause, ...], str]:
     return found
 
 
-def _details(answer: Answer, first: str) -> Iterator[str]:
+def _details(answer: Answer, first: str, inspected: bool) -> Iterator[str]:
     if answer.causes and first != answer.question:
         yield f"cause: as of {first}"
     for cause in answer.causes if first == answer.question else ():
         yield f"cause: {cause.what}{_where(cause)}"
         yield f"remedy: {cause.remedy}"
     if answer.verdict == "fail" and not answer.causes:
-        yield "cause: not found by looking at the files"
+        yield f"cause: {_no_cause(inspected)}"
     if answer.example is not None:
         yield f"example: {_example(answer.example)}"
 
@@ -218,7 +222,7 @@ def _table(audit: Audit) -> str:
     return markdown_table(("question", "asks", "verdict", "measured", "tolerance", "answer"), rows)
 
 
-def _failure_section(answer: Answer, first: str) -> str:
+def _failure_section(answer: Answer, first: str, inspected: bool) -> str:
     lines = [f"## {answer.question}: {answer.verdict}", f"{answer.says[:1].upper()}{answer.says[1:]}."]
     if answer.causes and first != answer.question:
         lines.append(f"- Cause: as of {first}.")
@@ -226,7 +230,7 @@ def _failure_section(answer: Answer, first: str) -> str:
         where = ", ".join(f"`{name}`" for name in cause.where)
         lines.append(f"- Cause: {cause.what}.{f' Where: {where}.' if where else ''}\n- Remedy: {cause.remedy}.")
     if answer.verdict == "fail" and not answer.causes:
-        lines.append("- Cause: not found by looking at the files.")
+        lines.append(f"- Cause: {_no_cause(inspected)}.")
     if answer.example is not None and (answer.example.rows or answer.example.note):
         rows = "\n".join(f"    {row}" for row in answer.example.rows)
         note = f" ({answer.example.note})" if answer.example.note else ""

@@ -66,6 +66,8 @@ class Faults:
         floor: the least number of tokens that a sum is divided by.
         normalize: whether vectors get the length 1.
         states: whether the token states are an output too.
+        positions: whether position_ids are an input.
+        integers: the type of the inputs.
         rows: of the embedding table.
     """
 
@@ -77,6 +79,8 @@ class Faults:
     floor: float = 1.0
     normalize: bool = True
     states: bool = True
+    positions: bool = False
+    integers: int = TensorProto.INT64
     rows: int = len(VOCABULARY)
 
 
@@ -88,7 +92,9 @@ def small_transformer(faults: Faults = Faults()) -> onnx.ModelProto:
     places = b.op("Range", b.constant(0, np.int64), columns, b.constant(1, np.int64))
     x = b.op("Gather", b.random(faults.rows, WIDTH, scale=1), ids)
     x = b.op("Add", x, b.op("Gather", b.random(2, WIDTH), "token_type_ids"))
-    x = b.op("Add", x, b.op("Gather", b.random(POSITIONS, WIDTH, scale=0.5), places))
+    x = b.op(
+        "Add", x, b.op("Gather", b.random(POSITIONS, WIDTH, scale=0.5), "position_ids" if faults.positions else places)
+    )
     if faults.embeddings:
         x = faults.embeddings(b, x)
     x = b.norm(x)
@@ -108,7 +114,7 @@ def small_transformer(faults: Faults = Faults()) -> onnx.ModelProto:
     b.nodes.append(helper.make_node("Identity", [vectors], ["sentence_embedding"], name="output"))
     if faults.states:
         b.nodes.append(helper.make_node("Identity", [x], ["token_embeddings"], name="output_states"))
-    return _model(b, faults.states)
+    return _model(b, faults)
 
 
 def _attention(b: Builder, x: str, bias: str | None) -> str:
@@ -137,14 +143,12 @@ def _pool(b: Builder, x: str, mask: str, columns: str, faults: Faults) -> str:
     return b.op("Div", total, b.op("Max", count, b.constant(faults.floor)) if faults.floor else count)
 
 
-def _model(b: Builder, states: bool) -> onnx.ModelProto:
+def _model(b: Builder, faults: Faults) -> onnx.ModelProto:
     shape = ["batch", "sequence"]
-    inputs = [
-        helper.make_tensor_value_info(name, TensorProto.INT64, shape)
-        for name in ("input_ids", "attention_mask", "token_type_ids")
-    ]
+    names = ["input_ids", "attention_mask", "token_type_ids", *["position_ids"] * faults.positions]
+    inputs = [helper.make_tensor_value_info(name, faults.integers, shape) for name in names]
     outputs = [helper.make_tensor_value_info("sentence_embedding", TensorProto.FLOAT, ["batch", WIDTH])]
-    if states:
+    if faults.states:
         outputs.append(helper.make_tensor_value_info("token_embeddings", TensorProto.FLOAT, [*shape, WIDTH]))
     graph = helper.make_graph(b.nodes, "small", inputs, outputs, b.weights)
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION)

@@ -29,6 +29,11 @@ from lengthwise.export.audit.targets.sentence_transformer import SentenceIds, Se
 FINDERS: Sequence[Callable[[GraphView], Iterator[Cause]]] = (*rows.FINDERS, *padding.FINDERS, *inputs.FINDERS)
 
 
+def can_be_inspected(target: Target) -> bool:
+    """Whether the inside of a target can be seen."""
+    return isinstance(target, OnnxTarget | SentenceIds | SentenceTexts)
+
+
 def find_causes(target: Target, reference: Target | None = None) -> tuple[Cause, ...]:
     """What may make questions fail; nothing of a server or a function, whose inside cannot be seen."""
     if isinstance(target, OnnxTarget):

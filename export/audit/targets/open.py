@@ -11,7 +11,7 @@ from lengthwise.errors import AuditError, ConfigError
 from lengthwise.export.audit.answers import Precision
 from lengthwise.export.audit.targets.base import Target, TextTarget, Unanswered
 from lengthwise.export.audit.targets.server import TIMEOUT_SECONDS, is_url
-from lengthwise.util.model_paths import hub_hint
+from lengthwise.util.model_paths import hub_hint, model_kind
 
 Engine = Literal["onnx", "torch"]
 _WORDS, _WORDS_QUICK = 160, 48
@@ -99,6 +99,8 @@ def _open_folder(folder: Path, name: str, options: OpenOptions) -> Target:
     graph = None if options.engine == "torch" else find_graph(folder)
     if graph is not None:
         return _open_graph(graph, name, options)
+    if model_kind(folder) == "checkpoint":
+        raise AuditError(f"{folder}: a checkpoint of Lengthwise has no graph; audit what lengthwise export makes")
     if options.engine == "onnx" or not (folder / "modules.json").is_file():
         raise AuditError(
             f"{folder}: holds no ONNX graph{'' if options.engine == 'onnx' else ' and no modules.json'}; give the"

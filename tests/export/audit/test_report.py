@@ -72,6 +72,7 @@ def test_a_failure_without_a_cause_says_so() -> None:
     found = replace(AUDIT, answers=(ERROR,))
     assert "cause: not found by looking at the files" in audit_to_text(found)
     assert "error or NaN" in audit_to_markdown(found)
+    assert "cause: not to be seen from outside" in audit_to_text(replace(found, inspected=False))
 
 
 def test_json_holds_everything() -> None:

@@ -11,8 +11,9 @@ import pytest
 from onnx import TensorProto, helper
 
 from helpers.audit_ground_truth import plain_function
-from helpers.small_transformer import small_transformer, write_embedding_model
+from helpers.small_transformer import Faults, small_transformer, write_embedding_model
 from lengthwise.errors import AuditError, ConfigError, LengthwiseError
+from lengthwise.export.audit.ask import audit_target
 from lengthwise.export.audit.targets.function import FunctionTarget
 from lengthwise.export.audit.targets.onnx_graph import OnnxTarget
 from lengthwise.export.audit.targets.open import OpenOptions, make_options, open_target
@@ -54,6 +55,19 @@ def test_states_are_pooled_as_the_files_say_or_as_asked(folder: Path) -> None:
     first = open_onnx(folder, OpenOptions(output="token_embeddings", pooling="cls"))
     assert first.pooling == ("cls",)
     assert np.abs(first.encode_texts(["the cat"]) - by_name.encode_texts(["the cat"])).max() > 1e-2
+
+
+def test_positions_that_are_an_input_follow_the_mask(tmp_path: Path) -> None:
+    write_embedding_model(tmp_path, small_transformer(Faults(positions=True)))
+    audit = audit_target(open_target(tmp_path), quick=True, names=["left padding", "padding width"])
+    assert {answer.verdict for answer in audit.answers} == {"pass"}
+
+
+def test_inputs_may_be_of_32_bits(tmp_path: Path) -> None:
+    write_embedding_model(tmp_path / "32", small_transformer(Faults(integers=TensorProto.INT32)))
+    write_embedding_model(tmp_path / "64", small_transformer())
+    narrow, wide = (open_target(tmp_path / bits).encode_texts(["the cat", "rain"]) for bits in ("32", "64"))
+    np.testing.assert_array_equal(narrow, wide)
 
 
 def test_a_function_gives_vectors_in_any_form() -> None:
@@ -137,6 +151,12 @@ def test_missing_and_damaged_files_are_named(tmp_path: Path, folder: Path) -> No
     graph.write_bytes(b"damaged")
     with pytest.raises(AuditError, match="not an ONNX graph that can be read"):
         open_target(folder)
+
+
+def test_a_checkpoint_of_ours_has_to_be_exported(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"model_type": "lengthwise"}')
+    with pytest.raises(AuditError, match="a checkpoint of Lengthwise has no graph; audit what lengthwise export"):
+        open_target(tmp_path)
 
 
 def test_several_graphs_are_listed(tmp_path: Path) -> None:
