@@ -147,6 +147,21 @@ def memory(folder: Path, shape: str, corpus: str, rows: int, times: int, shard_r
 
 
 @main.command()
+@_options("shape", "corpus")
+@click.option("--rows", type=click.IntRange(100), default=500_000, show_default=True, help="Rows.")
+@click.option("--runs", type=click.IntRange(1), default=3, show_default=True, help="Measured runs of each side.")
+@click.option(
+    "--hashes", type=click.IntRange(1), default=10_000_000, show_default=True, help="Texts in an index of hashes."
+)
+@click.pass_obj
+def reuse(folder: Path, shape: str, corpus: str, rows: int, runs: int, hashes: int) -> None:
+    """Runs that reuse the vectors of unchanged texts, against a full run; and the index of hashes."""
+    from lengthwise.cli.benchmarks.reuse import measure
+
+    measure(shape, corpus, rows, runs, hashes).save(folder / f"reuse-{shape}.json")
+
+
+@main.command()
 @_options("shape", "corpus", "shard_rows")
 @click.option("--rows", type=click.IntRange(1), default=1_000_000, show_default=True, help="Rows.")
 @click.option("--runs", type=click.IntRange(1), default=2, show_default=True, help="Measured runs of each side.")

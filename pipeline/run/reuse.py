@@ -8,6 +8,7 @@ Notable decisions:
   those of a full run.
 - Versions, the processor and the kernel are no part of an identity, but may change the last bits. So some of the rows
   are encoded all the same, and a folder whose vectors differ in a bit is not used from there on.
+- A shard that did not change at all, kept columns included, is copied as a file.
 - A shard whose sha256 does not match gives nothing away: its rows are encoded.
 """
 
@@ -17,12 +18,14 @@ import logging
 import threading
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from lengthwise.config import RunConfig, TokenizationSettings
@@ -30,9 +33,13 @@ from lengthwise.errors import ConfigError, StoreError
 from lengthwise.run.stats import ShardStats
 from lengthwise.store.fingerprint import describe_changes, identity_hash
 from lengthwise.store.hash_index import HashIndex
+from lengthwise.store.parquet import ShardContents, is_written_alike
 from lengthwise.store.previous import PreviousFolder, StoredRows
+from lengthwise.store.records import ShardRecord
 
 _CHECKED_ROWS, _CHECKED_SHARE = 16, 64  # of a chunk's rows from a folder, at most so many, and one in so many
+_CANDIDATES = 64  # rows that say which shard may be a whole one of the run
+_PER_ROW = ("rows", "folders", "vectors", "lengths", "truncated")
 KEY_CHARS = 16  # as in the name of a dataset card's configuration
 _OTHER_BITS = (
     "its vectors differ from those that are computed here, as another version or processor may cause: all of its rows"
@@ -75,6 +82,31 @@ class ReusedRows:
         unchecked = np.ones(len(self.rows), np.bool_)
         unchecked[self.checked] = False
         return unchecked
+
+
+@dataclass(frozen=True, eq=False)
+class CopiedShard:
+    """A shard of another folder that is, as it is, one of this run.
+
+    Attributes:
+        record: what is known of it there.
+        contents: its file.
+        folder: see `Reuse.key`.
+    """
+
+    record: ShardRecord
+    contents: ShardContents
+    folder: str
+
+    def stats(self, encoded_tokens: int, encoded_rows: int) -> ShardStats:
+        """What is known of its rows, beside what encoding some of them takes."""
+        copied = self.record.tokens - encoded_tokens
+        return ShardStats(
+            rows=self.record.rows - encoded_rows,
+            tokens=copied,
+            copied_tokens=copied,
+            reused={self.folder: self.record.rows - self.record.empty},
+        )
 
 
 class Reuse:
@@ -143,6 +175,45 @@ class Reuse:
         parts = [part for part in found if part is not None and len(part.rows)]
         return _join(parts) if parts else None
 
+    def find_shard(
+        self, hashes: NDArray[np.uint8], schema: pa.Schema, kept: pa.Table
+    ) -> tuple[CopiedShard, ReusedRows] | None:
+        """A shard that has exactly these rows, and some of its rows to be compared with what the engine computes.
+
+        Args:
+            hashes: of the shard's texts, uint8[rows, 16].
+            schema: of its file.
+            kept: its kept columns.
+        """
+        with self._lock:
+            places = self._index.find(hashes[:_CANDIDATES]) if self._folders else np.empty(0, np.int64)
+            shards = np.searchsorted(self._starts, places[places >= 0], side="right") - 1
+            if not len(shards):
+                return None
+            shard = int(np.bincount(shards).argmax())
+            if shard in self._bad_shards:
+                return None
+            number, index = self._places[shard]
+            folder = self._folders[number]
+            try:
+                if not folder.is_unchanged(index, hashes):
+                    return None
+                contents, file = folder.shard(index)
+                if not (is_written_alike(file, schema) and file.read(kept.column_names).equals(kept)):
+                    return None
+                rows = _rows_of_a_group(file, index)
+                stored = folder.rows(index, rows)
+            except (StoreError, pa.ArrowException) as error:
+                self._refuse(shard, error)
+                return None
+            record = folder.records[index]
+            sample = _usable(stored, rows, np.arange(len(rows)), number)
+            if not len(sample.rows):
+                return None
+            sample = replace(sample, **{name: getattr(sample, name)[sample.checked] for name in _PER_ROW})
+            sample = replace(sample, checked=np.arange(len(sample.rows)))
+            return CopiedShard(record, ShardContents(contents, record.rows), self.key(number)), sample
+
     def stats(self, reused: ReusedRows) -> ShardStats:
         """What is known of these rows, beside what encoding the checked ones takes."""
         new = reused.unchecked
@@ -201,7 +272,7 @@ class Reuse:
             return None
         return _usable(stored, rows, which, number)
 
-    def _refuse(self, shard: int, error: StoreError) -> None:
+    def _refuse(self, shard: int, error: Exception) -> None:
         log.warning("%s", error)
         self._bad_shards.add(shard)
         number = self._places[shard][0]
@@ -300,6 +371,13 @@ def _usable(stored: StoredRows, rows: NDArray[np.int64], which: NDArray[np.int64
         stored.truncated[which],
         np.unique(np.linspace(0, len(rows) - 1, checked).astype(np.int64)) if len(rows) else np.empty(0, np.int64),
     )
+
+
+def _rows_of_a_group(file: pq.ParquetFile, index: int) -> NDArray[np.int64]:
+    """The rows of one row group of a shard: reading rows of all would read the whole shard."""
+    sizes = [file.metadata.row_group(number).num_rows for number in range(file.metadata.num_row_groups)]
+    group = index % len(sizes)
+    return np.arange(sizes[group]) + sum(sizes[:group])
 
 
 def _join(parts: Sequence[ReusedRows]) -> ReusedRows:

@@ -33,7 +33,7 @@ from lengthwise.encoder.engine import Engine, PlannedTokens, Progress, encode_pl
 from lengthwise.encoder.padding import read_lengths
 from lengthwise.errors import BadRowsError, TextError
 from lengthwise.run.labels import check_columns, label_columns
-from lengthwise.run.reuse import Reuse, ReusedRows
+from lengthwise.run.reuse import CopiedShard, Reuse, ReusedRows
 from lengthwise.run.stats import ShardStats, StageSeconds
 from lengthwise.store.cast import cast_vectors
 from lengthwise.store.parquet import vector_table, write_shard
@@ -59,7 +59,8 @@ class PlannedChunk:
         hashes: uint8[rows, 16], of the texts; None if they are not needed.
         stats: what is known of the rows before they are encoded.
         is_last: whether the shard ends with it.
-        start: the number in the shard of its first row.
+        start, count: the number in the shard of its first row, and how many it has.
+        copied: the whole shard, if another folder has it; `reused` are then some of its rows.
     """
 
     ids: PlannedTokens
@@ -69,6 +70,8 @@ class PlannedChunk:
     stats: ShardStats
     is_last: bool
     start: int
+    count: int
+    copied: CopiedShard | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,6 +96,7 @@ class EncodedChunk:
         sample: what the deviation from float32 is measured on.
         hashes: uint8[rows, 16], of the texts; None if they are not needed.
         stats: what the chunk took.
+        copied: the whole shard, if another folder has it; the fields above are then of some of its rows.
     """
 
     vectors: NDArray[np.floating]
@@ -104,6 +108,7 @@ class EncodedChunk:
     sample: Sample | None
     hashes: NDArray[np.uint8] | None
     stats: ShardStats
+    copied: CopiedShard | None = None
 
 
 class ShardEncoder:
@@ -155,7 +160,7 @@ class ShardEncoder:
             wrong = self._reuse.wrong_folders(reused, vectors[compared], tokens.lengths[compared])
             if wrong:
                 self._reuse.distrust(wrong)
-                texts = shard.texts[chunk.start : chunk.start + len(rows) + int(reused.unchecked.sum())]
+                texts = shard.texts[chunk.start : chunk.start + chunk.count]
                 return self.encode_chunk(shard, self._plan_chunk(texts, shard, chunk.start, started), progress)
         sample = self._sample(tokens, vectors)
         took = StageSeconds(encode=time.perf_counter() - started)
@@ -169,12 +174,11 @@ class ShardEncoder:
             sample=sample,
             hashes=chunk.hashes,
             stats=chunk.stats + ShardStats(stages=took),
+            copied=chunk.copied,
         )
-        if reused is None:
-            return encoded
-        if progress is not None:
-            progress(int(reused.unchecked.sum()), 0)
-        return _with_reused(encoded, rows, reused)
+        if progress is not None and len(rows) < chunk.count:
+            progress(chunk.count - len(rows), 0)
+        return encoded if reused is None or chunk.copied is not None else _with_reused(encoded, rows, reused)
 
     def write(self, shard: Shard, chunks: Sequence[EncodedChunk]) -> tuple[ShardRecord, ShardStats]:
         """Write the shard of these chunks, whose vectors are overwritten. The caller adds the record to the store.
@@ -184,6 +188,8 @@ class ShardEncoder:
             StoreError: the shard cannot be written.
         """
         started = time.perf_counter()
+        if chunks[0].copied is not None:
+            return self._write_copied(shard, chunks[0], chunks[0].copied, started)
         labels = self._label_columns(chunks)
         chunks = self._cast_chunks(shard, chunks)
         quarantine = self._config.encode.bad_rows == "quarantine"
@@ -223,6 +229,23 @@ class ShardEncoder:
         )
         return record, stats + ShardStats(stages=StageSeconds(write=time.perf_counter() - started))
 
+    def _write_copied(
+        self, shard: Shard, chunk: EncodedChunk, copied: CopiedShard, started: float
+    ) -> tuple[ShardRecord, ShardStats]:
+        deviation, cosine = _measure_deviation(chunk.sample, {})
+        stats = chunk.stats + ShardStats(shards=1, max_deviation=deviation, min_cosine=cosine)
+        counts = {
+            **{name: getattr(copied.record, name) for name in ("tokens", "empty", "null", "bad", "truncated")},
+            "index": shard.index,
+            "first_row": shard.first_row,
+            "max_deviation": deviation,
+            "min_cosine": cosine,
+            "reused": tuple(stats.reused.items()),
+        }
+        hashes = None if chunk.hashes is None else hashes_to_bytes(chunk.hashes)
+        record = write_shard(self._folder, self._identity, copied.contents, counts, None, hashes)
+        return record, stats + ShardStats(stages=StageSeconds(write=time.perf_counter() - started))
+
     def _label_columns(self, chunks: Sequence[EncodedChunk]) -> dict[str, Any]:
         """The columns of labels, of vectors that are not cast yet."""
         columns, classifier = self._config.encode.columns, self._engine.classifier
@@ -237,19 +260,37 @@ class ShardEncoder:
     def _plan_chunk(self, texts: pa.ChunkedArray, shard: Shard, start: int, started: float) -> PlannedChunk:
         first_row = shard.first_row + start
         hashes = hash_texts(texts) if self._config.encode.writes_hashes else None
-        reused = None if self._reuse is None or hashes is None else self._reuse.find(hashes)
-        rows = np.arange(len(texts)) if reused is None else reused.encoded_rows(len(texts))
+        copied, reused = None, None
+        if self._reuse is not None and hashes is not None:
+            if len(texts) == shard.table.num_rows and (found := self._find_shard(shard, hashes)) is not None:
+                copied, reused = found
+            else:
+                reused = self._reuse.find(hashes)
+        rows = np.arange(len(texts))
+        if reused is not None:
+            rows = reused.rows if copied is not None else reused.encoded_rows(len(texts))
         try:
             ids = self._plan_rows(texts, rows, shard, start)
         except BadRowsError as error:
             counted = error.of_rows(rows.tolist()).counted_from(first_row)
             raise counted.counted_from(first_row, self._source.locate(counted.named_rows)) from error.__cause__
         stats = self._planned_stats(ids)
-        if reused is not None and self._reuse is not None:
+        if copied is not None:
+            stats += copied.stats(len(ids.tokens.values), len(rows))
+        elif reused is not None and self._reuse is not None:
             stats += self._reuse.stats(reused)
-        took = StageSeconds(tokenize=time.perf_counter() - started)
+        stats += ShardStats(stages=StageSeconds(tokenize=time.perf_counter() - started))
         is_last = start + len(texts) == shard.table.num_rows
-        return PlannedChunk(ids, rows, reused, hashes, stats + ShardStats(stages=took), is_last, start)
+        return PlannedChunk(ids, rows, reused, hashes, stats, is_last, start, len(texts), copied)
+
+    def _find_shard(self, shard: Shard, hashes: NDArray[np.uint8]) -> tuple[CopiedShard, ReusedRows] | None:
+        """The whole shard in another folder, if that has it."""
+        if self._reuse is None or "embedding" not in self._config.encode.columns:
+            return None
+        kept = shard.select(self._config.dataset.keep_columns)
+        no_vectors = np.zeros((0, self._engine.config.dim), self._config.encode.vector_dtype)
+        empty = vector_table(kept.slice(0, 0), no_vectors, np.zeros(0, np.int64), np.zeros(0, np.bool_))
+        return self._reuse.find_shard(hashes, self._with_features(empty).schema, kept)
 
     def _plan_rows(self, texts: pa.ChunkedArray, rows: NDArray[np.int64], shard: Shard, start: int) -> PlannedTokens:
         """The ids of some rows of a chunk, and their batches."""

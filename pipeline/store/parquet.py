@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
@@ -27,6 +28,14 @@ from lengthwise.util.files import hashed_file
 
 ROW_GROUP_ROWS = 8_192
 RESUMABLE = "the shards before it are safe, and the same command resumes from there"
+
+
+@dataclass(frozen=True, eq=False)
+class ShardContents:
+    """The contents of a shard's file, and the number of its rows."""
+
+    contents: bytes
+    num_rows: int
 
 
 def vector_table(
@@ -63,7 +72,7 @@ def vector_table(
 def write_shard(
     folder: Folder,
     identity: str,
-    table: pa.Table,
+    table: pa.Table | ShardContents,
     counts: Mapping[str, Any],
     quarantine: bytes | None = None,
     hashes: bytes | None = None,
@@ -72,7 +81,7 @@ def write_shard(
 
     Args:
         identity: the hash that the folder must still have: another run may have started it over.
-        table: the rows, in the dataset's order.
+        table: the rows, in the dataset's order; or the contents of a file that has them.
         counts: the record's fields beside `rows`, `file`, `sha256`, `quarantine` and `hashes`.
         quarantine: the lines of the shard's file in the quarantine, if it has one.
         hashes: the contents of its file of text hashes, if it has one.
@@ -84,7 +93,10 @@ def write_shard(
     file, aside = shard_file(index), quarantine_file(index)
     with wrap_os_errors(f"{folder.location(file)}: the shard cannot be written", RESUMABLE), folder.draft(file) as part:
         with hashed_file(part) as parquet:
-            _write_table(table, parquet)
+            if isinstance(table, ShardContents):
+                parquet.write(table.contents)
+            else:
+                _write_table(table, parquet)
         found = read_identity(folder)  # as late as possible: the rename that follows takes moments
         if found is None or identity_hash(found) != identity:
             raise StoreError(f"{folder}: another run has started it over; this run has ended")
@@ -101,6 +113,17 @@ def write_shard(
         sha256=parquet.sha256,
         quarantine=None if quarantine is None else hashlib.sha256(quarantine).hexdigest(),
         hashes=None if hashes is None else hashlib.sha256(hashes).hexdigest(),
+    )
+
+
+def is_written_alike(shard: pq.ParquetFile, schema: pa.Schema) -> bool:
+    """Whether `write_shard` would write a table of this schema into a file like this one."""
+    metadata, found = shard.metadata, shard.schema_arrow
+    return bool(
+        found.equals(schema)
+        and found.metadata == schema.metadata
+        and metadata.created_by == f"parquet-cpp-arrow version {pa.cpp_version}"
+        and metadata.num_row_groups == -(-metadata.num_rows // ROW_GROUP_ROWS)
     )
 
 

@@ -59,7 +59,7 @@ class PreviousFolder:
 
     def __init__(self, folder: Folder, identity: dict[str, Any], records: dict[int, ShardRecord]) -> None:
         self._folder, self.identity, self.records = folder, identity, records
-        self._shards: OrderedDict[int, pq.ParquetFile] = OrderedDict()
+        self._shards: OrderedDict[int, tuple[bytes, pq.ParquetFile]] = OrderedDict()
 
     @classmethod
     def open(cls, url: str | Path) -> PreviousFolder | None:
@@ -106,13 +106,46 @@ class PreviousFolder:
             raise StoreError(f"{self._folder.location(record.file)}: has neither texts nor hashes of them; {_REMEDY}")
         return hash_texts(self._read_columns(index, [self.text_column])[self.text_column])
 
+    def is_unchanged(self, index: int, hashes: NDArray[np.uint8]) -> bool:
+        """Whether a shard has exactly the texts of these hashes, and none that could not be encoded.
+
+        Raises:
+            StoreError: its file of hashes is damaged.
+        """
+        record = self.records[index]
+        if record.hashes is None or record.bad or record.null or record.rows != len(hashes):
+            return False
+        return bool(np.array_equal(self.hashes(index), hashes))
+
+    def shard(self, index: int) -> tuple[bytes, pq.ParquetFile]:
+        """The contents of a shard's file, and what they are as a parquet file.
+
+        Raises:
+            StoreError: it is missing or damaged.
+        """
+        if index in self._shards:
+            self._shards.move_to_end(index)
+            return self._shards[index]
+        record = self.records[index]
+        contents = self._read(record.file, record.sha256)
+        try:
+            shard = pq.ParquetFile(pa.BufferReader(contents))
+        except (pa.ArrowException, OSError) as error:
+            raise StoreError(f"{self._folder.location(record.file)}: cannot be read ({error}); {_REMEDY}") from error
+        if shard.metadata.num_rows != record.rows:
+            raise StoreError(f"{self._folder.location(record.file)}: has other rows than its record says; {_REMEDY}")
+        while len(self._shards) >= _OPEN_SHARDS:
+            self._shards.popitem(last=False)
+        self._shards[index] = contents, shard
+        return contents, shard
+
     def rows(self, index: int, rows: NDArray[np.int64]) -> StoredRows:
         """Some rows of a shard, int64[n] in ascending order.
 
         Raises:
             StoreError: the shard is missing or damaged.
         """
-        shard = self._open(index)
+        _, shard = self.shard(index)
         sizes = [shard.metadata.row_group(number).num_rows for number in range(shard.metadata.num_row_groups)]
         ends = np.cumsum(sizes)
         bounds = [0, *np.searchsorted(rows, ends).tolist()]
@@ -127,7 +160,7 @@ class PreviousFolder:
         return StoredRows(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))
 
     def _read_columns(self, index: int, columns: list[str], group: int | None = None) -> pa.Table:
-        shard, location = self._open(index), self._folder.location(self.records[index].file)
+        (_, shard), location = self.shard(index), self._folder.location(self.records[index].file)
         try:
             table = shard.read(columns) if group is None else shard.read_row_group(group, columns)
         except (pa.ArrowException, OSError) as error:
@@ -135,23 +168,6 @@ class PreviousFolder:
         if table.column_names != columns:
             raise StoreError(f"{location}: has no columns {', '.join(columns)}; {_REMEDY}")
         return table
-
-    def _open(self, index: int) -> pq.ParquetFile:
-        if index in self._shards:
-            self._shards.move_to_end(index)
-            return self._shards[index]
-        record = self.records[index]
-        contents = self._read(record.file, record.sha256)
-        try:
-            shard = pq.ParquetFile(pa.BufferReader(contents))
-        except (pa.ArrowException, OSError) as error:
-            raise StoreError(f"{self._folder.location(record.file)}: cannot be read ({error}); {_REMEDY}") from error
-        if shard.metadata.num_rows != record.rows:
-            raise StoreError(f"{self._folder.location(record.file)}: has other rows than its record says; {_REMEDY}")
-        while len(self._shards) >= _OPEN_SHARDS:
-            self._shards.popitem(last=False)
-        self._shards[index] = shard
-        return shard
 
     def _read(self, name: str, sha256: str) -> bytes:
         location = self._folder.location(name)

@@ -17,6 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from helpers.texts import TEXTS
+from lengthwise.encoder.kernel import has_kernel
 from lengthwise.export.graphs.variants import VARIANTS
 
 
@@ -112,6 +113,22 @@ def test_memory_reports_peaks_of_processes(invoke: Callable[..., Result], tmp_pa
     rows = table(tmp_path, "memory-small.json")
     assert set(rows) == {"memory-mapped", "streamed"}
     assert all(float(ratio) > 0.5 for _, _, ratio in rows.values())
+
+
+@pytest.mark.skipif(not has_kernel(), reason="no fused kernel here")
+def test_reuse_compares_with_a_full_run(invoke: Callable[..., Result], tmp_path: Path) -> None:
+    invoke("reuse", "--shape", "small", "--rows", "200", "--runs", "1", "--hashes", "1000")
+    rows = table(tmp_path, "reuse-small.json")
+    reused = {label: int(cells[0]) for label, cells in rows.items()}
+    assert reused == {
+        "full run": 0,
+        "nothing changed": 200,
+        "1% of the rows changed": 198,
+        "10% of the rows changed": 180,
+        "50% of the rows changed": 100,
+        "1% of the rows appended": 200,
+    }
+    assert len(table(tmp_path, "reuse-small.json", 1)) == 3
 
 
 @pytest.mark.heavy

@@ -26,6 +26,7 @@ from lengthwise.encoder.torch_engine import TorchEngine
 from lengthwise.errors import ConfigError, StoreError, TextError
 from lengthwise.run.report import report_to_markdown
 from lengthwise.run.stats import EncodeReport
+from lengthwise.store import parquet
 from lengthwise.store.records import ShardRecord, parse_log
 from lengthwise.tokens.tokenizer import TextTokenizer
 from lengthwise.tokens.training import train_tokenizer
@@ -215,6 +216,43 @@ def test_other_columns_order_and_shards_are_no_reason_to_encode(
     np.testing.assert_array_equal(vectors_at(tmp_path / "new"), vectors_at(old)[::-1])
 
 
+@pytest.mark.parametrize(
+    ("changed", "copied"),
+    [("nothing", 3), ("a text", 2), ("a kept value", 2), ("kept columns", 0), ("vector_dtype", 0)],
+)
+def test_shards_that_did_not_change_are_copied(
+    tmp_path: Path,
+    tokenizer: TextTokenizer,
+    engine: LookupEngine,
+    monkeypatch: pytest.MonkeyPatch,
+    changed: str,
+    copied: int,
+) -> None:
+    texts, ids = [*MANY[:-1], ""], list(range(len(MANY)))  # also a row without tokens
+
+    def run_on(name: str, **encode_settings: Any) -> EncodeReport:
+        kept = ["id", "text"] if changed == "kept columns" and name != "old" else ["id"]
+        settings = {"output": str(tmp_path / name), "row_hashes": True, **encode_settings}
+        config = run_config(tmp_path / name, dataset={"shard_rows": 20, "keep_columns": kept}, encode=settings)
+        return encode(config, source_of(texts, config, id=ids), tokenizer, engine)
+
+    run_on("old")
+    if changed == "a text":
+        texts[30] = "mat cat"
+    if changed == "a kept value":
+        ids[30] = 99
+    dtype = {"vector_dtype": "float16"} if changed == "vector_dtype" else {}
+    run_on("full", **dtype)
+    written: list[int] = []
+    write_table = parquet._write_table
+    monkeypatch.setattr(parquet, "_write_table", lambda *given: (written.append(1), write_table(*given)))
+    report = run_on("new", reuse=[str(tmp_path / "old")], **dtype)
+    assert len(written) == 3 - copied
+    assert_equal_folders(tmp_path / "new", tmp_path / "full")
+    assert sum(report.encoded.reused.values()) == len(MANY) - 1 - (changed == "a text")
+    assert (report.encoded.rows, report.encoded.tokens) == (len(MANY), report.totals.tokens)
+
+
 def test_runs_can_be_chained_and_joined(tmp_path: Path, tokenizer: TextTokenizer, engine: LookupEngine) -> None:
     first = previous(tmp_path / "a", MANY[:20], tokenizer, engine)
     second = previous(tmp_path / "b", MANY[20:40], tokenizer, engine)
@@ -314,18 +352,25 @@ def test_mistaken_folders_are_refused(tmp_path: Path, tokenizer: TextTokenizer, 
 # What cannot be trusted
 
 
+@pytest.mark.parametrize("shard_rows", [7, 20])  # 20 as in the old folder: whole shards are copied
 @pytest.mark.parametrize("kind", ["data", "hashes"])
 @pytest.mark.parametrize("damage", ["bit", "missing"])
 def test_damaged_shard_is_encoded_again(
-    tmp_path: Path, tokenizer: TextTokenizer, engine: LookupEngine, kind: str, damage: str, caplog: Any
+    tmp_path: Path,
+    tokenizer: TextTokenizer,
+    engine: LookupEngine,
+    kind: str,
+    damage: str,
+    shard_rows: int,
+    caplog: Any,
 ) -> None:
     old = previous(tmp_path / "old", list(MANY), tokenizer, engine)
-    run(tmp_path / "full", list(MANY), tokenizer, engine, 7, encode={"row_hashes": True})
+    run(tmp_path / "full", list(MANY), tokenizer, engine, shard_rows, encode={"row_hashes": True})
     [path] = (old / kind).glob("shard-000001.*")
     contents = bytearray(path.read_bytes())
     contents[len(contents) // 2] ^= 1
     path.unlink() if damage == "missing" else path.write_bytes(contents)
-    report = run(tmp_path / "new", list(MANY), tokenizer, engine, 7, encode={"reuse": [str(old)]})
+    report = run(tmp_path / "new", list(MANY), tokenizer, engine, shard_rows, encode={"reuse": [str(old)]})
     assert_equal_folders(tmp_path / "new", tmp_path / "full")
     assert 0 < sum(report.encoded.reused.values()) <= 40
     assert f"{old}: 1 of its shards cannot be read: their rows are encoded again" in report.reuse
@@ -340,14 +385,15 @@ def test_damaged_identity_is_said(tmp_path: Path, tokenizer: TextTokenizer, engi
     assert report.encoded.reused == {}
 
 
+@pytest.mark.parametrize("shard_rows", [7, 20])
 def test_vectors_with_other_bits_are_not_taken(
-    tmp_path: Path, tokenizer: TextTokenizer, engine: LookupEngine, caplog: Any
+    tmp_path: Path, tokenizer: TextTokenizer, engine: LookupEngine, shard_rows: int
 ) -> None:
     """As of another version: nothing in the identity says so."""
     old = previous(tmp_path / "old", list(MANY), tokenizer, engine)
     engine.table = np.nextafter(engine.table.astype(np.float32), 9).astype(np.float64)
-    run(tmp_path / "full", list(MANY), tokenizer, engine, 7, encode={"row_hashes": True})
-    report = run(tmp_path / "new", list(MANY), tokenizer, engine, 7, encode={"reuse": [str(old)]})
+    run(tmp_path / "full", list(MANY), tokenizer, engine, shard_rows, encode={"row_hashes": True})
+    report = run(tmp_path / "new", list(MANY), tokenizer, engine, shard_rows, encode={"reuse": [str(old)]})
     assert_equal_folders(tmp_path / "new", tmp_path / "full")
     assert report.encoded.reused == {}
     assert "its vectors differ from those that are computed here" in report.reuse[1]
