@@ -33,7 +33,8 @@ _ELEMENTWISE = (
     " Or Equal Greater Less GreaterOrEqual LessOrEqual Flatten Slice Tile"
 )
 ELEMENTWISE = frozenset(_ELEMENTWISE.split())
-_LOOKUPS = ("Gather", "EmbedLayerNormalization", "QEmbedLayerNormalization", "GatherBlockQuantized")
+_EMBED_LAYERS = ("EmbedLayerNormalization", "QEmbedLayerNormalization")
+_LOOKUPS = ("Gather", "GatherBlockQuantized", *_EMBED_LAYERS)
 _SMALL = 4096  # values of constants that are read
 _FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE)
 _QUANTIZED = (
@@ -90,6 +91,8 @@ class GraphView:
         for node in self.graph.node:
             made = self._sources_of(node, found)
             found.update(dict.fromkeys(node.output, made))
+            if node.op_type in _EMBED_LAYERS and len(node.output) > 1:
+                found[node.output[1]] = made - {CONTENT}  # the index of the mask
         return found
 
     def _sources_of(self, node: onnx.NodeProto, found: Mapping[str, frozenset[str]]) -> frozenset[str]:
@@ -211,7 +214,7 @@ class GraphView:
                 while name in self.maker:
                     name = self.maker[name].input[0]
                 return self._initializers.get(name)
-            if node.op_type in ("EmbedLayerNormalization", "QEmbedLayerNormalization"):
+            if node.op_type in _EMBED_LAYERS:
                 return self._initializers.get(node.input[2])
         return None
 

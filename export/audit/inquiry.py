@@ -6,7 +6,7 @@ The vector of a row alone, at its own length, is the oracle, as it is in validat
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -46,6 +46,18 @@ class Trial:
     detail: str
     measure: Measure
     note: str = ""
+
+
+@dataclass(frozen=True)
+class _Measured:
+    """What a trial gave: a difference, or an error."""
+
+    trial: Trial
+    difference: float
+    error: Unanswered | None = None
+
+    def __str__(self) -> str:
+        return f"{self.trial.detail}, {_batch_name(self.trial.case)}: {self.error}"
 
 
 class Inquiry:
@@ -130,30 +142,32 @@ class Inquiry:
             NotAsked: no trial can be run.
             OutOfTime: the time is over before the first one.
         """
-        cells, worst, failed, error, left_out = list[Cell](), 0.0, None, "", ""
-        for trial in trials:
-            if self.is_late and not cells:
-                raise OutOfTime
+        measured = list(self._measure(trials))
+        counted = [each for each in measured if each.error is None or errors_fail or isinstance(each.error, NoAnswer)]
+        if not counted:
+            raise NotAsked(
+                f"no batch could be compared ({measured[0]})" if measured else "there is no batch to ask it of"
+            )
+        worst = max(counted, key=lambda each: each.difference)
+        cells = tuple(Cell(_batch_name(each.trial.case), each.trial.detail, each.difference) for each in counted)
+        if worst.difference <= tolerance:
+            return Answer("pass", passes, worst.difference, tolerance, cells)
+        says = fails.format(detail=worst.trial.detail, batch=_batch_name(worst.trial.case))
+        if worst.error is not None:
+            says = f"it fails: {worst}"
+        return Answer("fail", says, worst.difference, tolerance, cells, self.example(worst.trial, tolerance))
+
+    def _measure(self, trials: Iterable[Trial]) -> Iterator[_Measured]:
+        """Run trials until the time is over."""
+        for number, trial in enumerate(trials):
             if self.is_late:
-                break
+                if number == 0:
+                    raise OutOfTime
+                return
             try:
-                found = float(nan_to_inf(trial.measure(trial.case)).max(initial=0))
-            except Unanswered as unanswered:
-                message = f"{trial.detail}, {_batch_name(trial.case)}: {unanswered}"
-                if not errors_fail and not isinstance(unanswered, NoAnswer):
-                    left_out = message
-                    continue
-                found, error = float("inf"), error or message
-            cells.append(Cell(_batch_name(trial.case), trial.detail, found))
-            if found > tolerance and (failed is None or found > worst):
-                failed = trial
-            worst = max(worst, found)
-        if not cells:
-            raise NotAsked(f"no batch could be compared ({left_out})" if left_out else "there is no batch to ask it of")
-        if failed is None:
-            return Answer("pass", passes, worst, tolerance, tuple(cells))
-        says = f"it fails: {error}" if error else fails.format(detail=failed.detail, batch=_batch_name(failed.case))
-        return Answer("fail", says, worst, tolerance, tuple(cells), self.example(failed, tolerance))
+                yield _Measured(trial, float(nan_to_inf(trial.measure(trial.case)).max(initial=0)))
+            except Unanswered as error:
+                yield _Measured(trial, float("inf"), error)
 
     def example(self, trial: Trial, tolerance: float) -> Example:
         """The smallest batch that still fails a trial."""

@@ -13,6 +13,11 @@ from helpers.cli import Invoke, refusal
 FEW = ("--quick", "--question", "neighbours", "--question", "padding width", "--question", "left padding")
 
 
+@pytest.fixture(autouse=True)
+def _no_hurry(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lengthwise.export.audit.run.QUICK_SECONDS", 600.0)
+
+
 @pytest.fixture
 def sound(tmp_path: Path) -> Path:
     return transformer()(tmp_path / "sound")

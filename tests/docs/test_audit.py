@@ -14,7 +14,8 @@ PAGE = read_page("docs/audit.md")
 
 
 @pytest.mark.slow
-def test_commands_and_code_run_on_an_artifact(user: UserFolder) -> None:
+def test_commands_and_code_run_on_an_artifact(user: UserFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lengthwise.export.audit.run.QUICK_SECONDS", 600.0)
     user.run("lengthwise export run.yaml --set 'export.variants=[native]'")
     commands = [command for command in runnable_commands(PAGE) if command.startswith("lengthwise audit artifact")]
     assert len(commands) == 2

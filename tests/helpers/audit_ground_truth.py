@@ -345,7 +345,7 @@ class RacyTarget(FunctionTarget):
         import time
 
         self._shared = texts
-        time.sleep(0.002)
+        time.sleep(0.01)
         return plain_function((list(self._shared) * len(texts))[: len(texts)])
 
 

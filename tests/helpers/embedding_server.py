@@ -97,7 +97,7 @@ def race(encode: Encode) -> Encode:
     def racing(texts: list[str]) -> Any:
         nonlocal buffer
         buffer = texts
-        time.sleep(0.005)
+        time.sleep(0.02)
         return encode((buffer * len(texts))[: len(texts)])
 
     return racing

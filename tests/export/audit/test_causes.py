@@ -80,6 +80,20 @@ def test_masked_operations_are_no_cause() -> None:
     assert not any("padding width" in cause.explains for cause in causes_of(masked_mean))
 
 
+@pytest.mark.parametrize("masked", [True, False])
+def test_fused_attention_reads_the_index_of_the_mask(masked: bool) -> None:
+    """As onnxruntime's optimizer writes BERT."""
+
+    def fused(b: Builder, x: str) -> str:
+        tables = [b.random(20, 8), b.random(16, 8), "", b.random(8), b.random(8), ""]
+        inputs = ["input_ids", "", *tables, "attention_mask"]
+        b.nodes.append(helper.make_node("EmbedLayerNormalization", inputs, ["embedded", "index"]))
+        return b.op("Attention", "embedded", b.random(8, 24), b.random(24), "index" if masked else "")
+
+    causes = [cause for cause in causes_of(fused) if "attention without a mask" in cause.what]
+    assert bool(causes) != masked
+
+
 def test_the_side_of_the_padding_decides() -> None:
     def last(b: Builder, x: str) -> str:
         return b.op("Gather", x, b.constant(-1, np.int64), axis=1)

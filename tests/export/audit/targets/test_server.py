@@ -94,14 +94,14 @@ def test_what_the_server_says_of_its_model() -> None:
 def test_a_server_that_hangs_at_once_is_refused() -> None:
     with serving(plain_function, hang=lambda number: True) as url:
         start = time.monotonic()
-        with pytest.raises(AuditError, match=r"cannot be audited: .*the server gave no answer within 0.3 s"):
-            open_target(url, OpenOptions(timeout=0.3))
+        with pytest.raises(AuditError, match=r"cannot be audited: .*the server gave no answer within 1.5 s"):
+            open_target(url, OpenOptions(timeout=1.5))
         assert time.monotonic() - start < 20
 
 
 def test_a_server_that_hangs_later_does_not_pass() -> None:
     with serving(plain_function, hang=lambda number: number > 8) as url:
-        found = audit_target(open_target(url, OpenOptions(timeout=0.3), quick=True), quick=True, names=NAMES)
+        found = audit_target(open_target(url, OpenOptions(timeout=1.5), quick=True), quick=True, names=NAMES)
         assert not found.passed
         words = [answer.says for answer in found.answers]
         assert any("no answer within" in each for each in words)
