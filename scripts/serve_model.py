@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
@@ -31,6 +33,14 @@ def _flag(name: str) -> str:
     return f"--{name.replace('_', '-')}"
 
 
+def _report(line: str) -> None:
+    """Print a line, or print nothing from now on if the reader of standard output is gone."""
+    try:
+        click.echo(line)
+    except OSError:  # what is left in the buffer would fail once more when the process ends
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 @click.command(cls=ServerCommand)
 @click.argument("artifact", type=click.Path(path_type=Path))
 @click.option("--config", type=click.Path(path_type=Path), help="YAML file of these settings, e.g. max_items: 256.")
@@ -50,7 +60,7 @@ def main(artifact: Path, config: Path | None, **given: Any) -> None:
     settings = resolve_settings(given, config)
     for name, value in settings.redacted().items():
         click.echo(f"{name:<21}{value}")
-    serve(artifact, settings, click.echo)
+    serve(artifact, settings, _report)
 
 
 if __name__ == "__main__":

@@ -57,7 +57,7 @@ class _Lifecycle:
     """One run of a server."""
 
     def __init__(self, folder: Path, settings: ServeSettings, report: Callable[[str], None], started: float) -> None:
-        self._folder, self._settings, self._report, self._started = folder, settings, report, started
+        self._folder, self._settings, self._reporter, self._started = folder, settings, report, started
         self._metrics = Metrics()
         self._api = Api(settings, self._metrics)
         self._failure: LengthwiseError | None = None
@@ -88,6 +88,11 @@ class _Lifecycle:
             raise self._failure
         if self._server.force_exit:
             raise RunError("ended at once by a second signal; accepted requests may be unanswered")
+
+    def _report(self, line: str) -> None:
+        """Report a line; a server whose output nobody reads any more serves on, and ends when it is told to."""
+        with contextlib.suppress(OSError):
+            self._reporter(line)
 
     @contextlib.asynccontextmanager
     async def _lifespan(self, _: Any) -> AsyncIterator[None]:

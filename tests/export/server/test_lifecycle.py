@@ -245,6 +245,37 @@ def test_signal_during_loading_ends_the_server_with_zero(start: Start) -> None:
     assert server.terminate() == 0
 
 
+@pytest.mark.parametrize("last_line", ["listening", "ready"])
+def test_server_whose_output_nobody_reads_serves_on_and_ends(last_line: str, artifact_folder: Path) -> None:
+    command = [sys.executable, str(ROOT / "scripts/serve_model.py"), str(artifact_folder), "--port", "0"]
+    process = subprocess.Popen(
+        [*command, "--shutdown-delay", "0"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    try:
+        assert process.stdout is not None
+        port = 0
+        for line in process.stdout:
+            if line.startswith("listening"):
+                port = int(line.rpartition(":")[2])
+            if line.startswith(last_line):
+                break
+        process.stdout.close()
+        deadline = time.monotonic() + 60
+        while True:
+            connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
+            connection.request("GET", "/health/ready")
+            if connection.getresponse().status == 200:
+                break
+            connection.close()
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(60) == 0
+    finally:
+        process.kill()
+        process.wait()
+
+
 def test_damaged_artifact_is_reported(artifact_folder: Path, start: Start) -> None:
     shutil.copy(artifact_folder / "config.json", artifact_folder / "onnx/model.onnx")
     server = start(folder=artifact_folder)
