@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 import logging
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -117,12 +118,14 @@ def inspect_source(config: RunConfig, source: Source) -> tuple[Inspection, Token
     from lengthwise.batching.costs import expected_costs
     from lengthwise.batching.inspection import batch_strategies, inspect_tokens
     from lengthwise.encoder.kernel import has_bf16_kernel
+    from lengthwise.encoder.padding import read_lengths
     from lengthwise.tokens.tokenize import tokenize_texts
     from lengthwise.tokens.tokenizer import load_tokenizer
 
     model_folder = config.export.output if config.encode.engine == "onnx" else config.model.path
     tokenizer = load_tokenizer(config.tokenizer.path or model_folder)
-    tokenization = _load_tokenization(config)
+    model = _load_model_config(config)
+    tokenization = config.resolve_tokenization(TokenizationSettings() if model is None else model.tokenization)
     uncut = tokenization.model_copy(update={"max_length": None, "truncate": False})
     texts = next(source.shards()).texts
     tokens = tokenize_texts(texts, tokenizer, uncut, bad_rows="zero")
@@ -130,7 +133,8 @@ def inspect_source(config: RunConfig, source: Source) -> tuple[Inspection, Token
     fused_bf16 = encode.precision == "bf16" and has_bf16_kernel()  # which imports LLVM
     costs = expected_costs(encode.engine, encode.precision, encode.device, fused_bf16=fused_bf16)
     strategies = batch_strategies(costs, config.batching.max_tokens, config.batching.max_rows)
-    return inspect_tokens(tokens, strategies, tokenization.max_length), tokenization
+    read = None if model is None else partial(read_lengths, config=model)
+    return inspect_tokens(tokens, strategies, tokenization.max_length, read), tokenization
 
 
 def encode_run(
@@ -206,14 +210,13 @@ def _engine_opener(config: RunConfig) -> OpenEngine:
     return open_torch
 
 
-def _load_tokenization(config: RunConfig) -> TokenizationSettings:
-    """The tokenization of a run's model with the run's overrides; without a model so far, that of the defaults."""
+def _load_model_config(config: RunConfig) -> EncoderConfig | None:
+    """The configuration of a run's model; None where there is no model so far."""
     from lengthwise.export.artifact.folder import MANIFEST_FILE, Artifact
 
-    model = TokenizationSettings()
     checkpoint, artifact = Path(config.model.path) / CONFIG_FILE, Path(config.export.output)
     if config.encode.engine == "onnx" and (artifact / MANIFEST_FILE).is_file():
-        model = Artifact.open(artifact).load_config().tokenization
-    elif config.encode.engine == "torch" and checkpoint.is_file():
-        model = load_encoder_config(checkpoint).tokenization
-    return config.resolve_tokenization(model)
+        return Artifact.open(artifact).load_config()
+    if config.encode.engine == "torch" and checkpoint.is_file():
+        return load_encoder_config(checkpoint)
+    return None

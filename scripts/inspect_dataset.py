@@ -32,6 +32,13 @@ def summary(source: Source, found: Inspection, *, truncate: bool) -> str:
         lines.append(
             f"too long    {found.too_long:,} have more than tokenizer.max_length = {found.max_length}, and {verdict}"
         )
+    cut = found.lengths if found.max_length is None else np.minimum(found.lengths, found.max_length)
+    if (found.encoded_lengths != cut).any():
+        shorter = int((found.encoded_lengths < cut).sum())
+        lines.append(
+            f"padding     {found.encoded_lengths.sum():,} tokens are read, with the padding of the model; {shorter:,}"
+            " texts are cut to it"
+        )
     lines += ["", f"{'batches':<24}{'rows':>12}{'batches':>10}{'padding':>10}{'cost':>8}"]
     for strategy, report in found.strategies:
         figures = f"{report.rows:>12,}{report.batches:>10,}{report.padding:>10.1%}{found.relative_cost(report):>8.1f}"

@@ -9,7 +9,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -45,6 +45,7 @@ class Inspection:
 
     Attributes:
         lengths: int64[rows], tokens per row before truncation.
+        encoded_lengths: int64[rows], tokens per row that are computed: cut, and with padding that the model reads.
         max_length: the limit at which a row would be truncated, or None.
         empty: rows of a text without tokens.
         null: rows without a text.
@@ -54,6 +55,7 @@ class Inspection:
     """
 
     lengths: NDArray[np.int64]
+    encoded_lengths: NDArray[np.int64]
     max_length: int | None
     empty: int
     null: int
@@ -66,18 +68,18 @@ class Inspection:
         """Rows of more than `max_length` tokens."""
         return 0 if self.max_length is None else int((self.lengths > self.max_length).sum())
 
-    @property
-    def encoded_lengths(self) -> NDArray[np.int64]:
-        """int64[rows], tokens per row as it would be encoded: at most `max_length`."""
-        return self.lengths if self.max_length is None else np.minimum(self.lengths, self.max_length)
-
     def relative_cost(self, report: PlanReport) -> float:
         """The cost of a report in `strategies` as a multiple of the planned one; 1 where there is nothing to encode."""
         planned = self.strategies[-1][1].cost
         return report.cost / planned if planned else 1.0
 
 
-def inspect_tokens(tokens: RaggedTokens, strategies: Sequence[Strategy], max_length: int | None = None) -> Inspection:
+def inspect_tokens(
+    tokens: RaggedTokens,
+    strategies: Sequence[Strategy],
+    max_length: int | None = None,
+    read_lengths: Callable[[NDArray[np.int64]], NDArray[np.int64]] | None = None,
+) -> Inspection:
     """Count the rows of a shard, and compare strategies on them.
 
     Args:
@@ -85,12 +87,15 @@ def inspect_tokens(tokens: RaggedTokens, strategies: Sequence[Strategy], max_len
             different.
         strategies: as `batch_strategies` gives them, the planned one last.
         max_length: the limit at which a row would be truncated.
+        read_lengths: from tokens of a row to those that are computed, for a model that reads padding.
     """
     lengths = tokens.lengths
     encoded = lengths if max_length is None else np.minimum(lengths, max_length)
+    encoded = encoded if read_lengths is None else read_lengths(encoded)
     first, _ = tokens.distinct_rows()
     return Inspection(
         lengths=lengths,
+        encoded_lengths=encoded,
         max_length=max_length,
         empty=int(tokens.empty.sum()),
         null=int(tokens.null.sum()),

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 from helpers.texts import TEXTS
@@ -47,6 +48,17 @@ def test_planned_strategy_is_the_plan_of_encoding(tokenizer: TextTokenizer) -> N
     assert found.too_long == 2
     assert [found.relative_cost(report) for _, report in found.strategies][-1] == 1.0
     assert found.relative_cost(found.strategies[0][1]) == found.strategies[0][1].cost / found.strategies[2][1].cost
+
+
+def test_padding_that_is_read_is_planned(tokenizer: TextTokenizer) -> None:
+    def read(lengths: NDArray[np.int64]) -> NDArray[np.int64]:
+        return np.where(lengths > 0, 9, 0)
+
+    tokens = tokenize_texts(MIXED, tokenizer, bad_rows="zero")
+    found = inspect_tokens(tokens, batch_strategies(STEPWISE), read_lengths=read)
+    assert found.encoded_lengths.tolist() == [9] * 7 + [0, 0, 9, 9, 9]
+    assert found.lengths.tolist() == tokens.lengths.tolist()
+    assert [report.tokens for _, report in found.strategies] == [90, 90, 63]
 
 
 def test_texts_without_tokens_cost_nothing(tokenizer: TextTokenizer) -> None:

@@ -62,6 +62,23 @@ def test_picture_is_drawn_on_request(trained: Path, tmp_path: Path, invoke: Invo
     assert not (tmp_path / "none").exists()
 
 
+def test_inspect_plans_the_padding_that_a_model_reads(trained: Path, tmp_path: Path, invoke: Invoke) -> None:
+    model = ("--set", f"model.path={tmp_path / 'padded'}")
+    padding = ("--set", "model.init.padding={to: 5, side: pre, truncate: pre}")
+    assert invoke("init_model", trained, *model, *padding).exit_code == 0
+    result = invoke("inspect_dataset", trained, *model, "--set", "dataset.shard_rows=100")
+    assert result.exit_code == 0, result.stderr
+    longer = sum(len(text.split()) > 5 for text in TEXTS)
+    rows = len(TEXTS)
+    assert (
+        f"padding     {5 * rows} tokens are read, with the padding of the model; {longer} texts are cut to it"
+        in result.stdout
+    )
+    table = table_of(result.stdout)
+    assert table["planned"][:3] == [str(rows), "1", "0.0%"]
+    assert table["dataset order, padded"][2] == "0.0%"
+
+
 def test_inspect_uses_the_tokenizer_of_the_checkpoint_by_default(trained: Path, invoke: Invoke) -> None:
     own = invoke("inspect_dataset", trained, "--set", "tokenizer.path=null")
     assert own.exit_code == 0, own.stderr
