@@ -33,7 +33,8 @@ from lengthwise.export.artifact.folder import (
     describe_files,
     write_manifest,
 )
-from lengthwise.export.artifact.oracle import compute_oracle
+from lengthwise.export.artifact.oracle import OracleEncoder
+from lengthwise.export.artifact.rounding import Rounding
 from lengthwise.export.graphs.portable_lstm import dense, scanned
 from lengthwise.export.graphs.rewrite import REWRITES, missing_variants
 from lengthwise.export.graphs.trace import (
@@ -57,6 +58,7 @@ log = logging.getLogger(__name__)
 RUN_FILE = "run.yaml"
 _NO_LIMIT = 2**31 - 1  # tokens per text: the encoder has no limit, but fastembed requires one
 _GOLDEN_LENGTHS = (1, 1, 2, 3, 4, 5, 7, 8, 11, 13, 16, 17, 24, 32, 48, 64)
+_SAMPLES = 8  # of rounding, at each of these lengths
 
 
 def export_run(config: RunConfig) -> Artifact:
@@ -121,7 +123,7 @@ def build_artifact(
         write_checkpoint(part, encoder, tokenizer)
         _write_tokenizer_settings(part, encoder, tokenizer)
         _write_graphs(part, encoder, _metadata(encoder, weights), possible)
-        _write_golden(part, encoder)
+        rounding = _write_golden(part, encoder)
         card = model_card(encoder.config, part)
         for name, content in {CARD_FILE: card, **extra_files}.items():
             write_atomically(part / name, content.encode())
@@ -131,6 +133,7 @@ def build_artifact(
             "versions": versions,
             "variants": {v.name: v.file for v in VARIANTS.values() if (part / v.file).exists()},
             "tolerances": dict(TOLERANCES),
+            "rounding": rounding.record(),
             "files": describe_files(part),
         }
         write_manifest(part, manifest)
@@ -199,13 +202,26 @@ def _write_tokenizer_settings(folder: Path, encoder: PackedEncoder, tokenizer: T
         (folder / name).write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def _write_golden(folder: Path, encoder: PackedEncoder) -> None:
-    """Write sixteen rows of 1 to 64 random tokens and the vectors that PyTorch computes for them."""
-    lengths = np.array(_GOLDEN_LENGTHS, np.int64)
-    shape = (len(lengths), int(lengths.max()))
-    input_ids = np.random.default_rng(1).integers(encoder.config.vocab_size, size=shape)
-    oracle = compute_oracle(encoder, input_ids, lengths)
-    tensors: dict[str, NDArray[Any]] = {"input_ids": input_ids, "lengths": lengths, "vectors": oracle.vectors}
+def _write_golden(folder: Path, encoder: PackedEncoder) -> Rounding:
+    """Write sixteen rows of 1 to 64 random tokens and the vectors that PyTorch computes for them.
+
+    Returns:
+        What rounding does to these rows, and to more of the same lengths.
+    """
+    reference = OracleEncoder(encoder)
+    rng, lengths = np.random.default_rng(1), np.array(_GOLDEN_LENGTHS, np.int64)
+    batches = [
+        rng.integers(encoder.config.vocab_size, size=(len(lengths), int(lengths.max()))) for _ in range(_SAMPLES)
+    ]
+    oracles = [reference.compute(input_ids, lengths) for input_ids in batches]
+    input_ids, oracle = batches[0], oracles[0]
+    rounding = Rounding.collect((lengths, each.rounding) for each in oracles if each.rounding is not None)
+    tensors: dict[str, NDArray[Any]] = {
+        "input_ids": input_ids,
+        "lengths": lengths,
+        "vectors": oracle.vectors,
+        "float32": rounding.allowed(lengths).vectors,
+    }
     if oracle.labels is not None:
         tensors["logits"] = oracle.labels.logits
     if oracle.allowance is not None:
@@ -214,3 +230,4 @@ def _write_golden(folder: Path, encoder: PackedEncoder) -> None:
         save_file(tensors, folder / GOLDEN_FILE)
     except SafetensorError as error:  # also raised for a full disk
         raise ArtifactError(f"{folder / GOLDEN_FILE}: cannot be written ({error})") from error
+    return rounding

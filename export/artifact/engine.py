@@ -5,7 +5,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Literal, TypeVar, get_args
@@ -30,6 +32,7 @@ from lengthwise.util.system import cpu_count, free_memory
 from lengthwise.util.text_files import read_text
 from lengthwise.util.threads import parallel_map
 
+log = logging.getLogger(__name__)
 Device = Literal["cpu", "cuda", "auto"]
 T = TypeVar("T")
 R = TypeVar("R")
@@ -274,10 +277,22 @@ def select_variant(artifact: Artifact, runtime: str, variant: str | None = None)
         ArtifactError: the artifact has no such graph; or as `recommended_variant`.
     """
     name = variant or recommended_variant(artifact, runtime)
+    if variant is not None:
+        _warn_of_failure(artifact, runtime, variant)
     if name not in VARIANTS or VARIANTS[name].file not in artifact.manifest["files"]:
         present = [known.name for known in VARIANTS.values() if known.file in artifact.manifest["files"]]
         raise ArtifactError(f"{artifact.folder}: has no graph {name!r}, but {', '.join(present)}; see export.variants")
     return name
+
+
+def _warn_of_failure(artifact: Artifact, runtime: str, variant: str) -> None:
+    """Log why a graph did not pass validation, if it was validated and did not."""
+    if VALIDATION_JSON not in artifact.manifest["files"]:
+        return
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):  # which reading the recommendation reports
+        for verdict in json.loads(read_text(artifact.folder / VALIDATION_JSON))["verdicts"]:
+            if (verdict["runtime"], verdict["variant"], verdict["status"]) == (runtime, variant, "failed"):
+                log.warning("%s: the graph %s did not pass validation: %s", artifact.folder, variant, verdict["reason"])
 
 
 def _load_runtime(artifact: Artifact, device: Device, variant: str | None) -> tuple[OnnxRuntimeCpu, str]:

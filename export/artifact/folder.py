@@ -21,7 +21,7 @@ from safetensors.numpy import load_file
 
 from lengthwise.config import CONFIG_FILE, EncoderConfig, TokenizationSettings, load_encoder_config
 from lengthwise.errors import ArtifactError
-from lengthwise.export.artifact.difference import Allowance, largest_difference
+from lengthwise.export.artifact.difference import Allowance, largest, needed_tolerance
 from lengthwise.export.graphs.variants import PROGRAM_FILES, TORCHSCRIPT_FILES, VARIANTS
 from lengthwise.util.files import file_sha256, link_or_copy, replace_folder, write_atomically
 from lengthwise.util.model_paths import LFS_REMEDY, explain_model_path, hub_hint, is_lfs_pointer
@@ -48,6 +48,8 @@ class Golden:
         allowance: what each value may differ by, of the shape of `vectors`; None unless states are summed over time,
             see `artifact.oracle`.
         logits: float32[rows, labels]; None for an encoder without labels.
+        rounding: float64[rows], what values in float32 may differ by for their rounding, see `artifact.rounding`; None
+            in artifacts of earlier versions.
     """
 
     input_ids: NDArray[np.int64]
@@ -55,13 +57,21 @@ class Golden:
     vectors: NDArray[np.float32]
     allowance: Allowance | None = None
     logits: NDArray[np.float32] | None = None
+    rounding: NDArray[np.float64] | None = None
 
-    def largest_difference(self, vectors: NDArray[np.float32]) -> float:
-        """The largest difference of vectors, float32[rows, dim], from the golden ones, as validation measures it.
+    def needed_tolerance(self, vectors: NDArray[np.float32], *, in_float32: bool = True) -> float:
+        """The smallest tolerance under which vectors pass for the golden ones, as validation judges it.
 
-        It is the smallest tolerance under which they pass; infinite if a value is not a number.
+        Args:
+            vectors: float32[rows, dim].
+            in_float32: whether they were computed in float32, so that its rounding is allowed for; below it,
+                differences are relative to the length of a vector.
+
+        Returns:
+            Infinity if a value is not a number.
         """
-        return largest_difference(vectors, self.vectors, self.allowance)
+        rounding = self.rounding if in_float32 else None
+        return largest(needed_tolerance(vectors, self.vectors, self.allowance, rounding, by_length=not in_float32))
 
 
 @dataclass(frozen=True)
@@ -129,12 +139,12 @@ class Artifact:
         try:
             tensors = load_file(path)
             required = (tensors["input_ids"], tensors["lengths"], tensors["vectors"])
-            accumulated, logits = tensors.get("accumulated"), tensors.get("logits")
+            accumulated, logits, rounding = (tensors.get(name) for name in ("accumulated", "logits", "float32"))
             if accumulated is None:
-                return Golden(*required, logits=logits)
-            # Earlier versions wrote one tensor, with the rounding of float32 in it.
+                return Golden(*required, None, logits, rounding)
+            # Earlier versions wrote one tensor, with the rounding of sums in it.
             allowance = Allowance(accumulated, tensors.get("rounding", np.zeros_like(accumulated)))
-            return Golden(*required, allowance, logits)
+            return Golden(*required, allowance, logits, rounding)
         except (OSError, SafetensorError, KeyError) as error:
             raise ArtifactError(f"{path}: cannot be read ({error}); export the model again") from error
 

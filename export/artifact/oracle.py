@@ -1,6 +1,7 @@
 """The oracle: what PyTorch computes for each row of a batch alone.
 
-Rows are encoded one at a time, at their own length and without padding, so no row can depend on another.
+Rows are encoded one at a time, at their own length and without padding, so no row can depend on another. In float64
+they are computed too, to know what rounding does to them (`artifact.rounding`).
 
 A sum over time adds up the errors of its states. What a value of it may differ by is estimated here, per row and value
 (`accumulated_error`, and `mean_error` for a static residual beside it), since a projection can cancel large sums into a
@@ -9,7 +10,8 @@ small value, whose size then says nothing.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import copy
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -19,8 +21,10 @@ from lengthwise.encoder.classify import STEEPEST, LabelClassifier
 from lengthwise.encoder.model import PackedEncoder, encoder_classifier
 from lengthwise.encoder.padding import read_ids
 from lengthwise.export.artifact.difference import Allowance
+from lengthwise.export.artifact.rounding import RowRounding
 
 _FACTORS = (1, 1.0001, 1.0004, 1.001)
+Allowed = tuple[Allowance | None, NDArray[np.float64] | None]  # of sums, and of rounding
 
 
 @dataclass(frozen=True)
@@ -33,12 +37,42 @@ class Oracle:
         allowance: what each value may differ by, of the shape of `vectors`; None unless states are summed. See
             `accumulated_error` and `mean_error`.
         labels: the logits of an encoder that has labels.
+        rounding: how far these outputs are from those in float64; None where that was not computed.
+        allowed: what outputs may differ by for their rounding; None where that is not known.
     """
 
     vectors: NDArray[np.float32]
     states: NDArray[np.float32] | None
     allowance: Allowance | None = None
     labels: Labels | None = None
+    rounding: RowRounding | None = None
+    allowed: RowRounding | None = None
+
+    def allowances(self) -> list[Allowed]:
+        """What vectors, states and, with labels, logits may differ by."""
+        of = self.allowed
+        found: list[Allowed] = [
+            (self.allowance, None if of is None else of.vectors),
+            (None, None if of is None else of.states),
+        ]
+        if self.labels is not None:
+            found.append((self.labels.allowance, None if of is None else of.logits))
+        return found
+
+    def take(self, rows: NDArray[np.int64]) -> Oracle:
+        """That of some rows."""
+        return Oracle(
+            self.vectors[rows],
+            None if self.states is None else self.states[rows],
+            None if self.allowance is None else self.allowance.take(rows),
+            None if self.labels is None else self.labels.take(rows),
+            None if self.rounding is None else self.rounding.take(rows),
+            None if self.allowed is None else self.allowed.take(rows),
+        )
+
+    def below_float32(self) -> Oracle:
+        """The same without what rounding in float32 may do."""
+        return replace(self, allowed=None)
 
 
 @dataclass(frozen=True)
@@ -55,9 +89,66 @@ class Labels:
     allowance: Allowance
     classifier: LabelClassifier
 
+    def take(self, rows: NDArray[np.int64]) -> Labels:
+        """Those of some rows."""
+        return Labels(self.logits[rows], self.allowance.take(rows), self.classifier)
+
+
+class OracleEncoder:
+    """An encoder, and a copy of it in float64.
+
+    Attributes:
+        encoder: in evaluation mode.
+    """
+
+    def __init__(self, encoder: PackedEncoder) -> None:
+        self.encoder = encoder
+        self._exact = copy.deepcopy(encoder).double().eval()
+
+    def compute(self, input_ids: NDArray[np.int64], lengths: NDArray[np.int64]) -> Oracle:
+        """Encode each row alone, and measure its rounding.
+
+        Args:
+            input_ids: int64[batch, sequence], right-padded with any ids.
+            lengths: int64[batch], from 0 to sequence.
+        """
+        found = compute_oracle(self.encoder, input_ids, lengths)
+        return replace(found, rounding=self._rounding(found, input_ids, lengths))
+
+    def _rounding(self, found: Oracle, input_ids: NDArray[np.int64], lengths: NDArray[np.int64]) -> RowRounding:
+        """How far outputs are from those of the copy, which computes rows together: its own rounding is no matter."""
+        distances = RowRounding(*(np.zeros(len(lengths)) for _ in range(3)))
+        real = np.flatnonzero(lengths)
+        if not len(real):
+            return distances
+        ids, own_lengths = torch.from_numpy(input_ids[real, : lengths.max()]), torch.from_numpy(lengths[real])
+        with torch.inference_mode():
+            vectors, states = _outputs(self._exact, ids, own_lengths)
+            distances.vectors[real] = _distance(found.vectors[real], vectors)
+            if found.states is not None:
+                distances.states[real] = _distance(found.states[real, : states.shape[1]], states)
+            if found.labels is not None and self._exact.classifier is not None:
+                distances.logits[real] = _distance(found.labels.logits[real], self._exact.classifier(vectors))
+        return distances
+
+
+def _distance(found: NDArray[np.float32], exact: torch.Tensor) -> NDArray[np.float64]:
+    """The largest difference of a value per row."""
+    largest: NDArray[np.float64] = np.abs(found - exact.numpy()).reshape(len(found), -1).max(axis=1)
+    return largest
+
+
+def _outputs(encoder: PackedEncoder, ids: torch.Tensor, lengths: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Vectors of rows, and their states at their own tokens, [batch, sequence, state_dim], zero elsewhere."""
+    read = None if encoder.config.padding is None else read_ids(ids, lengths, encoder.config)
+    read_of, count = (ids, lengths) if read is None else (read.input_ids, read.lengths)
+    tokens = encoder.token_states(read_of, count)
+    vectors = encoder.head(tokens, count, torch.arange(read_of.shape[1]) < count[:, None])
+    return vectors, tokens.states if read is None else read.own_states(tokens.states, ids.shape[1])
+
 
 def compute_oracle(encoder: PackedEncoder, input_ids: NDArray[np.int64], lengths: NDArray[np.int64]) -> Oracle:
-    """Encode each row alone.
+    """Encode each row alone; `OracleEncoder` measures its rounding too.
 
     Args:
         encoder: the packed encoder, in evaluation mode.

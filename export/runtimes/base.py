@@ -30,11 +30,13 @@ class Tolerances(NamedTuple):
         difference: the largest difference from PyTorch in float32.
         batch: the largest difference of a row's vector between two batches.
         cosine: the smallest cosine of a vector to PyTorch's.
+        labels: the largest share of rows whose label differs from PyTorch's.
     """
 
     difference: float
     batch: float
     cosine: float
+    labels: float = 1.0
 
 
 class Runtime(ABC):
@@ -81,7 +83,7 @@ class Runtime(ABC):
 
     def tolerances(self, variant: Variant) -> Tolerances:
         """The limits for a variant: its precision may change vectors, but not with the batch."""
-        return Tolerances(max(variant.difference, self.tolerance), self.tolerance, variant.cosine)
+        return Tolerances(max(variant.difference, self.tolerance), self.tolerance, variant.cosine, variant.labels)
 
 
 def check_output_names(names: list[str]) -> None:

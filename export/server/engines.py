@@ -25,6 +25,7 @@ class ServedEngine:
         graph: the graph, or in PyTorch the precision.
         independent: whether a vector depends on its text alone.
         tolerance: the largest difference from the golden vectors that passes.
+        in_float32: whether it computes in float32.
     """
 
     engine: Engine
@@ -32,6 +33,7 @@ class ServedEngine:
     workers: int
     independent: bool
     tolerance: float
+    in_float32: bool
 
 
 def open_engine(artifact: Artifact, settings: ServeSettings) -> ServedEngine:
@@ -45,8 +47,8 @@ def open_engine(artifact: Artifact, settings: ServeSettings) -> ServedEngine:
     if settings.engine == "torch":
         return _open_torch(artifact, settings, workers)
     engine = OnnxEngine(artifact, settings.device, workers, settings.variant)
-    independent = VARIANTS[engine.variant].independent
-    return ServedEngine(engine, engine.variant, engine.workers, independent, engine.tolerance)
+    variant = VARIANTS[engine.variant]
+    return ServedEngine(engine, variant.name, engine.workers, variant.independent, engine.tolerance, variant.exact)
 
 
 def _open_torch(artifact: Artifact, settings: ServeSettings, workers: int | None) -> ServedEngine:
@@ -66,4 +68,4 @@ def _open_torch(artifact: Artifact, settings: ServeSettings, workers: int | None
         "bf16": VARIANTS[INT8].difference,
         "fp16": VARIANTS[FP16].difference,
     }
-    return ServedEngine(engine, precision, workers or engine.workers, True, tolerances[precision])
+    return ServedEngine(engine, precision, workers or engine.workers, True, tolerances[precision], precision == "fp32")

@@ -305,7 +305,7 @@ class Service:
                 self.engine.encode_batch(ids, np.full(rows, length, np.int64))
 
     def _check_golden(self, vectors: NDArray[np.float32]) -> None:
-        error = self._golden.largest_difference(vectors)
+        error = self._golden.needed_tolerance(vectors, in_float32=self._served.in_float32)
         if not error <= self._tolerance:
             raise ArtifactError(
                 f"{self.artifact.folder}: {self.engine.name} does not reproduce the golden vectors here: they differ by"

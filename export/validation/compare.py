@@ -2,8 +2,9 @@
 
 With itself: a row alone against the row in its batch, the batch in another order, the batch with more padding.
 Differences are |difference| / max(1, largest |value| of the row): absolute for vectors that are normalised or whose
-values stay within 1, as pooled LSTM states do under last, mean and max; relative for larger sums and projections. For
-a value of a sum over time it is the smallest tolerance that its accumulated error leaves (see `artifact.oracle`).
+values stay within 1, as pooled LSTM states do under last, mean and max; relative for larger sums and projections.
+Beside each stands the tolerance that it takes, which is the difference itself, or less where the errors of a sum over
+time (`artifact.oracle`) or the rounding of float32 (`artifact.rounding`) explain it.
 """
 
 from __future__ import annotations
@@ -14,9 +15,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from lengthwise.export.artifact.difference import cosines, scaled_difference
+from lengthwise.export.artifact.difference import cosines, largest, needed_tolerance, scaled_difference
 from lengthwise.export.artifact.oracle import Labels, Oracle
-from lengthwise.export.runtimes.base import Outputs, Runtime
+from lengthwise.export.runtimes.base import OUTPUT_NAMES, Outputs, Runtime
 from lengthwise.export.validation.cases import Case
 
 MORE_PADDING, ANOTHER_ORDER, ALONE = "more padding", "another order", "a row alone"
@@ -33,12 +34,14 @@ class CaseResult:
         group: the pattern of lengths, or how the batch was changed.
         of_batch: whether the runtime was compared with itself.
         difference: infinite where a value is not a number.
+        needed: the smallest tolerance under which it passes; the difference itself where nothing explains it.
     """
 
     case: str
     group: str
     of_batch: bool
     difference: float
+    needed: float
 
 
 @dataclass(frozen=True)
@@ -65,7 +68,7 @@ class Comparison:
         logits: the largest difference of a logit from PyTorch's, as it is; None without labels.
         decided: rows with tokens whose labels were compared with PyTorch's.
         changed: rows of them that got other labels.
-        cases: the largest difference of each comparison.
+        cases: each comparison.
         rows: each vector of the cases in `row_groups`.
     """
 
@@ -79,24 +82,38 @@ class Comparison:
     cases: tuple[CaseResult, ...] = ()
     rows: tuple[RowDeviation, ...] = ()
 
-    def worst_cases(self, number: int = WORST) -> list[CaseResult]:
-        """The comparisons with the largest differences, largest first."""
-        return sorted(self.cases, key=lambda case: -case.difference)[:number]
+    @property
+    def changed_share(self) -> float:
+        """The share of rows that got another label."""
+        return self.changed / self.decided if self.decided else 0.0
 
-    def worst_by_group(self) -> dict[str, float]:
-        """The largest difference per group, in the order of the groups' first cases."""
-        found: dict[str, float] = {}
-        for case in self.cases:
-            found[case.group] = max(found.get(case.group, 0.0), _nan_to_inf(case.difference))
-        return found
+    def worst_cases(self, number: int = WORST) -> list[CaseResult]:
+        """The comparisons that need the largest tolerances, and of equal ones those with the largest differences."""
+        return sorted(self.cases, key=lambda case: (-case.needed, -case.difference))[:number]
+
+    def worst_by_group(self) -> dict[str, CaseResult]:
+        """The first of `worst_cases` per group, in the order of the groups' first cases."""
+        found: dict[str, CaseResult] = {case.group: case for case in reversed(self.worst_cases(len(self.cases)))}
+        return {case.group: found[case.group] for case in self.cases}
+
+    def needed(self, *, of_batch: bool) -> float | None:
+        """The tolerance that it takes; None if nothing was compared."""
+        return max((case.needed for case in self.cases if case.of_batch == of_batch), default=None)
 
 
 class Comparator:
     """Runs comparisons of a runtime and collects their results."""
 
-    def __init__(self, runtime: Runtime, row_groups: Sequence[str] = ()) -> None:
-        """`row_groups`: the groups of cases whose rows are recorded one by one."""
-        self._runtime, self._row_groups = runtime, row_groups
+    def __init__(self, runtime: Runtime, row_groups: Sequence[str] = (), *, in_float32: bool = True) -> None:
+        """Start with no results.
+
+        Args:
+            runtime: a loaded runtime.
+            row_groups: the groups of cases whose rows are recorded one by one.
+            in_float32: whether the tolerances against PyTorch are those of float32: rounding is allowed for, and
+                differences are relative to a row's largest value. Between batches they always are.
+        """
+        self._runtime, self._row_groups, self._in_float32 = runtime, row_groups, in_float32
         self._cases: list[CaseResult] = []
         self._rows: list[RowDeviation] = []
         self._differences: list[NDArray[np.float64]] = []
@@ -106,30 +123,22 @@ class Comparator:
 
     def compare(self, case: Case, oracle: Oracle) -> None:
         """Run a case; compare it with the oracle, then with its rows in other batches."""
-        vectors, states, *logits = first = self._run(case)
-        of_states = [] if oracle.states is None else [scaled_difference(states, oracle.states)]
-        allowance = oracle.allowance
-        of_logits = self._compare_labels(case, logits, oracle.labels)
-        of_vectors = scaled_difference(vectors, oracle.vectors, allowance)
-        self._add(case.name, case.group, False, of_vectors, *of_states, *of_logits)
-        self._add_rows(case, vectors, oracle)
+        first = self.compare_with_oracle(case, oracle)
         for group, other, rows in _other_batches(case):
-            vectors, states, *logits = self._run(other)
+            found = self._run(other)
             name = f"{case.name}: {group}" if group != ALONE else f"{case.name}: row {rows[0]} alone"
-            columns = min(states.shape[1], first[1].shape[1])
-            self._add(
-                name,
-                group,
-                True,
-                scaled_difference(vectors, first[0][rows], None if allowance is None else allowance.take(rows)),
-                scaled_difference(states[:, :columns], first[1][rows][:, :columns]),
-                scaled_difference(states[:, columns:], np.zeros_like(states[:, columns:])),
-                *(
-                    scaled_difference(found, before[rows], oracle.labels.allowance.take(rows))
-                    for found, before in zip(logits, first[2:], strict=True)
-                    if oracle.labels is not None
-                ),
-            )
+            before = [output[rows] for output in first]
+            before[1] = _with_columns(before[1], found[1].shape[1])
+            self._add(name, group, True, found, before, oracle.take(rows))
+
+    def compare_with_oracle(self, case: Case, oracle: Oracle) -> Outputs:
+        """Run a case and compare it with the oracle alone; its outputs."""
+        found = self._run(case)
+        self._count_labels(case, found[2:], oracle.labels)
+        expected = (oracle.vectors, oracle.states, *([] if oracle.labels is None else [oracle.labels.logits]))
+        self._add(case.name, case.group, False, found, expected, oracle)
+        self._add_rows(case, found[0], oracle)
+        return found
 
     def result(self) -> Comparison:
         """The results of all comparisons so far."""
@@ -151,40 +160,49 @@ class Comparator:
             raise TypeError(f"the outputs are {' and '.join(str(output.dtype) for output in outputs)}, not float32")
         return outputs
 
-    def _compare_labels(
-        self, case: Case, found: Sequence[NDArray[np.float32]], labels: Labels | None
-    ) -> list[NDArray[np.float64]]:
-        """Differences of the logits, and the count of labels that changed.
+    def _count_labels(self, case: Case, found: Sequence[NDArray[np.float32]], labels: Labels | None) -> None:
+        """Record differences of the logits, and count the labels that changed.
 
         Raises:
             ValueError: there are logits and no labels, or the other way round.
         """
         if (labels is None) != (not found):
             raise ValueError("there are no logits" if labels else "there are logits, but the encoder has no labels")
-        if labels is None:
-            return []
-        (logits,) = found
-        if logits.shape == labels.logits.shape:
-            off = np.abs(logits.astype(np.float64) - labels.logits).max(initial=0)
-            self._logits = max(self._logits or 0.0, _nan_to_inf(off))
-            real = case.lengths > 0
-            ours, theirs = (labels.classifier.decisions(values[real]) for values in (logits, labels.logits))
-            self._decided += int(real.sum())
-            self._changed += int((ours != theirs).any(axis=1).sum())
-        return [scaled_difference(logits, labels.logits, labels.allowance)]
+        if labels is None or found[0].shape != labels.logits.shape:
+            return
+        off = np.abs(found[0].astype(np.float64) - labels.logits)
+        self._logits = max(self._logits or 0.0, largest(off))
+        real = case.lengths > 0
+        ours, theirs = (labels.classifier.decisions(values[real]) for values in (found[0], labels.logits))
+        self._decided += int(real.sum())
+        self._changed += int((ours != theirs).any(axis=1).sum())
 
     def _add(
-        self, name: str, group: str, of_batch: bool, of_vectors: NDArray[np.float64], *of_states: NDArray[np.float64]
+        self,
+        name: str,
+        group: str,
+        of_batch: bool,
+        found: Sequence[NDArray[np.float32]],
+        expected: Sequence[NDArray[np.float32] | None],
+        oracle: Oracle,
     ) -> None:
-        self._differences.append(of_vectors.ravel())
-        largest = max(_nan_to_inf(differences.max(initial=0)) for differences in (of_vectors, *of_states))
-        self._cases.append(CaseResult(name, group, of_batch, largest))
+        """Compare the outputs of a batch with what they should be; what the oracle allows is that of its rows."""
+        differences, needed = [], []
+        in_float32 = self._in_float32 or of_batch
+        allowances = oracle.allowances() if in_float32 else oracle.below_float32().allowances()
+        for number, (output, right, allowed) in enumerate(zip(found, expected, allowances, strict=True)):
+            if right is not None:
+                by_length = not in_float32 and number < len(OUTPUT_NAMES)  # logits are no vector
+                differences.append(scaled_difference(output, right))
+                needed.append(largest(needed_tolerance(output, right, *allowed, by_length=by_length)))
+        self._differences.append(differences[0].ravel())
+        self._cases.append(CaseResult(name, group, of_batch, max(map(largest, differences)), max(needed)))
 
     def _add_rows(self, case: Case, found: NDArray[np.floating], oracle: Oracle) -> None:
         expected = oracle.vectors
         if found.shape != expected.shape:
             return
-        differences = scaled_difference(found, expected, oracle.allowance).max(axis=1)
+        differences = scaled_difference(found, expected).max(axis=1)
         of_rows = cosines(found, expected)
         real = np.flatnonzero(case.lengths)
         if len(real) and vectors_have_a_direction(expected):
@@ -216,12 +234,14 @@ def _other_batches(case: Case) -> Iterator[tuple[str, Case, NDArray[np.int64]]]:
             yield ALONE, alone.pad_to(max(1, int(case.lengths[row])), rng), np.array([row])
 
 
+def _with_columns(states: NDArray[np.float32], columns: int) -> NDArray[np.float32]:
+    """States of so many columns, [batch, columns, width]: cut, or zeros beyond their own."""
+    more = max(0, columns - states.shape[1])
+    return np.pad(states[:, :columns], ((0, 0), (0, more), (0, 0)))
+
+
 def _largest(cases: Sequence[CaseResult], of_batch: bool) -> float | None:
     return max((case.difference for case in cases if case.of_batch == of_batch), default=None)
-
-
-def _nan_to_inf(difference: float) -> float:
-    return float("inf") if np.isnan(difference) else float(difference)
 
 
 def vectors_have_a_direction(vectors: NDArray[np.floating]) -> bool:

@@ -58,6 +58,7 @@ class Row:
         verdict: the verdict in two or three words.
         recommended: whether it is the graph to use on this runtime.
         tolerances: the limits that apply.
+        needed: by group, the tolerance that it takes, where that is not the difference itself.
     """
 
     name: str
@@ -66,6 +67,7 @@ class Row:
     verdict: str
     recommended: bool
     tolerances: Tolerances
+    needed: Mapping[str, float] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -165,10 +167,11 @@ def _rows(validation: Validation) -> dict[str, list[Row]]:
 
 
 def _row(verdict: Verdict, recommended: bool) -> Row:
-    worst = verdict.comparison.worst_by_group()
-    placeholder = "" if worst else _PLACEHOLDERS[verdict.status]
+    cases = verdict.comparison.worst_by_group()
+    worst, needed = ({name: getattr(case, of) for name, case in cases.items()} for of in ("difference", "needed"))
+    placeholder = "" if cases else _PLACEHOLDERS[verdict.status]
     label = _verdict_label(verdict, recommended)
-    return Row(verdict.variant, worst, placeholder, label, recommended, verdict.tolerances)
+    return Row(verdict.variant, worst, placeholder, label, recommended, verdict.tolerances, needed)
 
 
 def _verdict_label(verdict: Verdict, recommended: bool) -> str:
@@ -179,9 +182,13 @@ def _verdict_label(verdict: Verdict, recommended: bool) -> str:
         return "–"
     if found.difference is None or found.batch_difference is None:
         return "✗ error"
-    if not found.difference <= passes.difference or not (found.cosine is None or found.cosine >= passes.cosine):
+    needed, by_batch = found.needed(of_batch=False) or 0.0, found.needed(of_batch=True) or 0.0
+    if verdict.coarse:
+        return "✗ too coarse"
+    of_vectors = needed <= passes.difference and (found.cosine is None or found.cosine >= passes.cosine)
+    if not of_vectors or not found.changed_share <= passes.labels:
         return "✗ wrong here"
-    if not found.batch_difference <= passes.batch or not VARIANTS[verdict.variant].independent:
+    if not by_batch <= passes.batch or not VARIANTS[verdict.variant].independent:
         return "✗ depends on batch"
     return "✗ error"
 
@@ -286,9 +293,10 @@ def _draw_cells(axes: Axes, layout: _Layout, row: Row, top: float) -> None:
         if difference is None:
             _draw_box(axes, left, top, _COLUMN, facecolor=_GREY, hatch="////")
             continue
-        colour = colours(float(norm(difference)))
-        passes = difference <= (row.tolerances.batch if layout.of_batch[group] else row.tolerances.difference)
-        words, weight = (_short(difference), "normal") if passes else (f"✗ {_short(difference)}", "bold")
+        colour, words = colours(float(norm(difference))), _short(difference)
+        limit = row.tolerances.batch if layout.of_batch[group] else row.tolerances.difference
+        passes = row.needed.get(group, difference) <= limit
+        words, weight = (words, "normal") if passes else (f"✗ {words}", "bold")
         _draw_box(axes, left, top, _COLUMN, facecolor=colour)
         _write(axes, left + _COLUMN / 2, top + _ROW / 2, words, _SMALL, _ink_on(colour), ha="center", weight=weight)
 

@@ -30,6 +30,7 @@ def validation_to_json(validation: Validation) -> str:
         "lengths_matter": validation.lengths_matter,
         "files": dict(validation.files),
         "sum_scales": [asdict(scale) for scale in validation.sum_scales],
+        "rounding": None if validation.rounding is None else validation.rounding.record(),
         "verdicts": [
             _verdict_record(verdict, with_rows=verdict is first[verdict.variant]) for verdict in validation.verdicts
         ],
@@ -48,7 +49,9 @@ def _verdict_record(verdict: Verdict, with_rows: bool) -> dict[str, Any]:
         "comparison": {
             **comparison,
             "comparisons": len(cases),
-            "groups": verdict.comparison.worst_by_group(),
+            "needed": verdict.comparison.needed(of_batch=False),
+            "batch_needed": verdict.comparison.needed(of_batch=True),
+            "groups": {group: worst.difference for group, worst in verdict.comparison.worst_by_group().items()},
             "worst": [asdict(case) for case in verdict.comparison.worst_cases()],
             "rows": rows if with_rows else [],
         },

@@ -7,10 +7,12 @@ from collections.abc import Sequence
 import numpy as np
 
 from lengthwise.config import WEIGHTS_FILE
+from lengthwise.export.artifact.difference import LARGEST
 from lengthwise.export.artifact.folder import VALIDATION_MD
+from lengthwise.export.artifact.rounding import FACTOR
 from lengthwise.export.graphs.variants import NATIVE, VARIANTS, Variant
 from lengthwise.export.validation.cases import GOLDEN_CASE
-from lengthwise.export.validation.verdict import Validation, Verdict, by_runtime
+from lengthwise.export.validation.verdict import LENGTHS_SHOWN, Validation, Verdict, by_runtime
 from lengthwise.util.markdown import markdown_table
 from lengthwise.util.system import cpu_count, cpu_model
 
@@ -25,7 +27,9 @@ _METHOD = (
     " encoder on each row alone, at its own length. Each runtime is compared on batches of 1, 2, 5 and 17 rows (equal"
     " lengths, single tokens, one long row, unsorted, an axis longer than any row, rows without tokens; random ids in"
     " the padding), on every id of the vocabulary, on the artifact's golden vectors and on real texts if given; and"
-    " with itself: with more padding, in another order, a row alone."
+    " with itself: with more padding, in another order, a row alone. Below float32, what passes is relative to the"
+    " length of a vector or state, and its cosine and the labels decide too. A graph is too coarse for an encoder if"
+    " PyTorch, with its weights rounded as the graph's are, is off by half of that or more."
 )
 
 _SUM = (
@@ -36,6 +40,14 @@ _SUM = (
     " float32 is subtracted, in every precision the same: it is large where a repeated token makes each step round the"
     " same way. The table has both, as a divisor at the tolerance of float32. The states themselves"
     " (`token_embeddings`) are judged as with any other encoder."
+)
+
+_ROUNDING = (
+    "This encoder amplifies rounding errors: PyTorch's own vectors in float32 are as far from those in float64, with"
+    " the same weights, as the table says. Two implementations differ by what both round, so"
+    f" {FACTOR:.0f} times that is allowed where it is more than the tolerance, by length of text: a short text has"
+    f" had few tokens to amplify anything; never more than {LARGEST:.0e} of the row's largest value. Graphs below"
+    " float32 get none of it."
 )
 
 _LABELS = (
@@ -68,6 +80,7 @@ def validation_to_markdown(validation: Validation, heat_map: str | None = None) 
         *_precision_sections(validation),
         f"## How it was compared\n\n{_METHOD}",
         _sum_section(validation),
+        _rounding_section(validation),
         verdict_table(validation.verdicts),
         *(_detail_section(verdict) for verdict in validation.verdicts if verdict.comparison.cases),
     ]
@@ -84,6 +97,9 @@ def card_section(validation: Validation) -> str:
 def summary(validation: Validation) -> str:
     """Plain text: one line per runtime with the graph to use, one per failure, and one on the control."""
     lines = [_runtime_line(validation, *item) for item in by_runtime(validation.verdicts).items()]
+    if validation.rounding is not None and validation.rounding.amplifies:
+        lines.append(f"rounding    {validation.rounding.sentence()}")
+    lines += [f"do not use  {v.runtime}, {v.variant}: {v.reason}" for v in validation.verdicts if v.coarse]
     lines += [f"failed      {v.runtime}, {v.variant}: {v.reason}" for v in validation.failed]
     lines.append(f"control     {control_sentence(validation).removeprefix('Control: ')}")
     return "\n".join(lines)
@@ -166,7 +182,8 @@ def control_sentence(validation: Validation) -> str:
     control = validation.control
     difference = control.comparison.difference
     what = "Control: the native graph with its lengths disconnected, which is what exporting an unpacked LSTM gives,"
-    if control.status != "passed" and not (difference or 0) > control.tolerances.difference:
+    needed = control.comparison.needed(of_batch=False) or 0.0
+    if control.status != "passed" and not needed > control.tolerances.difference:
         return f"{what} could not be run ({control.reason}), so nothing shows that the comparisons detect it."
     if control.status == "failed":
         cosine = "" if control.comparison.cosine is None else f", cosine down to {control.comparison.cosine:.2f}"
@@ -193,11 +210,13 @@ def _deciding_value(verdict: Verdict) -> str:
     found, allowed = verdict.comparison, verdict.tolerances
     if not verdict.environment:
         return "error"
-    if found.difference is not None and not found.difference <= allowed.difference:
+    if not (found.needed(of_batch=False) or 0.0) <= allowed.difference:
         return _figure(found.difference)
     if found.cosine is not None and not found.cosine >= allowed.cosine:
         return f"cosine {found.cosine:.4f}"
-    if found.batch_difference is not None and not found.batch_difference <= allowed.batch:
+    if not found.changed_share <= allowed.labels:
+        return f"{found.changed_share:.1%} of labels"
+    if not (found.needed(of_batch=True) or 0.0) <= allowed.batch:
         return f"{_figure(found.batch_difference)} by its batch"
     return "by its batch"
 
@@ -226,7 +245,7 @@ def _pytorch_failure(validation: Validation) -> str:
         return ""
     return (
         f" PyTorch itself, in batches, is {max(off):.1e} from its own single rows: either the golden vectors are of"
-        " other weights, or this model amplifies rounding beyond the tolerance, which is no fault of a runtime."
+        f" other weights, or this model amplifies rounding beyond {LARGEST:.0e}, which is no fault of a runtime."
     )
 
 
@@ -269,6 +288,19 @@ def _sum_section(validation: Validation) -> str:
     rows = [(scale.tokens, f"{scale.divisor:.1f}", f"{scale.factor:.1f}") for scale in validation.sum_scales]
     columns = ("tokens, up to", "a difference is divided by up to", "times what another encoder's is")
     return f"### A sum over time\n\n{_SUM}\n\n{markdown_table(columns, rows)}"
+
+
+def _rounding_section(validation: Validation) -> str:
+    """What rounding does to an encoder that amplifies it, by length of text."""
+    found = validation.rounding
+    if found is None or not found.amplifies:
+        return ""
+    rows = [
+        (tokens, f"{vectors:.1e}", f"{states:.1e}", f"{FACTOR * vectors:.1e}", f"{FACTOR * states:.1e}")
+        for tokens, vectors, states in found.by_length(LENGTHS_SHOWN)
+    ]
+    columns = ("tokens, up to", "vectors, from float64", "states", "a vector may differ by", "a state by")
+    return f"### Rounding\n\n{_ROUNDING}\n\n{markdown_table(columns, rows)}"
 
 
 def _precision_sections(validation: Validation) -> list[str]:

@@ -6,7 +6,9 @@ vectors and real texts (see `validation.compare`).
 - In float32, 1e-6 on a CPU is about eight units in the last place of a value near 1, the effect of another order of
   summation within a matrix product; on a GPU, whose tiles differ more, 1e-5.
 - A sum over time adds up the errors of its states, and gets their accumulated size in place of 1 (`artifact.oracle`).
-- Below float32 a vector may differ by what `graphs.variants` allows, but not with its batch.
+- An encoder that amplifies rounding errors may differ by what rounding does to it (`artifact.rounding`).
+- Below float32 a vector may differ by what `graphs.variants` allows, but not with its batch. A graph whose precision is
+  too coarse for the encoder (`validation.coarse`) does not fail the artifact; nor is it recommended.
 - A known limitation of a runtime does not fail the artifact, but it is measured each time and never assumed: a runtime
   that ignores lengths has to agree with the control, the native graph with its lengths disconnected; one that lacks an
   operator has to refuse the file.
@@ -27,9 +29,10 @@ from tqdm import tqdm
 from lengthwise.config import CONFIG_FILE, WEIGHTS_FILE
 from lengthwise.encoder.checkpoint import load_encoder
 from lengthwise.encoder.model import PackedEncoder
-from lengthwise.export.artifact.difference import largest_difference
+from lengthwise.export.artifact.difference import largest, needed_tolerance, scaled_difference
 from lengthwise.export.artifact.folder import GOLDEN_FILE, Artifact
-from lengthwise.export.artifact.oracle import Oracle, compute_oracle
+from lengthwise.export.artifact.oracle import Oracle, OracleEncoder
+from lengthwise.export.artifact.rounding import Rounding
 from lengthwise.export.graphs.variants import NATIVE, VARIANTS, Variant
 from lengthwise.export.runtimes import NotRunnable, Runtime
 from lengthwise.export.runtimes.base import Tolerances
@@ -48,13 +51,13 @@ from lengthwise.export.validation.cases import (
     text_cases,
     vocabulary_cases,
 )
+from lengthwise.export.validation.coarse import is_too_coarse
 from lengthwise.export.validation.compare import CaseResult, Comparator, Comparison
 from lengthwise.export.validation.speed import RuntimeFactory, measure_speed
-from lengthwise.export.validation.verdict import Status, SumScale, Validation, Verdict
+from lengthwise.export.validation.verdict import LENGTHS_SHOWN, Status, SumScale, Validation, Verdict
 from lengthwise.tokens.ragged import RaggedTokens
 
 Check = tuple[Case, Oracle]
-_SUM_LENGTHS = (1, 8, 64)  # the report's rows for texts up to these lengths; longer ones have a row of their own
 
 
 def validate_artifact(
@@ -75,7 +78,7 @@ def validate_artifact(
         show_progress: whether to show progress bars.
     """
     encoder = load_encoder(artifact.folder)
-    checks = [*_artifact_checks(artifact, encoder, texts, show_progress)]
+    checks, rounding = allow_rounding(_artifact_checks(artifact, encoder, texts, show_progress))
     pairs = [
         (_factory(kind, encoder), VARIANTS[name])
         for kind in runtimes
@@ -83,7 +86,7 @@ def validate_artifact(
         if file in artifact.manifest["files"]
     ]
     verdicts = [
-        judge(make_runtime(), variant, artifact.folder, checks)
+        judge(make_runtime(), variant, artifact.folder, checks, encoder=encoder)
         for make_runtime, variant in tqdm(pairs, "validate", disable=not show_progress)
     ]
     control = judge(LengthsIgnored(), VARIANTS[NATIVE], artifact.folder, checks, explain=False)
@@ -93,7 +96,24 @@ def validate_artifact(
         cases = list(speed_cases(encoder.config.vocab_size))
         speeds = measure_speed(ran, artifact.folder, cases, show_progress=show_progress)
     files = _judged_files(artifact, verdicts)
-    return Validation(tuple(verdicts), control, encoder.config.lengths_matter, speeds, files, _sum_scales(checks))
+    matter, scales = encoder.config.lengths_matter, _sum_scales(checks)
+    return Validation(tuple(verdicts), control, matter, speeds, files, scales, rounding)
+
+
+def make_checks(encoder: PackedEncoder, cases: Iterable[Case]) -> list[Check]:
+    """Cases with their expected outputs, and what rounding may do to those."""
+    reference = OracleEncoder(encoder)
+    return allow_rounding((case, reference.compute(case.input_ids, case.lengths)) for case in cases)[0]
+
+
+def allow_rounding(checks: Iterable[Check]) -> tuple[list[Check], Rounding]:
+    """Checks with what rounding may do to their outputs, by what it did in texts of up to the same length."""
+    found = list(checks)
+    rounding = Rounding.collect(
+        (case.lengths, oracle.rounding) for case, oracle in found if oracle.rounding is not None
+    )
+    allowed = [(case, replace(oracle, allowed=rounding.allowed(case.lengths))) for case, oracle in found]
+    return allowed, rounding
 
 
 def _judged_files(artifact: Artifact, verdicts: Iterable[Verdict]) -> dict[str, str]:
@@ -112,7 +132,7 @@ def _sum_scales(checks: Iterable[Check]) -> tuple[SumScale, ...]:
         accumulated_errors = oracle.allowance.scale + oracle.allowance.fixed / CPU_TOLERANCE
         usual = np.abs(oracle.vectors.astype(np.float64)).max(axis=1, initial=1.0)
         for length, accumulated, size in zip(case.lengths.tolist(), accumulated_errors, usual.tolist(), strict=True):
-            tokens = next((most for most in _SUM_LENGTHS if length <= most), length)
+            tokens = next((most for most in LENGTHS_SHOWN if length <= most), length)
             largest = max(float(accumulated.max()), size)
             before = found.get(tokens, SumScale(tokens, 1.0, 1.0))
             found[tokens] = SumScale(tokens, max(before.divisor, largest), max(before.factor, largest / size))
@@ -132,19 +152,26 @@ def _artifact_checks(
     padding = encoder.config.padding
     at_the_edge = () if padding is None else padding_cases(vocab_size, padding)
     cases = [*grid_cases(vocab_size), *at_the_edge, *vocabulary_cases(vocab_size), *from_texts]
+    reference = OracleEncoder(encoder)
     for case in tqdm(cases, "oracle", disable=not show_progress):
-        yield case, compute_oracle(encoder, case.input_ids, case.lengths)
+        yield case, reference.compute(case.input_ids, case.lengths)
     golden = artifact.load_golden()
     case = Case(GOLDEN_CASE, GOLDEN, golden.input_ids, golden.lengths, vocab_size)
-    found = compute_oracle(encoder, golden.input_ids, golden.lengths)
+    found = reference.compute(golden.input_ids, golden.lengths)
     labels = found.labels
     if labels is not None and golden.logits is not None:
         labels = replace(labels, logits=golden.logits)
-    yield case, Oracle(golden.vectors, None, found.allowance, labels)
+    yield case, replace(found, vectors=golden.vectors, states=None, labels=labels)
 
 
 def judge(
-    runtime: Runtime, variant: Variant, folder: Path, checks: Sequence[Check], *, explain: bool = True
+    runtime: Runtime,
+    variant: Variant,
+    folder: Path,
+    checks: Sequence[Check],
+    *,
+    explain: bool = True,
+    encoder: PackedEncoder | None = None,
 ) -> Verdict:
     """Run every comparison on one runtime with one graph.
 
@@ -156,10 +183,11 @@ def judge(
         folder: the artifact's.
         checks: the cases and their expected outputs.
         explain: whether to test if a failure is explained by ignored lengths.
+        encoder: the artifact's, to test if a failure is explained by the graph's precision.
     """
-    path = folder / runtime.files[variant.name]
-    comparator = Comparator(runtime, () if variant.exact else (GOLDEN, TEXTS))
-    loaded, environment = False, dict[str, str]()
+    path, tolerances = folder / runtime.files[variant.name], runtime.tolerances(variant)
+    comparator = Comparator(runtime, () if variant.exact else (GOLDEN, TEXTS), in_float32=variant.exact)
+    loaded, environment, coarse = False, dict[str, str](), False
     status: Status
     try:
         runtime.load(path)
@@ -167,10 +195,16 @@ def judge(
         for case, oracle in checks:
             comparator.compare(case, oracle)
         environment = runtime.describe()
-        status, reason, known = _judge_comparison(comparator.result(), runtime, variant)
+        found = comparator.result()
+        off, dependent = _distance(found, tolerances), _batch_dependence(found, tolerances, variant)
+        reason, status = off or dependent, "failed" if off or dependent else "passed"
+        known = not off and bool(dependent) and (not variant.independent or variant.name in runtime.dependent)
         if explain and status == "failed" and not known and _ignores_lengths(runtime, variant, path, checks):
             reason = f"ignores the lengths: it computes what the graph gives with its lengths disconnected ({reason})"
             known = not runtime.reads_lengths
+        elif off and (not dependent or not variant.independent) and encoder is not None:
+            coarse = known = is_too_coarse(found, tolerances, variant, encoder, checks)
+            reason = f"too coarse for this encoder: {reason}" if coarse else reason
     except NotRunnable as error:
         status, reason, known, comparator = "not run", str(error), False, Comparator(runtime)
     except Exception as error:  # each runtime raises its own types
@@ -189,31 +223,37 @@ def judge(
         status=status,
         reason=reason,
         known=known,
-        tolerances=runtime.tolerances(variant),
+        tolerances=tolerances,
         comparison=comparator.result(),
         environment=environment,
+        coarse=coarse,
     )
 
 
-def _judge_comparison(found: Comparison, runtime: Runtime, variant: Variant) -> tuple[Status, str, bool]:
-    """Status, reason, and whether a failure is a known limitation of the graph."""
-    tolerances: Tolerances = runtime.tolerances(variant)
+def _distance(found: Comparison, tolerances: Tolerances) -> str:
+    """How outputs are too far from PyTorch's; empty if they are not."""
     worst = _worst(found.cases, of_batch=False)
-    if not worst.difference <= tolerances.difference:
-        return "failed", f"{worst.case}: off by {worst.difference:.2g}", False
+    if not worst.needed <= tolerances.difference:
+        return f"{worst.case}: off by {worst.difference:.2g}"
     if found.cosine is not None and not found.cosine >= tolerances.cosine:
-        return "failed", f"a vector's cosine to PyTorch's is {found.cosine:.6f}", False
+        return f"a vector's cosine to PyTorch's is {found.cosine:.6f}"
+    if not found.changed_share <= tolerances.labels:
+        return f"{found.changed:,} of {found.decided:,} rows get another label"
+    return ""
+
+
+def _batch_dependence(found: Comparison, tolerances: Tolerances, variant: Variant) -> str:
+    """How a vector depends on its batch; empty if it does not."""
     worst = _worst(found.cases, of_batch=True)
-    if not worst.difference <= tolerances.batch:
-        reason = f"a vector depends on its batch: {worst.case}: off by {worst.difference:.2g}"
-        return "failed", reason, not variant.independent or variant.name in runtime.dependent
+    if not worst.needed <= tolerances.batch:
+        return f"a vector depends on its batch: {worst.case}: off by {worst.difference:.2g}"
     if not variant.independent:
-        return "failed", "a vector depends on its batch, although these comparisons do not show it", True
-    return "passed", "", False
+        return "a vector depends on its batch, although these comparisons do not show it"
+    return ""
 
 
 def _worst(cases: Iterable[CaseResult], of_batch: bool) -> CaseResult:
-    return max((case for case in cases if case.of_batch == of_batch), key=lambda case: case.difference)
+    return max((case for case in cases if case.of_batch == of_batch), key=lambda case: case.needed)
 
 
 def _has_contrib(path: Path) -> bool:
@@ -242,9 +282,9 @@ def _ignores_lengths(runtime: Runtime, variant: Variant, path: Path, checks: Seq
     to_control = control_difference = 0.0
     for case, oracle in checks:
         found, cut, correct = (one.run(case.input_ids, case.attention_mask)[0] for one in (runtime, control, reader))
-        if not largest_difference(correct, oracle.vectors, oracle.allowance) <= tolerance:
+        if not largest(needed_tolerance(correct, oracle.vectors, *oracle.allowances()[0])) <= tolerance:
             return False
-        to_control = max(to_control, largest_difference(found, cut))
-        control_difference = max(control_difference, largest_difference(cut, correct))
+        to_control = max(to_control, largest(scaled_difference(found, cut)))
+        control_difference = max(control_difference, largest(scaled_difference(cut, correct)))
     close = 10 * runtime.tolerances(variant).difference if variant.exact else control_difference / 10
     return to_control <= close < control_difference

@@ -6,11 +6,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
+from lengthwise.export.artifact.rounding import Rounding
 from lengthwise.export.graphs.variants import VARIANTS
 from lengthwise.export.runtimes.base import Tolerances
 from lengthwise.export.validation.compare import Comparison
 from lengthwise.export.validation.speed import Speeds
 
+LENGTHS_SHOWN = (1, 8, 64)  # the report's rows for texts up to these lengths
 Status = Literal["passed", "failed", "refused", "not run"]
 
 
@@ -25,6 +27,7 @@ class Verdict:
         status: `refused` if the runtime rejects the file with an error, `not run` if it is not available here.
         reason: why it failed, was refused or was not run; empty if it passed.
         known: whether the failure is a known limitation of the runtime or the graph, and was found again.
+        coarse: whether the graph's precision is too coarse for the encoder, which is such a limitation.
         tolerances: the limits that applied.
         comparison: what was measured; empty if nothing was.
         environment: versions, and evidence of where it ran.
@@ -39,6 +42,7 @@ class Verdict:
     tolerances: Tolerances
     comparison: Comparison
     environment: Mapping[str, str]
+    coarse: bool = False
 
 
 @dataclass(frozen=True)
@@ -67,6 +71,7 @@ class Validation:
         speeds: milliseconds per batch, by runtime and graph.
         files: sha256 (hex), by name, of the artifact's files that the verdicts are about.
         sum_scales: of an encoder that sums states over time, by length of text; else empty.
+        rounding: what rounding in float32 does to the encoder's outputs.
     """
 
     verdicts: tuple[Verdict, ...]
@@ -75,6 +80,7 @@ class Validation:
     speeds: Speeds = field(default_factory=dict)
     files: Mapping[str, str] = field(default_factory=dict)
     sum_scales: tuple[SumScale, ...] = ()
+    rounding: Rounding | None = None
 
     @property
     def first_by_variant(self) -> dict[str, Verdict]:
@@ -100,8 +106,8 @@ class Validation:
     @property
     def detects_ignored_lengths(self) -> bool:
         """Whether the comparisons failed the control, or lengths do not matter to this encoder."""
-        difference = self.control.comparison.difference or 0.0
-        caught = self.control.status == "failed" and difference > self.control.tolerances.difference
+        needed = self.control.comparison.needed(of_batch=False) or 0.0
+        caught = self.control.status == "failed" and needed > self.control.tolerances.difference
         return caught or not self.lengths_matter
 
     @property

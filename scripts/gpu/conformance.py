@@ -92,7 +92,8 @@ def _validated(runtime: str, variant: str, context: Context) -> Outcome:
     cosine = float(np.min([each.cosine if each.cosine is not None else -1.0 for each in compared]))
     exact = VARIANTS[variant].exact
     text = f"off by {difference:.1e}; cosine at least {cosine:.6f}; a row in another batch off by {of_batch:.1e}"
-    ok = difference <= TOLERANCE if exact else cosine >= MIN_COSINE
+    needed = max(each.needed(of_batch=False) or 0.0 for each in compared)
+    ok = needed <= TOLERANCE if exact else cosine >= MIN_COSINE
     failed = any(verdict.status in ("failed", "refused") and not verdict.known for verdict in verdicts)
     return Outcome("; ".join([text, *reasons]), ok=ok and not failed)
 

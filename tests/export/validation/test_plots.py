@@ -54,7 +54,9 @@ def verdict(
     """A verdict on cases of which each group's second is the worse; they come in the order of a real comparison."""
     pairs = [(group, False, value) for group, value in zip(FROM_PYTORCH, differences, strict=False)]
     pairs[1:1] = [(group, True, value) for group, value in zip(FROM_ITSELF, of_batch, strict=False)]
-    cases = tuple(CaseResult(group, group, own, value * part) for part in (0.5, 1) for group, own, value in pairs)
+    cases = tuple(
+        CaseResult(group, group, own, value * part, value * part) for part in (0.5, 1) for group, own, value in pairs
+    )
     passes = Tolerances(VARIANTS[variant].difference or usual, usual, VARIANTS[variant].cosine)
     comparison = Comparison(max(differences), max(of_batch), 1e-8, cosine, cases=cases)
     file = VARIANTS[variant].file
@@ -177,9 +179,10 @@ def test_only_the_recommended_graph_is_highlighted() -> None:
     [
         (verdict("one", FP16), "✓ passes"),  # nothing below float32 is recommended
         (verdict("one", status="failed", differences=WRONG), "✗ wrong here"),
-        (verdict("one", status="failed", differences=(math.nan,) * 9), "✗ wrong here"),
+        (verdict("one", status="failed", differences=(math.inf,) * 9), "✗ wrong here"),
         (verdict("one", FP16, "failed", cosine=0.9), "✗ wrong here"),
         (verdict("one", FP16, "failed", cosine=math.nan), "✗ wrong here"),
+        (replace(verdict("one", INT8, "failed", cosine=0.9), coarse=True), "✗ too coarse"),
         (verdict("one", status="failed", of_batch=(0.1, 0.0, 0.0)), "✗ depends on batch"),
         (verdict("one", INT8_DYNAMIC, "failed"), "✗ depends on batch"),  # although these cases do not show it
         (verdict("one", status="failed"), "✗ error"),
@@ -253,13 +256,13 @@ def test_cells_darken_with_the_difference_and_blue_ends_at_the_float32_tolerance
     assert blue == [difference <= 1e-6 for difference in differences]
 
 
-def test_zero_and_nan_are_at_the_ends_of_the_scale() -> None:
+def test_zero_and_infinity_are_at_the_ends_of_the_scale() -> None:
     best = verdict("one", differences=(0.0, 1e-12, 1e-8), of_batch=(0.0, 0.0, 0.0))
-    worst = verdict("one", status="failed", differences=(1.0, 50.0, math.inf, math.nan))
+    worst = verdict("one", status="failed", differences=(1.0, 50.0, math.inf))
     assert len(set(cell_colours(heat_map_figure(validation(best))))) == 1
     figure = heat_map_figure(validation(worst))
-    assert len(set(cell_colours(figure)[:4])) == 1
-    assert rows(figure)[0][2:6] == ["✗ 1", "✗ 5e1", "✗ ∞", "✗ ∞"]
+    assert len(set(cell_colours(figure)[:3])) == 1
+    assert rows(figure)[0][2:5] == ["✗ 1", "✗ 5e1", "✗ ∞"]
 
 
 def test_cross_marks_values_above_the_rows_tolerance() -> None:

@@ -30,9 +30,13 @@ def verdict(runtime: str, variant: str, status: Any, comparison: Comparison = Co
     return Verdict(runtime, variant, VARIANTS[variant].file, status, comparison=comparison, **{**default, **changes})
 
 
+def result(case: str, group: str, difference: float, *, of_batch: bool = False) -> CaseResult:
+    return CaseResult(case, group, of_batch, difference, difference)
+
+
 def compared(difference: float, batch: float = 1e-7, cosine: float | None = 0.99999999, **changes: Any) -> Comparison:
-    cases = (CaseResult("5 x unsorted", "unsorted", False, 1e-7), CaseResult("golden", "golden", False, difference))
-    more = (CaseResult("golden: more padding", "more padding", True, batch),)
+    cases = (result("5 x unsorted", "unsorted", 1e-7), result("golden", "golden", difference))
+    more = (result("golden: more padding", "more padding", batch, of_batch=True),)
     return Comparison(difference, batch, difference, cosine, cases=(*cases, *more), **changes)
 
 
@@ -85,8 +89,9 @@ def test_json_is_strict_and_has_the_measurements() -> None:
         "group": "golden",
         "of_batch": False,
         "difference": 2e-7,
+        "needed": 2e-7,
     }
-    assert first["tolerances"] == {"difference": 1e-6, "batch": 1e-6, "cosine": 0.99999}
+    assert first["tolerances"] == {"difference": 1e-6, "batch": 1e-6, "cosine": 0.99999, "labels": 1.0}
     assert [row["row"] for row in half["comparison"]["rows"]] == [0, 1]
     assert failed["comparison"]["difference"] == "inf"
     assert absent["comparison"]["difference"] is None
@@ -181,7 +186,7 @@ def test_report_has_rows_of_lower_precision() -> None:
     report = validation_to_markdown(validation(PASSED, HALF))
     assert "| onnxruntime cpu | fp16 | 2 | 1.5e-04 / 1.9e-04 / 2.0e-04 | 0.999850 /" in report
     assert "| 0 | 3 | 1.0e-04, cosine 0.999900 |" in report
-    assert "Below float32" not in validation_to_markdown(validation(PASSED))
+    assert "## Below float32" not in validation_to_markdown(validation(PASSED))
 
 
 def test_report_has_speed_relative_to_the_native_graph() -> None:
@@ -201,8 +206,16 @@ def test_verdict_table_is_rectangular_and_says_not_run() -> None:
 
 
 def test_worst_by_group_keeps_the_order_of_groups() -> None:
-    cases = [CaseResult("a", "x", False, 1.0), CaseResult("b", "y", False, 3.0), CaseResult("c", "x", False, 2.0)]
-    assert list(Comparison(cases=tuple(cases)).worst_by_group().items()) == [("x", 2.0), ("y", 3.0)]
+    first, second, worse = result("a", "x", 1.0), result("b", "y", 3.0), result("c", "x", 2.0)
+    assert list(Comparison(cases=(first, second, worse)).worst_by_group().items()) == [("x", worse), ("y", second)]
+
+
+def test_worst_case_is_the_one_that_needs_the_largest_tolerance() -> None:
+    """A larger difference may be explained by rounding."""
+    explained = CaseResult("long", "x", False, 1e-5, 0.0)
+    found = Comparison(cases=(explained, result("short", "x", 3e-7)))
+    assert [case.case for case in found.worst_cases()] == ["short", "long"]
+    assert (found.needed(of_batch=False), found.needed(of_batch=True)) == (3e-7, None)
 
 
 def test_nan_can_be_reported() -> None:
