@@ -12,19 +12,20 @@ import torch
 from numpy.typing import NDArray
 
 from lengthwise.encoder.model import PackedEncoder
+from lengthwise.encoder_config import PaddingSettings
 from lengthwise.errors import CheckpointError
+from lengthwise.formats.word_patterns import MARKS
 from lengthwise.tokens.tokenize import tokenize_texts
 from lengthwise.tokens.tokenizer import TextTokenizer
 
+TOLERANCE = 1e-5  # between two ways to compute the same in float32, relative to values above 1
 _TEXTS, _LONGEST = 64, 40
-_TOLERANCE = 1e-5  # between two ways to compute the same in float32
-_MARKS = range(0xF0000, 0xF1000)
 
 
 def sample_texts(tokenizer: TextTokenizer, count: int = _TEXTS) -> list[str]:
     """Texts of 1 to 40 tokens of the vocabulary, the same each time; none where the tokens are no words."""
     words = [tokenizer.token(number) or "" for number in range(tokenizer.vocab_size)]
-    words = ["".join(char for char in word if ord(char) not in _MARKS) for word in words]
+    words = ["".join(char for char in word if ord(char) not in MARKS) for word in words]
     words = [word for word in words if word.strip() and not word.startswith(("[", "<"))]
     draw = random.Random(0)
     texts = [" ".join(draw.choices(words, k=1 + number % _LONGEST)) for number in range(count)] if words else []
@@ -59,7 +60,7 @@ def compare_with_library(folder: Path, encoder: PackedEncoder, tokenizer: TextTo
 
     expected = SentenceTransformer(str(folder), device="cpu").encode(texts)
     difference = float(np.abs(outputs(encoder, tokenizer, texts) - expected).max())
-    if not difference <= _TOLERANCE * max(1.0, float(np.abs(expected).max())):
+    if not difference <= TOLERANCE * max(1.0, float(np.abs(expected).max())):
         raise CheckpointError(
             f"{folder}: the imported encoder differs from sentence-transformers by {difference:.1e} on {len(texts)}"
             " texts; please report this model"
@@ -77,7 +78,7 @@ def padding_report(encoder: PackedEncoder, tokenizer: TextTokenizer, texts: Sequ
     if config.padding is None:
         tokens = tokenize_texts(texts, tokenizer, config.tokenization, bad_rows="zero")
         longest = int(np.diff(tokens.offsets).max())
-        changed = config.model_copy(update={"padding": _padding(longest)})
+        changed = config.model_copy(update={"padding": PaddingSettings(to=longest, truncate=None)})
         what = f"packed; read with the padding of a batch of {longest} tokens"
     else:
         changed, what = config.model_copy(update={"padding": None}), "read as it was trained; packed"
@@ -90,9 +91,3 @@ def padding_report(encoder: PackedEncoder, tokenizer: TextTokenizer, texts: Sequ
         decided = (own > 0) != (found > 0) if own.shape[1] == 1 else (own.argmax(1) != found.argmax(1))[:, None]
         labels = f", and {int(decided.any(axis=1).sum())} of {len(texts)} labels change"
     return f"{what}, outputs move by up to {difference:.1e}{labels}"
-
-
-def _padding(length: int) -> object:
-    from lengthwise.encoder_config import PaddingSettings
-
-    return PaddingSettings(to=length, truncate=None)

@@ -21,8 +21,9 @@ from lengthwise.formats.keras import read_keras
 from lengthwise.formats.keras_file import SUFFIXES as KERAS_SUFFIXES
 from lengthwise.formats.keras_file import read_keras_file
 from lengthwise.formats.mapping import Mapping
-from lengthwise.formats.onnx_graph import SUFFIX as ONNX_SUFFIX
-from lengthwise.formats.onnx_graph import OnnxGraph, read_onnx
+from lengthwise.formats.onnx_file import SUFFIX as ONNX_SUFFIX
+from lengthwise.formats.onnx_file import OnnxGraph
+from lengthwise.formats.onnx_graph import read_onnx
 from lengthwise.formats.sentence_transformers import read_sentence_transformers
 from lengthwise.formats.state_dict import read_state_dict
 from lengthwise.formats.tensors import SUFFIXES as TENSOR_SUFFIXES
@@ -121,7 +122,7 @@ def weights_path(place: Path, mapping: Mapping | None, source: Path) -> Path:
     """
     if place.is_dir():
         named = mapping.weights if mapping is not None else None
-        found = [place / named] if named is not None else sorted(p for p in place.rglob("*") if p.suffix in SUFFIXES)
+        found = [place / named] if named is not None else weights_files(place)
         if len(found) != 1:
             listed = ", ".join(str(path.relative_to(place)) for path in found[:10]) or "none"
             raise ConfigError(
@@ -138,6 +139,11 @@ def weights_path(place: Path, mapping: Mapping | None, source: Path) -> Path:
             " sentence-transformers"
         )
     return place
+
+
+def weights_files(folder: Path) -> list[Path]:
+    """The files in a folder, and those below it, that may be weights by their names."""
+    return sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
 
 
 class _Places:

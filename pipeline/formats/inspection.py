@@ -1,6 +1,7 @@
 """`inspect_source`: what a file of weights holds, and the mapping that would be used, as YAML to be edited.
 
-What the shapes decide is filled in. What they cannot decide is left as null with a comment that says what to write.
+What the shapes decide is filled in. What they cannot decide is left as null with a comment that says what to write. Of
+a folder with several files of weights each is listed, and the mapping is of the first that has recurrent layers.
 """
 
 from __future__ import annotations
@@ -11,27 +12,44 @@ import re
 import reprlib
 from collections import deque
 from collections.abc import Mapping as Map
+from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from lengthwise.errors import CheckpointError
+from lengthwise.errors import CheckpointError, LengthwiseError
 from lengthwise.formats.embedding_folder import MODULES_FILE
 from lengthwise.formats.guess import find_cell, find_embeddings, find_linears, find_rnns
-from lengthwise.formats.importing import open_source, weights_path
+from lengthwise.formats.importing import open_source, weights_files, weights_path
 from lengthwise.formats.keras_file import SUFFIXES as KERAS_SUFFIXES
 from lengthwise.formats.keras_file import read_keras_file
 from lengthwise.formats.mapping import ONE_HOT
-from lengthwise.formats.onnx_graph import SUFFIX as ONNX_SUFFIX
-from lengthwise.formats.onnx_graph import OnnxGraph
+from lengthwise.formats.onnx_file import SUFFIX as ONNX_SUFFIX
+from lengthwise.formats.onnx_file import OnnxGraph
+from lengthwise.formats.pickles import read_pickle
 from lengthwise.formats.sentence_transformers import read_sentence_transformers
-from lengthwise.formats.tensors import TensorFile, read_tensors
+from lengthwise.formats.tensors import TORCH_SUFFIXES, TensorFile, read_tensors
 
+_MOST_FILES, _MOST_ITEMS = 50, 10
 _YAML_WORDS = ("y", "n", "yes", "no", "on", "off", "true", "false", "null")
 _SHORT = reprlib.Repr()
 _SHORT.maxlevel = 2  # a value can hold another a thousand times
+
+
+class _Inspected(NamedTuple):
+    """What was found in a file.
+
+    Attributes:
+        report: for people.
+        mapping: as YAML.
+        is_recurrent: whether it has recurrent layers.
+    """
+
+    report: str
+    mapping: str
+    is_recurrent: bool
 
 
 def inspect_source(source: Path, *, trust_pickle: bool = False) -> tuple[str, str]:
@@ -39,24 +57,64 @@ def inspect_source(source: Path, *, trust_pickle: bool = False) -> tuple[str, st
 
     Raises:
         CheckpointError: the source cannot be read.
-        ConfigError: it holds several files of weights; give one of them.
+        ConfigError: it holds no file of weights.
     """
     with open_source(source) as place:
         if place.is_dir() and (place / MODULES_FILE).is_file():
             encoder, _, notes = read_sentence_transformers(place)
             lines = [f"{source}: a folder of sentence-transformers, which needs no mapping", repr(encoder), *notes]
             return "\n".join(lines), "# lengthwise import reads a folder of sentence-transformers without a mapping"
+        paths = weights_files(place) if place.is_dir() else []
+        if len(paths) > 1:
+            return _inspect_each(place, paths, source, trust_pickle)
         path = weights_path(place, None, source)
         inside = path.relative_to(os.path.abspath(place)) if place.is_dir() else None
-        if path.suffix.lower() in KERAS_SUFFIXES:
-            return _inspect_keras(path, source, inside)
-        if path.suffix.lower() == ONNX_SUFFIX:
-            return _inspect_onnx(path, source, inside)
-        file = read_tensors(path, trust_pickle=trust_pickle)
-    return describe(file, source), guess_mapping(file, inside)
+        return _inspect_file(path, source, inside, trust_pickle)[:2]
 
 
-def _inspect_keras(path: Path, source: Path, inside: Path | None) -> tuple[str, str]:
+def _inspect_each(place: Path, paths: Sequence[Path], source: Path, trust_pickle: bool) -> tuple[str, str]:
+    """A report of several files, and a mapping of the first that has recurrent layers."""
+    inside = [path.relative_to(place) for path in paths]
+    reports, found = [f"{source}: {len(paths)} files that may be weights"], dict[Path, _Inspected]()
+    for path, name in list(zip(paths, inside, strict=True))[:_MOST_FILES]:
+        try:
+            found[name] = _inspect_file(path, name, name, trust_pickle)
+            reports.append(found[name].report)
+        except LengthwiseError as error:
+            reports.append(_pickled(path, name) or str(error).replace(str(path), str(name)))
+    if len(paths) > _MOST_FILES:
+        reports.append(f"{len(paths) - _MOST_FILES} more, which were not read")
+    if not found:
+        raise CheckpointError("\n".join([*reports, "none of them can be read"]))
+    best = next((name for name, each in found.items() if each.is_recurrent), next(iter(found)))
+    others = ", ".join(_quoted(name.as_posix()) for name in found if name != best)
+    note = f"# the first with recurrent layers; weights may also be {others}\n" if others else ""
+    return "\n".join(reports), note + found[best].mapping
+
+
+def _pickled(path: Path, name: Path) -> str | None:
+    """What is in a pickle without tensors, such as a vocabulary; None of a file that is none."""
+    try:
+        content = read_pickle(path) if path.suffix.lower() in TORCH_SUFFIXES else None
+    except LengthwiseError:
+        return None
+    if not isinstance(content, Map):
+        return None if content is None else f"{name}: a pickle without weights: {_summary(content)}"
+    lines = [f"  {key}: {_summary(value)}" for key, value in islice(content.items(), _MOST_ITEMS)]
+    more = [f"  and {len(content) - _MOST_ITEMS} more"] if len(content) > _MOST_ITEMS else []
+    return "\n".join([f"{name}: a pickle without weights", *lines, *more])
+
+
+def _inspect_file(path: Path, source: Path, inside: Path | None, trust_pickle: bool) -> _Inspected:
+    if path.suffix.lower() in KERAS_SUFFIXES:
+        return _inspect_keras(path, source, inside)
+    if path.suffix.lower() == ONNX_SUFFIX:
+        return _inspect_onnx(path, source, inside)
+    file = read_tensors(path, trust_pickle=trust_pickle)
+    return _Inspected(describe(file, source), guess_mapping(file, inside), bool(find_rnns(file.tensors)))
+
+
+def _inspect_keras(path: Path, source: Path, inside: Path | None) -> _Inspected:
     """The layers of a Keras file, and what a mapping of it has to say."""
     file = read_keras_file(path)
     lines = [f"{source}: {len(file.layers)} layers of Keras {file.version or '(version unknown)'}"]
@@ -69,16 +127,16 @@ def _inspect_keras(path: Path, source: Path, inside: Path | None) -> tuple[str, 
     mapping = _other_mapping(inside, rows, outputs)
     if not file.described:
         mapping += "\npooling: null # last, unless the last layer has return_sequences\ngate_activation: null"
-    return "\n".join(lines), mapping
+    return _Inspected("\n".join(lines), mapping, any(len(layer.weights) > 2 for layer in file.layers))
 
 
-def _inspect_onnx(path: Path, source: Path, inside: Path | None) -> tuple[str, str]:
+def _inspect_onnx(path: Path, source: Path, inside: Path | None) -> _Inspected:
     """The recurrent nodes of a graph, and what a mapping of it has to say."""
     graph = OnnxGraph(path)
     lines = [f"{source}: {len(graph.graph.node)} nodes, inputs {[each.name for each in graph.graph.input]}"]
-    for node in graph.nodes("LSTM", "GRU", "RNN", "Loop", "Scan", "DynamicQuantizeLSTM"):
-        lines.append(f"  {node.op_type}  {node.name}")
-    return "\n".join(lines), _other_mapping(inside, None, None)
+    nodes = graph.nodes("LSTM", "GRU", "RNN", "Loop", "Scan", "DynamicQuantizeLSTM")
+    lines += [f"  {node.op_type}  {node.name}" for node in nodes]
+    return _Inspected("\n".join(lines), _other_mapping(inside, None, None), bool(nodes))
 
 
 def _other_mapping(inside: Path | None, rows: int | None, outputs: int | None) -> str:
@@ -153,12 +211,17 @@ def _recurrent(tensors: Map[str, Tensor], prefix: str, file: TensorFile) -> tupl
     weight_ih, weight_hh = tensors[f"{start}weight_ih{suffix}"], tensors.get(f"{start}weight_hh{suffix}")
     if weight_hh is None:
         raise CheckpointError(f"{file.path}: {start}weight_hh{suffix} is missing beside {start}weight_ih{suffix}")
+    projection = tensors.get(f"{start}weight_hr{suffix}")
+    if projection is not None and weight_hh.shape[1:] == projection.shape[:1]:
+        weight_hh = weight_hh @ projection
     cell = find_cell(weight_ih, weight_hh, prefix, str(file.path))
     layers = sum(f"{start}weight_ih_l{number}" in tensors for number in range(100)) or 1
     directions = 2 if f"{start}weight_ih_l0_reverse" in tensors else 1
     hidden = weight_hh.shape[1]
+    width = hidden if projection is None else len(projection)
     kind = "bidirectional " if directions == 2 else ""
-    return weight_ih.shape[1], directions * hidden, f"{kind}{cell.upper()}, {layers} x {hidden} units"
+    projected = "" if projection is None else f", projected to {width}"
+    return weight_ih.shape[1], directions * width, f"{kind}{cell.upper()}, {layers} x {hidden} units{projected}"
 
 
 def _shape(tensors: Map[str, Tensor], name: str, width: int | None) -> str:

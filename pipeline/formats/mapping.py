@@ -90,6 +90,14 @@ class DirectionMapping(Settings):
     weight_hh: NonEmpty = Field(description="[gates x hidden, hidden]")
     bias_ih: NonEmpty | None = Field(None, description="[gates x hidden]; zeros if null")
     bias_hh: NonEmpty | None = Field(None, description="[gates x hidden]; zeros if null")
+    weight_hr: NonEmpty | None = Field(
+        None,
+        description="[projected, hidden], of an LSTM with proj_size: weight_hh is [gates x hidden, projected]",
+    )
+
+    def names(self) -> tuple[str | None, ...]:
+        """Of weight_ih, weight_hh, bias_ih and bias_hh."""
+        return self.weight_ih, self.weight_hh, self.bias_ih, self.bias_hh
 
 
 class LayerMapping(Settings):

@@ -36,6 +36,16 @@ class Linear(NamedTuple):
     name: str
 
 
+def normalization(mean: Tensor, variance: Tensor, scale: Tensor | None, shift: Tensor | None, eps: float) -> Linear:
+    """A batch normalization after training, which is a Linear layer; all arguments are float32[width].
+
+    Its name is to be set.
+    """
+    factor = (variance.double() + eps).rsqrt() * (1 if scale is None else scale.double())
+    bias = (0 if shift is None else shift.double()) - mean.double() * factor
+    return Linear(torch.diag(factor).float(), bias.float(), "")
+
+
 class Direction(NamedTuple):
     """The weights of one direction of one recurrent layer, with gates as in PyTorch: i, f, g, o, or r, z, n of a GRU.
 

@@ -20,24 +20,29 @@ from lengthwise.encoder.model import PackedEncoder
 from lengthwise.errors import CheckpointError, TokenizerError
 from lengthwise.formats.embedding_folder import MODULES_FILE, OLD_POOLINGS
 from lengthwise.formats.parts import Direction, Linear, Parts, build_model
+from lengthwise.formats.sentence_transformers_layout import (
+    ACTIVATIONS,
+    LINEAR,
+    LSTM_FILE,
+    LSTM_PREFIX,
+    MODULE_FILE,
+    NO_LIMIT,
+    POOLINGS,
+    SETTINGS_FILE,
+    TABLE,
+    TOKENIZER_CLASS,
+    WEIGHTS_FILE,
+    WORDS_FILE,
+)
 from lengthwise.formats.tensors import TensorFile, check_float, read_tensors
 from lengthwise.formats.whitespace_tokenizer import WhitespaceVocabulary, whitespace_tokenizer
 from lengthwise.tokens.tokenizer import TOKENIZER_FILE, TextTokenizer, load_tokenizer
 from lengthwise.util.text_files import read_text
 
 _LIBRARY = "sentence_transformers."
-_WEIGHTS = ("model.safetensors", "pytorch_model.bin")
-_POOLINGS = {"mean": "mean", "max": "max", "lasttoken": "end"}
-_ACTIVATIONS = {
-    "Identity": "identity",
-    "Tanh": "tanh",
-    "ReLU": "relu",
-    "Sigmoid": "sigmoid",
-    "GELU": "gelu",
-    "SiLU": "silu",
-}
-_WORDS_FILE = "whitespacetokenizer_config.json"
-_NO_LIMIT = 1_000_000  # the library's default max_seq_length
+_WEIGHTS = (WEIGHTS_FILE, "pytorch_model.bin")
+_VOCABULARY_FILE = "whitespacetokenizer_config.json"
+_ACTIVATIONS = {path.rpartition(".")[2]: name for name, path in ACTIVATIONS.items()}
 
 
 def read_sentence_transformers(folder: Path) -> tuple[PackedEncoder, TextTokenizer, list[str]]:
@@ -57,29 +62,29 @@ def read_sentence_transformers(folder: Path) -> tuple[PackedEncoder, TextTokeniz
     _check_prompt(folder)
     (_, words), (_, lstm), (_, pooling), *rest = modules
     notes: list[str] = []
-    settings = _settings(words, "wordembedding_config.json")
+    settings = _settings(words, WORDS_FILE)
     tokenizer = _tokenizer(words, settings)
     limit = settings.get("max_seq_length")
-    limit = _NO_LIMIT if limit is None else limit
+    limit = NO_LIMIT if limit is None else limit
     if not isinstance(limit, int) or isinstance(limit, bool) or limit < 1:
         raise CheckpointError(f"{words}: max_seq_length is {limit!r}; set it to a number of tokens from 1 on, or null")
     tokenization = TokenizationSettings()
-    if limit < _NO_LIMIT:
+    if limit < NO_LIMIT:
         tokenization = TokenizationSettings(max_length=limit, truncate=True)
         if tokenizer.suffix:
             notes.append(
                 f"a text of more than {limit} tokens ends with its special tokens here, which sentence-transformers"
                 " cuts"
             )
-    lstm_settings = _settings(lstm, "lstm_config.json")
+    lstm_settings = _settings(lstm, LSTM_FILE)
     parts = Parts(
-        embedding=_tensor(_weights(words), "emb_layer.weight"),
+        embedding=_tensor(_weights(words), TABLE),
         layers=_layers(_weights(lstm), lstm_settings, str(lstm)),
-        pooling=_pooling(_settings(pooling, "config.json"), lstm_settings.get("bidirectional", True), str(pooling)),
+        pooling=_pooling(_settings(pooling, MODULE_FILE), lstm_settings.get("bidirectional", True), str(pooling)),
         tokenization=tokenization,
     )
     rows = len(parts.embedding)
-    if tokenizer.vocab_size != rows and (words / _WORDS_FILE).is_file():
+    if tokenizer.vocab_size != rows and (words / _VOCABULARY_FILE).is_file():
         raise CheckpointError(
             f"{words}: its vocabulary has {tokenizer.vocab_size} words, but the embedding {rows} rows; give the"
             " vocabulary that the model was trained with"
@@ -113,7 +118,7 @@ def _modules(folder: Path) -> list[tuple[str, Path]]:
 
 
 def _check_prompt(folder: Path) -> None:
-    path = folder / "config_sentence_transformers.json"
+    path = folder / SETTINGS_FILE
     record = _read_json(path) if path.is_file() else {}
     name = record.get("default_prompt_name") if isinstance(record, dict) else None
     prompts = record.get("prompts") if name is not None else None
@@ -129,7 +134,7 @@ def _tokenizer(folder: Path, settings: Mapping[str, Any]) -> TextTokenizer:
     name = settings.get("tokenizer_class")
     kind = name.rpartition(".")[2] if isinstance(name, str) and name.startswith(_LIBRARY) else None
     if kind == "WhitespaceTokenizer":
-        path = folder / _WORDS_FILE
+        path = folder / _VOCABULARY_FILE
         record = _settings(folder, path.name)
         words, stop_words = record.get("vocab"), record.get("stop_words")
         if not isinstance(words, list) or not isinstance(stop_words, list) or not _are_strings([*words, *stop_words]):
@@ -137,17 +142,20 @@ def _tokenizer(folder: Path, settings: Mapping[str, Any]) -> TextTokenizer:
         return whitespace_tokenizer(
             WhitespaceVocabulary(words, stop_words, lowercase=bool(record.get("do_lower_case", False)))
         )
-    if kind == "TransformersTokenizerWrapper":
+    if kind == TOKENIZER_CLASS:
         tokenizer = load_tokenizer(folder / TOKENIZER_FILE)
         _check_tokenizer_settings(folder, tokenizer)
         return tokenizer
     if kind == "PhraseTokenizer":
         raise TokenizerError(
-            f"{folder}: its PhraseTokenizer splits texts with NLTK, which no tokenizer.json does; replace it by a"
-            " WhitespaceTokenizer with the same vocabulary, which finds no phrases"
+            f"{folder}: its PhraseTokenizer cannot be written as a tokenizer.json. It splits texts by NLTK's"
+            " word_tokenize, some thirty substitutions that put parts of what they match back, and a tokenizer.json"
+            " replaces a match by a constant; and it joins tokens to phrases, longest first, and nothing of a"
+            " tokenizer.json joins tokens across words. Replace it by a WhitespaceTokenizer with the same vocabulary,"
+            " which finds no phrases"
         )
     raise TokenizerError(
-        f"{folder}: tokenizer_class is {name!r}; WhitespaceTokenizer and TransformersTokenizerWrapper of"
+        f"{folder}: tokenizer_class is {name!r}; WhitespaceTokenizer and {TOKENIZER_CLASS} of"
         " sentence-transformers are imported"
     )
 
@@ -195,21 +203,21 @@ def _layers(weights: TensorFile, settings: Mapping[str, Any], origin: str) -> li
         for layer in range(count if isinstance(count, int) and 0 < count < 100 else 0)
     ]
     known = {
-        f"encoder.{part}_{name}"
+        f"{LSTM_PREFIX}{part}_{name}"
         for layer in names
         for name in layer
         for part in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
     }
     if known != set(weights.tensors):
         raise CheckpointError(
-            f"{origin}: by lstm_config.json it has {count} layers of {directions} directions, but its weights are"
+            f"{origin}: by {LSTM_FILE} it has {count} layers of {directions} directions, but its weights are"
             f" {', '.join(sorted(weights.tensors))}"
         )
     return [
         [
             Direction(  # type: ignore[call-arg]
                 *(  # type: ignore[arg-type]
-                    weights.tensors[f"encoder.{part}_{name}"]
+                    weights.tensors[f"{LSTM_PREFIX}{part}_{name}"]
                     for part in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
                 ),
                 f"encoder {name}",
@@ -225,12 +233,12 @@ def _pooling(settings: Mapping[str, Any], bidirectional: bool, origin: str) -> s
     if modes is None:
         modes = [mode for key, mode in OLD_POOLINGS.items() if settings.get(key)] or ["mean"]
     modes = [modes] if isinstance(modes, str) else modes
-    unknown = [mode for mode in modes if mode not in _POOLINGS]
+    unknown = [mode for mode in modes if mode not in POOLINGS]
     if unknown:
         raise CheckpointError(
-            f"{origin}: its pooling is {unknown[0]!r}; {', '.join(_POOLINGS)} are imported, alone or side by side"
+            f"{origin}: its pooling is {unknown[0]!r}; {', '.join(POOLINGS)} are imported, alone or side by side"
         )
-    parts = [_POOLINGS[mode] for mode in modes]
+    parts = [POOLINGS[mode] for mode in modes]
     return "_".join(parts if bidirectional else ["last" if part == "end" else part for part in parts])
 
 
@@ -238,8 +246,7 @@ def _add_rest(parts: Parts, modules: list[tuple[str, Path]]) -> Parts:
     """Dense layers, and at the end Normalize."""
     dense: list[tuple[Linear, str]] = []
     for number, (kind, folder) in enumerate(modules):
-        config = folder / "config.json"
-        settings = _settings(folder, "config.json") if kind == "Dense" or config.is_file() else {}
+        settings = _settings(folder, MODULE_FILE) if kind == "Dense" or (folder / MODULE_FILE).is_file() else {}
         for key in ("module_input_name", "module_output_name"):
             if settings.get(key) not in (None, "sentence_embedding"):
                 raise CheckpointError(
@@ -252,13 +259,13 @@ def _add_rest(parts: Parts, modules: list[tuple[str, Path]]) -> Parts:
                 f"{folder}: the module {kind} cannot be imported at this place; after Pooling come Dense, and at the"
                 " end Normalize"
             )
-        name = settings.get("activation_function", "torch.nn.modules.activation.Tanh")
+        name = settings.get("activation_function", ACTIVATIONS["tanh"])
         activation = _ACTIVATIONS.get(str(name).rpartition(".")[2]) if str(name).startswith("torch.nn.") else None
         if activation is None or settings.get("use_residual"):
             found = f"activation_function is {name!r}" if activation is None else "use_residual is true"
             raise CheckpointError(f"{folder}: {found}, which cannot be imported; there are {', '.join(_ACTIVATIONS)}")
         weights = _weights(folder)
-        linear = Linear(_tensor(weights, "linear.weight"), weights.tensors.get("linear.bias"), str(folder))
+        linear = Linear(_tensor(weights, f"{LINEAR}.weight"), weights.tensors.get(f"{LINEAR}.bias"), str(folder))
         dense.append((linear, activation))
     return replace(parts, dense=dense)
 

@@ -17,19 +17,26 @@ from torch import Tensor
 from lengthwise.config import EncoderConfig
 from lengthwise.encoder.model import PackedEncoder
 from lengthwise.errors import CheckpointError
+from lengthwise.formats.embedding_folder import MODULES_FILE, OLD_POOLINGS
+from lengthwise.formats.sentence_transformers_layout import (
+    ACTIVATIONS,
+    LINEAR,
+    LSTM_FILE,
+    LSTM_PREFIX,
+    MODULE_FILE,
+    NO_LIMIT,
+    POOLINGS,
+    SETTINGS_FILE,
+    TABLE,
+    TOKENIZER_CLASS,
+    WEIGHTS_FILE,
+    WORDS_FILE,
+)
 from lengthwise.tokens.tokenizer import TOKENIZER_FILE, TextTokenizer, check_tokenizer_fits
 from lengthwise.util.files import replace_folder
 
-_POOLINGS = {"mean": "pooling_mode_mean_tokens", "max": "pooling_mode_max_tokens", "end": "pooling_mode_lasttoken"}
-_ACTIVATIONS = {
-    "identity": "torch.nn.modules.linear.Identity",
-    "tanh": "torch.nn.modules.activation.Tanh",
-    "relu": "torch.nn.modules.activation.ReLU",
-    "sigmoid": "torch.nn.modules.activation.Sigmoid",
-    "gelu": "torch.nn.modules.activation.GELU",
-    "silu": "torch.nn.modules.activation.SiLU",
-}
-_NO_LIMIT = 1_000_000
+_FORMAT = {"format": "pt"}
+_POOLINGS = {key: POOLINGS[mode] for key, mode in OLD_POOLINGS.items() if mode in POOLINGS}  # side by side in this order
 _ONLY = {  # settings that the library has no counterpart of, with the one value that can be written
     "cell": "lstm",
     "gate_activation": "sigmoid",
@@ -57,14 +64,16 @@ def write_sentence_transformers(folder: Path, encoder: PackedEncoder, tokenizer:
     with replace_folder(folder) as part:
         modules = ["WordEmbeddings", "LSTM", "Pooling"]
         _write_tokenizer(part, config, tokenizer)
-        save_file({"emb_layer.weight": weights["embedding.weight"]}, part / "model.safetensors", metadata=_FORMAT)
+        save_file({TABLE: weights["embedding.weight"]}, part / WEIGHTS_FILE, metadata=_FORMAT)
         lstm = {
-            f"encoder.{name.partition('.')[2]}": weight for name, weight in weights.items() if name.startswith("lstm.")
+            f"{LSTM_PREFIX}{name.partition('.')[2]}": weight
+            for name, weight in weights.items()
+            if name.startswith("lstm.")
         }
-        _write_module(part / "1_LSTM", "lstm_config.json", _lstm_settings(config), lstm)
-        _write_module(part / "2_Pooling", "config.json", _pooling_settings(config), {})
+        _write_module(part / "1_LSTM", LSTM_FILE, _lstm_settings(config), lstm)
+        _write_module(part / "2_Pooling", MODULE_FILE, _pooling_settings(config), {})
         for settings, layer in _dense_layers(config, weights):
-            _write_module(part / f"{len(modules)}_Dense", "config.json", settings, layer)
+            _write_module(part / f"{len(modules)}_Dense", MODULE_FILE, settings, layer)
             modules.append("Dense")
         if config.normalize:
             (part / f"{len(modules)}_Normalize").mkdir()
@@ -78,8 +87,8 @@ def write_sentence_transformers(folder: Path, encoder: PackedEncoder, tokenizer:
             }
             for number, kind in enumerate(modules)
         ]
-        _write_json(part / "modules.json", entries)
-        _write_json(part / "config_sentence_transformers.json", {"prompts": {}, "default_prompt_name": None})
+        _write_json(part / MODULES_FILE, entries)
+        _write_json(part / SETTINGS_FILE, {"prompts": {}, "default_prompt_name": None})
     notes = []
     if config.classifier is not None:
         notes.append("the labels are left out: the library has no place for them")
@@ -88,16 +97,12 @@ def write_sentence_transformers(folder: Path, encoder: PackedEncoder, tokenizer:
     return notes
 
 
-_FORMAT = {"format": "pt"}
-
-
 def _refuse_other_parts(config: EncoderConfig, tokenizer: TextTokenizer) -> None:
     for name, value in _ONLY.items():
         if (found := getattr(config, name)) != value:
             raise CheckpointError(f"{name} is {found!r}, for which sentence-transformers has no module")
     parts = _pooling_parts(config)
-    known = [part for part in _POOLINGS if part in parts]
-    if parts != sorted(known, key=list(_OLD_ORDER).index):
+    if parts != [part for part in _POOLINGS.values() if part in parts]:
         raise CheckpointError(
             f"pooling is {config.pooling!r}, for which sentence-transformers has no module; it has mean, max and the"
             " state at the last token, which of a bidirectional LSTM is end and not last"
@@ -107,9 +112,6 @@ def _refuse_other_parts(config: EncoderConfig, tokenizer: TextTokenizer) -> None
             "the model cuts long texts and ends them with special tokens, and sentence-transformers would cut those;"
             " leave truncation out of the checkpoint first"
         )
-
-
-_OLD_ORDER = ("max", "mean", "end")  # in which the library puts poolings side by side
 
 
 def _pooling_parts(config: EncoderConfig) -> list[str]:
@@ -129,7 +131,7 @@ def _lstm_settings(config: EncoderConfig) -> dict[str, Any]:
 
 def _pooling_settings(config: EncoderConfig) -> dict[str, Any]:
     parts = _pooling_parts(config)
-    modes = {key: part in parts for part, key in _POOLINGS.items()}
+    modes = {key: part in parts for key, part in _POOLINGS.items()}
     return {"word_embedding_dimension": config.state_dim, "pooling_mode_cls_token": False, **modes}
 
 
@@ -140,16 +142,16 @@ def _dense_layers(config: EncoderConfig, weights: dict[str, Tensor]) -> list[tup
         layers.append(("projection", "identity"))
     found = []
     for name, activation in layers:
-        if activation not in _ACTIVATIONS:
+        if activation not in ACTIVATIONS:
             raise CheckpointError(f"the activation of {name} is {activation!r}, which cannot be written")
         weight, bias = weights[f"{name}.weight"], weights.get(f"{name}.bias")
         settings = {
             "in_features": weight.shape[1],
             "out_features": weight.shape[0],
             "bias": bias is not None,
-            "activation_function": _ACTIVATIONS[activation],
+            "activation_function": ACTIVATIONS[activation],
         }
-        found.append((settings, {"linear.weight": weight} | ({} if bias is None else {"linear.bias": bias})))
+        found.append((settings, {f"{LINEAR}.weight": weight} | ({} if bias is None else {f"{LINEAR}.bias": bias})))
     return found
 
 
@@ -161,18 +163,18 @@ def _write_tokenizer(folder: Path, config: EncoderConfig, tokenizer: TextTokeniz
     _write_json(folder / "tokenizer_config.json", {"tokenizer_class": "PreTrainedTokenizerFast"})
     limit = config.tokenization.max_length if config.tokenization.truncate else None
     settings = {
-        "tokenizer_class": "sentence_transformers.models.tokenizer.TransformersTokenizerWrapper",
+        "tokenizer_class": f"sentence_transformers.models.tokenizer.{TOKENIZER_CLASS}",
         "update_embeddings": False,
-        "max_seq_length": _NO_LIMIT if limit is None else limit,
+        "max_seq_length": NO_LIMIT if limit is None else limit,
     }
-    _write_json(folder / "wordembedding_config.json", settings)
+    _write_json(folder / WORDS_FILE, settings)
 
 
 def _write_module(folder: Path, name: str, settings: dict[str, Any], weights: dict[str, Tensor]) -> None:
     folder.mkdir()
     _write_json(folder / name, settings)
     if weights:
-        save_file(weights, folder / "model.safetensors", metadata=_FORMAT)
+        save_file(weights, folder / WEIGHTS_FILE, metadata=_FORMAT)
 
 
 def _write_json(path: Path, value: Any) -> None:

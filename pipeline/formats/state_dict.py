@@ -28,12 +28,14 @@ from lengthwise.formats.extra_units import (
 )
 from lengthwise.formats.guess import find_cell, find_embeddings, find_rnns
 from lengthwise.formats.mapping import ONE_HOT, ClassifierMapping, DirectionMapping, Mapping
-from lengthwise.formats.parts import Direction, Linear, Parts, build_model
+from lengthwise.formats.parts import Direction, Linear, Parts, build_model, normalization
+from lengthwise.formats.projections import fold_projections, with_projected_states
 from lengthwise.formats.tensors import TensorFile, check_float
 from lengthwise.formats.vocabulary import as_ids, import_tokenizer
 from lengthwise.tokens.tokenizer import TextTokenizer
 
 _ORDER = {"lstm": "ifgo", "gru": "rzn"}  # PyTorch's; c is another name of g, and h of n
+_BATCH_NORM_EPS = 1e-5  # PyTorch's default; a state_dict does not say it
 _SAME_GATE = str.maketrans("ch", "gn")
 
 
@@ -49,7 +51,7 @@ def read_state_dict(file: TensorFile, mapping: Mapping, folder: Path) -> tuple[P
     """
     tensors = _Tensors(file)
     notes: list[str] = []
-    layers, cell = _layers(tensors, mapping, notes)
+    layers, cell, projection = _layers(tensors, mapping, notes)
     inputs = layers[0][0].weight_ih.shape[1]
     embedding = _embedding(tensors, mapping, inputs, notes)
     tokenizer, padding, unknown = import_tokenizer(mapping.tokens, folder, file, len(embedding), notes)
@@ -76,6 +78,7 @@ def read_state_dict(file: TensorFile, mapping: Mapping, folder: Path) -> tuple[P
         unk_token_id=unknown,
         tokenization=TokenizationSettings(max_length=limit, truncate=limit is not None),
     )
+    parts = with_projected_states(parts, projection, str(file.path))
     parts = add_head(parts, mapping.classifier, tensors.linear, file)
     per_token = mapping.classifier is not None and mapping.classifier.per_token
     if per_token and parts.pooling != "mean":  # the mean of sums is the sum of means
@@ -108,9 +111,15 @@ class _Tensors:
         return self.get(name) if name is not None and name in self.file.tensors else None
 
     def linear(self, name: str) -> Linear:
-        """The Linear layer NAME.weight, NAME.bias; or the tensor NAME, without a bias."""
+        """The Linear layer NAME.weight, NAME.bias; the tensor NAME, without a bias; or the batch normalization NAME."""
         if name in self.file.tensors:
             return Linear(self.get(name), None, name)
+        mean = self.find(f"{name}.running_mean")
+        if mean is not None:
+            self.used.add(f"{name}.num_batches_tracked")
+            scale, shift = self.find(f"{name}.weight"), self.find(f"{name}.bias")
+            variance = self.get(f"{name}.running_var")
+            return normalization(mean, variance, scale, shift, _BATCH_NORM_EPS)._replace(name=name)
         return Linear(self.get(f"{name}.weight"), self.find(f"{name}.bias"), name)
 
     def check_all_used(self, ignored: Sequence[str]) -> None:
@@ -132,14 +141,26 @@ def _listed(tensors: Map[str, Tensor]) -> str:
     return ", ".join(shown) + (f", and {len(tensors) - 30} more" if len(tensors) > 30 else "")
 
 
-def _layers(tensors: _Tensors, mapping: Mapping, notes: list[str]) -> tuple[list[list[Direction]], str]:
+def _layers(tensors: _Tensors, mapping: Mapping, notes: list[str]) -> tuple[list[list[Direction]], str, Tensor | None]:
+    """The recurrent layers, the kind of their cells, and the projection of the last one's states, if there is one."""
     origin = str(tensors.file.path)
     if mapping.layers:
         named = [[layer.forward, *([layer.reverse] if layer.reverse else [])] for layer in mapping.layers]
     else:
         named = _named_layers(tensors, _prefix(tensors, mapping, notes))
-    first = named[0][0]
-    cell = find_cell(tensors.get(first.weight_ih), tensors.get(first.weight_hh), first.weight_ih, origin)
+    read = [
+        [
+            Direction(*(None if name is None else tensors.get(name) for name in each.names()), each.weight_ih)  # type: ignore[arg-type,call-arg]
+            for each in layer
+        ]
+        for layer in named
+    ]
+    projections = [
+        [None if each.weight_hr is None else tensors.get(each.weight_hr) for each in layer] for layer in named
+    ]
+    layers, projection = fold_projections(read, projections, origin)
+    first = layers[0][0]
+    cell = find_cell(first.weight_ih, first.weight_hh, first.name, origin)
     order = (mapping.gates or _ORDER[cell]).translate(_SAME_GATE)
     if sorted(order) != sorted(_ORDER[cell]):
         raise ConfigError(f"gates = {mapping.gates!r}: not an order of the gates {_ORDER[cell]} of a cell {cell}")
@@ -151,17 +172,8 @@ def _layers(tensors: _Tensors, mapping: Mapping, notes: list[str]) -> tuple[list
         chunks = value.chunk(len(places))
         return torch.cat([chunks[place] for place in places])
 
-    return [
-        [
-            Direction(  # type: ignore[call-arg]
-                *(ordered(tensors.get(name)) for name in (each.weight_ih, each.weight_hh)),  # type: ignore[arg-type]
-                *(None if name is None else ordered(tensors.get(name)) for name in (each.bias_ih, each.bias_hh)),
-                each.weight_ih,
-            )
-            for each in layer
-        ]
-        for layer in named
-    ], cell
+    in_order = [[Direction(*map(ordered, each[:4]), each.name) for each in layer] for layer in layers]  # type: ignore[arg-type,call-arg]
+    return in_order, cell, projection
 
 
 def _prefix(tensors: _Tensors, mapping: Mapping, notes: list[str]) -> str:
@@ -184,23 +196,13 @@ def _prefix(tensors: _Tensors, mapping: Mapping, notes: list[str]) -> str:
 def _named_layers(tensors: _Tensors, prefix: str) -> list[list[DirectionMapping]]:
     """The layers under PyTorch's names: `weight_ih_l0`, `weight_ih_l0_reverse`, ...; or a cell's `weight_ih`."""
     known, start = tensors.file.tensors, f"{prefix}." if prefix else ""
-    projected = [name for name in known if name.startswith(f"{start}weight_hr")]
-    if projected:
-        raise CheckpointError(
-            f"{tensors.file.path}: {projected[0]} is the projection of an LSTM with proj_size, which the encoder does"
-            " not have"
-        )
 
     def direction(suffix: str) -> DirectionMapping | None:
         if f"{start}weight_ih{suffix}" not in known:
             return None
-        names = {part: f"{start}{part}{suffix}" for part in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")}
-        return DirectionMapping(
-            weight_ih=names["weight_ih"],
-            weight_hh=names["weight_hh"],
-            bias_ih=names["bias_ih"] if names["bias_ih"] in known else None,
-            bias_hh=names["bias_hh"] if names["bias_hh"] in known else None,
-        )
+        needed = {part: f"{start}{part}{suffix}" for part in ("weight_ih", "weight_hh")}
+        others = {part: f"{start}{part}{suffix}" for part in ("bias_ih", "bias_hh", "weight_hr")}
+        return DirectionMapping(**needed, **{part: name for part, name in others.items() if name in known})
 
     cell = direction("")
     if cell is not None:

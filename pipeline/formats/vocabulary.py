@@ -22,6 +22,7 @@ from lengthwise.formats.patterns import WHITESPACE, library_pattern
 from lengthwise.formats.pickles import read_pickle
 from lengthwise.formats.tensors import TORCH_SUFFIXES, TensorFile, find_key
 from lengthwise.formats.whitespace_tokenizer import lowercase
+from lengthwise.formats.word_patterns import MARKS
 from lengthwise.tokens.tokenizer import MAX_IDS, TextTokenizer, load_tokenizer
 from lengthwise.util.compat import is_tokenizers_error
 from lengthwise.util.text_files import read_text
@@ -32,7 +33,7 @@ _CLEANING = {
     "nfkc": normalizers.NFKC,
     "nfkd": normalizers.NFKD,
 }
-_WORD_MARK = "\U000f0000"
+_WORD_MARK = chr(MARKS[0])
 
 
 def import_tokenizer(

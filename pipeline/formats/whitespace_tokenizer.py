@@ -21,15 +21,14 @@ from itertools import islice
 from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers
 
 from lengthwise.errors import TokenizerError
-from lengthwise.formats.word_patterns import any_of, escape
+from lengthwise.formats.word_patterns import MARKS, any_of, escape
 from lengthwise.tokens.tokenizer import TextTokenizer
 
 # What str.split() and str.strip(string.punctuation) take away.
 WHITESPACE = "\\t-\\r\\x1c-\\x20\\x{85}\\x{a0}\\u1680\\u2000-\\u200a\\u2028\\u2029\\u202f\\u205f\\u3000"
 _SPACE = "".join(char for char in map(chr, range(0x3001)) if char.isspace())
 _PUNCTUATION = "".join(map(escape, string.punctuation))
-_FIRST_MARK, _MARKS = 0xF0000, 4096
-_FILLER, _PLAIN, _DROPPED, _UNUSED = (chr(_FIRST_MARK + number) for number in range(4))
+_FILLER, _PLAIN, _DROPPED, _UNUSED = map(chr, MARKS[:4])
 _CHECKED_WORDS = 4_000
 
 
@@ -108,8 +107,10 @@ class _Marks:
             self._next += 1
             groups[mark] = [each[number] for each in spellings.values() if number < len(each)]
             self.by_word.update(dict.fromkeys(groups[mark], mark))
-        if self._next >= _FIRST_MARK + _MARKS:
-            raise TokenizerError(f"the vocabulary has over {_MARKS} words that differ in capitals alone; merge them")
+        if self._next not in MARKS:
+            raise TokenizerError(
+                f"the vocabulary has over {len(MARKS)} words that differ in capitals alone; merge them"
+            )
         return groups
 
 
@@ -119,10 +120,10 @@ def _check_words(vocabulary: WhitespaceVocabulary) -> None:
             f"the vocabulary's word {vocabulary.ids['']} is empty, and sentence-transformers gives its id to"
             " punctuation that stands alone; rename it, or make '' a stop word"
         )
-    reserved = {chr(_FIRST_MARK + number) for number in range(_MARKS)}
+    reserved = set(map(chr, MARKS))
     for word in (*vocabulary.ids, *vocabulary.stop_words):
         if not reserved.isdisjoint(word):
-            raise TokenizerError(f"the word {word!r} holds a character of U+{_FIRST_MARK:X} to U+F0FFF; rename it")
+            raise TokenizerError(f"the word {word!r} holds a character of U+{MARKS[0]:X} to U+{MARKS[-1]:X}; rename it")
 
 
 def _words_to_mark(vocabulary: WhitespaceVocabulary) -> tuple[list[str], list[str]]:
@@ -155,7 +156,7 @@ def _keys(vocabulary: WhitespaceVocabulary, marks: _Marks) -> dict[str, int]:
 
 
 def _normalizers(vocabulary: WhitespaceVocabulary, marks: _Marks) -> Iterator[normalizers.Normalizer]:
-    yield normalizers.Replace(Regex(f"[{chr(_FIRST_MARK)}-{chr(_FIRST_MARK + _MARKS - 1)}]"), _FILLER)
+    yield normalizers.Replace(Regex(f"[{chr(MARKS[0])}-{chr(MARKS[-1])}]"), _FILLER)
     if vocabulary.lowercase:
         yield from lowercase()
     yield normalizers.Replace(Regex(f"[{WHITESPACE}]+"), " ")
@@ -170,7 +171,7 @@ def _normalizers(vocabulary: WhitespaceVocabulary, marks: _Marks) -> Iterator[no
     for mark, words in {**marks.of_capitals, _DROPPED: dropped_in_capitals}.items():
         if words:
             yield normalizers.Replace(Regex(f" (?={any_of(words)}[{_PUNCTUATION}]*(?: |$))"), f" {mark}")
-    marked = f"{chr(_FIRST_MARK + 1)}-{chr(_FIRST_MARK + _MARKS - 1)}"
+    marked = f"{chr(MARKS[1])}-{chr(MARKS[-1])}"
     yield normalizers.Replace(Regex(f" (?=[^ {marked}])"), f" {_PLAIN}")
     if not vocabulary.lowercase:
         yield from lowercase()

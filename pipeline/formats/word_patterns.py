@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+MARKS = range(0xF0000, 0xF1000)  # characters of a private use area that mark words
 _END = ""  # the key that marks the end of a word in a node of the tree
 
 

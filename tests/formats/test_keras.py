@@ -50,12 +50,15 @@ def outputs(model: ImportedModel, ids: np.ndarray) -> np.ndarray:
         return (logits.softmax(1) if encoder.config.classifier.activation == "softmax" else logits.sigmoid()).numpy()
 
 
-def check(keras: Any, layers: list[Any], tmp_path: Path, pad_to: int | None = None, **changes: Any) -> None:
+def check(
+    keras: Any, layers: list[Any], tmp_path: Path, pad_to: int | None = None, *, positive: bool = False, **changes: Any
+) -> None:
     """Save a model as both kinds of files, and compare what it gives with what is imported from each."""
     keras.utils.set_random_seed(4)
     net = keras.Sequential(layers)
     for layer in net.layers:
-        layer.set_weights([np.random.default_rng(1).normal(size=weight.shape) * 0.5 for weight in layer.get_weights()])
+        drawn = [np.random.default_rng(1).normal(size=weight.shape) * 0.5 for weight in layer.get_weights()]
+        layer.set_weights([np.abs(values) if positive else values for values in drawn])
     rows = [np.random.default_rng(n).integers(1, len(WORDS), (3, n)) for n in (1, 2, 9)]
     for name in ("net.keras", "net.h5"):
         net.save(tmp_path / name)
@@ -94,6 +97,8 @@ def test_labels_gru_padding_and_hard_gates(keras: Any, tmp_path: Path) -> None:
     padding = {"to": 20, "side": "pre", "truncate": "pre"}
     check(keras, padded, tmp_path, pad_to=20, padding=padding, classifier={"labels": ["yes"]})
     check(keras, [*start, layers.LSTM(4, recurrent_activation="hard_sigmoid")], tmp_path)
+    norms = [layers.BatchNormalization(), layers.Dense(5), layers.BatchNormalization(scale=False, epsilon=0.01)]
+    check(keras, [*start, layers.LSTM(4), *norms, layers.Activation("tanh")], tmp_path, positive=True)
 
 
 def described(path: Path, *layers: tuple[str, dict[str, Any]], version: str = "2.15.0") -> Path:

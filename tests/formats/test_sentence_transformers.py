@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from tokenizers import Tokenizer, processors
 
 from lengthwise import Encoder
 from lengthwise.config import EncoderConfig
@@ -107,6 +108,129 @@ def test_vectors_are_those_of_the_library(library: Any, tmp_path: Path) -> None:
     assert np.abs(ours(as_version_2(folder), texts) - expected).max() <= 1e-6
     one_way = write_theirs(library, tmp_path / "last", "lasttoken", limit=20, bidirectional=False)
     assert np.abs(ours(one_way, texts) - theirs(library, one_way, texts)).max() <= 1e-6
+
+
+def with_layers(
+    folder: Path, *activations: str, residual: bool = False, normalize: bool = True, **settings: Any
+) -> int:
+    """Add Dense modules with these activations, and Normalize, to a folder, as the library saves them; their number."""
+    modules = json.loads((folder / "modules.json").read_text())
+    start, width = len(modules), 18
+    torch.manual_seed(5)
+    for number, activation in enumerate(activations, start):
+        place = folder / f"{number}_Dense"
+        place.mkdir()
+        record = {
+            "in_features": width,
+            "out_features": 10,
+            "bias": number == start,
+            "activation_function": activation,
+            **settings,
+        }
+        if residual:
+            record["use_residual"] = True
+        (place / "config.json").write_text(json.dumps(record))
+        state = {"linear.weight": torch.randn(10, width)}
+        torch.save(state | ({"linear.bias": torch.randn(10)} if number == start else {}), place / "pytorch_model.bin")
+        width = 10
+        kind = "sentence_transformers.models.Dense"
+        modules.append({"idx": number, "name": str(number), "path": place.name, "type": kind})
+    if normalize:
+        name = f"{len(modules)}_Normalize"
+        (folder / name).mkdir()
+        kind = "sentence_transformers.models.Normalize"
+        modules.append({"idx": len(modules), "name": str(len(modules)), "path": name, "type": kind})
+    (folder / "modules.json").write_text(json.dumps(modules))
+    return len(modules) - start
+
+
+@pytest.mark.parametrize("normalize", [False, True])
+def test_dense_layers_and_normalize_are_those_of_the_library(library: Any, normalize: bool, tmp_path: Path) -> None:
+    """Read and written, in the layout that versions 2 to 5 wrote."""
+    texts = varied_texts(200)
+    folder = as_version_2(write_theirs(library, tmp_path / "source", "mean"))
+    tanh, identity = "torch.nn.modules.activation.Tanh", "torch.nn.modules.linear.Identity"
+    assert with_layers(folder, tanh, identity, normalize=normalize) == 2 + normalize
+    expected = theirs(library, folder, texts)
+    scale = float(np.abs(expected).max())
+    assert np.abs(ours(folder, texts) - expected).max() <= 1e-6 * max(1, scale)
+    encoder, tokenizer, notes = read_sentence_transformers(folder)
+    assert encoder.config.normalize == normalize
+    assert "zeros through Dense" in notes[-1]
+    write_sentence_transformers(tmp_path / "written", encoder, tokenizer)
+    assert [path.name for path in sorted((tmp_path / "written").glob("[1-9]*"))][2:4] == ["3_Dense", "4_Dense"]
+    assert np.abs(theirs(library, tmp_path / "written", texts) - expected).max() <= 1e-6 * max(1, scale)
+
+
+def test_modules_that_cannot_be_imported_are_named(library: Any, tmp_path: Path) -> None:
+    def refused(name: str, change: Callable[[Path], Any]) -> str:
+        folder = write_theirs(library, tmp_path / name, "mean")
+        change(folder)
+        with pytest.raises(LengthwiseError) as raised:
+            read_sentence_transformers(folder)
+        return str(raised.value)
+
+    def set_type(folder: Path, kind: str) -> None:
+        modules = json.loads((folder / "modules.json").read_text())
+        modules[-1]["type"] = kind
+        (folder / "modules.json").write_text(json.dumps(modules))
+
+    relu = "torch.nn.modules.activation.ReLU"
+    assert "use_residual is true" in refused("residual", lambda folder: with_layers(folder, relu, residual=True))
+    assert "activation_function is 'os.system'" in refused("string", lambda folder: with_layers(folder, "os.system"))
+    tokens = {"module_input_name": "token_embeddings"}
+    assert "only layers of sentence_embedding" in refused("tokens", lambda folder: with_layers(folder, relu, **tokens))
+    assert "its modules are WordEmbeddings, LSTM, CNN" in refused(
+        "cnn", lambda folder: set_type(folder, "sentence_transformers.models.CNN")
+    )
+    assert "code of another library" in refused("other", lambda folder: set_type(folder, "evil.models.Pooling"))
+
+    def twice(folder: Path) -> None:
+        with_layers(folder)
+        with_layers(folder)
+
+    assert "the module Normalize cannot be imported at this place" in refused("twice", twice)
+
+    def phrases(folder: Path) -> None:
+        path = folder / "wordembedding_config.json"
+        kind = "sentence_transformers.models.tokenizer.PhraseTokenizer.PhraseTokenizer"
+        path.write_text(json.dumps({**json.loads(path.read_text()), "tokenizer_class": kind}))
+
+    assert "joins tokens to phrases" in refused("phrases", phrases)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"cell": "gru"}, "cell is 'gru'"),
+        ({"gate_activation": "hard_sigmoid_keras3"}, "gate_activation is 'hard_sigmoid_keras3'"),
+        ({"static_residual": True}, "static_residual is True"),
+        ({"padding": {"to": 9}}, "padding is"),
+        ({"pooling": "sum"}, "pooling is 'sum'"),
+        ({"pooling": "mean_max"}, "pooling is 'mean_max'"),  # which it puts side by side the other way round
+        ({"pooling": "last", "bidirectional": True}, "pooling is 'last'"),
+        ({"dense": ({"dim": 4, "activation": "elu"},)}, "the activation of dense.0 is 'elu'"),
+        ({"tokenization": {"max_length": 8, "truncate": True}}, "sentence-transformers would cut those"),
+    ],
+)
+def test_what_the_library_has_no_module_for_is_not_written(
+    changes: dict[str, Any], message: str, tmp_path: Path, tokenizer: TextTokenizer, encoder_config: Callable[..., Any]
+) -> None:
+    config = EncoderConfig.model_validate({**encoder_config(pooling="max").model_dump(), **changes})
+    if "tokenization" in changes:
+        tokenizer = TextTokenizer(with_end(tokenizer))
+        config = config.model_copy(update={"tokenizer_fingerprint": tokenizer.fingerprint})
+    with pytest.raises(CheckpointError, match=message):
+        write_sentence_transformers(tmp_path / "written", PackedEncoder(config).eval(), tokenizer)
+    assert not (tmp_path / "written").exists()
+
+
+def with_end(tokenizer: TextTokenizer) -> Tokenizer:
+    """The same tokenizer with a special token at the end of each text."""
+    copied = Tokenizer.from_str(tokenizer.to_json())
+    token = tokenizer.token(2) or ""
+    copied.post_processor = processors.TemplateProcessing(single=["$A", token], special_tokens=[(token, 2)])
+    return copied
 
 
 def test_a_written_folder_is_opened_by_the_library(library: Any, tmp_path: Path) -> None:

@@ -203,8 +203,6 @@ def test_what_does_not_fit_is_named(tmp_path: Path) -> None:
     assert "has the shape [15], not [16]" in refusal(path)
     torch.save({**state, "emb.weight": state["emb.weight"].clone().index_fill_(0, torch.tensor(2), torch.nan)}, path)
     assert "5 values of embedding.weight are NaN or infinite" in refusal(path)
-    torch.save(Net(proj_size=2).state_dict(), path)
-    assert "the projection of an LSTM with proj_size" in refusal(path)
     rnn = nn.RNN(5, 4)
     torch.save({"emb.weight": state["emb.weight"], **{f"rnn.{k}": v for k, v in rnn.state_dict().items()}}, path)
     assert "a plain RNN without gates" in refusal(path)
@@ -300,6 +298,22 @@ def test_a_bias_per_token_gives_the_nets_logits(tmp_path: Path) -> None:
     assert "without dense and normalize" in refusal(path, normalize=True, **changes)
     torch.save({name: value for name, value in net.state_dict().items() if name != "fc.bias"}, path)
     assert imported(path, **changes).encoder.config.hidden_size == 4  # nothing is added where there is no bias
+
+
+def test_a_batch_normalization_is_a_layer(tmp_path: Path) -> None:
+    net = Net(outputs=3)
+    norm = nn.BatchNorm1d(4).eval()
+    with torch.no_grad():
+        for values in (norm.weight, norm.bias, norm.running_mean, norm.running_var):
+            values.uniform_(0.2, 2)
+    state = {**net.state_dict(), **{f"bn.{name}": value for name, value in norm.state_dict().items()}}
+    torch.save(state, tmp_path / "w.pt")
+    classifier = {"layer": "fc", "labels": ["a", "b", "c"]}
+    model = imported(tmp_path / "w.pt", dense=[{"layer": "bn"}], classifier=classifier)
+    found = Encoder(model.encoder, model.tokenizer, device="cpu").logits(TEXTS)
+    wanted = expected(net, lambda _, last: net.fc(norm(last)).squeeze(0))
+    np.testing.assert_allclose(found, wanted, atol=1e-6, rtol=0)
+    assert "bn.num_batches_tracked" in refusal(tmp_path / "w.pt", classifier=classifier)
 
 
 def test_shared_values_of_a_pickle_are_read_once(tmp_path: Path) -> None:
