@@ -1,6 +1,7 @@
 # Everything here runs in a virtual environment of its own (.venv), made on first use.
 #   make quickstart   the whole way on a real corpus
 #   make import-models  published LSTM models: imported, and compared with their own code at every step
+#   make padding-figure  what padding that is read does to the answers of one of them
 #   make distil       the encoder of docs/quality.md: fetch corpora, train it for half an hour, measure it
 #   make test         the test suite; test-all adds what takes minutes
 #   make runtimes     optional runtimes and clients: OpenVINO, fastembed and, with Node and npm, those of JavaScript
@@ -48,13 +49,16 @@ import tomllib; project = tomllib.load(open("pyproject.toml", "rb"))["project"];
 print(*project["dependencies"], *project["optional-dependencies"]["$(RUNTIME)"], sep="\n")
 endef
 
-.PHONY: quickstart import-models distil runtimes test test-fast test-all faults audit-check gpu figures evaluation-data lint types wheel-test check clean
+.PHONY: quickstart import-models padding-figure distil runtimes test test-fast test-all faults audit-check gpu figures evaluation-data lint types wheel-test check clean
 
 quickstart: $(STAMP)
 	$(BIN)/python scripts/quickstart.py $(CONFIG)
 
 import-models: $(STAMP)
 	$(BIN)/python scripts/import_models.py
+
+padding-figure: $(STAMP)
+	$(BIN)/python docs/padding.py
 
 distil: $(STAMP)
 	$(BIN)/python scripts/distil.py configs/distil.yaml

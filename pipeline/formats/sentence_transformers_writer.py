@@ -36,7 +36,7 @@ from lengthwise.tokens.tokenizer import TOKENIZER_FILE, TextTokenizer, check_tok
 from lengthwise.util.files import replace_folder
 
 _FORMAT = {"format": "pt"}
-_POOLINGS = {key: POOLINGS[mode] for key, mode in OLD_POOLINGS.items() if mode in POOLINGS}  # side by side in this order
+_POOLINGS = {key: POOLINGS[mode] for key, mode in OLD_POOLINGS.items() if mode in POOLINGS}  # in the library's order
 _ONLY = {  # settings that the library has no counterpart of, with the one value that can be written
     "cell": "lstm",
     "gate_activation": "sigmoid",

