@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
@@ -67,7 +67,7 @@ class Row:
     verdict: str
     recommended: bool
     tolerances: Tolerances
-    needed: Mapping[str, float] = MappingProxyType({})
+    needed: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
