@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from lengthwise.errors import StoreError
 from lengthwise.store.fingerprint import read_identity
 from lengthwise.store.folder import open_folder
-from lengthwise.store.layout import hashes_file
+from lengthwise.store.layout import MANIFEST, hashes_file
 from lengthwise.store.protocol import Folder, wrap_os_errors
 from lengthwise.store.records import ShardRecord
 from lengthwise.store.recovery import read_records
@@ -29,7 +29,7 @@ from lengthwise.store.text_hashes import hash_texts, hashes_from_bytes
 
 _OPEN_SHARDS = 2  # a shard of this run rarely reads from more than two
 _COLUMNS = ("embedding", "num_tokens", "truncated")
-_REMEDY = "its rows are encoded again"
+REMEDY = "its rows are encoded again"
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,13 +57,18 @@ class PreviousFolder:
         records: of its committed shards, by index.
     """
 
-    def __init__(self, folder: Folder, identity: dict[str, Any], records: dict[int, ShardRecord]) -> None:
-        self._folder, self.identity, self.records = folder, identity, records
+    def __init__(
+        self, folder: Folder, identity: dict[str, Any], records: dict[int, ShardRecord], remedy: str = REMEDY
+    ) -> None:
+        self._folder, self.identity, self.records, self._remedy = folder, identity, records, remedy
         self._shards: OrderedDict[int, tuple[bytes, pq.ParquetFile]] = OrderedDict()
 
     @classmethod
-    def open(cls, url: str | Path) -> PreviousFolder | None:
+    def open(cls, url: str | Path, remedy: str = REMEDY) -> PreviousFolder | None:
         """The folder at a path or URL; None where there is no folder of vectors.
+
+        Args:
+            remedy: what is done, or can be done, about a file that is missing or damaged, for messages.
 
         Raises:
             StoreError: it is damaged, or cannot be read.
@@ -72,11 +77,21 @@ class PreviousFolder:
         identity = read_identity(folder)
         if identity is None:
             return None
-        with wrap_os_errors(f"{folder}: cannot be read", "fix that, or take it out of encode.reuse"):
-            return cls(folder, identity, read_records(folder))
+        with wrap_os_errors(f"{folder}: cannot be read", "fix that, or give another folder"):
+            return cls(folder, identity, read_records(folder), remedy)
 
     def __str__(self) -> str:
         return str(self._folder)
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether the run that wrote it has ended.
+
+        Raises:
+            StoreError: it cannot be read.
+        """
+        with wrap_os_errors(f"{self._folder}: cannot be read", self._remedy):
+            return self._folder.read(MANIFEST) is not None
 
     @property
     def text_column(self) -> str | None:
@@ -101,9 +116,11 @@ class PreviousFolder:
             try:
                 return hashes_from_bytes(self._read(name, record.hashes), record.rows)
             except ValueError as error:
-                raise StoreError(f"{self._folder.location(name)}: cannot be read ({error}); {_REMEDY}") from error
+                raise StoreError(f"{self._folder.location(name)}: cannot be read ({error}); {self._remedy}") from error
         if self.text_column is None:
-            raise StoreError(f"{self._folder.location(record.file)}: has neither texts nor hashes of them; {_REMEDY}")
+            raise StoreError(
+                f"{self._folder.location(record.file)}: has neither texts nor hashes of them; {self._remedy}"
+            )
         return hash_texts(self._read_columns(index, [self.text_column])[self.text_column])
 
     def is_unchanged(self, index: int, hashes: NDArray[np.uint8]) -> bool:
@@ -131,9 +148,13 @@ class PreviousFolder:
         try:
             shard = pq.ParquetFile(pa.BufferReader(contents))
         except (pa.ArrowException, OSError) as error:
-            raise StoreError(f"{self._folder.location(record.file)}: cannot be read ({error}); {_REMEDY}") from error
+            raise StoreError(
+                f"{self._folder.location(record.file)}: cannot be read ({error}); {self._remedy}"
+            ) from error
         if shard.metadata.num_rows != record.rows:
-            raise StoreError(f"{self._folder.location(record.file)}: has other rows than its record says; {_REMEDY}")
+            raise StoreError(
+                f"{self._folder.location(record.file)}: has other rows than its record says; {self._remedy}"
+            )
         while len(self._shards) >= _OPEN_SHARDS:
             self._shards.popitem(last=False)
         self._shards[index] = contents, shard
@@ -155,7 +176,7 @@ class PreviousFolder:
                 table = self._read_columns(index, list(_COLUMNS), number)
                 if not pa.types.is_fixed_size_list(table.schema.field("embedding").type):
                     location = self._folder.location(self.records[index].file)
-                    raise StoreError(f"{location}: its embeddings are no fixed-size lists; {_REMEDY}")
+                    raise StoreError(f"{location}: its embeddings are no fixed-size lists; {self._remedy}")
                 parts.append(_take(table, rows[begin:end] - (ends[number] - sizes[number])))
         return StoredRows(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))
 
@@ -164,19 +185,19 @@ class PreviousFolder:
         try:
             table = shard.read(columns) if group is None else shard.read_row_group(group, columns)
         except (pa.ArrowException, OSError) as error:
-            raise StoreError(f"{location}: cannot be read ({error}); {_REMEDY}") from error
+            raise StoreError(f"{location}: cannot be read ({error}); {self._remedy}") from error
         if table.column_names != columns:
-            raise StoreError(f"{location}: has no columns {', '.join(columns)}; {_REMEDY}")
+            raise StoreError(f"{location}: has no columns {', '.join(columns)}; {self._remedy}")
         return table
 
     def _read(self, name: str, sha256: str) -> bytes:
         location = self._folder.location(name)
-        with wrap_os_errors(f"{location}: cannot be read", _REMEDY):
+        with wrap_os_errors(f"{location}: cannot be read", self._remedy):
             contents = self._folder.read(name)
         if contents is None:
-            raise StoreError(f"{location}: is missing; {_REMEDY}")
+            raise StoreError(f"{location}: is missing; {self._remedy}")
         if hashlib.sha256(contents).hexdigest() != sha256:
-            raise StoreError(f"{location}: its sha256 is not the recorded one; {_REMEDY}")
+            raise StoreError(f"{location}: its sha256 is not the recorded one; {self._remedy}")
         return contents
 
 

@@ -2,25 +2,39 @@
 
 from __future__ import annotations
 
-import numpy as np
 import pytest
 
-from helpers.pages import ROWS, UserFolder, read_page, runnable_commands
+from helpers.pages import ROWS, UserFolder, code_blocks, read_page, runnable_commands
 from lengthwise.encoder.kernel import has_kernel
 
 PAGE = read_page("docs/incremental.md")
 
 
 @pytest.mark.skipif(not has_kernel(), reason="no fused kernel here")
-def test_commands_reuse_vectors(user: UserFolder) -> None:
-    first, second = runnable_commands(PAGE)
+def test_commands_and_code_bring_a_table_up_to_date(user: UserFolder) -> None:
+    duckdb = pytest.importorskip("duckdb")
+    first, second, diff = runnable_commands(PAGE)
     user.run(first)
-    assert f"{len(ROWS)} rows have their vector from monday" in user.run(second)
-    np.testing.assert_array_equal(user.vectors("tuesday"), user.vectors("monday"))
+    lines = (user.folder / "reviews.csv").read_text().splitlines()
+    lines[3], lines[5] = "77,something new", f"{lines[5].partition(',')[0]},another text"
+    (user.folder / "reviews.csv").write_text("\n".join(lines) + "\n")
+    assert f"{len(ROWS) - 2} rows have their vector from monday" in user.run(second)
+    assert user.run(diff).splitlines()[:4] == [
+        "added       1 rows",
+        "removed     1 rows",
+        "changed     1 rows: the vector of 1, kept columns of 0",
+        f"unchanged   {len(ROWS) - 2} rows",
+    ]
+    (code,) = code_blocks(PAGE, "python")
+    user.run_python(f"{code}\ndatabase.close()")
+    with duckdb.connect(user.folder / "vectors.duckdb") as database:
+        held = database.execute("SELECT id, embedding FROM vectors ORDER BY id").fetchall()
+        expected = database.execute(f"SELECT id, embedding FROM '{user.folder}/tuesday/data/*.parquet' ORDER BY id")
+        assert held == expected.fetchall()
 
 
 def test_reason_is_printed_as_the_page_says(user: UserFolder) -> None:
-    first, second = runnable_commands(PAGE)
+    first, second, _ = runnable_commands(PAGE)
     user.run(first)
     printed = user.run(f"{second} --set tokenizer.max_length=128")
     assert "nothing of monday: max_length was null, is 128" in printed

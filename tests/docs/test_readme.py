@@ -23,7 +23,7 @@ PAGES = ["README.md", "CONTRIBUTING.md", *sorted(f"docs/{path.name}" for path in
 @pytest.mark.longest
 def test_commands_and_code_run_on_a_users_files(empty_user: UserFolder) -> None:
     commands = runnable_commands(PAGE)
-    assert len(commands) == 19
+    assert len(commands) == 20
     served = []
     for command in commands:
         if command.startswith("lengthwise serve"):
