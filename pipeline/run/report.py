@@ -17,13 +17,16 @@ from lengthwise.run.plots import run_figure
 from lengthwise.run.stats import EncodeReport, ShardStats
 from lengthwise.store.folder import open_folder
 from lengthwise.store.layout import REPORT, REPORT_FIGURE
+from lengthwise.store.protocol import Folder
 from lengthwise.util.markdown import RIGHT, markdown_table
 from lengthwise.util.plots import figure_to_png
 from lengthwise.util.system import cpu_count, cpu_model, package_versions
 
+PICTURE_ROWS = 1_000  # of fewer texts, a picture takes longer than encoding them
+
 
 def write_report(folder: str | Path, config: RunConfig, report: EncodeReport) -> str | None:
-    """Write report.md, and report.png where matplotlib is installed.
+    """Write report.md, and of `PICTURE_ROWS` texts and more report.png, where matplotlib is installed.
 
     Returns:
         The report's path or URL. None where this run encoded nothing, so that an older report is kept, or was one part
@@ -36,20 +39,28 @@ def write_report(folder: str | Path, config: RunConfig, report: EncodeReport) ->
         return None
     place = open_folder(folder)
     try:
-        try:
-            figure = run_figure(report)
-        except LengthwiseError:
-            place.remove(REPORT_FIGURE)  # an older run's
-            picture = "There is no picture, because matplotlib is missing: install lengthwise[plot]."
-        else:
-            place.write(REPORT_FIGURE, figure_to_png(figure))
-            picture = f"![Lengths of the texts, and where the time went]({REPORT_FIGURE})"
+        picture = _write_picture(place, report)
         place.write(REPORT, report_to_markdown(config, report, picture).encode())
     except OSError as error:
         raise StoreError(
             f"{place.location(REPORT)}: cannot be written ({error}); the vectors are safe, only the report is missing"
         ) from error
     return place.location(REPORT)
+
+
+def _write_picture(place: Folder, report: EncodeReport) -> str:
+    """Write report.png, or remove that of an older run; returns a line that shows it, or says why there is none."""
+    missing = ""
+    if report.encoded.rows >= PICTURE_ROWS:
+        try:
+            figure = run_figure(report)
+        except LengthwiseError:
+            missing = "There is no picture, because matplotlib is missing: install lengthwise[plot]."
+        else:
+            place.write(REPORT_FIGURE, figure_to_png(figure))
+            return f"![Lengths of the texts, and where the time went]({REPORT_FIGURE})"
+    place.remove(REPORT_FIGURE)
+    return missing
 
 
 def report_to_markdown(config: RunConfig, report: EncodeReport, picture: str = "") -> str:

@@ -21,6 +21,7 @@ from helpers.texts import TEXTS
 from lengthwise.batching.plan import PlanReport
 from lengthwise.config import RunConfig
 from lengthwise.errors import StoreError
+from lengthwise.run import report as reports
 from lengthwise.run.plots import TOKENS, run_figure
 from lengthwise.run.report import report_to_markdown, write_report
 from lengthwise.run.stats import EncodeReport, ShardStats, StageSeconds
@@ -53,6 +54,11 @@ REPORT = EncodeReport(
     seconds=4.0,
 )
 NOTHING_ENCODED = replace(REPORT, encoded=ShardStats())
+
+
+@pytest.fixture(autouse=True)
+def _picture_of_few_texts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reports, "PICTURE_ROWS", 1)
 
 
 def cells(text: str) -> dict[str, list[str]]:
@@ -119,6 +125,15 @@ def test_report_names_no_local_path(tmp_path: Path) -> None:
     assert str(tmp_path) not in text
     assert "where/" not in text
     assert str(tmp_path).encode() not in (tmp_path / "vectors/report.png").read_bytes()
+
+
+def test_few_texts_have_no_picture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_report(tmp_path, CONFIG, REPORT)
+    monkeypatch.setattr(reports, "PICTURE_ROWS", REPORT.encoded.rows + 1)
+    monkeypatch.setattr(reports, "run_figure", None)
+    write_report(tmp_path, CONFIG, REPORT)
+    assert sorted(contents(tmp_path)) == ["report.md"]
+    assert "picture" not in (tmp_path / "report.md").read_text()
 
 
 def test_write_report_writes_text_and_figure(tmp_path: Path) -> None:
