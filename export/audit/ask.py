@@ -62,15 +62,15 @@ def _ask_all(inquiry: Inquiry, names: list[str], show_progress: bool) -> Iterato
     order = [name for name in first if name in names]
     order += [name for name in names if name not in (*first, *last)]
     order += [name for name in last if name in names]
-    senseless = ""
+    incomparable = ""
     for name in tqdm(order, "audit", disable=not show_progress):
         start = time.monotonic()
         compared = name in COMPARING
-        answer = Answer("not asked", senseless) if senseless and compared else _ask(inquiry, name)
+        answer = Answer("not asked", incomparable) if incomparable and compared else _ask(inquiry, name)
         if answer.verdict == "fail" and name == REPEAT:
-            senseless = "the same call gives other vectors each time, so nothing can be compared"
-        if answer.verdict == "fail" and name == DISTINCT:
-            senseless = senseless or "texts have no vectors that differ, so nothing can be compared"
+            incomparable = "the same call gives other vectors each time, so nothing can be compared"
+        if answer.verdict == "fail" and name == DISTINCT and answer.example is not None:
+            incomparable = incomparable or f"{answer.says.partition(':')[0]}, so nothing can be compared"
         yield name, replace(answer, question=name, seconds=time.monotonic() - start)
 
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from lengthwise.export.artifact.difference import scaled_difference
 from lengthwise.export.audit.answers import Answer, Cell, Example
 from lengthwise.export.audit.shrink import shrink
-from lengthwise.export.audit.targets.base import NoAnswer, NotAsked, Target, Unanswered
+from lengthwise.export.audit.targets.base import NoAnswer, NotAsked, Padding, Target, Unanswered
 from lengthwise.export.validation.cases import Case, grid_cases
 
 Measure = Callable[[Case], NDArray[np.float64]]  # the difference of each row
@@ -142,6 +142,7 @@ class Inquiry:
             NotAsked: no trial can be run.
             OutOfTime: the time is over before the first one.
         """
+        trials = list(trials)
         measured = list(self._measure(trials))
         counted = [each for each in measured if each.error is None or errors_fail or isinstance(each.error, NoAnswer)]
         if not counted:
@@ -151,14 +152,17 @@ class Inquiry:
         worst = max(counted, key=lambda each: each.difference)
         cells = tuple(Cell(_batch_name(each.trial.case), each.trial.detail, each.difference) for each in counted)
         if worst.difference <= tolerance:
-            return Answer("pass", passes, worst.difference, tolerance, cells)
+            late = f"; there was time for {len(measured)} of {len(trials)} batches" * (len(measured) < len(trials))
+            return Answer("pass", passes + late, worst.difference, tolerance, cells)
         says = fails.format(detail=worst.trial.detail, batch=_batch_name(worst.trial.case))
         if worst.error is not None:
             says = f"it fails: {worst}"
-        return Answer("fail", says, worst.difference, tolerance, cells, self.example(worst.trial, tolerance))
+        # What keeps silent is not asked again only to make the batch smaller.
+        example = None if isinstance(worst.error, NoAnswer) else self.example(worst.trial, tolerance)
+        return Answer("fail", says, worst.difference, tolerance, cells, example)
 
     def _measure(self, trials: Iterable[Trial]) -> Iterator[_Measured]:
-        """Run trials until the time is over."""
+        """Run trials until the time is over, or until the target can be asked no more."""
         for number, trial in enumerate(trials):
             if self.is_late:
                 if number == 0:
@@ -168,6 +172,10 @@ class Inquiry:
                 yield _Measured(trial, float(nan_to_inf(trial.measure(trial.case)).max(initial=0)))
             except Unanswered as error:
                 yield _Measured(trial, float("inf"), error)
+            except NotAsked:
+                if number == 0:
+                    raise
+                return
 
     def example(self, trial: Trial, tolerance: float) -> Example:
         """The smallest batch that still fails a trial."""
@@ -175,6 +183,8 @@ class Inquiry:
         def difference(case: Case) -> Differences:
             try:
                 return nan_to_inf(trial.measure(case))
+            except (NoAnswer, NotAsked):  # which shows nothing about this batch
+                return np.zeros(len(case.lengths))
             except Unanswered:
                 return np.full(len(case.lengths), np.inf)
 
@@ -196,10 +206,16 @@ class Inquiry:
             self._encoded[key] = self.target.encode(case)
         return self._encoded[key]
 
-    def again(self, case: Case) -> NDArray[np.float32]:
-        """The vectors of a batch that was answered before; of no shape that fits if it no longer is."""
+    def again(self, case: Case, padding: Padding = Padding()) -> NDArray[np.float32]:
+        """The vectors of a batch of a shape that was answered before; of no shape that fits if it no longer is.
+
+        Raises:
+            NoAnswer: the target kept silent.
+        """
         try:
-            return self.target.encode(case)
+            return self.target.encode(case, padding)
+        except NoAnswer:
+            raise
         except Unanswered:
             return np.empty((0, 0), np.float32)
 

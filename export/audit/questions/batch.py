@@ -18,7 +18,6 @@ _EQUAL = "equal lengths"
 def ask_neighbours(inquiry: Inquiry) -> Answer:
     """The first and the last row stay, and all others hold something else; every length stays as it is."""
     rng = np.random.default_rng(11)
-    target = inquiry.target
 
     def measure(case: Case) -> Differences:
         before = inquiry.encode(case)
@@ -27,8 +26,8 @@ def ask_neighbours(inquiry: Inquiry) -> Answer:
             for _ in range(_REPLACEMENTS_QUICK if inquiry.quick else _REPLACEMENTS):
                 ids = rng.integers(case.vocab_size, size=case.input_ids.shape)
                 ids[row] = case.input_ids[row]
-                after = target.encode(replace(case, input_ids=ids))
-                found[row] = max(found[row], row_differences(after[[row]], before[[row]])[0])
+                after = inquiry.again(replace(case, input_ids=ids))
+                found[row] = max(found[row], np.resize(row_differences(after, before), len(before))[row])
         return found
 
     return inquiry.ask(
@@ -68,13 +67,12 @@ def ask_batch_size(inquiry: Inquiry) -> Answer:
 
 def ask_order(inquiry: Inquiry) -> Answer:
     """A batch against the same batch in another order."""
-    target = inquiry.target
 
     def measure(case: Case) -> Differences:
         order = np.roll(np.arange(len(case.lengths)), 1)
         before = inquiry.encode(case)
         found = np.zeros(len(order))
-        found[order] = row_differences(target.encode(case.select(order)), before[order])
+        found[order] = row_differences(inquiry.again(case.select(order)), before[order])
         return found
 
     return inquiry.ask(

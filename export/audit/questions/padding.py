@@ -38,10 +38,10 @@ def ask_padding_contents(inquiry: Inquiry) -> Answer:
     _check_ids(inquiry)
     if not getattr(inquiry.target, "has_mask", True):
         raise NotAsked("the graph takes no attention_mask: the pad id itself says where the padding is")
-    target = inquiry.target
 
     def measure(case: Case) -> Differences:
-        return row_differences(target.encode(case, Padding(random=True)), inquiry.encode(case))
+        before = inquiry.encode(case)
+        return row_differences(inquiry.again(case, Padding(random=True)), before)
 
     batches = [Trial(case, case.group, measure, "other ids in the padding") for case in inquiry.grid() if _padded(case)]
     rows = [Trial(t.case, t.detail, measure, "other ids in the padding") for t in _padded_rows(inquiry, _WIDTHS)]

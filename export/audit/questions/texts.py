@@ -8,7 +8,7 @@ import numpy as np
 
 from lengthwise.export.audit.answers import Answer, Cell, Example
 from lengthwise.export.audit.inquiry import Inquiry, OutOfTime, Trial, nan_to_inf, row_differences
-from lengthwise.export.audit.targets.base import IdTarget, NotAsked, TextTarget, Unanswered
+from lengthwise.export.audit.targets.base import IdTarget, NoAnswer, NotAsked, TextTarget, Unanswered
 from lengthwise.export.validation.cases import Case
 
 _TEXTS, _DISTINCT_LENGTH = 6, 3
@@ -119,6 +119,8 @@ def _long_words(inquiry: Inquiry) -> Answer:
             return Answer("pass", f"a text is read to its end, up to {before} words; there was no time for longer ones")
         try:
             found = _change_at(inquiry, inquiry.row(length), length - 1)
+        except NoAnswer:
+            raise
         except Unanswered as error:
             return Answer("pass", f"a text is read up to {before} words at least; one of {length} is an error: {error}")
         if found <= _SAME:
@@ -137,6 +139,8 @@ def ask_empty(inquiry: Inquiry) -> Answer:
     empty = inquiry.row(0)
     try:
         vector = target.encode(empty)
+    except NoAnswer:
+        raise
     except Unanswered as error:
         return Answer("pass", f"an empty text is refused with an error: {error}")
     shown = Example((repr(""),), "", float("inf"))
@@ -229,9 +233,15 @@ def _with_other(row: Case, place: int, step: int) -> Case:
 
 
 def _reads_last(inquiry: Inquiry, length: int) -> float | None:
-    """The change through the last token of a text; None where the model raises."""
+    """The change through the last token of a text; None where the model raises.
+
+    Raises:
+        NoAnswer: it kept silent.
+    """
     try:
         return _change_at(inquiry, inquiry.row(length), length - 1)
+    except NoAnswer:
+        raise
     except Unanswered:
         return None
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,8 @@ import pytest
 from helpers.audit_ground_truth import Faults, noise, plain_function, transformer
 from lengthwise.errors import AuditError, ConfigError
 from lengthwise.export.audit.ask import audit_target
-from lengthwise.export.audit.inquiry import row_differences
+from lengthwise.export.audit.inquiry import Inquiry, row_differences
+from lengthwise.export.audit.questions.batch import ask_order
 from lengthwise.export.audit.questions.registry import QUESTIONS
 from lengthwise.export.audit.run import run_audit
 from lengthwise.export.audit.targets.function import FunctionTarget
@@ -43,6 +45,26 @@ def test_no_time_is_no_answer() -> None:
     found = audit_target(FunctionTarget(plain_function), seconds=0.0, names=["neighbours", "order"])
     assert {answer.says for answer in found.answers} == {"there was no time left in a quick audit"}
     assert not found.passed
+
+
+def test_a_pass_says_how_far_the_time_went(monkeypatch: pytest.MonkeyPatch) -> None:
+    ticks = iter([0.0, *np.linspace(0.0, 2.0, 12).tolist()])
+    monkeypatch.setattr("lengthwise.export.audit.inquiry.time.monotonic", lambda: next(ticks, 3.0))
+    inquiry = Inquiry(FunctionTarget(plain_function), seconds=1.0)
+    words = r"a vector is the same at any place of its batch; there was time for [1-9] of \d+ batches"
+    assert re.fullmatch(words, ask_order(inquiry).says)
+
+
+@pytest.mark.parametrize("question", ["neighbours", "order"])
+def test_an_error_in_a_batch_that_was_answered_before_fails(question: str) -> None:
+    def encode(texts: list[str]) -> np.ndarray:
+        seen.setdefault(len(texts), texts)
+        if len(texts) == 2 and texts != seen[2]:
+            raise RuntimeError("another batch")
+        return plain_function(texts)
+
+    seen = dict[int, list[str]]()
+    assert run_audit(encode, quick=True, questions=[question]).answer(question).verdict == "fail"
 
 
 def test_questions_are_chosen_by_name(tmp_path: Path) -> None:

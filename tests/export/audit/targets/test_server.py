@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -106,6 +107,40 @@ def test_a_server_that_hangs_later_does_not_pass() -> None:
         words = [answer.says for answer in found.answers]
         assert any("no answer within" in each for each in words)
         assert len(found.by_verdict("pass")) <= 1
+
+
+@pytest.mark.parametrize(
+    ("question", "is_silent"),
+    [
+        ("empty text", lambda texts: "" in texts),
+        ("long texts", lambda texts: max(len(text.split()) for text in texts) > 100),
+        ("after a long text", lambda texts: max(len(text.split()) for text in texts) > 100),
+        ("mixed lengths", lambda texts: len(texts) == 5 and any(" " in text for text in texts)),
+    ],
+)
+def test_silence_is_a_failure_of_what_was_asked(question: str, is_silent: Callable[[list[str]], bool]) -> None:
+    def encode(texts: list[str]) -> np.ndarray:
+        if is_silent(texts):
+            time.sleep(2)
+        return plain_function(texts)
+
+    with serving(encode) as url:
+        target = open_target(url, OpenOptions(timeout=0.7), quick=True)
+        answer = audit_target(target, quick=True, names=[question]).answer(question)
+        assert answer.verdict == "fail"
+        assert "the server gave no answer within 0.7 s" in answer.says
+
+
+def test_an_error_does_not_say_that_texts_have_the_same_vector() -> None:
+    def encode(texts: list[str]) -> np.ndarray:
+        if len(texts) == 1 and len(texts[0].split()) == 3:  # what "distinct" sends
+            raise ValueError("overloaded")
+        return plain_function(texts)
+
+    with serving(encode) as url:
+        found = audit(url, "distinct", "batch size")
+        assert found.answer("distinct").says.startswith("it fails: HTTP 413")
+        assert found.answer("batch size").verdict == "pass"
 
 
 @pytest.mark.parametrize(
