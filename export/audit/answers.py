@@ -120,6 +120,7 @@ class Audit:
         quick: whether fewer batches were asked.
         seconds: that it took.
         inspected: whether causes could be looked for in its files.
+        exact: whether batches of one shape are computed by the same operations, and held to the smaller tolerance.
         fix: the fixed graph, if one was wanted and made.
         not_fixed: why there is none, if one was wanted.
     """
@@ -134,6 +135,7 @@ class Audit:
     quick: bool = False
     seconds: float = 0.0
     inspected: bool = True
+    exact: bool = True
     fix: Fix | None = None
     not_fixed: str = ""
 

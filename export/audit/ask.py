@@ -53,6 +53,7 @@ def audit_target(
         environment=target.environment(),
         quick=quick,
         inspected=can_be_inspected(target),
+        exact=target.exact,
     )
 
 

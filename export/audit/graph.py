@@ -31,6 +31,7 @@ IDS, MASK, CONTENT, ROWS, COLUMNS = "ids", "mask", "content", "rows", "columns"
 _ELEMENTWISE = (
     "Add Sub Mul Div Where Cast Reshape Unsqueeze Squeeze Expand Identity Max Min Transpose Clip Neg Pow Sqrt Not And"
     " Or Equal Greater Less GreaterOrEqual LessOrEqual Flatten Slice Tile"
+    " QuantizeLinear DequantizeLinear"
 )
 ELEMENTWISE = frozenset(_ELEMENTWISE.split())
 _EMBED_LAYERS = ("EmbedLayerNormalization", "QEmbedLayerNormalization")
@@ -61,25 +62,45 @@ class GraphView:
         side: on which its clients pad.
     """
 
-    def __init__(self, model: onnx.ModelProto, roles: Mapping[str, str] | None = None, side: Side = "right") -> None:
+    def __init__(
+        self,
+        model: onnx.ModelProto,
+        roles: Mapping[str, str] | None = None,
+        side: Side = "right",
+        output: str | None = None,
+    ) -> None:
         """Look at a graph.
 
         Args:
             roles: IDS or MASK by the name of an input.
             side: on which its clients pad.
+            output: the output that is looked at, and nothing that it is not computed from; all where it is left out.
         """
         self.model, self.graph, self.side = model, model.graph, side
         self.roles = dict(roles or {})
         self._initializers = {each.name: each for each in self.graph.initializer}
-        self.maker = {output: node for node in self.graph.node for output in node.output if output}
+        self._nodes = list(self.graph.node)
+        self.maker = {each: node for node in self._nodes for each in node.output if each}
+        if output is not None:
+            self._nodes = self._nodes_of(output)
         self.readers: dict[str, list[onnx.NodeProto]] = defaultdict(list)
-        for node in self.graph.node:
-            for name in node.input:
+        for node in self._nodes:
+            for name in _inputs(node):
                 self.readers[name].append(node)
 
     def nodes(self, *kinds: str) -> list[onnx.NodeProto]:
         """The nodes of these kinds, those in branches and loops too."""
-        return [node for node in _all_nodes(self.graph) if node.op_type in kinds]
+        return [node for node in _all_nodes(self._nodes) if node.op_type in kinds]
+
+    def _nodes_of(self, output: str) -> list[onnx.NodeProto]:
+        """The nodes that an output is computed from, in the order of the graph."""
+        needed, waiting = set[int](), [output]
+        while waiting:
+            node = self.maker.get(waiting.pop())
+            if node is not None and id(node) not in needed:
+                needed.add(id(node))
+                waiting += _inputs(node)
+        return [node for node in self._nodes if id(node) in needed]
 
     @cached_property
     def sources(self) -> dict[str, frozenset[str]]:
@@ -88,7 +109,7 @@ class GraphView:
         for value in self.graph.input:
             role = self.roles.get(value.name)
             found[value.name] = frozenset({role}) if role else frozenset()
-        for node in self.graph.node:
+        for node in self._nodes:
             made = self._sources_of(node, found)
             found.update(dict.fromkeys(node.output, made))
             if node.op_type in _EMBED_LAYERS and len(node.output) > 1:
@@ -208,7 +229,7 @@ class GraphView:
     @cached_property
     def embedding(self) -> onnx.TensorProto | None:
         """The table that ids are looked up in; None where it cannot be told."""
-        for node in self.graph.node:
+        for node in self._nodes:
             if node.op_type == "Gather" and self.is_table(node) and self.depends_on(node.input[1], IDS):
                 name = node.input[0]
                 while name in self.maker:
@@ -261,12 +282,12 @@ def attribute(node: onnx.NodeProto, name: str, default: Any) -> Any:
     return default
 
 
-def _all_nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
-    for node in graph.node:
+def _all_nodes(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.NodeProto]:
+    for node in nodes:
         yield node
         for each in node.attribute:
             if each.HasField("g"):
-                yield from _all_nodes(each.g)
+                yield from _all_nodes(each.g.node)
 
 
 def _inputs(node: onnx.NodeProto) -> Iterable[str]:
@@ -274,7 +295,7 @@ def _inputs(node: onnx.NodeProto) -> Iterable[str]:
     yield from node.input
     for each in node.attribute:
         if each.HasField("g"):
-            for inner in _all_nodes(each.g):
+            for inner in _all_nodes(each.g.node):
                 yield from inner.input
 
 

@@ -32,11 +32,14 @@ _EXPLAINED = (
 _HEADS = {False: "by the number of texts in the batch", True: ""}
 _METHOD = (
     "A difference is |value - value alone| / the largest value of that vector. The vector of a text alone, at its own"
-    " length, is the reference for every batch. In batches of one shape the arithmetic of a row is the same whatever"
-    " the others hold, so {same:.0e} passes there; in batches of other shapes, where kernels add up in another order,"
-    " {other:.0e} passes in {precision}. A limit is a property that users should know of, and that breaks nothing which"
-    " the files claim."
+    " length, is the reference for every batch. {tolerances} A limit is a property that users should know of, and that"
+    " breaks nothing which the files claim."
 )
+_EXACT = (
+    "In batches of one shape the arithmetic of a row is the same whatever the others hold, so {same:.0e} passes there;"
+    " in batches of other shapes, where kernels add up in another order, {other:.0e} passes in {precision}."
+)
+_INEXACT = "What is audited forms its batches itself, so {other:.0e} passes in {precision} for all of them."
 _MANY = 1e9  # larger values are no numbers of tokens
 _SIGNS = {"pass": "✓", "limit": "!", "fail": "✗", "not asked": "–"}
 
@@ -92,7 +95,7 @@ def audit_to_markdown(audit: Audit, heat_map: str | None = None) -> str:
         f"{audit.kind}; {audit.precision}; {audit.dim} values per vector; {_environment(audit)}.",
         _table(audit),
         f"![The largest difference by question and batch]({heat_map})" if heat_map else "",
-        *(_failure_section(a, first[a.causes], audit.inspected) for a in audit.answers if _is_told(a)),
+        *(_failure_section(a, first[a.causes], audit.inspected) for a in audit.answers if _has_section(a)),
         _unexplained_section(audit),
         f"## Fix\n\n{_fix_sentence(audit)}." if audit.fix or audit.not_fixed else "",
         f"## How it was measured\n\n{_method(audit)}",
@@ -172,7 +175,7 @@ def _no_cause(inspected: bool) -> str:
     return "not found by looking at the files" if inspected else "not to be seen from outside; audit the model's files"
 
 
-def _is_told(answer: Answer) -> bool:
+def _has_section(answer: Answer) -> bool:
     """Whether an answer gets a section of its own."""
     return answer.verdict in ("fail", "limit")
 
@@ -259,7 +262,8 @@ def _method(audit: Audit) -> str:
     from lengthwise.export.audit.targets.base import TOLERANCES
 
     same, other = TOLERANCES[audit.precision]
-    return _METHOD.format(same=same, other=other, precision=audit.precision)
+    tolerances = (_EXACT if audit.exact else _INEXACT).format(same=same, other=other, precision=audit.precision)
+    return _METHOD.format(tolerances=tolerances)
 
 
 def _cells_table(audit: Audit) -> str:

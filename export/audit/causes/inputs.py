@@ -68,7 +68,8 @@ def _fixed_shapes(view: GraphView) -> Iterator[Cause]:
         for value in view.graph.input:
             dims = value.type.tensor_type.shape.dim
             if len(dims) == 2 and dims[axis].HasField("dim_value"):
-                found.append(f"{value.name}: {dims[axis].dim_value} {what}")
+                size = dims[axis].dim_value
+                found.append(f"{value.name}: {size} {what.removesuffix('s') if size == 1 else what}")
         if found:
             yield Cause(
                 f"the inputs have a fixed number of {what}",

@@ -101,7 +101,7 @@ def _by_columns(view: GraphView) -> Iterator[Cause]:
             node
             for node in view.nodes("Mul", "Div", "Add", "Sub")
             if any(view.depends_on(name, CONTENT) for name in node.input)
-            and any(_iscount_nodes(view, name, source) for name in node.input)
+            and any(_is_count(view, name, source) for name in node.input)
         ]
         if nodes:
             yield Cause(
@@ -112,7 +112,7 @@ def _by_columns(view: GraphView) -> Iterator[Cause]:
             )
 
 
-def _iscount_nodes(view: GraphView, name: str, source: str) -> bool:
+def _is_count(view: GraphView, name: str, source: str) -> bool:
     """Whether a value is one number computed from a shape: without a Range, Expand or table in between."""
     if view.sources.get(name, frozenset()) - {source} or not view.depends_on(name, source):
         return False

@@ -283,7 +283,8 @@ def check_vectors(found: Any, rows: int) -> NDArray[np.float32]:
     except ValueError:  # ragged
         raise Unanswered("it gave vectors of different sizes in one batch") from None
     if values.dtype == object or values.dtype.kind not in "fiub":
-        raise Unanswered(f"it gave {values.dtype} values instead of numbers")
+        what = "strings" if values.dtype.kind in "US" else "values such as null"
+        raise Unanswered(f"it gave {what} instead of numbers")
     if values.ndim != 2 or len(values) != rows or values.shape[1] == 0:
         raise Unanswered(f"it gave an array of shape {list(values.shape)} for {rows} texts, not one vector for each")
     return values.astype(np.float32)

@@ -101,7 +101,8 @@ class OnnxTarget(IdTarget):
         self._check_output(output)
         roles = {name: {"input_ids": IDS, "attention_mask": MASK}.get(role, "") for role, name in self._inputs.items()}
         self.claims = read_claims(self.folder) if self.folder else Claims()
-        self.view = GraphView(model, {name: role for name, role in roles.items() if role}, self.claims.side)
+        known = {name: role for name, role in roles.items() if role}
+        self.view = GraphView(model, known, self.claims.side, self.output)
         self.precision = precision or self.view.precision
         self.tokenizer = (
             load_tokenizer(self.folder) if self.folder and (self.folder / TOKENIZER_FILE).is_file() else None
@@ -167,7 +168,8 @@ class OnnxTarget(IdTarget):
             if fixed is None or given == fixed:
                 continue
             if given > fixed:
-                raise Unanswered(f"the graph takes exactly {fixed} {what}, and {given} were needed")
+                noun = what.removesuffix("s") if fixed == 1 else what
+                raise Unanswered(f"the graph takes exactly {fixed} {noun}, and {given} were needed")
             more = (0, fixed - given)
             if axis == 0:
                 input_ids, attention_mask = (np.pad(a, (more, (0, 0)), "edge") for a in (input_ids, attention_mask))

@@ -16,7 +16,7 @@ from lengthwise.export.audit.graph import IDS, MASK, GraphView
 ROLES = {"input_ids": IDS, "attention_mask": MASK}
 
 
-def causes_of(nodes: Callable[[Builder, str], str], side: str = "right") -> list[Cause]:
+def causes_of(nodes: Callable[[Builder, str], str], side: str = "right", output: str | None = None) -> list[Cause]:
     """Of a graph that looks ids up, and computes something of the embeddings, [batch, sequence, 8]."""
     b = Builder()
     found = nodes(b, b.op("Gather", b.random(20, 8), "input_ids"))
@@ -25,7 +25,8 @@ def causes_of(nodes: Callable[[Builder, str], str], side: str = "right") -> list
     inputs = [helper.make_tensor_value_info(name, 7, ["batch", "sequence"]) for name in ROLES]
     outputs = [helper.make_tensor_value_info("sentence_embedding", 1, None)]
     graph = helper.make_graph(b.nodes, "graph", inputs, outputs, b.weights)
-    view = GraphView(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)]), ROLES, side)  # type: ignore[arg-type]
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)])
+    view = GraphView(model, ROLES, side, output)  # type: ignore[arg-type]
     return [cause for find in FINDERS for cause in find(view)]
 
 
@@ -92,6 +93,30 @@ def test_fused_attention_reads_the_index_of_the_mask(masked: bool) -> None:
 
     causes = [cause for cause in causes_of(fused) if "attention without a mask" in cause.what]
     assert bool(causes) != masked
+
+
+def test_attention_is_masked_behind_steps_of_8_bits() -> None:
+    """As onnxruntime's static quantisation writes it."""
+
+    def quantized(b: Builder, x: str) -> str:
+        mask = b.op("Unsqueeze", b.op("Cast", "attention_mask", to=1), b.constant([1], np.int64))
+        scores = b.op("Add", b.op("MatMul", x, b.op("Transpose", x, perm=[0, 2, 1])), mask)
+        step, zero = b.constant(0.1, np.float32), b.constant(128, np.uint8)
+        return b.op("Softmax", b.op("DequantizeLinear", b.op("QuantizeLinear", scores, step, zero), step, zero))
+
+    assert not any("attention without a mask" in cause.what for cause in causes_of(quantized))
+
+
+def test_nodes_of_other_outputs_are_no_cause() -> None:
+    """Such as the pooler of a BERT whose token states are taken."""
+
+    def with_pooler(b: Builder, x: str) -> str:
+        b.nodes.append(helper.make_node("Gather", [x, b.constant(0, np.int64)], ["pooler_output"], axis=1))
+        return x
+
+    for output, number in ((None, 1), ("pooler_output", 1), ("sentence_embedding", 0)):
+        found = [cause for cause in causes_of(with_pooler, output=output) if "first column" in cause.what]
+        assert len(found) == number
 
 
 def test_the_side_of_the_padding_decides() -> None:

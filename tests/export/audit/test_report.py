@@ -75,6 +75,13 @@ def test_a_failure_without_a_cause_says_so() -> None:
     assert "cause: not to be seen from outside" in audit_to_text(replace(found, inspected=False))
 
 
+def test_one_tolerance_is_named_where_batches_cannot_be_chosen() -> None:
+    assert "so 1e-06 passes there" in audit_to_markdown(AUDIT)
+    page = audit_to_markdown(replace(AUDIT, exact=False))
+    assert "so 1e-04 passes in float32 for all of them" in page
+    assert "1e-06 passes" not in page
+
+
 def test_json_holds_everything() -> None:
     record = json.loads(audit_to_json(replace(AUDIT, answers=(*AUDIT.answers, ERROR), unexplained=(CAUSE,))))
     assert record["passed"] is False

@@ -67,6 +67,17 @@ def test_an_error_in_a_batch_that_was_answered_before_fails(question: str) -> No
     assert run_audit(encode, quick=True, questions=[question]).answer(question).verdict == "fail"
 
 
+def test_every_place_is_tried() -> None:
+    def encode(texts: list[str]) -> np.ndarray:
+        return plain_function(
+            [" ".join(word for place, word in enumerate(text.split()) if place != 3) for text in texts]
+        )
+
+    answer = run_audit(encode, questions=["every token"]).answer("every token")
+    assert answer.verdict == "fail"
+    assert answer.says.startswith("token 4 of 12 is not read")
+
+
 def test_questions_are_chosen_by_name(tmp_path: Path) -> None:
     found = run_audit(plain_function, questions=["order", "distinct"])
     assert [answer.question for answer in found.answers] == ["order", "distinct"]

@@ -40,6 +40,12 @@ def test_a_folder_and_its_graph_are_the_same(folder: Path) -> None:
     np.testing.assert_array_equal(*(target.encode_texts(["the cat", "of rain"]) for target in targets))
 
 
+def test_causes_are_those_of_the_output_that_is_taken(folder: Path) -> None:
+    target = open_onnx(folder, OpenOptions(output="token_embeddings", pooling="mean"))
+    assert "sentence_embedding" in open_onnx(folder).view.sources
+    assert "sentence_embedding" not in target.view.sources
+
+
 def test_a_graph_without_files_takes_ids(folder: Path, tmp_path: Path) -> None:
     (folder / "onnx/model.onnx").rename(tmp_path / "alone.onnx")
     target = open_onnx(tmp_path / "alone.onnx")

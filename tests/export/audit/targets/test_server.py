@@ -150,6 +150,7 @@ def test_an_error_does_not_say_that_texts_have_the_same_vector() -> None:
         ([[1.0, 2.0]], "for 2 texts"),
         ([["a", "b"], ["c", "d"]], "instead of numbers"),
         ([[], []], "not one vector for each"),
+        ([[None, None], [None, None]], "values such as null instead of numbers"),
     ],
 )
 def test_nonsense_is_no_answer(answer: Any, message: str) -> None:
