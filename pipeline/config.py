@@ -278,6 +278,11 @@ class EncodeSettings(Settings):
         " from there",
         exclude_if=lambda value: not value,
     )
+    cache: NonEmpty | None = Field(
+        None,
+        description="a folder, local or a URL, where vectors are kept by their texts, for this run and others",
+        exclude_if=lambda value: value is None,
+    )
     row_hashes: bool = Field(
         False,
         description="write a hash of each text beside the shards, by which later runs reuse the folder's vectors; runs"

@@ -23,6 +23,7 @@ COMMANDS = {
     "encode": ("encode_dataset", "Encode a dataset into parquet shards of vectors."),
     "search": ("search_vectors", "Find the rows of a folder of vectors that are most similar to a text."),
     "diff": ("diff_vectors", "Compare two folders of vectors row by row."),
+    "cache": ("vector_cache", "Look after a cache of vectors that several runs use."),
     "finalize": ("finalize_vectors", "Check and complete a folder that several processes wrote."),
     "export": ("export_model", "Export an encoder to ONNX and TorchScript, or to Triton."),
     "validate": ("validate_export", "Compare every runtime of an artifact with PyTorch."),

@@ -43,7 +43,7 @@ from lengthwise.run.labels import check_columns
 from lengthwise.run.local import make_report, open_store, pending_filter, wrap_errors
 from lengthwise.run.precision import PrecisionChoice
 from lengthwise.run.progress import progress_bar
-from lengthwise.run.reuse import open_reuse
+from lengthwise.run.reuse_folders import open_reuse
 from lengthwise.run.shard import ShardEncoder
 from lengthwise.run.stats import EncodeReport, ShardStats
 from lengthwise.store.fingerprint import describe_changes, identity_hash
@@ -292,6 +292,7 @@ def _with_absolute_paths(config: RunConfig) -> RunConfig:
         "tokenizer": {"path": None if config.tokenizer.path is None else absolute(config.tokenizer.path)},
         "encode": {
             "output": absolute(config.encode.output),
+            "cache": None if config.encode.cache is None else absolute(config.encode.cache),
             "reuse": tuple(absolute(folder) for folder in config.encode.reuse),
         },
         "export": {"output": absolute(config.export.output)},

@@ -23,7 +23,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from lengthwise.errors import ConfigError, StoreError
-from lengthwise.run.reuse import vector_identity
+from lengthwise.run.reuse_folders import vector_identity
 from lengthwise.store.fingerprint import describe_changes
 from lengthwise.store.folder import open_folder
 from lengthwise.store.hash_index import HashIndex

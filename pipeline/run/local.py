@@ -27,7 +27,7 @@ from lengthwise.run.identity import run_identity
 from lengthwise.run.labels import check_columns
 from lengthwise.run.precision import PrecisionChoice
 from lengthwise.run.progress import ProgressBar, progress_bar
-from lengthwise.run.reuse import open_reuse
+from lengthwise.run.reuse_folders import open_reuse
 from lengthwise.run.shard import EncodedChunk, ShardEncoder
 from lengthwise.run.stats import EncodeReport, ShardStats
 from lengthwise.store.parts import Part

@@ -1,11 +1,7 @@
 """Takes the vectors of texts that other runs have encoded from their folders: `encode.reuse`.
 
 Notable decisions:
-- A vector depends on the text and the model alone, so kept columns, filters, the order of the rows, shards and batches
-  are no reason to compute it again. Model, tokenizer, tokenization and engine are: each must be the same
-  (`vector_identity`). Vectors in float16 stand for themselves only, those in float32 for both.
-- Only an engine that gives a row the same bits in any batch can take part: with another one the files would differ from
-  those of a full run.
+- Which folders can be used is decided when a run begins (`run.reuse_folders`).
 - Versions, the processor and the kernel are no part of an identity, but may change the last bits. So some of the rows
   are encoded all the same, and a folder whose vectors differ in a bit is not used from there on.
 - A shard that did not change at all, kept columns included, is copied as a file.
@@ -20,18 +16,16 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from lengthwise.config import RunConfig, TokenizationSettings
-from lengthwise.errors import ConfigError, StoreError
+from lengthwise.errors import StoreError
 from lengthwise.run.stats import ShardStats
-from lengthwise.store.fingerprint import describe_changes, identity_hash
+from lengthwise.store.cache import VectorCache
+from lengthwise.store.fingerprint import identity_hash
 from lengthwise.store.hash_index import HashIndex
 from lengthwise.store.parquet import ShardContents, is_written_alike
 from lengthwise.store.previous import PreviousFolder, StoredRows
@@ -45,7 +39,6 @@ _OTHER_BITS = (
     "its vectors differ from those that are computed here, as another version or processor may cause: all of its rows"
     " are encoded again"
 )
-_MODEL = ("tokenizer", "encoder", "weights", "engine", *TokenizationSettings.model_fields)
 log = logging.getLogger(__name__)
 
 
@@ -109,24 +102,61 @@ class CopiedShard:
         )
 
 
+class _RecentTexts:
+    """Texts that were added during the run: a few indexes, each at least twice as large as the next one."""
+
+    def __init__(self) -> None:
+        self._parts: list[tuple[NDArray[np.uint8], NDArray[np.int64], HashIndex]] = []
+
+    def add(self, hashes: NDArray[np.uint8], places: NDArray[np.int64]) -> None:
+        while self._parts and len(self._parts[-1][0]) < 2 * len(hashes):
+            more_hashes, more_places, index = self._parts.pop()
+            index.close()
+            hashes, places = np.concatenate([more_hashes, hashes]), np.concatenate([more_places, places])
+        self._parts.append((hashes, places, HashIndex([(hashes, places)], len(hashes))))
+
+    def find(self, hashes: NDArray[np.uint8], places: NDArray[np.int64]) -> None:
+        """Fill in the places, int64[n], that are -1."""
+        for _, _, index in self._parts:
+            missing = np.flatnonzero(places < 0)
+            places[missing] = index.find(hashes[missing])
+
+    def close(self) -> None:
+        for _, _, index in self._parts:
+            index.close()
+
+
 class Reuse:
     """The folders whose vectors a run may take; a context manager, since their index may have a temporary file.
 
     Attributes:
         not_reused: why nothing of a folder is reused, by its path or URL.
+        cache_key: the cache's among keys, if there is one.
     """
 
     def __init__(
-        self, folders: Sequence[PreviousFolder], not_reused: Mapping[str, str] = {}, *, half: Sequence[bool] = ()
+        self,
+        folders: Sequence[PreviousFolder],
+        not_reused: Mapping[str, str] = {},
+        *,
+        half: Sequence[bool] = (),
+        cache: VectorCache | None = None,
     ) -> None:
-        """Take folders of the same vectors; see `open_reuse`.
+        """Take folders of the same vectors; see `run.reuse_folders`.
 
         Args:
             half: of each folder, whether its vectors are in float16.
+            cache: where vectors that were computed are kept; it is one more folder.
         """
         self._folders, self.not_reused = list(folders), dict(not_reused)
-        self._half = half or [False] * len(self._folders)
-        self._places = [(number, index) for number, folder in enumerate(folders) for index in sorted(folder.records)]
+        self._half = list(half) or [False] * len(self._folders)
+        self._cache, self._kept, self._recent = cache, 0, _RecentTexts()
+        self.cache_key: str | None = None
+        if cache is not None:
+            self._folders.append(cache.read())
+            self._half.append(False)
+            self.cache_key = self.key(len(self._folders) - 1)
+        self._places = [(n, index) for n, folder in enumerate(self._folders) for index in sorted(folder.records)]
         sizes = [self._folders[number].records[index].rows for number, index in self._places]
         self._starts = np.cumsum([0, *sizes])
         self._bad_shards: set[int] = set()
@@ -137,6 +167,7 @@ class Reuse:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._recent.close()
         if "_index" in self.__dict__:
             self._index.close()
 
@@ -149,6 +180,7 @@ class Reuse:
         names = {self.key(number): str(folder) for number, folder in enumerate(self._folders)}
         return (
             *(f"{counts.get(key, 0):,} rows have their vector from {name}" for key, name in names.items()),
+            *([f"{self._kept:,} rows were added to {self._folders[-1]}"] if self._kept else ()),
             *(f"{name}: {note}" for name, note in self._notes.items()),
             *(f"nothing of {name}: {reason}" for name, reason in self.not_reused.items()),
         )
@@ -164,7 +196,7 @@ class Reuse:
             hashes: of the chunk's texts, uint8[rows, 16].
         """
         with self._lock:
-            places = self._index.find(hashes) if self._folders else np.full(len(hashes), -1, np.int64)
+            places = self._find_places(hashes)
             rows = np.flatnonzero(places >= 0)
             shards = np.searchsorted(self._starts, places[rows], side="right") - 1
             found = [
@@ -174,6 +206,44 @@ class Reuse:
             ]
         parts = [part for part in found if part is not None and len(part.rows)]
         return _join(parts) if parts else None
+
+    def keep(
+        self,
+        hashes: NDArray[np.uint8],
+        vectors: NDArray[np.float32],
+        lengths: NDArray[np.int64],
+        truncated: NDArray[np.bool_],
+    ) -> None:
+        """Put rows into the cache that it does not have yet; without a cache, nothing happens."""
+        cache = self._cache
+        if cache is None:
+            return
+        _, first = np.unique(np.ascontiguousarray(hashes).view("V16").reshape(-1), return_index=True)
+        with self._lock:
+            first = np.sort(first[self._find_places(hashes[first]) < 0])
+        if not len(first):
+            return
+        number = len(self._folders) - 1
+        try:
+            record = cache.add(hashes[first], vectors[first], lengths[first], truncated[first])
+        except StoreError as error:
+            log.warning("%s", error)
+            self._note(number, "nothing more was put into it, for it could not be written")
+            self._cache = None
+            return
+        with self._lock:
+            self._folders[number].records[record.index] = record
+            self._places.append((number, record.index))
+            self._recent.add(hashes[first], self._starts[-1] + np.arange(len(first)))
+            self._starts = np.append(self._starts, self._starts[-1] + len(first))
+            self._kept += len(first)
+
+    def _find_places(self, hashes: NDArray[np.uint8]) -> NDArray[np.int64]:
+        if not self._folders:
+            return np.full(len(hashes), -1, np.int64)
+        places = self._index.find(hashes)
+        self._recent.find(hashes, places)
+        return places
 
     def find_shard(
         self, hashes: NDArray[np.uint8], schema: pa.Schema, kept: pa.Table
@@ -250,6 +320,7 @@ class Reuse:
 
     @cached_property
     def _index(self) -> HashIndex:
+        """Of what was there at the beginning."""
         return HashIndex(self._entries(), int(self._starts[-1]))
 
     def _entries(self) -> Iterator[tuple[NDArray[np.uint8], NDArray[np.int64]]]:
@@ -286,77 +357,6 @@ class Reuse:
         if is_new:
             self._notes[name] = note
         return is_new
-
-
-def open_reuse(config: RunConfig, identity: Mapping[str, Any], *, batch_invariant: bool) -> Reuse:
-    """The folders of `encode.reuse` that can be used, and why the others cannot.
-
-    Args:
-        identity: the run's.
-        batch_invariant: whether the engine is.
-
-    Raises:
-        ConfigError: a folder is the run's own output.
-        StoreError: there is no folder of vectors.
-    """
-    usable: list[PreviousFolder] = []
-    reasons: dict[str, str] = {}
-    for url in config.encode.reuse:
-        if _same_place(url, config.encode.output):
-            raise ConfigError(
-                f"encode.reuse holds {url!r}, which is encode.output; choose another encode.output, so that the"
-                " folder to reuse stays as it is"
-            )
-        reason: str | None = None
-        try:
-            folder = PreviousFolder.open(url)
-        except StoreError as error:
-            reason = str(error)
-        else:
-            if folder is None:
-                raise StoreError(f"{url}: not a folder of vectors; check encode.reuse")
-            reason = _why_not(folder, config, identity, batch_invariant)
-            if reason is None:
-                usable.append(folder)
-        if reason is not None:
-            log.warning("no vector of %s is reused: %s", url, reason)
-            reasons[url] = reason
-    half = [folder.identity.get("vector_dtype") == "float16" for folder in usable]
-    return Reuse(usable, reasons, half=half)
-
-
-def vector_identity(identity: Mapping[str, Any]) -> dict[str, Any]:
-    """The part of a run's identity that a text's vector depends on, beside the text and the type it is stored in."""
-    return {name: identity.get(name) for name in _MODEL}
-
-
-def _why_not(
-    folder: PreviousFolder, config: RunConfig, identity: Mapping[str, Any], batch_invariant: bool
-) -> str | None:
-    """Why no vector of a folder can stand for one of this run's; None if they can."""
-    if list(config.encode.columns) != ["embedding"] or "embedding" not in folder.identity.get("columns", ["embedding"]):
-        return "only embeddings are reused, and encode.columns has more, or has none there"
-    if changes := describe_changes(vector_identity(folder.identity), vector_identity(identity)):
-        return changes
-    stored = folder.identity.get("vector_dtype"), config.encode.vector_dtype
-    if stored[0] != stored[1] and stored[0] != "float32":
-        return f"vector_dtype was {stored[0]}, is {stored[1]}"
-    if not batch_invariant:
-        return (
-            "a vector of this engine depends on its batch in the last bits; install lengthwise[fast], or set"
-            " encode.precision to int8"
-        )
-    if not folder.records:
-        return "it has no committed shards"
-    if not any(folder.has_hashes(index) for index in folder.records):
-        return "it has neither hashes of its texts (encode.row_hashes) nor, as a kept column, the texts"
-    return None
-
-
-def _same_place(first: str, second: str) -> bool:
-    if "://" in first or "://" in second:
-        return first.rstrip("/") == second.rstrip("/")
-    return Path(first).expanduser().resolve() == Path(second).expanduser().resolve()
 
 
 def _usable(stored: StoredRows, rows: NDArray[np.int64], which: NDArray[np.int64], folder: int) -> ReusedRows:

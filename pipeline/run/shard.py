@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -45,6 +45,7 @@ from lengthwise.tokens.tokenize import split_texts, tokenize_texts
 from lengthwise.tokens.tokenizer import TextTokenizer
 
 CHUNK_BYTES = 64 * 2**20
+_COPIED_FIELDS = ("tokens", "empty", "null", "bad", "truncated", "max_deviation", "min_cosine")
 _SAMPLED_ROWS = 64  # per chunk, compared with float32 where a lower precision was asked for
 
 
@@ -97,6 +98,7 @@ class EncodedChunk:
         hashes: uint8[rows, 16], of the texts; None if they are not needed.
         stats: what the chunk took.
         copied: the whole shard, if another folder has it; the fields above are then of some of its rows.
+        computed: int64[computed], the rows whose vectors the engine computed and no other folder has.
     """
 
     vectors: NDArray[np.floating]
@@ -108,7 +110,8 @@ class EncodedChunk:
     sample: Sample | None
     hashes: NDArray[np.uint8] | None
     stats: ShardStats
-    copied: CopiedShard | None = None
+    copied: CopiedShard | None
+    computed: NDArray[np.int64]
 
 
 class ShardEncoder:
@@ -162,8 +165,6 @@ class ShardEncoder:
                 self._reuse.distrust(wrong)
                 texts = shard.texts[chunk.start : chunk.start + chunk.count]
                 return self.encode_chunk(shard, self._plan_chunk(texts, shard, chunk.start, started), progress)
-        sample = self._sample(tokens, vectors)
-        took = StageSeconds(encode=time.perf_counter() - started)
         encoded = EncodedChunk(
             vectors=vectors,
             lengths=tokens.lengths,
@@ -171,14 +172,19 @@ class ShardEncoder:
             empty=int(tokens.empty.sum()),
             null=int(tokens.null.sum()),
             bad=dict(tokens.bad),
-            sample=sample,
+            sample=None,
             hashes=chunk.hashes,
-            stats=chunk.stats + ShardStats(stages=took),
+            stats=chunk.stats,
             copied=chunk.copied,
+            computed=rows if reused is None else np.setdiff1d(rows, reused.rows),
         )
         if progress is not None and len(rows) < chunk.count:
             progress(chunk.count - len(rows), 0)
-        return encoded if reused is None or chunk.copied is not None else _with_reused(encoded, rows, reused)
+        if reused is not None and chunk.copied is None:
+            encoded = _with_reused(encoded, rows, reused)
+        sample = self._sample(shard, chunk, encoded) if chunk.copied is None else None
+        took = StageSeconds(encode=time.perf_counter() - started)
+        return replace(encoded, sample=sample, stats=encoded.stats + ShardStats(stages=took))
 
     def write(self, shard: Shard, chunks: Sequence[EncodedChunk]) -> tuple[ShardRecord, ShardStats]:
         """Write the shard of these chunks, whose vectors are overwritten. The caller adds the record to the store.
@@ -190,6 +196,7 @@ class ShardEncoder:
         started = time.perf_counter()
         if chunks[0].copied is not None:
             return self._write_copied(shard, chunks[0], chunks[0].copied, started)
+        self._keep(chunks)
         labels = self._label_columns(chunks)
         chunks = self._cast_chunks(shard, chunks)
         quarantine = self._config.encode.bad_rows == "quarantine"
@@ -215,34 +222,42 @@ class ShardEncoder:
             "truncated": sum(int(chunk.truncated.sum()) for chunk in chunks),
             "max_deviation": stats.max_deviation,
             "min_cosine": stats.min_cosine,
-            "reused": tuple(sorted(stats.reused.items())),
+            "reused": self._recorded(stats.reused),
         }
         lines = self._quarantine_lines(shard, bad) if bad and quarantine else None
-        hashes = [chunk.hashes for chunk in chunks if chunk.hashes is not None]
-        record = write_shard(
-            self._folder,
-            self._identity,
-            self._with_features(table),
-            counts,
-            lines,
-            hashes_to_bytes(_join(hashes)) if hashes else None,
-        )
+        hashes = self._hashes_to_write(chunks)
+        record = write_shard(self._folder, self._identity, self._with_features(table), counts, lines, hashes)
         return record, stats + ShardStats(stages=StageSeconds(write=time.perf_counter() - started))
+
+    def _keep(self, chunks: Sequence[EncodedChunk]) -> None:
+        """Put vectors that were computed into the run's cache, if it has one."""
+        for chunk in chunks if self._reuse is not None and self._reuse.cache_key is not None else ():
+            rows = chunk.computed[chunk.lengths[chunk.computed] > 0]
+            rows = rows[np.isfinite(chunk.vectors[rows]).all(axis=1)]
+            if self._reuse is not None and chunk.hashes is not None:
+                self._reuse.keep(chunk.hashes[rows], chunk.vectors[rows], chunk.lengths[rows], chunk.truncated[rows])
+
+    def _hashes_to_write(self, chunks: Sequence[EncodedChunk]) -> bytes | None:
+        hashes = [chunk.hashes for chunk in chunks if chunk.hashes is not None]
+        return hashes_to_bytes(_join(hashes)) if hashes and self._config.encode.writes_hashes else None
+
+    def _recorded(self, reused: Mapping[str, int]) -> tuple[tuple[str, int], ...]:
+        """Rows by folder, for a record; what a cache had is left out, for an interrupted run has more of it."""
+        cache = None if self._reuse is None else self._reuse.cache_key
+        return tuple(sorted((folder, rows) for folder, rows in reused.items() if folder != cache))
 
     def _write_copied(
         self, shard: Shard, chunk: EncodedChunk, copied: CopiedShard, started: float
     ) -> tuple[ShardRecord, ShardStats]:
-        deviation, cosine = _measure_deviation(chunk.sample, {})
-        stats = chunk.stats + ShardStats(shards=1, max_deviation=deviation, min_cosine=cosine)
+        record = copied.record
+        stats = chunk.stats + ShardStats(shards=1, max_deviation=record.max_deviation, min_cosine=record.min_cosine)
         counts = {
-            **{name: getattr(copied.record, name) for name in ("tokens", "empty", "null", "bad", "truncated")},
+            **{name: getattr(record, name) for name in _COPIED_FIELDS},
             "index": shard.index,
             "first_row": shard.first_row,
-            "max_deviation": deviation,
-            "min_cosine": cosine,
-            "reused": tuple(stats.reused.items()),
+            "reused": self._recorded(stats.reused),
         }
-        hashes = None if chunk.hashes is None else hashes_to_bytes(chunk.hashes)
+        hashes = self._hashes_to_write([chunk])
         record = write_shard(self._folder, self._identity, copied.contents, counts, None, hashes)
         return record, stats + ShardStats(stages=StageSeconds(write=time.perf_counter() - started))
 
@@ -259,7 +274,8 @@ class ShardEncoder:
 
     def _plan_chunk(self, texts: pa.ChunkedArray, shard: Shard, start: int, started: float) -> PlannedChunk:
         first_row = shard.first_row + start
-        hashes = hash_texts(texts) if self._config.encode.writes_hashes else None
+        has_cache = self._reuse is not None and self._reuse.cache_key is not None
+        hashes = hash_texts(texts) if has_cache or self._config.encode.writes_hashes else None
         copied, reused = None, None
         if self._reuse is not None and hashes is not None:
             if len(texts) == shard.table.num_rows and (found := self._find_shard(shard, hashes)) is not None:
@@ -314,14 +330,24 @@ class ShardEncoder:
             unplanned=in_order,
         )
 
-    def _sample(self, tokens: RaggedTokens, vectors: NDArray[np.float32]) -> Sample | None:
-        """Rows spread over the chunk, in float32 too; None where the engine computes in float32."""
-        rows = np.flatnonzero(tokens.lengths)
+    def _sample(self, shard: Shard, chunk: PlannedChunk, encoded: EncodedChunk) -> Sample | None:
+        """Rows spread over the chunk, in float32 too; None where the engine computes in float32.
+
+        Of a chunk with reused vectors these are the same rows, tokenized and encoded again, so that the same deviation
+        is found.
+        """
+        rows = np.flatnonzero(encoded.lengths)
         if self._engine.reference is None or not len(rows):
             return None
         rows = np.unique(rows[np.linspace(0, len(rows) - 1, _SAMPLED_ROWS).astype(int)])
-        exact, _ = encode_tokens(tokens.take(rows), self._engine.reference, self._config.batching)
-        return Sample(rows, vectors[rows], exact)
+        if chunk.reused is None:
+            tokens, found = chunk.ids.tokens.take(rows), encoded.vectors[rows].astype(np.float32, copy=False)
+        else:
+            texts = shard.texts.take(pa.array(chunk.start + rows))
+            tokens = tokenize_texts(texts, self._tokenizer, self._tokenization)
+            found, _ = encode_tokens(tokens, self._engine, self._config.batching)
+        exact, _ = encode_tokens(tokens, self._engine.reference, self._config.batching)
+        return Sample(rows, found, exact)
 
     def _cast_chunks(self, shard: Shard, chunks: Sequence[EncodedChunk]) -> list[EncodedChunk]:
         """The chunks with their vectors in the stored type, in the same memory; rows that it cannot hold are bad."""
@@ -385,14 +411,12 @@ def _with_reused(encoded: EncodedChunk, rows: NDArray[np.int64], reused: ReusedR
     for whole, computed, known in (*pairs, (truncated, encoded.truncated, reused.truncated)):
         whole[rows] = computed
         whole[reused.rows[new]] = known[new]
-    sample = encoded.sample
     return replace(
         encoded,
         vectors=vectors,
         lengths=lengths,
         truncated=truncated,
         bad={int(rows[row]): reason for row, reason in encoded.bad.items()},
-        sample=None if sample is None else replace(sample, rows=rows[sample.rows]),
     )
 
 

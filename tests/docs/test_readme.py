@@ -14,6 +14,7 @@ from helpers.pages import MAKE_TARGETS, ROWS, UserFolder, code_blocks, commands_
 from helpers.paths import ROOT
 from helpers.texts import TEXTS
 from lengthwise.cli.main import COMMANDS, main
+from lengthwise.encoder.kernel import has_kernel
 
 PAGE = read_page("README.md")
 PAGES = ["README.md", "CONTRIBUTING.md", *sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md"))]
@@ -23,7 +24,9 @@ PAGES = ["README.md", "CONTRIBUTING.md", *sorted(f"docs/{path.name}" for path in
 @pytest.mark.longest
 def test_commands_and_code_run_on_a_users_files(empty_user: UserFolder) -> None:
     commands = runnable_commands(PAGE)
-    assert len(commands) == 20
+    assert len(commands) == 21
+    if not has_kernel():  # then vectors in float32 depend on their batch in the last bits, and are not kept
+        commands = [command for command in commands if not command.startswith("lengthwise cache")]
     served = []
     for command in commands:
         if command.startswith("lengthwise serve"):

@@ -9,11 +9,13 @@ import sys
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
 from faults.form import cases
 from faults.killed_runs import KillPoint, Runs
 from faults.processes import SHARD_ROWS, Job, check_rows
 from helpers.runs import data_files
+from lengthwise.cli.vector_cache import main as cache_command
 from lengthwise.tokens.tokenizer import TextTokenizer
 
 KILLS, MOST_SHARDS = cases(short=3, whole=30), 3
@@ -53,3 +55,31 @@ def test_killed_run_that_reuses_vectors_resumes(tmp_path: Path, tokenizer: TextT
     full = Job(old.folder, tokenizer, rows, encode={"precision": "int8", "row_hashes": True})
     full.finish()
     assert data_files(full.output) == shards
+
+
+@pytest.mark.slow
+def test_killed_run_with_a_cache_resumes(tmp_path: Path, tokenizer: TextTokenizer) -> None:
+    """The cache is half filled by another run, and what killed runs put into it is used by the next ones."""
+    rows = (KILLS * MOST_SHARDS + 10) * SHARD_ROWS
+    full = Job(tmp_path / "job", tokenizer, rows, encode={"precision": "int8"})
+    full.finish()
+    expected = {name: data for name, data in full.files().items() if name != "run.yaml"}
+    settings = {"precision": "int8", "cache": "cache"}
+    Job(full.folder, tokenizer, rows // 2, encode={**settings, "output": "half"}).finish()
+    shutil.rmtree(full.output)
+
+    job, chance, codes = Job(full.folder, tokenizer, rows, encode=settings), random.Random(2), []
+    with Runs(job.folder) as runs:
+        for _ in range(KILLS):
+            codes.append(runs.run(KillPoint(chance.randrange(MOST_SHARDS), chance.randint(1, 14))))
+    assert codes == [-signal.SIGKILL] * KILLS
+    assert "rows have their vector from cache/" in job.finish()
+    assert {name: data for name, data in job.files().items() if name != "run.yaml"} == expected
+    (printed,) = invoke_cache("verify", job.folder / "cache")
+    assert "damaged" not in printed
+
+
+def invoke_cache(command: str, cache: Path) -> list[str]:
+    result = CliRunner().invoke(cache_command, [command, str(cache)])
+    assert result.exit_code == 0, result.output
+    return result.output.splitlines()

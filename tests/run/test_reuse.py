@@ -154,12 +154,17 @@ def test_any_edit_gives_the_bytes_of_a_full_run(
     assert sum(report.encoded.reused.values()) == sum(text in known for text in edited)
 
 
+@pytest.mark.parametrize("vector_dtype", ["float32", "float16"])
 @pytest.mark.parametrize(
     "precision",
     ["int8", pytest.param("fp32", marks=pytest.mark.skipif(not has_kernel(), reason="no fused kernel here"))],
 )
 def test_real_encoder_gives_the_bytes_of_a_full_run(
-    tmp_path: Path, tokenizer: TextTokenizer, encoder_config: Callable[..., EncoderConfig], precision: Any
+    tmp_path: Path,
+    tokenizer: TextTokenizer,
+    encoder_config: Callable[..., EncoderConfig],
+    precision: Any,
+    vector_dtype: str,
 ) -> None:
     """Rows are encoded in other batches then, by an encoder with a projection, a static residual and sums."""
     changes = {
@@ -170,13 +175,15 @@ def test_real_encoder_gives_the_bytes_of_a_full_run(
         "hidden_size": 33,
     }
     engine = TorchEngine(seeded_encoder(encoder_config(**changes), 0), precision=precision)
-    edited = [*MANY[40:], "a new text", *MANY[:35], "", *MANY[:3]]
-    old = previous(tmp_path / "old", list(MANY), tokenizer, engine)
-    run(tmp_path / "full", edited, tokenizer, engine, 7, encode={"row_hashes": True})
-    report = run(tmp_path / "new", edited, tokenizer, engine, 7, encode={"reuse": [str(old)]})
-    assert data_files(tmp_path / "new") == data_files(tmp_path / "full")
+    edited, dtype = [*MANY[40:], "a new text", *MANY[:35], "", *MANY[:3]], {"vector_dtype": vector_dtype}
+    old = previous(tmp_path / "old", list(MANY), tokenizer, engine, encode=dtype)
+    run(tmp_path / "full", edited, tokenizer, engine, 7, encode={"row_hashes": True, **dtype})
+    report = run(tmp_path / "new", edited, tokenizer, engine, 7, encode={"reuse": [str(old)], **dtype})
+    assert_equal_folders(tmp_path / "new", tmp_path / "full")  # and the deviations from float32 in the records
     assert sum(report.encoded.reused.values()) == len(edited) - 2
     assert report.computed_tokens < report.encoded.tokens / 2
+    run(tmp_path / "copied", list(MANY), tokenizer, engine, encode={"reuse": [str(old)], **dtype})
+    assert_equal_folders(tmp_path / "copied", old)
 
 
 def test_only_what_changed_is_encoded(tmp_path: Path, tokenizer: TextTokenizer, engine: LookupEngine) -> None:
