@@ -265,12 +265,14 @@ def load_model(path: Path) -> onnx.ModelProto:
 
 
 def external_files(model: onnx.ModelProto) -> dict[str, int]:
-    """Bytes that the graph's weights take in files beside it, by name of the file."""
+    """Bytes up to which the graph's weights lie in files beside it, by name of the file; weights may share them."""
     sizes: dict[str, int] = defaultdict(int)
     for tensor in model.graph.initializer:
         if tensor.data_location == TensorProto.EXTERNAL:
             entries = {entry.key: entry.value for entry in tensor.external_data}
-            sizes[entries.get("location", "")] += int(entries.get("length", 0) or 0)
+            end = int(entries.get("offset", 0) or 0) + int(entries.get("length", 0) or 0)
+            name = entries.get("location", "")
+            sizes[name] = max(sizes[name], end)
     return dict(sizes)
 
 

@@ -24,6 +24,7 @@ from lengthwise.export.audit.questions.names import (
     PRECISION,
 )
 
+_COMPARISONS = ("Equal", "Greater", "Less", "GreaterOrEqual", "LessOrEqual", "And", "Or", "Not")
 _NORMS = ("LpNormalization", "ReduceL2", "ReduceSumSquare")
 
 
@@ -83,12 +84,15 @@ def _clipped_ids(view: GraphView) -> Iterator[Cause]:
     """Ids that are computed with before they are looked up."""
     nodes = []
     for node in view.nodes("Gather"):
-        name = node.input[1] if view.is_table(node) and view.depends_on(node.input[1], IDS) else ""
+        name = node.input[1] if view.is_table(node) and _are_ids(view, node.input[1]) else ""
+        found = []
         while name in view.maker and view.maker[name].op_type in (*ELEMENTWISE, "Mod"):
             maker = view.maker[name]
             if maker.op_type in ("Clip", "Min", "Max", "Mod", "Where", "Add", "Sub", "Mul", "Div"):
-                nodes.append(maker)
-            name = next((each for each in maker.input if view.depends_on(each, IDS)), "")
+                found.append(maker)
+            name = next((each for each in maker.input if _are_ids(view, each)), "")
+        if view.roles.get(name) == IDS:  # and not positions, which are counted from the ids
+            nodes += found
     if nodes:
         yield Cause(
             f"{count_nodes(nodes)} of the ids before they are looked up",
@@ -96,6 +100,11 @@ def _clipped_ids(view: GraphView) -> Iterator[Cause]:
             name_nodes(nodes),
             frozenset({EDGE_IDS, EVERY_TOKEN, DISTINCT}),
         )
+
+
+def _are_ids(view: GraphView, name: str) -> bool:
+    """Whether a value is made of the ids, and not only of whether they are this one or that."""
+    return view.depends_on(name, IDS) and (name not in view.maker or view.maker[name].op_type not in _COMPARISONS)
 
 
 def _no_norm(view: GraphView) -> Iterator[Cause]:

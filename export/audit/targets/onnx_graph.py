@@ -221,7 +221,9 @@ class OnnxTarget(IdTarget):
 
     def environment(self) -> dict[str, str]:
         """As `Target.environment`."""
-        return {"onnxruntime": import_onnxruntime().__version__, "output": self.output}
+        within = self.folder is not None and self.path.resolve().is_relative_to(self.folder)
+        graph = self.path.resolve().relative_to(self.folder) if within and self.folder else Path(self.path.name)
+        return {"onnxruntime": import_onnxruntime().__version__, "graph": graph.as_posix(), "output": self.output}
 
     def _outputs(self) -> list[str]:
         return [each.name for each in self._session.get_outputs()]
@@ -290,6 +292,12 @@ def _check_memory(path: Path, model: Any) -> None:
     missing = [name for name in sizes if not (path.parent / name).is_file()]
     if missing:
         raise AuditError(f"{path}: its weights are in {missing[0]}, which is not there; put it beside the graph")
+    for name, size in sizes.items():
+        found = (path.parent / name).stat().st_size
+        if found < size:
+            raise AuditError(
+                f"{path}: its weights in {name} take {size:,} bytes, and the file has {found:,}; get it again"
+            )
     total, free = path.stat().st_size + sum(sizes.values()), free_memory()
     if free is not None and total > _FREE_SHARE * free:
         raise AuditError(

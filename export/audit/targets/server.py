@@ -13,7 +13,7 @@ import threading
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 import numpy as np
 from numpy.typing import NDArray
@@ -65,9 +65,7 @@ class ServerTarget(TextTarget):
             AuditError: nothing answers there, or nothing that gives vectors.
         """
         super().__init__(url)
-        self._url, self._timeout, self._missed = urlsplit(url), timeout, 0
-        if not self._url.hostname:
-            raise AuditError(f"{url}: names no host; give a URL such as http://127.0.0.1:8000")
+        self._url, self._timeout, self._missed = _split(url), timeout, 0
         self.units = word_units()
         self._model = served_model
         try:
@@ -173,6 +171,23 @@ class ServerTarget(TextTarget):
             self._missed += 1
             raise NoAnswer(f"the server gave no answer within {self._timeout:g} s")
         return _parse(answer.status, data)
+
+
+def _split(url: str) -> SplitResult:
+    """The parts of a URL.
+
+    Raises:
+        AuditError: it has no host, or no port that there can be.
+    """
+    remedy = "give a URL such as http://127.0.0.1:8000"
+    try:
+        parts = urlsplit(url)
+        parts.port  # noqa: B018 - reading it raises
+    except ValueError as error:
+        raise AuditError(f"{url}: not a URL ({error}); {remedy}") from None
+    if not parts.hostname:
+        raise AuditError(f"{url}: names no host; {remedy}")
+    return parts
 
 
 def _cut(connection: http.client.HTTPConnection, expired: threading.Event) -> None:

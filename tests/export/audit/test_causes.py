@@ -119,6 +119,22 @@ def test_nodes_of_other_outputs_are_no_cause() -> None:
         assert len(found) == number
 
 
+def test_positions_that_are_counted_from_the_ids_are_no_computed_ids() -> None:
+    """As RoBERTa counts them: padding, which the pad id marks, has no position."""
+
+    def with_positions(b: Builder, x: str) -> str:
+        read = b.op("Cast", b.op("Not", b.op("Equal", "input_ids", b.constant(0, np.int64))), to=7)
+        places = b.op("Mul", b.op("CumSum", read, b.constant(1, np.int64)), read)
+        return b.op("Add", x, b.op("Gather", b.random(20, 8), places))
+
+    def clipped(b: Builder, x: str) -> str:
+        is_rare = b.op("Greater", "input_ids", b.constant(10, np.int64))
+        return b.op("Gather", b.random(20, 8), b.op("Where", is_rare, b.constant(1, np.int64), "input_ids"))
+
+    for nodes, number in ((with_positions, 0), (clipped, 1)):
+        assert len([cause for cause in causes_of(nodes) if "before they are looked up" in cause.what]) == number
+
+
 def test_the_side_of_the_padding_decides() -> None:
     def last(b: Builder, x: str) -> str:
         return b.op("Gather", x, b.constant(-1, np.int64), axis=1)

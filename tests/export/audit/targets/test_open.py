@@ -46,6 +46,23 @@ def test_causes_are_those_of_the_output_that_is_taken(folder: Path) -> None:
     assert "sentence_embedding" not in target.view.sources
 
 
+def test_weights_that_are_cut_short_are_said(folder: Path) -> None:
+    path = folder / "onnx/model.onnx"
+    onnx.save(onnx.load(path), path, save_as_external_data=True, location="model.data", size_threshold=0)
+    assert open_onnx(folder).embedding_rows is not None
+    weights = folder / "onnx/model.data"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    with pytest.raises(
+        AuditError, match=r"weights in model.data take [\d,]+ bytes, and the file has 1,000; get it again"
+    ):
+        open_target(folder)
+
+
+def test_the_graph_of_a_folder_is_named(folder: Path) -> None:
+    assert open_onnx(folder).environment()["graph"] == "onnx/model.onnx"
+    assert open_onnx(folder / "onnx/model.onnx").environment()["graph"] == "onnx/model.onnx"
+
+
 def test_a_graph_without_files_takes_ids(folder: Path, tmp_path: Path) -> None:
     (folder / "onnx/model.onnx").rename(tmp_path / "alone.onnx")
     target = open_onnx(tmp_path / "alone.onnx")

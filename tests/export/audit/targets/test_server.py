@@ -170,6 +170,12 @@ def test_no_server_is_said() -> None:
         open_target("http://")
 
 
+@pytest.mark.parametrize("url", ["http://[::1", "http://127.0.0.1:99999", "http://127.0.0.1:port/v1/embeddings"])
+def test_what_is_no_url_is_said(url: str) -> None:
+    with pytest.raises(AuditError, match=r"not a URL .*; give a URL such as"):
+        open_target(url)
+
+
 def test_another_service_is_said() -> None:
     with serving(plain_function, interface="tei") as url, pytest.raises(AuditError, match="HTTP 404"):
         open_target(f"{url}/v1/embeddings")
