@@ -71,6 +71,23 @@ def test_stream_is_encoded_and_an_error_in_a_worker_is_reported(config: RunConfi
     assert contents(Path("streamed")) == before
 
 
+@pytest.mark.slow
+@pytest.mark.usefixtures("_connected")
+def test_workers_reuse_vectors_and_share_a_cache(config: RunConfig) -> None:
+    """With the records that one process writes."""
+    settings = {"precision": "int8", "reuse": ("old",), "cache": "cache"}
+    old = with_settings(config, "encode", output="old", precision="int8")  # keeps its texts
+    encode_dataset(old, open_dataset(old.dataset), *reversed(open_torch(old)), show_progress=False)
+    config = with_settings(config, "dataset", shard_rows=70)
+    report = encode(with_settings(config, "encode", output="by_ray", **settings))
+    assert report.reuse[0] == "200 rows have their vector from old"
+    alone = with_settings(config, "encode", output="alone", **settings)
+    encode_dataset(alone, open_dataset(alone.dataset), *reversed(open_torch(alone)), show_progress=False)
+    found, expected = contents(Path("by_ray")), contents(Path("alone"))
+    assert found.pop("run.yaml") != expected.pop("run.yaml")  # the names of the outputs
+    assert found == expected
+
+
 @pytest.mark.heavy
 @pytest.mark.usefixtures("_connected")
 def test_shard_that_kills_every_worker_ends_the_run(config: RunConfig, tmp_path: Path) -> None:
