@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from lengthwise.export.artifact.difference import scaled_difference
 from lengthwise.export.audit.answers import Answer, Cell, Example
 from lengthwise.export.audit.shrink import shrink
-from lengthwise.export.audit.targets.base import NoAnswer, NotAsked, Padding, Target, Unanswered
+from lengthwise.export.audit.targets.base import NoAnswer, NoLongerAnswered, NotAsked, Padding, Target, Unanswered
 from lengthwise.export.validation.cases import Case, grid_cases
 
 Measure = Callable[[Case], NDArray[np.float64]]  # the difference of each row
@@ -144,7 +144,8 @@ class Inquiry:
         """
         trials = list(trials)
         measured = list(self._measure(trials))
-        counted = [each for each in measured if each.error is None or errors_fail or isinstance(each.error, NoAnswer)]
+        always = (NoAnswer, NoLongerAnswered)
+        counted = [each for each in measured if each.error is None or errors_fail or isinstance(each.error, always)]
         if not counted:
             raise NotAsked(
                 f"no batch could be compared ({measured[0]})" if measured else "there is no batch to ask it of"
@@ -207,17 +208,18 @@ class Inquiry:
         return self._encoded[key]
 
     def again(self, case: Case, padding: Padding = Padding()) -> NDArray[np.float32]:
-        """The vectors of a batch of a shape that was answered before; of no shape that fits if it no longer is.
+        """The vectors of a batch of a shape that was answered before: float32[batch, dim].
 
         Raises:
             NoAnswer: the target kept silent.
+            NoLongerAnswered: it raised.
         """
         try:
             return self.target.encode(case, padding)
         except NoAnswer:
             raise
-        except Unanswered:
-            return np.empty((0, 0), np.float32)
+        except Unanswered as error:
+            raise NoLongerAnswered(str(error)) from error
 
     def _row_alone(self, case: Case, row: int) -> NDArray[np.float32]:
         length = int(case.lengths[row])

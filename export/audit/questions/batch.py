@@ -27,7 +27,7 @@ def ask_neighbours(inquiry: Inquiry) -> Answer:
                 ids = rng.integers(case.vocab_size, size=case.input_ids.shape)
                 ids[row] = case.input_ids[row]
                 after = inquiry.again(replace(case, input_ids=ids))
-                found[row] = max(found[row], np.resize(row_differences(after, before), len(before))[row])
+                found[row] = max(found[row], row_differences(after, before)[row])
         return found
 
     return inquiry.ask(

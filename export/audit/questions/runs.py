@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
@@ -9,7 +10,7 @@ import numpy as np
 
 from lengthwise.export.audit.answers import Answer
 from lengthwise.export.audit.inquiry import Differences, Inquiry, Trial, row_differences
-from lengthwise.export.audit.targets.base import NotAsked, Unanswered
+from lengthwise.export.audit.targets.base import NoLongerAnswered, NotAsked, Unanswered
 from lengthwise.export.validation.cases import Case
 
 _TIMES = 3
@@ -43,7 +44,8 @@ def ask_after_long(inquiry: Inquiry) -> Answer:
 
     def measure(case: Case) -> Differences:
         before = target.encode(case)
-        inquiry.again(long)  # an error leaves a state behind too
+        with contextlib.suppress(NoLongerAnswered):  # an error leaves a state behind too
+            inquiry.again(long)
         return row_differences(inquiry.again(case), before)
 
     short = [inquiry.row(min(length, inquiry.longest)) for length in (1, _LENGTH)]
@@ -72,8 +74,8 @@ def ask_threads(inquiry: Inquiry) -> Answer:
             before = inquiry.encode(case)
             try:
                 return row_differences(single.encode(case), before)
-            except Unanswered:
-                return np.full(len(before), np.inf)
+            except Unanswered as error:
+                raise NoLongerAnswered(str(error)) from error
 
         trials += [Trial(case, "one thread", with_other_threads) for case in cases]
     if target.concurrent:
@@ -95,13 +97,14 @@ def _at_once(inquiry: Inquiry, cases: list[Case]) -> Iterator[Trial]:
 
     def measure(case: Case) -> Differences:
         expected = inquiry.encode(case)
+        for row in rows:  # what is no text for it is not blamed on the threads
+            inquiry.encode(row)
         with ThreadPoolExecutor(_CALLERS) as pool:
             first = pool.submit(inquiry.again, case)  # before others occupy all threads
             others = [pool.submit(inquiry.again, row) for row in rows]
             found = [first, pool.submit(inquiry.again, case)]
-            for each, row in zip(others, rows, strict=True):
-                if len(each.result()) != len(row.lengths):
-                    return np.full(len(case.lengths), np.inf)
+            for each in others:
+                each.result()  # raises what it raised
             return np.maximum.reduce([row_differences(each.result(), expected) for each in found])
 
     for case in [*rows[-1:], *cases]:

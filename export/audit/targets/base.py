@@ -35,6 +35,10 @@ class NoAnswer(Unanswered):
     """The target kept silent: a failure of whatever was asked."""
 
 
+class NoLongerAnswered(Unanswered):
+    """The target raised on a batch of a shape that it answered before: a failure of whatever was asked."""
+
+
 class Tolerances(NamedTuple):
     """How far a vector may be from itself, relative to its largest value.
 

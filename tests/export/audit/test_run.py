@@ -64,7 +64,9 @@ def test_an_error_in_a_batch_that_was_answered_before_fails(question: str) -> No
         return plain_function(texts)
 
     seen = dict[int, list[str]]()
-    assert run_audit(encode, quick=True, questions=[question]).answer(question).verdict == "fail"
+    answer = run_audit(encode, quick=True, questions=[question]).answer(question)
+    assert answer.verdict == "fail"
+    assert answer.says.endswith("2 rows: it raised RuntimeError: another batch")
 
 
 def test_every_place_is_tried() -> None:
