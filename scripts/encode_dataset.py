@@ -68,12 +68,14 @@ def main(
     """Encode the dataset of the run CONFIG (a YAML file) into parquet shards below encode.output."""
     from lengthwise.steps import encode_run
     from lengthwise.store.parts import Part
+    from lengthwise.util.system import return_freed_memory
 
     if (shard_index is None) != (num_shards is None):
         raise click.UsageError("--shard-index and --num-shards go together: part I of N")
     if shard_index is not None and cluster is not None:
         raise click.UsageError("--cluster divides the run itself; leave --shard-index and --num-shards out")
     config = load_run(path, overrides)
+    return_freed_memory()
     part = None if shard_index is None or num_shards is None else Part(shard_index, num_shards)
     click.echo(summary(config, encode_run(config, part=part, cluster=cluster, fresh=fresh)))
 

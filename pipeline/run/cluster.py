@@ -51,7 +51,7 @@ from lengthwise.store.folder import open_folder
 from lengthwise.store.records import ShardRecord
 from lengthwise.tokens.tokenizer import TextTokenizer
 from lengthwise.util.signals import preserve_signal_handlers
-from lengthwise.util.system import cpu_count
+from lengthwise.util.system import cpu_count, return_freed_memory
 from lengthwise.util.threads import parallel_map
 
 LOCAL = "local"
@@ -119,6 +119,7 @@ class ShardWorker:
         self, config: RunConfig, open_engine: OpenEngine, fingerprint: str, rows: int, identity: dict[str, Any]
     ) -> None:
         self._error: LengthwiseError | None = None
+        return_freed_memory()
         try:
             self._source, self._encoder = _open_encoder(config, open_engine, fingerprint, rows, identity)
         except LengthwiseError as error:  # returned by the first call: Ray retries a constructor that raises

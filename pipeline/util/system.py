@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import platform
 from importlib.metadata import PackageNotFoundError, version
@@ -11,6 +12,7 @@ PACKAGES = ("lengthwise", "torch", "onnxruntime", "onnxruntime-gpu", "datasets",
 _CPUINFO = Path("/proc/cpuinfo")
 _MEMINFO = Path("/proc/meminfo")
 _CGROUP_LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
+_M_MMAP_THRESHOLD, _LARGE_BYTES = -3, 2**20  # of glibc's malloc.h
 _CPU_FLAGS = ("avx2", "avx512f", "avx512_bf16", "amx_bf16")
 
 
@@ -44,6 +46,20 @@ def free_memory() -> int | None:
         except (OSError, ValueError):  # no such file, or "max"
             continue
     return free
+
+
+def return_freed_memory() -> None:
+    """Make large arrays return their memory to the system when they are freed, for a process that makes many in a row.
+
+    glibc would keep up to 32 MiB per array that was freed once, in a heap per thread, and Arrow's allocator has a cache
+    of its own. Other C libraries are left alone.
+    """
+    import pyarrow
+
+    pyarrow.set_memory_pool(pyarrow.system_memory_pool())
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if os.name == "posix" else None
+    if mallopt is not None:
+        mallopt(_M_MMAP_THRESHOLD, _LARGE_BYTES)
 
 
 def package_versions(packages: tuple[str, ...] = PACKAGES) -> dict[str, str]:

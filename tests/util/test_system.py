@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import platform
+import subprocess
+import sys
 from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 
@@ -53,3 +55,50 @@ def test_system_without_proc_files(monkeypatch: pytest.MonkeyPatch) -> None:
     assert system.cpu_model()
     monkeypatch.delattr(os, "sched_getaffinity", raising=False)
     assert system.cpu_count() == os.cpu_count()
+
+
+_FREED_ARRAYS = """
+import sys
+import threading
+
+import numpy as np
+
+from lengthwise.util.system import return_freed_memory
+
+
+def anonymous():
+    lines = open("/proc/self/status").read().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("RssAnon")) / 1024
+
+
+def use_arrays():
+    for _ in range(3):
+        arrays = [np.ones(2**20) for _ in range(30)]  # of 8 MiB
+        small = np.ones(10)
+        del arrays
+        kept.append(small)
+
+
+if sys.argv[1] == "yes":
+    return_freed_memory()
+kept = []
+before = anonymous()
+thread = threading.Thread(target=use_arrays)
+thread.start()
+thread.join()
+use_arrays()
+print(anonymous() - before)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="this C library is not glibc")
+def test_freed_arrays_return_their_memory() -> None:
+    """Once glibc does so by itself, the function can go."""
+    mebibytes = {
+        answer: float(
+            subprocess.run([sys.executable, "-c", _FREED_ARRAYS, answer], capture_output=True, check=True).stdout
+        )
+        for answer in ("yes", "no")
+    }
+    assert mebibytes["yes"] < 20
+    assert mebibytes["no"] > 100
