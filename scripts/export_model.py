@@ -1,4 +1,4 @@
-"""Export a run's encoder to an artifact folder: ONNX, TorchScript, tokenizer and golden vectors; and to Triton."""
+"""Export an encoder to an artifact folder: ONNX, TorchScript, tokenizer and golden vectors; and to Triton."""
 
 from __future__ import annotations
 
@@ -18,37 +18,68 @@ def open_artifact(folder: Path, overrides: tuple[str, ...], repository: Path | N
     from lengthwise.export.artifact.folder import Artifact
 
     if repository is None:
-        raise click.UsageError(f"{folder} is a folder; give the YAML file of a run, or --triton DIR for an artifact")
+        raise click.UsageError(
+            f"{folder} is a folder; give the YAML file of a run, a checkpoint with --output DIR, or an artifact with"
+            " --triton DIR"
+        )
     if overrides:
         raise click.UsageError(f"--set changes a setting of a run, and {folder} is a folder; give the run's YAML file")
     return Artifact.open(folder)
 
 
-def export(path: Path, overrides: tuple[str, ...]) -> Artifact:
-    """Export the encoder of a run, and print the artifact's size and the next command."""
+def is_checkpoint(path: Path) -> bool:
+    """Whether a path is the folder of a checkpoint, and not of an artifact, which has a checkpoint's files too."""
+    from lengthwise.config import CONFIG_FILE
+    from lengthwise.export.artifact.folder import MANIFEST_FILE
+
+    return (path / CONFIG_FILE).is_file() and not (path / MANIFEST_FILE).exists()
+
+
+def export(path: Path, overrides: tuple[str, ...], output: Path | None) -> Artifact:
+    """Export the encoder of a run, or of a checkpoint; print the artifact's size and the next command."""
+    from lengthwise.export import export_checkpoint
     from lengthwise.export.artifact.build import export_run
 
-    artifact = export_run(load_run(path, overrides))
+    if output is None:
+        artifact, texts = export_run(load_run(path, overrides)), f" --texts {path}{as_typed(overrides)}"
+    else:
+        artifact, texts = export_checkpoint(path, output), ""
     size = sum(file["bytes"] for file in artifact.manifest["files"].values())
     click.echo(f"artifact    {artifact.folder}: {len(artifact.manifest['files'])} files, {size / 1e6:.1f} MB")
-    click.echo(f"next        lengthwise validate {artifact.folder} --texts {path}{as_typed(overrides)}")
+    click.echo(f"next        lengthwise validate {artifact.folder}{texts}")
     return artifact
 
 
-def export_sentence_transformers(path: Path, overrides: tuple[str, ...]) -> None:
-    """Write the encoder of a run as a folder of sentence-transformers."""
+def export_sentence_transformers(path: Path, overrides: tuple[str, ...], output: Path | None) -> None:
+    """Write the encoder of a run, or of a checkpoint, as a folder of sentence-transformers."""
     from lengthwise.encoder.checkpoint import load_checkpoint
     from lengthwise.formats.sentence_transformers_writer import write_sentence_transformers
 
-    config = load_run(path, overrides)
-    folder = Path(config.export.output)
-    for note in write_sentence_transformers(folder, *load_checkpoint(config.model.path, config.tokenizer.path)):
+    if output is None:
+        config = load_run(path, overrides)
+        folder, model = Path(config.export.output), load_checkpoint(config.model.path, config.tokenizer.path)
+    else:
+        folder, model = output, load_checkpoint(path)
+    for note in write_sentence_transformers(folder, *model):
         click.echo(f"note        {note}")
     click.echo(f"model       {folder}: SentenceTransformer({str(folder)!r}) opens it")
 
 
+def _about_output(path: Path, output: Path | None) -> str:
+    """What is wrong with --output, which a checkpoint needs and nothing else has."""
+    if output is None:
+        return f"{path} is a checkpoint; give --output DIR, the artifact to write"
+    return f"--output is for the folder of a checkpoint, and {path} is none; a run has its own export.output"
+
+
 @click.command(cls=Command)
 @run_options
+@click.option(
+    "--output",
+    metavar="DIR",
+    type=click.Path(path_type=Path),
+    help="Where to, if CONFIG is the folder of a checkpoint.",
+)
 @click.option(
     "--triton", "repository", metavar="DIR", type=click.Path(path_type=Path), help="Write a model for Triton."
 )
@@ -66,6 +97,7 @@ def export_sentence_transformers(path: Path, overrides: tuple[str, ...]) -> None
 def main(
     path: Path,
     overrides: tuple[str, ...],
+    output: Path | None,
     repository: Path | None,
     triton_name: str | None,
     triton_device: str | None,
@@ -77,9 +109,17 @@ def main(
 
     With --format sentence-transformers, export.output becomes a folder that SentenceTransformer opens instead.
 
+    CONFIG may also be the folder of a checkpoint, and then --output names the artifact.
+
     With --triton DIR, also write a model of it to DIR, a model repository of Triton Inference Server. CONFIG may then
     be an artifact folder, which is not changed: if it was validated, the graph is the one that validation recommends.
     """
+    if (output is not None) != is_checkpoint(path):
+        raise click.UsageError(_about_output(path, output))
+    if output is not None and overrides:
+        raise click.UsageError(
+            f"--set changes a setting of a run, and {path} is a checkpoint; give the run's YAML file"
+        )
     named = {"name": triton_name, "device": triton_device, "max_batch_size": triton_batch, "variant": variant}
     options = {key: value for key, value in named.items() if value is not None}
     if options and repository is None:
@@ -87,9 +127,10 @@ def main(
     if written_format == "sentence-transformers":
         if repository is not None:
             raise click.UsageError("--triton takes an artifact; leave --format out")
-        export_sentence_transformers(path, overrides)
+        export_sentence_transformers(path, overrides, output)
         return
-    artifact = open_artifact(path, overrides, repository) if path.is_dir() else export(path, overrides)
+    is_artifact = output is None and path.is_dir()
+    artifact = open_artifact(path, overrides, repository) if is_artifact else export(path, overrides, output)
     if repository is not None:
         from lengthwise.export.triton import write_triton_model
 

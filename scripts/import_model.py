@@ -77,6 +77,7 @@ def main(
         f"model       {output}: from {model.kind}, {config.vocab_size:,} x {config.embedding_dim} embeddings,"
         f" {config.num_layers} x {config.hidden_size} units, pooling {config.pooling}, vectors of {config.dim}"
     )
+    click.echo(f"next        lengthwise export {output} --output artifact")
 
 
 if __name__ == "__main__":

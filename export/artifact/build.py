@@ -33,7 +33,7 @@ from lengthwise.export.artifact.folder import (
     describe_files,
     write_manifest,
 )
-from lengthwise.export.artifact.oracle import OracleEncoder
+from lengthwise.export.artifact.oracle import OracleEncoder, compute_oracle
 from lengthwise.export.artifact.rounding import Rounding
 from lengthwise.export.graphs.portable_lstm import dense, scanned
 from lengthwise.export.graphs.rewrite import REWRITES, missing_variants
@@ -208,14 +208,11 @@ def _write_golden(folder: Path, encoder: PackedEncoder) -> Rounding:
     Returns:
         What rounding does to these rows, and to more of the same lengths.
     """
-    reference = OracleEncoder(encoder)
     rng, lengths = np.random.default_rng(1), np.array(_GOLDEN_LENGTHS, np.int64)
-    batches = [
-        rng.integers(encoder.config.vocab_size, size=(len(lengths), int(lengths.max()))) for _ in range(_SAMPLES)
-    ]
-    oracles = [reference.compute(input_ids, lengths) for input_ids in batches]
-    input_ids, oracle = batches[0], oracles[0]
-    rounding = Rounding.collect((lengths, each.rounding) for each in oracles if each.rounding is not None)
+    sample = rng.integers(encoder.config.vocab_size, size=(_SAMPLES * len(lengths), int(lengths.max())))
+    input_ids, of_sample = sample[: len(lengths)], np.tile(lengths, _SAMPLES)
+    oracle = compute_oracle(encoder, input_ids, lengths)
+    rounding = Rounding.collect([(of_sample, OracleEncoder(encoder).sample_rounding(sample, of_sample))])
     tensors: dict[str, NDArray[Any]] = {
         "input_ids": input_ids,
         "lengths": lengths,

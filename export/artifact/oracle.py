@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -115,6 +116,16 @@ class OracleEncoder:
         found = compute_oracle(self.encoder, input_ids, lengths)
         return replace(found, rounding=self._rounding(found, input_ids, lengths))
 
+    def sample_rounding(self, input_ids: NDArray[np.int64], lengths: NDArray[np.int64]) -> RowRounding:
+        """The rounding of rows that are encoded together, which is faster; none may be of length 0."""
+        with torch.inference_mode():
+            ran = _run(self.encoder, torch.from_numpy(input_ids), torch.from_numpy(lengths))
+            logits = None if self.encoder.classifier is None else self.encoder.classifier(ran.vectors)
+        labels = None
+        if logits is not None and (classifier := encoder_classifier(self.encoder)) is not None:
+            labels = Labels(logits.numpy(), Allowance(np.zeros(logits.shape), np.zeros(logits.shape)), classifier)
+        return self._rounding(Oracle(ran.vectors.numpy(), ran.own.numpy(), labels=labels), input_ids, lengths)
+
     def _rounding(self, found: Oracle, input_ids: NDArray[np.int64], lengths: NDArray[np.int64]) -> RowRounding:
         """How far outputs are from those of the copy, which computes rows together: its own rounding is no matter."""
         distances = RowRounding(*(np.zeros(len(lengths)) for _ in range(3)))
@@ -123,12 +134,12 @@ class OracleEncoder:
             return distances
         ids, own_lengths = torch.from_numpy(input_ids[real, : lengths.max()]), torch.from_numpy(lengths[real])
         with torch.inference_mode():
-            vectors, states = _outputs(self._exact, ids, own_lengths)
-            distances.vectors[real] = _distance(found.vectors[real], vectors)
+            exact = _run(self._exact, ids, own_lengths)
+            distances.vectors[real] = _distance(found.vectors[real], exact.vectors)
             if found.states is not None:
-                distances.states[real] = _distance(found.states[real, : states.shape[1]], states)
+                distances.states[real] = _distance(found.states[real, : exact.own.shape[1]], exact.own)
             if found.labels is not None and self._exact.classifier is not None:
-                distances.logits[real] = _distance(found.labels.logits[real], self._exact.classifier(vectors))
+                distances.logits[real] = _distance(found.labels.logits[real], self._exact.classifier(exact.vectors))
         return distances
 
 
@@ -138,13 +149,30 @@ def _distance(found: NDArray[np.float32], exact: torch.Tensor) -> NDArray[np.flo
     return largest
 
 
-def _outputs(encoder: PackedEncoder, ids: torch.Tensor, lengths: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Vectors of rows, and their states at their own tokens, [batch, sequence, state_dim], zero elsewhere."""
+class _Ran(NamedTuple):
+    """What an encoder computes of rows.
+
+    Attributes:
+        vectors: float[batch, dim].
+        own: float[batch, sequence, state_dim], states at a row's own tokens, zero elsewhere.
+        read: float[batch, read, state_dim], states at all ids that are read; of an encoder without padding, the same.
+        ids: int64[batch, read], those ids.
+    """
+
+    vectors: torch.Tensor
+    own: torch.Tensor
+    read: torch.Tensor
+    ids: torch.Tensor
+
+
+def _run(encoder: PackedEncoder, ids: torch.Tensor, lengths: torch.Tensor) -> _Ran:
+    """Rows together, int64[batch, sequence], each of at least one token."""
     read = None if encoder.config.padding is None else read_ids(ids, lengths, encoder.config)
     read_of, count = (ids, lengths) if read is None else (read.input_ids, read.lengths)
     tokens = encoder.token_states(read_of, count)
     vectors = encoder.head(tokens, count, torch.arange(read_of.shape[1]) < count[:, None])
-    return vectors, tokens.states if read is None else read.own_states(tokens.states, ids.shape[1])
+    own = tokens.states if read is None else read.own_states(tokens.states, ids.shape[1])
+    return _Ran(vectors, own, tokens.states, read_of)
 
 
 def compute_oracle(encoder: PackedEncoder, input_ids: NDArray[np.int64], lengths: NDArray[np.int64]) -> Oracle:
@@ -163,31 +191,15 @@ def compute_oracle(encoder: PackedEncoder, input_ids: NDArray[np.int64], lengths
     with torch.inference_mode():
         for row, length in enumerate(lengths):
             if length:
-                ids, own_length = torch.from_numpy(input_ids[row : row + 1, :length]), torch.tensor([length])
-                vectors[row] = encoder(ids, own_length).numpy()[0]
-                read, states[row, :length], embedded = _token_states(encoder, ids, own_length)
+                ran = _run(encoder, torch.from_numpy(input_ids[row : row + 1, :length]), torch.tensor([length]))
+                vectors[row], states[row, :length] = ran.vectors[0].numpy(), ran.own[0].numpy()
                 if allowance is not None:
-                    of_row = _sum_allowance(encoder, read)
+                    of_row = _sum_allowance(encoder, ran.read[0].numpy())
                     if encoder.static_projection is not None:
+                        embedded = encoder.embedding(ran.ids)[0].numpy()
                         of_row += mean_error(embedded, _float64(encoder.static_projection))
                     allowance.scale[row], allowance.fixed[row] = of_row.scale, of_row.fixed
     return Oracle(vectors, states, allowance, _labels(encoder, vectors, allowance))
-
-
-def _token_states(
-    encoder: PackedEncoder, ids: torch.Tensor, length: torch.Tensor
-) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
-    """One row's states at all ids that are read, and at its own, and its embeddings, [tokens, width] each.
-
-    The first two differ where the encoder reads padding, or cuts the row.
-    """
-    if encoder.config.padding is None:
-        found = encoder.token_states(ids, length).states[0].numpy()
-        return found, found, encoder.embedding(ids)[0].numpy()
-    read = read_ids(ids, length, encoder.config)
-    states = encoder.token_states(read.input_ids, read.lengths).states
-    own = read.own_states(states, ids.shape[1])
-    return states[0].numpy(), own[0].numpy(), encoder.embedding(read.input_ids)[0].numpy()
 
 
 def _sum_allowance(encoder: PackedEncoder, states: NDArray[np.float32]) -> Allowance:

@@ -6,7 +6,7 @@ Names alone never decide: a tensor is taken for what its shape allows. What seve
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from torch import Tensor
 
@@ -57,9 +57,27 @@ def find_embeddings(tensors: Mapping[str, Tensor], inputs: int) -> list[str]:
 
 
 def find_linears(tensors: Mapping[str, Tensor], used: frozenset[str]) -> list[str]:
-    """Names of Linear layers among the tensors that are not used yet, in the order of the file."""
+    """Names of Linear layers and batch normalizations among the tensors that are not used yet, in the file's order."""
     return [
         name.removesuffix(".weight")
         for name, tensor in tensors.items()
-        if name.endswith(".weight") and tensor.dim() == 2 and name not in used
+        if name.endswith(".weight")
+        and name not in used
+        and (tensor.dim() == 2 or is_normalization(tensors, name.removesuffix(".weight")))
     ]
+
+
+def is_normalization(tensors: Mapping[str, Tensor], name: str) -> bool:
+    """Whether a layer is a batch normalization."""
+    return f"{name}.running_mean" in tensors
+
+
+def find_attention(tensors: Mapping[str, Tensor], linears: Sequence[str]) -> list[str]:
+    """Of these layers, those that score a state for attention: one, or a hidden one and the score; none by default."""
+    named = [name for name in linears if "att" in name.lower() and tensors[f"{name}.weight"].dim() == 2]
+    scores = [name for name in named if tensors[f"{name}.weight"].shape[0] == 1]
+    if not scores:
+        return []
+    inputs = tensors[f"{scores[0]}.weight"].shape[1]
+    hidden = [name for name in named if name != scores[0] and tensors[f"{name}.weight"].shape[0] == inputs]
+    return [*hidden[:1], scores[0]]

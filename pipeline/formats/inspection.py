@@ -21,7 +21,14 @@ from torch import Tensor
 
 from lengthwise.errors import CheckpointError, LengthwiseError
 from lengthwise.formats.embedding_folder import MODULES_FILE
-from lengthwise.formats.guess import find_cell, find_embeddings, find_linears, find_rnns
+from lengthwise.formats.guess import (
+    find_attention,
+    find_cell,
+    find_embeddings,
+    find_linears,
+    find_rnns,
+    is_normalization,
+)
 from lengthwise.formats.importing import open_source, weights_files, weights_path
 from lengthwise.formats.keras_file import SUFFIXES as KERAS_SUFFIXES
 from lengthwise.formats.keras_file import read_keras_file
@@ -118,13 +125,14 @@ def _inspect_keras(path: Path, source: Path, inside: Path | None) -> _Inspected:
     """The layers of a Keras file, and what a mapping of it has to say."""
     file = read_keras_file(path)
     lines = [f"{source}: {len(file.layers)} layers of Keras {file.version or '(version unknown)'}"]
-    rows = outputs = None
+    rows = outputs = activation = None
     for layer in file.layers:
         shapes = ", ".join(" x ".join(map(str, array.shape)) for array in layer.weights)
         lines.append(f"  {layer.name}  {layer.kind or '(kind unknown)'}  {shapes}")
         rows = rows or (len(layer.weights[0]) if layer.kind == "Embedding" else None)
-        outputs = layer.weights[0].shape[1] if layer.kind == "Dense" else outputs
-    mapping = _other_mapping(inside, rows, outputs)
+        if layer.kind == "Dense":
+            outputs, activation = layer.weights[0].shape[1], layer.config.get("activation")
+    mapping = _other_mapping(inside, rows, outputs, must_have_labels=activation == "softmax")
     if not file.described:
         mapping += "\npooling: null # last, unless the last layer has return_sequences\ngate_activation: null"
     return _Inspected("\n".join(lines), mapping, any(len(layer.weights) > 2 for layer in file.layers))
@@ -139,12 +147,15 @@ def _inspect_onnx(path: Path, source: Path, inside: Path | None) -> _Inspected:
     return _Inspected("\n".join(lines), _other_mapping(inside, None, None), bool(nodes))
 
 
-def _other_mapping(inside: Path | None, rows: int | None, outputs: int | None) -> str:
+def _other_mapping(
+    inside: Path | None, rows: int | None, outputs: int | None, *, must_have_labels: bool = False
+) -> str:
     lines = ["# Layers and pooling are read off the file; null is to be replaced."]
     lines += [] if inside is None else [f"weights: {_quoted(inside.as_posix())}"]
     if outputs is not None:
         labels = ", ".join(f"label{number}" for number in range(outputs))
-        lines.append(f"# classifier: {{labels: [{labels}]}} # if the last Dense layer gives them")
+        start, note = ("", "of its probabilities") if must_have_labels else ("# ", "if the last Dense layer gives them")
+        lines.append(f"{start}classifier: {{labels: [{labels}]}} # {note}")
     return "\n".join([*lines, *_tokens(None, rows)])
 
 
@@ -183,20 +194,24 @@ def guess_mapping(file: TensorFile, weights: Path | None) -> str:
     used.update(embeddings[:1])
     lines.append("pooling: null # what the model does with the states: last, first, end, mean, max, sum, attention")
     linears = find_linears(tensors, frozenset(used))
-    scores = [name for name in linears if tensors[f"{name}.weight"].shape[0] == 1 and "att" in name.lower()]
-    if scores:
-        lines.append(f"attention: {{score: {_quoted(scores[0])}}} # with pooling: attention")
-    rest = [name for name in linears if name not in scores]
-    if rest:
-        for name in rest[:-1]:
-            lines.append(f"# dense: [{{layer: {_quoted(name)}, activation: relu}}] # {_shape(tensors, name, width)}")
-        count = tensors[f"{rest[-1]}.weight"].shape[0]
-        lines.append(
-            f"classifier: # {_shape(tensors, rest[-1], width)}; or write it as dense, if its output is the vector"
-        )
-        lines += [f"  layer: {_quoted(rest[-1])}", f"  {_labels(file.other, count)}"]
+    scoring = find_attention(tensors, linears)
+    if scoring:
+        named = zip(("hidden", "score")[-len(scoring) :], scoring, strict=True)
+        given = ", ".join(f"{part}: {_quoted(name)}" for part, name in named)
+        lines.append(f"attention: {{{given}}} # with pooling: attention")
+    *before, last = [name for name in linears if name not in scoring] or [""]
+    if before:
+        given = ", ".join(_dense(tensors, name) for name in before)
+        shapes = "; ".join(_shape(tensors, name, width) for name in before)
+        lines.append(f"# dense: [{given}] # {shapes}; or the same under classifier, if the vector is what they read")
+    if last and not is_normalization(tensors, last):
+        count = tensors[f"{last}.weight"].shape[0]
+        about = _shape(tensors, last, width)
+        lines.append(f"classifier: # {about}; or write it as dense, if its output is the vector")
+        lines += [f"  layer: {_quoted(last)}", f"  {_labels(file.other, count)}"]
         lines += ["  activation: sigmoid"] if count == 1 else []
-    used.update(f"{name}.{part}" for name in linears for part in ("weight", "bias"))
+    parts = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
+    used.update(f"{name}.{part}" for name in linears for part in parts)
     left = [name for name in tensors if name not in used]
     if left:
         lines.append(f"ignore: [] # not placed so far: {', '.join(left[:20])}")
@@ -224,7 +239,14 @@ def _recurrent(tensors: Map[str, Tensor], prefix: str, file: TensorFile) -> tupl
     return weight_ih.shape[1], directions * width, f"{kind}{cell.upper()}, {layers} x {hidden} units{projected}"
 
 
+def _dense(tensors: Map[str, Tensor], name: str) -> str:
+    activation = "" if is_normalization(tensors, name) else ", activation: relu"
+    return f"{{layer: {_quoted(name)}{activation}}}"
+
+
 def _shape(tensors: Map[str, Tensor], name: str, width: int | None) -> str:
+    if is_normalization(tensors, name):
+        return "a batch normalization"
     outputs, inputs = tensors[f"{name}.weight"].shape
     return f"{inputs} to {outputs}" + (", reads the pooled states" if inputs == width else "")
 

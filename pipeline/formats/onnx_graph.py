@@ -19,14 +19,21 @@ from lengthwise.errors import CheckpointError, ConfigError
 from lengthwise.formats.extra_units import note_on_units, with_equal_sizes
 from lengthwise.formats.mapping import Mapping
 from lengthwise.formats.onnx_file import OnnxGraph, read_attributes
-from lengthwise.formats.onnx_pooling import find_pooling
+from lengthwise.formats.onnx_pooling import LOG_SOFTMAX, find_pooling
 from lengthwise.formats.parts import Direction, Linear, Parts, build_model
 from lengthwise.formats.vocabulary import import_tokenizer
 from lengthwise.tokens.tokenizer import TextTokenizer
 
 _ORDER = {"LSTM": (0, 2, 3, 1), "GRU": (1, 0, 2)}  # places of PyTorch's gates among ONNX's
 _DEFAULT_ACTIVATIONS = {"LSTM": ["sigmoid", "tanh", "tanh"], "GRU": ["sigmoid", "tanh"]}
-_ACTIVATIONS = {"Relu": "relu", "Tanh": "tanh", "Sigmoid": "sigmoid", "Softmax": "softmax", "Gelu": "gelu"}
+_ACTIVATIONS = {
+    "Relu": "relu",
+    "Tanh": "tanh",
+    "Sigmoid": "sigmoid",
+    "Softmax": "softmax",
+    "LogSoftmax": LOG_SOFTMAX,
+    "Gelu": "gelu",
+}
 _OWN = ("embedding", "rnn", "layers", "gates", "gate_activation", "attention", "dense", "normalize", "ignore")
 
 

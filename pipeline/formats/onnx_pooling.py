@@ -28,7 +28,8 @@ from lengthwise.tokens.tokenizer import TextTokenizer
 from lengthwise.util.settings import parse_settings
 
 _POOLINGS = ("last", "end", "mean", "max", "sum", "first")
-_PROBABILITIES = ("softmax", "sigmoid")
+LOG_SOFTMAX = "log_softmax"  # of which the encoder gives the probabilities
+_PROBABILITIES = ("softmax", "sigmoid", LOG_SOFTMAX)
 _LENGTHS = (1, 2, 3, 7, 12)
 
 
@@ -62,6 +63,8 @@ def find_pooling(
     padding = _padding(graph, session.length, mapping)
     rows = session.rows(padding)
     outputs = [session.run(_padded(row, padding, parts.pad_token_id)) for row in rows]
+    if linears and linears[-1][1] == LOG_SOFTMAX:
+        outputs = [np.exp(output) for output in outputs]
     _check_outputs(graph, outputs)
     if mapping.padding is not None:
         parts = replace(parts, settings={**parts.settings, "padding": mapping.padding})
@@ -109,14 +112,14 @@ def _with_layers(graph: OnnxGraph, parts: Parts, linears: Sequence[tuple[Linear,
             raise ConfigError(f"{graph.path}: has no Linear layer that gives logits; leave classifier out")
         return parts
     *others, (output, activation) = linears
-    if head is None and activation == "softmax":
+    if head is None and activation in ("softmax", LOG_SOFTMAX):
         raise ConfigError(
             f"{graph.path}: its output is {len(output.weight)} probabilities; name them: classifier: {{labels: [...]}}"
         )
     if head is None:
         return replace(parts, dense=list(linears))
     labels = classifier_labels(head, output, None)
-    made = activation if activation in _PROBABILITIES else "identity"
+    made = activation.removeprefix("log_") if activation in _PROBABILITIES else "identity"
     return replace(parts, head=[*others, (output, "identity")], labels=labels, head_activation=made)
 
 

@@ -68,9 +68,10 @@ def load_trusted(path: Path) -> Any:
             raise CheckpointError(f"{path}: reading the pickle took over {_SECONDS} s, and was ended") from None
         if done.returncode != 0:
             reason = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
-            raise CheckpointError(
-                f"{path}: the pickle cannot be read ({reason}); run in the folder of the classes that it needs"
-            )
+            remedy = "run in the folder of the modules that it needs"
+            if "__main__" in reason:
+                remedy = "the class is of the program that saved it: load it there, and save model.state_dict()"
+            raise CheckpointError(f"{path}: the pickle cannot be read ({reason}); {remedy}")
         content = json.loads((Path(folder) / "other.json").read_text(encoding="utf-8"))
         content = content if isinstance(content, dict) else {}
         for name, tensor in load_file(Path(folder) / "tensors.safetensors").items():

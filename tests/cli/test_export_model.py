@@ -37,9 +37,34 @@ def test_export_refuses_a_folder_without_triton(artifact_folder: Path, trained: 
         assert (result.exit_code, result.stdout) == (2, "")
         return result.stderr
 
-    assert "give the YAML file of a run, or --triton DIR for an artifact" in " ".join(usage(artifact_folder).split())
+    assert "a checkpoint with --output DIR, or an artifact with --triton DIR" in " ".join(
+        usage(artifact_folder).split()
+    )
     with_set = usage(artifact_folder, "--triton", artifact_folder.parent / "models", "--set", "export.output=x")
     assert "--set changes a setting of a run" in with_set
     assert "need --triton DIR" in usage(trained, "--triton-name", "vectors")
     message = refusal(invoke("export_model", artifact_folder.parent, "--triton", artifact_folder.parent / "models"))
     assert "not an artifact (MANIFEST.json is missing)" in message
+
+
+def test_a_checkpoint_is_exported_without_a_run(trained: Path, tmp_path: Path, invoke: Invoke) -> None:
+    model, folder = tmp_path / "model", tmp_path / "an artifact"
+    assert model.is_dir()
+    result = invoke("export_model", model, "--output", folder)
+    assert result.exit_code == 0, result.stderr
+    assert f"next        lengthwise validate {folder}\n" in result.stdout
+    assert sorted(contents(folder)).count("onnx/model_int8.onnx") == 1
+    assert invoke("validate_export", folder, "--runtimes", "onnxruntime cpu").exit_code == 0
+
+    def usage(*arguments: Any) -> str:
+        result = invoke("export_model", *arguments)
+        assert (result.exit_code, result.stdout) == (2, "")
+        return " ".join(result.stderr.split())
+
+    assert f"{model} is a checkpoint; give --output DIR" in usage(model)
+    assert "a run has its own export.output" in usage(trained, "--output", folder)
+    assert "and this folder is none" in usage(folder, "--output", folder).replace(str(folder), "this folder")
+    assert "--set changes a setting of a run" in usage(model, "--output", folder, "--set", "export.variants=[int8]")
+    sentence = invoke("export_model", model, "--output", tmp_path / "st", "--format", "sentence-transformers")
+    assert sentence.exit_code == 0, sentence.stderr
+    assert (tmp_path / "st" / "modules.json").is_file()

@@ -43,6 +43,7 @@ def test_an_inspected_mapping_is_edited_and_imported(weights: Path, tmp_path: Pa
     assert result.exit_code == 0, result.stderr
     assert "padding     packed; read with the padding of a batch of 3 tokens, outputs move by up to" in result.stdout
     assert "5 x 4 embeddings, 1 x 3 units, pooling max, vectors of 6" in result.stdout
+    assert result.stdout.endswith(f"next        lengthwise export {model} --output artifact\n")
     encoder = Encoder.load(model, device="cpu")
     assert encoder.labels == ("label0", "label1")
     assert np.ptp(encoder.logits(["the cat sat", "cat"])) > 0

@@ -59,6 +59,22 @@ def test_each_file_is_listed(folder: Path, tmp_path: Path) -> None:
     assert zipped.splitlines()[1:] == lines[1:]
 
 
+def test_layers_between_the_states_and_the_labels_are_listed(tmp_path: Path) -> None:
+    attention = nn.Sequential(nn.Linear(6, 4), nn.Tanh(), nn.Linear(4, 1))
+    head = nn.Sequential(nn.Linear(6, 5), nn.BatchNorm1d(5), nn.ReLU(), nn.Linear(5, 2))
+    parts = {"emb": nn.Embedding(5, 4), "rnn": nn.GRU(4, 3, bidirectional=True), "attention": attention, "head": head}
+    torch.save({"state_dict": state(**parts), "words": WORDS}, tmp_path / "net.pt")
+    _, mapping = inspect_source(tmp_path / "net.pt")
+    found = yaml.safe_load(mapping)
+    assert found["attention"] == {"hidden": "attention.0", "score": "attention.2"}
+    assert found["classifier"]["layer"] == "head.3"
+    assert "ignore" not in found
+    dense = next(line for line in mapping.splitlines() if line.startswith("# dense: "))
+    written, _, about = dense.removeprefix("# ").partition(" # ")
+    assert yaml.safe_load(written) == {"dense": [{"layer": "head.0", "activation": "relu"}, {"layer": "head.1"}]}
+    assert about.startswith("6 to 5, reads the pooled states; a batch normalization; ")
+
+
 def test_files_are_not_read_without_end(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(inspection, "_MOST_FILES", 2)
     report, mapping = inspect_source(folder)

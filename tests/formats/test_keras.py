@@ -11,9 +11,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import yaml
 
 from lengthwise.errors import LengthwiseError
 from lengthwise.formats.importing import ImportedModel, import_model
+from lengthwise.formats.inspection import inspect_source
 from lengthwise.formats.mapping import Mapping
 from lengthwise.util.settings import parse_settings
 
@@ -154,6 +156,15 @@ def test_what_cannot_be_computed_is_named(tmp_path: Path) -> None:
     assert "the vocabulary has the id 12" in refusal(described(path, embedding, lstm), tokens={"tokens": [*WORDS, "x"]})
     assert "has no LSTM or GRU" in refusal(described(path, embedding))
     assert "set embedding: one-hot" in refusal(described(path, lstm))
+
+
+def test_an_inspection_asks_for_labels_where_there_are_probabilities(tmp_path: Path) -> None:
+    for activation, labels in (("softmax", ["label0", "label1"]), ("linear", None)):
+        path = described(tmp_path / "net.h5", ("Embedding", {}), ("LSTM", {}), ("Dense", {"activation": activation}))
+        _, mapping = inspect_source(path)
+        found = yaml.safe_load(mapping)
+        assert found.get("classifier", {}).get("labels") == labels
+        assert "tokens: # 12 ids" in mapping
 
 
 def test_a_head_that_is_no_classifier_is_refused(tmp_path: Path) -> None:

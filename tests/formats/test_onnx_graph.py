@@ -77,6 +77,30 @@ def test_another_function_of_the_states_is_refused(tmp_path: Path) -> None:
         imported(write(net, tmp_path / "net.onnx"))
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("ending", [nn.LogSoftmax(dim=1), nn.Softmax(dim=1), nn.Sigmoid(), nn.Identity()])
+def test_labels_of_a_graph(ending: nn.Module, tmp_path: Path) -> None:
+    """Also where logits are so large that float32 rounds them to five digits after the point."""
+    net = Net(POOLINGS["last"][0], 8, layers=1, both=True)
+    with torch.no_grad():
+        net.head[2].weight *= 300 if isinstance(ending, nn.Identity) else 1
+    net.head.append(ending)
+    path = write(net, tmp_path / "net.onnx")
+    if not isinstance(ending, nn.Identity | nn.Sigmoid):
+        with pytest.raises(LengthwiseError, match="its output is 3 probabilities; name them"):
+            imported(path)
+    model = imported(path, classifier={"labels": ["a", "b", "c"]})
+    ids = torch.tensor([[3, 1, 4, 1, 5, 8, 2, 6, 5, 3, 5]])
+    with torch.no_grad():
+        logits = model.encoder.classifier(model.encoder(ids, torch.tensor([11])))  # type: ignore[misc]
+        found = ending(logits)
+        expected = net(ids)
+    assert model.encoder.config.classifier is not None
+    kind = {nn.LogSoftmax: "softmax", nn.Softmax: "softmax", nn.Sigmoid: "sigmoid", nn.Identity: "identity"}
+    assert model.encoder.config.classifier.activation == kind[type(ending)]
+    np.testing.assert_allclose(found, expected, atol=1e-6 * max(1, float(expected.abs().max())), rtol=0)
+
+
 def lstm_graph(
     path: Path, scale: float = 1.0, output: str = "vector", growing: bool = False, **attributes: Any
 ) -> Path:
