@@ -26,6 +26,7 @@ from lengthwise.formats.keras_file import KerasFile
 from lengthwise.formats.keras_layers import PROBABILITIES, Chain
 from lengthwise.formats.mapping import ONE_HOT, Mapping
 from lengthwise.formats.parts import Parts, build_model
+from lengthwise.formats.projections import with_projected_states
 from lengthwise.formats.state_dict import classifier_labels
 from lengthwise.formats.vocabulary import import_tokenizer
 from lengthwise.tokens.tokenizer import TextTokenizer
@@ -70,13 +71,14 @@ def read_keras(file: KerasFile, mapping: Mapping, folder: Path) -> tuple[PackedE
     )
     if chain.is_masked:
         _check_mask(file, chain, padding, unknown)
-    filled = with_equal_sizes(_with_head(file, chain, mapping, parts))
+    parts = with_projected_states(_with_head(file, chain, mapping, parts), chain.states, str(file.path))
+    filled = with_equal_sizes(parts)
     notes += note_on_units(chain.layers, filled)
     return build_model(filled, tokenizer, str(file.path)), tokenizer, notes
 
 
 def _refuse_names(mapping: Mapping, file: KerasFile) -> None:
-    given = [name for name in ("rnn", "layers", "gates", "attention", "dense", "ignore") if getattr(mapping, name)]
+    given = [name for name in ("rnn", "merge", "layers", "gates", "attention", "dense", "ignore") if getattr(mapping, name)]
     if given:
         raise ConfigError(f"{file.path}: a Keras file names its own layers; leave {given[0]} out of the mapping")
     labels = mapping.classifier

@@ -16,6 +16,7 @@ from torch import Tensor
 from lengthwise.errors import CheckpointError
 from lengthwise.formats.keras_file import KerasFile, Layer
 from lengthwise.formats.parts import Direction, Linear, normalization
+from lengthwise.formats.projections import behind, merged_directions
 
 PROBABILITIES = ("softmax", "sigmoid")  # activations of a layer that gives them
 _IGNORED = ("InputLayer", "Dropout", "SpatialDropout1D", "GaussianNoise", "GaussianDropout", "ActivityRegularization")
@@ -26,6 +27,7 @@ _POOLINGS = {
     "GlobalAvgPool1D": "mean",
 }
 _RECURRENT = ("LSTM", "GRU", "CuDNNLSTM", "CuDNNGRU", "Bidirectional")
+_MERGED = {"sum": "sum", "ave": "mean"}
 _ACTIVATIONS = {
     "linear": "identity",
     "relu": "relu",
@@ -48,6 +50,7 @@ class Chain:
         gates: the names of the activations of gates; "None" where the file says none.
         gives_states: whether the last recurrent layer hands on the states of all tokens.
         pooling: of the states, if there is a layer that pools them.
+        states: the last layer's states as a map of both directions, where they are added; None where side by side.
         dense: Linear layers after the pooling, with their activations.
         length: the number of tokens that it takes, if it says one.
         built_length: that of the first texts that it read, if it says so.
@@ -67,6 +70,7 @@ class Chain:
         self.cells: set[str] = set()
         self.gates: set[str] = set()
         self.pooling: str | None = None
+        self.states: Tensor | None = None
         self.dense: list[tuple[Linear, str]] = []
         self.length: int | None = None
         self.built_length: int | None = None
@@ -119,9 +123,10 @@ class Chain:
         cell, settings = self._cell(layer)
         count = 2 if layer.kind == "Bidirectional" else 1
         each = len(layer.weights) // count
-        self.layers.append(
-            [_direction(layer.weights[at * each : (at + 1) * each], cell, layer.name) for at in range(count)]
-        )
+        parts = [layer.weights[at * each : (at + 1) * each] for at in range(count)]
+        self.layers.append([behind(_direction(part, cell, layer.name), self.states) for part in parts])
+        how = _MERGED.get(layer.config.get("merge_mode", "concat")) if count == 2 else None
+        self.states = None if how is None else merged_directions(self.layers[-1][0].hidden_size, how)
         self.cells.add(cell)
         self.gates.add(str(settings.get("recurrent_activation", "sigmoid")))
         self.gives_states = bool(settings.get("return_sequences"))
@@ -130,10 +135,9 @@ class Chain:
         """The kind of a layer's cells, lstm or gru, and its settings."""
         origin, settings, kind = f"{self._file.path}: {layer.name}", layer.config, layer.kind
         if layer.kind == "Bidirectional":
-            if layer.config.get("merge_mode", "concat") != "concat":
+            if layer.config.get("merge_mode", "concat") not in ("concat", *_MERGED):
                 raise CheckpointError(
-                    f"{origin} has merge_mode {layer.config['merge_mode']!r}; the encoder puts the directions side by"
-                    " side (concat)"
+                    f"{origin} has merge_mode {layer.config['merge_mode']!r}; concat, {' and '.join(_MERGED)} are imported"
                 )
             kind, settings = layer.config["layer"]["class_name"], layer.config["layer"]["config"]
         cell = kind.removeprefix("CuDNN").lower()

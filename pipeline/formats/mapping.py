@@ -166,6 +166,9 @@ class Mapping(Settings):
     gate_activation: Literal["sigmoid", "hard_sigmoid_keras2", "hard_sigmoid_keras3"] | None = Field(
         None, description="what is applied to the gates; sigmoid if null, or what the file says"
     )
+    merge: Literal["sum", "mean"] | None = Field(
+        None, description="how the states of both directions become one; side by side if null"
+    )
     pooling: Pooling | None = Field(None, description="how token states become one vector; weights do not say it")
     attention: AttentionMapping | None = Field(None, description="the score of attention pooling")
     dense: Annotated[tuple[DenseMapping, ...], Field(strict=False)] = Field((), description="layers after the pooling")

@@ -34,7 +34,7 @@ _ACTIVATIONS = {
     "LogSoftmax": LOG_SOFTMAX,
     "Gelu": "gelu",
 }
-_OWN = ("embedding", "rnn", "layers", "gates", "gate_activation", "attention", "dense", "normalize", "ignore")
+_OWN = ("embedding", "rnn", "merge", "layers", "gates", "gate_activation", "attention", "dense", "normalize", "ignore")
 
 
 def read_onnx(graph: OnnxGraph, mapping: Mapping, folder: Path) -> tuple[PackedEncoder, TextTokenizer, list[str]]:

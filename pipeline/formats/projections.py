@@ -1,8 +1,11 @@
-"""LSTM layers whose states are projected (`proj_size` of PyTorch), as layers of an encoder, whose states are not.
+"""Layers whose states are a Linear map of what the encoder's are: projected, or the sum of both directions.
 
-With h = P m, where m is what an ordinary LSTM would call its state, a weight W that reads h does what W P does that
-reads m. So each weight behind a projection takes the projection in, and one Linear layer after the pooling gives the
-model's own states back. That holds for every pooling that is linear in the states.
+With h = P m, where m is the encoder's state, a weight W that reads h does what W P does that reads m. So each weight
+behind such a layer takes P in, and one Linear layer after the pooling gives the model's own states back. That holds for
+every pooling that is linear in the states.
+
+- `proj_size` of PyTorch's LSTM: P is weight_hr.
+- Directions that are added or averaged, as Keras' Bidirectional does: P adds two halves.
 """
 
 from __future__ import annotations
@@ -47,14 +50,29 @@ def fold_projections(
     return folded, below
 
 
+def merged_directions(hidden_size: int, how: str) -> Tensor:
+    """The sum or the mean of both directions as a map of them, float32[hidden_size, 2 * hidden_size]."""
+    eye = torch.eye(hidden_size)
+    return torch.cat([eye, eye], dim=1) * (0.5 if how == "mean" else 1.0)
+
+
+def behind(direction: Direction, below: Tensor | None) -> Direction:
+    """A direction that reads states which are a map of the encoder's; another shape is refused later, by its name.
+
+    Args:
+        below: float32[inputs, states of the encoder], or None.
+    """
+    weight = direction.weight_ih
+    if below is None or weight.dim() != 2 or weight.shape[1] != len(below):
+        return direction
+    return direction._replace(weight_ih=_product(weight, below))
+
+
 def _folded(direction: Direction, projection: Tensor, below: Tensor | None, origin: str) -> Direction:
     shapes = f"weight_hh {list(direction.weight_hh.shape)} and {NAME} {list(projection.shape)}"
     if direction.weight_hh.dim() != 2 or projection.dim() != 2 or direction.weight_hh.shape[1] != len(projection):
         raise CheckpointError(f"{origin}: {direction.name} has {shapes}, which do not fit each other")
-    weight_ih = direction.weight_ih
-    if below is not None and weight_ih.dim() == 2 and weight_ih.shape[1] == len(below):
-        weight_ih = _product(weight_ih, below)  # of another shape, it is refused later, by its name
-    return direction._replace(weight_ih=weight_ih, weight_hh=_product(direction.weight_hh, projection))
+    return behind(direction, below)._replace(weight_hh=_product(direction.weight_hh, projection))
 
 
 def _product(weight: Tensor, projection: Tensor) -> Tensor:
@@ -76,8 +94,8 @@ def with_projected_states(parts: Parts, projection: Tensor | None, origin: str) 
     poolings = parts.pooling.split("_")
     if "max" in poolings:
         raise CheckpointError(
-            f"{origin}: pools the maximum of projected states ({NAME}), which the encoder does not compute; it projects"
-            " after the pooling"
+            f"{origin}: pools the maximum of states that are projected ({NAME}), or of the sum of both directions, which"
+            " the encoder does not compute; it does that after the pooling"
         )
     attention = [
         layer._replace(weight=_product(layer.weight, projection))
@@ -85,5 +103,5 @@ def with_projected_states(parts: Parts, projection: Tensor | None, origin: str) 
         else layer
         for number, layer in enumerate(parts.attention)
     ]
-    own = Linear(torch.block_diag(*[projection] * len(poolings)), None, NAME)
+    own = Linear(torch.block_diag(*[projection] * len(poolings)), None, "the model's own states")
     return replace(parts, attention=attention, dense=[(own, "identity"), *parts.dense])

@@ -29,7 +29,7 @@ from lengthwise.formats.extra_units import (
 from lengthwise.formats.guess import find_cell, find_embeddings, find_rnns
 from lengthwise.formats.mapping import ONE_HOT, ClassifierMapping, DirectionMapping, Mapping
 from lengthwise.formats.parts import Direction, Linear, Parts, build_model, normalization
-from lengthwise.formats.projections import fold_projections, with_projected_states
+from lengthwise.formats.projections import fold_projections, merged_directions, with_projected_states
 from lengthwise.formats.tensors import TensorFile, check_float
 from lengthwise.formats.vocabulary import as_ids, import_tokenizer
 from lengthwise.tokens.tokenizer import TextTokenizer
@@ -78,7 +78,7 @@ def read_state_dict(file: TensorFile, mapping: Mapping, folder: Path) -> tuple[P
         unk_token_id=unknown,
         tokenization=TokenizationSettings(max_length=limit, truncate=limit is not None),
     )
-    parts = with_projected_states(parts, projection, str(file.path))
+    parts = with_projected_states(parts, _merged(projection, layers, mapping), str(file.path))
     parts = add_head(parts, mapping.classifier, tensors.linear, file)
     per_token = mapping.classifier is not None and mapping.classifier.per_token
     if per_token and parts.pooling != "mean":  # the mean of sums is the sum of means
@@ -212,6 +212,17 @@ def _named_layers(tensors: _Tensors, prefix: str) -> list[list[DirectionMapping]
         reverse = direction(f"_l{len(layers)}_reverse")
         layers.append([forward, *([] if reverse is None else [reverse])])
     return layers
+
+
+def _merged(projection: Tensor | None, layers: Sequence[Sequence[Direction]], mapping: Mapping) -> Tensor | None:
+    """The model's own states as a map of the encoder's; None if they are the same."""
+    if mapping.merge is None:
+        return projection
+    if len(layers[-1]) != 2:
+        raise ConfigError(f"merge is {mapping.merge}, but the layers have one direction; leave it out")
+    width = layers[-1][0].hidden_size if projection is None else len(projection) // 2
+    merged = merged_directions(width, mapping.merge)
+    return merged if projection is None else merged @ projection
 
 
 def _embedding(tensors: _Tensors, mapping: Mapping, inputs: int, notes: list[str]) -> Tensor:

@@ -99,6 +99,14 @@ def test_labels_gru_padding_and_hard_gates(keras: Any, tmp_path: Path) -> None:
     padding = {"to": 20, "side": "pre", "truncate": "pre"}
     check(keras, padded, tmp_path, pad_to=20, padding=padding, classifier={"labels": ["yes"]})
     check(keras, [*start, layers.LSTM(4, recurrent_activation="hard_sigmoid")], tmp_path)
+    added = [layers.Bidirectional(layers.LSTM(4, return_sequences=True), merge_mode="ave")]
+    added += [layers.Bidirectional(layers.GRU(3, return_sequences=True), merge_mode="sum")]
+    with pytest.raises(LengthwiseError, match="LSTM and GRU layers in one chain"):
+        check(keras, [*start, *added, layers.GlobalAveragePooling1D()], tmp_path)
+    added[1] = layers.Bidirectional(layers.LSTM(3, return_sequences=True), merge_mode="sum")
+    check(keras, [*start, *added, layers.GlobalAveragePooling1D(), layers.Dense(5)], tmp_path)
+    with pytest.raises(LengthwiseError, match="the sum of both directions"):
+        check(keras, [*start, *added, layers.GlobalMaxPooling1D()], tmp_path)
     norms = [layers.BatchNormalization(), layers.Dense(5), layers.BatchNormalization(scale=False, epsilon=0.01)]
     check(keras, [*start, layers.LSTM(4), *norms, layers.Activation("tanh")], tmp_path, positive=True)
 

@@ -72,8 +72,36 @@ def test_projected_states_are_pooled(pooling: str, both: bool, tmp_path: Path) -
     np.testing.assert_allclose(encoder.logits(TEXTS), logits.numpy(), atol=1e-6, rtol=0)
 
 
+@pytest.mark.parametrize("how", ["sum", "mean"])
+@pytest.mark.parametrize("projected", [0, 3])
+def test_states_of_both_directions_are_merged(how: str, projected: int, tmp_path: Path) -> None:
+    """As in many a classifier with attention, whose score reads the sum."""
+    torch.manual_seed(4)
+    width = projected or 7
+    emb, rnn = nn.Embedding(len(WORDS), 5), nn.LSTM(5, 7, 2, bidirectional=True, proj_size=projected)
+    score, fc = nn.Linear(width, 1), nn.Linear(width, 4)
+    parts = {"emb": emb, "rnn": rnn, "score": score, "fc": fc}
+    torch.save(
+        {f"{name}.{key}": value for name, part in parts.items() for key, value in part.state_dict().items()},
+        tmp_path / "w.pt",
+    )
+    settings = {"merge": how, "pooling": "attention", "attention": {"score": "score"}, "tokens": TOKENS}
+    labels = {"classifier": {"layer": "fc", "labels": list("abcd")}}
+    mapping = parse_settings(Mapping, {**settings, **labels}, "mapping")
+    model = import_model(tmp_path / "w.pt", mapping)
+    encoder = Encoder(model.encoder, model.tokenizer, device="cpu")
+    for text in TEXTS:
+        with torch.no_grad():
+            both = rnn(emb(torch.tensor([WORDS.index(word) for word in text.split()])))[0]
+            states = both[:, :width] + both[:, width:]
+            states = states / 2 if how == "mean" else states
+            vector = (score(states).softmax(0) * states).sum(0)
+        np.testing.assert_allclose(encoder.encode(text), vector.numpy(), atol=1e-6, rtol=0)
+        np.testing.assert_allclose(encoder.logits(text), fc(vector).detach().numpy(), atol=1e-6, rtol=0)
+
+
 def test_maximum_of_projected_states_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(LengthwiseError, match="pools the maximum of projected states"):
+    with pytest.raises(LengthwiseError, match="pools the maximum of states that are projected"):
         imported(Net(False), tmp_path / "w.pt", pooling="max", ignore=["score.*", "fc.*"])
 
 
