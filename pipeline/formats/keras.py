@@ -78,7 +78,8 @@ def read_keras(file: KerasFile, mapping: Mapping, folder: Path) -> tuple[PackedE
 
 
 def _refuse_names(mapping: Mapping, file: KerasFile) -> None:
-    given = [name for name in ("rnn", "merge", "layers", "gates", "attention", "dense", "ignore") if getattr(mapping, name)]
+    names = ("rnn", "merge", "layers", "gates", "attention", "dense", "ignore")
+    given = [name for name in names if getattr(mapping, name)]
     if given:
         raise ConfigError(f"{file.path}: a Keras file names its own layers; leave {given[0]} out of the mapping")
     labels = mapping.classifier

@@ -135,10 +135,10 @@ class Chain:
         """The kind of a layer's cells, lstm or gru, and its settings."""
         origin, settings, kind = f"{self._file.path}: {layer.name}", layer.config, layer.kind
         if layer.kind == "Bidirectional":
-            if layer.config.get("merge_mode", "concat") not in ("concat", *_MERGED):
-                raise CheckpointError(
-                    f"{origin} has merge_mode {layer.config['merge_mode']!r}; concat, {' and '.join(_MERGED)} are imported"
-                )
+            merge_mode = layer.config.get("merge_mode", "concat")
+            if merge_mode not in ("concat", *_MERGED):
+                imported = " and ".join(_MERGED)
+                raise CheckpointError(f"{origin} has merge_mode {merge_mode!r}; concat, {imported} are imported")
             kind, settings = layer.config["layer"]["class_name"], layer.config["layer"]["config"]
         cell = kind.removeprefix("CuDNN").lower()
         if cell not in ("lstm", "gru"):

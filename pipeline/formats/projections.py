@@ -94,8 +94,8 @@ def with_projected_states(parts: Parts, projection: Tensor | None, origin: str) 
     poolings = parts.pooling.split("_")
     if "max" in poolings:
         raise CheckpointError(
-            f"{origin}: pools the maximum of states that are projected ({NAME}), or of the sum of both directions, which"
-            " the encoder does not compute; it does that after the pooling"
+            f"{origin}: pools the maximum of states that are projected ({NAME}), or of the sum of both directions,"
+            " which the encoder does not compute; it does that after the pooling"
         )
     attention = [
         layer._replace(weight=_product(layer.weight, projection))
