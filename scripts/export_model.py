@@ -37,13 +37,13 @@ def is_checkpoint(path: Path) -> bool:
 
 def export(path: Path, overrides: tuple[str, ...], output: Path | None) -> Artifact:
     """Export the encoder of a run, or of a checkpoint; print the artifact's size and the next command."""
-    from lengthwise.export import export_checkpoint
-    from lengthwise.export.artifact.build import export_run
+    from lengthwise.encoder.checkpoint import load_checkpoint
+    from lengthwise.export.artifact.build import build_artifact, export_run
 
     if output is None:
         artifact, texts = export_run(load_run(path, overrides)), f" --texts {path}{as_typed(overrides)}"
     else:
-        artifact, texts = export_checkpoint(path, output), ""
+        artifact, texts = build_artifact(*load_checkpoint(path), output), ""
     size = sum(file["bytes"] for file in artifact.manifest["files"].values())
     click.echo(f"artifact    {artifact.folder}: {len(artifact.manifest['files'])} files, {size / 1e6:.1f} MB")
     click.echo(f"next        lengthwise validate {artifact.folder}{texts}")
