@@ -170,10 +170,7 @@ def choose_spec(
     has_vnni = "avx512vnni" in features if is_wide else "avxvnni" in features
     in_int8: Arithmetic = "vnni" if has_vnni else "int16"
     arithmetics: dict[str, Arithmetic] = {"fp32": "float32", "bf16": "bfloat16", "int8": in_int8}
-    # 4 sums per row, 4 weights and one operand: 29 of 32 registers, with AVX2 13 of 16. With a row more, LLVM keeps
-    # some of the sums in memory, and a step takes up to twice as long.
-    tile_rows, outputs = 6 if is_wide else 2, frozenset(outputs)
-    return KernelSpec(arithmetics[precision], 16 if is_wide else 8, tile_rows, outputs, stacked, hard_gates)
+    return KernelSpec(arithmetics[precision], 16 if is_wide else 8, frozenset(outputs), stacked, hard_gates)
 
 
 def aligned_empty(shape: tuple[int, ...], dtype: DTypeLike) -> NDArray[Any]:

@@ -30,6 +30,7 @@ from lengthwise.encoder.kernel_spec import (
     OPERAND_BYTES,
     RUN_ARGUMENTS,
     RUN_SIZES,
+    TILE_ROWS,
     KernelSpec,
 )
 from lengthwise.encoder.kernel_tiles import TileCode
@@ -130,7 +131,7 @@ class _KernelModule(TileCode):
 
         def block(row: Value, _: Sequence[Value]) -> list[Value]:
             left = b.sub(last, row)
-            count = b.select(b.icmp_signed("<", left, I64(self.spec.tile_rows)), left, I64(self.spec.tile_rows))
+            count = b.select(b.icmp_signed("<", left, I64(TILE_ROWS)), left, I64(TILE_ROWS))
             ids, positions = (self._at(b, a[name], b.mul(row, I64(4))) for name in ("ids", "positions"))
             self._prefetch_table(b, ids, count, table, a["table_stride"])
             inputs = [a["inputs"], a["input_stride"], positions, a["input_groups"], input_weights]
@@ -147,7 +148,7 @@ class _KernelModule(TileCode):
             b.call(self.cell, [*read, cells, following, *kept, stored, *strides])
             return []
 
-        self._loop(b, last, block, start=first, step=self.spec.tile_rows)
+        self._loop(b, last, block, start=first, step=TILE_ROWS)
 
     def _prefetch_table(self, b: Builder, ids: Value, rows: Value, table: Value, stride: Value) -> None:
         """Fetch the entries of a block's tokens, which come from memory while the block is multiplied."""
@@ -199,7 +200,7 @@ class _KernelModule(TileCode):
 
             def block(first: Value, _: Sequence[Value]) -> list[Value]:
                 left = b.sub(a["parents"], first)
-                count = b.select(b.icmp_signed("<", left, I64(self.spec.tile_rows)), left, I64(self.spec.tile_rows))
+                count = b.select(b.icmp_signed("<", left, I64(TILE_ROWS)), left, I64(TILE_ROWS))
                 begin, end = (self._load_index(b, a["children"], place) for place in (first, b.add(first, count)))
                 self._prefetch_table(
                     b, self._at(b, a["ids"], b.mul(begin, I64(4))), b.sub(end, begin), table, a["table_stride"]
@@ -230,7 +231,7 @@ class _KernelModule(TileCode):
                 self._loop(b, count, update_children)
                 return []
 
-            self._loop(b, a["parents"], block, step=self.spec.tile_rows)
+            self._loop(b, a["parents"], block, step=TILE_ROWS)
             return []
 
         self._loop(b, a["panels"], panel)
@@ -252,7 +253,7 @@ class _KernelModule(TileCode):
 
             def block(row: Value, _: Sequence[Value]) -> list[Value]:
                 left = b.sub(a["rows"], row)
-                count = b.select(b.icmp_signed("<", left, I64(self.spec.tile_rows)), left, I64(self.spec.tile_rows))
+                count = b.select(b.icmp_signed("<", left, I64(TILE_ROWS)), left, I64(TILE_ROWS))
                 operands = [self._at(b, a["inputs"], b.mul(row, a["input_stride"])), a["input_stride"]]
                 nothing = [bias_address, a["inputs"], I64(0), a["inputs"], I64(0), weights]
                 self._multiply_block(b, count, [sums, *nothing, *operands, a["input_groups"], weights])
@@ -269,7 +270,7 @@ class _KernelModule(TileCode):
                 return []
 
             bias_address = a["bias"]
-            self._loop(b, a["rows"], block, step=self.spec.tile_rows)
+            self._loop(b, a["rows"], block, step=TILE_ROWS)
             return []
 
         self._loop(b, a["panels"], panel)
@@ -312,6 +313,6 @@ class _KernelModule(TileCode):
 
     def _scratch(self, b: Builder) -> Value:
         """Room for the sums of a block."""
-        scratch = b.alloca(ir.ArrayType(I8, self.spec.tile_rows * 4 * self.vector_bytes))
+        scratch = b.alloca(ir.ArrayType(I8, TILE_ROWS * 4 * self.vector_bytes))
         scratch.align = 64
         return scratch

@@ -13,6 +13,7 @@ from lengthwise.encoder.pooled import Output
 
 Arithmetic = Literal["float32", "bfloat16", "vnni", "int16"]
 GROUP_BYTES = 4  # operands are read in groups of 4 bytes: one float32, two of 16 bits or four of 8
+TILE_ROWS = 6  # rows that are multiplied at a time
 
 RUN_SIZES = ("step_count", "active", "table_stride", "panels", "input_stride", "input_groups", "state_groups")
 RUN_ARGUMENTS = (
@@ -77,7 +78,6 @@ class KernelSpec:
     Attributes:
         arithmetic: of the products.
         lanes: float32 values of a vector register, 16 with AVX-512 and 8 with AVX2.
-        tile_rows: rows that are multiplied at a time; 4 sums per row have to fit into registers.
         outputs: what is kept of the states: their `sum`, `max` or `last` per row; or all of them, as operands
             (`states`) or in float32 (`floats`).
         stacked: whether there are inputs of a layer below beside those in the table.
@@ -86,10 +86,18 @@ class KernelSpec:
 
     arithmetic: Arithmetic
     lanes: Literal[8, 16]
-    tile_rows: int
     outputs: frozenset[Output]
     stacked: bool
     hard_gates: bool = False
+
+    @property
+    def gates_at_once(self) -> tuple[range, ...]:
+        """Which of the four gates are multiplied together, one group after the other.
+
+        A sum per row and gate, a gate's weights, an operand and a product: 30 of the 32 registers of AVX-512, and all
+        16 of AVX2. With more, LLVM keeps some of the sums in memory, and a step takes up to twice as long.
+        """
+        return (range(4),) if self.lanes == 16 else (range(2), range(2, 4))
 
     @property
     def multiplies(self) -> bool:

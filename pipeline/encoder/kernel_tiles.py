@@ -13,7 +13,7 @@ from llvmlite import ir
 
 from lengthwise.encoder.int8 import STATE_SCALE
 from lengthwise.encoder.kernel_builder import F32, I8, I16, I32, I64, PTR, ROUND, Builder, Value, VectorCode
-from lengthwise.encoder.kernel_spec import GROUP_BYTES, KernelSpec
+from lengthwise.encoder.kernel_spec import GROUP_BYTES, TILE_ROWS, KernelSpec
 
 _OPERANDS = {"float32": F32, "bfloat16": I16, "vnni": I8, "int16": I16}
 
@@ -32,7 +32,7 @@ class TileCode(VectorCode):
         self._sum_type = self.ints if spec.is_integer else self.floats
         self.module.triple = llvm.get_process_triple()
         self._declare_intrinsics()
-        self._tiles = {rows: self._define_tile(rows) for rows in range(1, spec.tile_rows + 1)}
+        self._tiles = {rows: self._define_tile(rows) for rows in range(1, TILE_ROWS + 1)}
         self.cell = self._define_cell()
 
     def _declare_intrinsics(self) -> None:
@@ -58,36 +58,40 @@ class TileCode(VectorCode):
         function, b = self._define(f"tile_{rows}", types)
         sums, offsets, inputs, input_stride, positions, input_groups, input_weights, *recurrent = function.args
         states, state_stride, state_groups, state_weights = recurrent
-        if not self.spec.is_integer:
-            values = [self._floats(0.0)] * (4 * rows)
-        else:
-            values = [self._load(b, offsets, gate * self.vector_bytes, self.ints) for gate in range(4)] * rows
+        below: list[Value] = []
         if self.spec.stacked:
-            addresses = [
+            below = [
                 self._at(b, inputs, b.mul(self._load_index(b, positions, row), input_stride)) for row in range(rows)
             ]
-            values = self._product(b, values, addresses, input_groups, input_weights)
-        addresses = [self._at(b, states, b.mul(state_stride, I64(row))) for row in range(rows)]
-        values = self._product(b, values, addresses, state_groups, state_weights)
-        for number, value in enumerate(values):
-            self._store(b, value, sums, number * self.vector_bytes)
+        before = [self._at(b, states, b.mul(state_stride, I64(row))) for row in range(rows)]
+        for gates in self.spec.gates_at_once:
+            if not self.spec.is_integer:
+                values = [self._floats(0.0)] * (len(gates) * rows)
+            else:
+                values = [self._load(b, offsets, gate * self.vector_bytes, self.ints) for gate in gates] * rows
+            if below:
+                values = self._product(b, values, below, gates, input_groups, input_weights)
+            values = self._product(b, values, before, gates, state_groups, state_weights)
+            places = [4 * row + gate for row in range(rows) for gate in gates]
+            for place, value in zip(places, values, strict=True):
+                self._store(b, value, sums, place * self.vector_bytes)
         b.ret_void()
         return function
 
     def _product(
-        self, b: Builder, sums: list[Value], addresses: list[Value], groups: Value, weights: Value
+        self, b: Builder, sums: list[Value], addresses: list[Value], gates: range, groups: Value, weights: Value
     ) -> list[Value]:
-        """Add the products of the operands at these addresses: per group, four vectors of weights meet every row."""
-        is_float32 = self.spec.arithmetic == "float32"
+        """Add the products of the operands at these addresses: per group, the gates' weights meet every row."""
+        is_float32, count = self.spec.arithmetic == "float32", len(gates)
         operand, weight = (F32, self.floats) if is_float32 else (I32, self.ints)
 
         def add_group(group: Value, sums: Sequence[Value]) -> list[Value]:
             tile = self._at(b, weights, b.mul(group, I64(4 * self.vector_bytes)))
-            columns = [self._load(b, tile, gate * self.vector_bytes, weight) for gate in range(4)]
+            columns = [self._load(b, tile, gate * self.vector_bytes, weight) for gate in gates]
             offset, added = b.mul(group, I64(GROUP_BYTES)), []
             for row, address in enumerate(addresses):
                 value = self._splat(b, self._load(b, address, offset, operand))
-                added += [self._dot(b, sums[4 * row + gate], value, columns[gate]) for gate in range(4)]
+                added += [self._dot(b, sums[count * row + n], value, columns[n]) for n in range(count)]
             return added
 
         return self._loop(b, groups, add_group, sums)
@@ -101,7 +105,7 @@ class TileCode(VectorCode):
         return b.add(total, b.call(self._dot_function, [b.bitcast(operands, halves), b.bitcast(weights, halves)]))
 
     def _multiply_block(self, b: Builder, rows: Value, arguments: list[Value]) -> None:
-        """Call the tile of so many rows, 1 to tile_rows."""
+        """Call the tile of so many rows, 1 to TILE_ROWS."""
         done = b.append_basic_block("multiplied")
         switch = b.switch(rows, done)
         for count, tile in self._tiles.items():
