@@ -130,8 +130,7 @@ def _pin_end_units(tape: Tape, lstm: LstmNode) -> tuple[NDArray[np.float32], lis
     shape = tape.op("Concat", [tape.ints(directions), batch, tape.ints(hidden + _ENDS)], {"axis": 0})
     initial = []
     for size in (1.0, _CELL):
-        values = {"value_floats": [0.0] * hidden + [-size, size]}
-        initial.append(tape.op("Expand", [tape.op("Constant", [], values), shape]))
+        initial.append(tape.op("Expand", [tape.floats(*[0.0] * hidden, -size, size), shape]))
     return bias, initial
 
 

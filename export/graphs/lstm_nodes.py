@@ -99,7 +99,11 @@ class LstmNode(NamedTuple):
 
 
 class Tape(IrTape):
-    """onnx_ir's tape, with constants by value."""
+    """onnx_ir's tape, with constants by value.
+
+    A constant is a whole tensor, `value`, with its type: `value_ints` and `value_floats` are read by some tools
+    as another type, or as nothing.
+    """
 
     def weight(self, name: str, values: NDArray[np.generic]) -> ir.Value:
         """An initializer."""
@@ -107,11 +111,22 @@ class Tape(IrTape):
 
     def ints(self, *values: int) -> ir.Value:
         """A constant int64[values]."""
-        return self.op("Constant", [], {"value_ints": list(values)})
+        return self._constant(np.array(values, np.int64))
 
     def int(self, value: int) -> ir.Value:
         """A constant int64 scalar."""
-        return self.op("Constant", [], {"value_int": value})
+        return self._constant(np.array(value, np.int64))
+
+    def floats(self, *values: float) -> ir.Value:
+        """A constant float32[values]."""
+        return self._constant(np.array(values, np.float32))
+
+    def zeros(self, shape: ir.Value) -> ir.Value:
+        """float32 zeros of a shape, int64[rank]."""
+        return self.op("ConstantOfShape", [shape], {"value": ir.tensor(np.zeros(1, np.float32))})
+
+    def _constant(self, values: NDArray[np.generic]) -> ir.Value:
+        return self.op("Constant", [], {"value": ir.tensor(values)})
 
 
 def replace_lstm_nodes(

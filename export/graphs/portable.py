@@ -23,7 +23,7 @@ def _portable_lstm(tape: Tape, lstm: LstmNode) -> States:
     rows = _range(tape, batch)
     last_step = tape.op("Sub", [lengths, tape.int(1)])
     last = tape.op("Add", [tape.op("Mul", [last_step, batch]), rows])  # int64[batch], into the flattened states
-    zeros = tape.op("ConstantOfShape", [tape.op("Concat", [tape.ints(1), batch, tape.ints(lstm.hidden)], {"axis": 0})])
+    zeros = tape.zeros(tape.op("Concat", [tape.ints(1), batch, tape.ints(lstm.hidden)], {"axis": 0}))
     backwards = None
     all_states, all_last = [], []
     for direction in range(lstm.directions):

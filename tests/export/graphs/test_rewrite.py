@@ -69,6 +69,14 @@ def test_rewrite_keeps_interface_metadata_and_the_native_graph(name: str, native
     assert set(weights(model)) <= used
 
 
+@pytest.mark.parametrize("name", sorted(VARIANTS))
+def test_constants_are_typed_tensors(name: str, native: onnx.ModelProto) -> None:
+    """Some tools read constants of another form, or fills without a value, as float64."""
+    model = native if name == NATIVE else REWRITES[name](native)
+    for node in nodes(model, "Constant") + nodes(model, "ConstantOfShape"):
+        assert [attribute.name for attribute in node.attribute] == ["value"], node
+
+
 def test_portable_lstms_have_neither_lengths_nor_direction(native: onnx.ModelProto) -> None:
     model = to_portable(native)
     lstms = nodes(model, "LSTM")
