@@ -12,23 +12,16 @@ from __future__ import annotations
 import asyncio
 import base64
 import contextlib
-import json
 import os
 import shutil
-import struct
-import subprocess
 import tempfile
 import threading
-from abc import abstractmethod
-from collections.abc import Coroutine, Mapping
+from collections.abc import Coroutine
 from pathlib import Path
-from types import MappingProxyType
-from typing import IO, TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
-import numpy as np
-from numpy.typing import NDArray
-
-from lengthwise.export.runtimes.base import NotRunnable, Outputs, Runtime, check_output_names
+from lengthwise.export.runtimes.base import NotRunnable
+from lengthwise.export.runtimes.process import ANSWER_SECONDS, START_SECONDS, BytesRuntime, ProcessRuntime
 
 if TYPE_CHECKING:
     from playwright.async_api import BrowserContext, Page, Playwright, Route
@@ -40,10 +33,7 @@ _BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-sta
 _PAGE_URL = "http://onnxruntime.localhost/"
 _PAGE = '<!doctype html><input type="file" multiple><script type="module" src="web.mjs"></script>'
 _WASM = "ort-wasm-simd-threaded.wasm"  # of onnxruntime-web's ort.wasm.min.mjs
-_START_SECONDS = 120.0
-_ANSWER_SECONDS = 300.0
 _CLOSE_SECONDS = 30.0
-_TYPES: Mapping[str, str] = MappingProxyType({"float32": "<f4", "int64": "<i8", "float64": "<f8"})
 T = TypeVar("T")
 
 
@@ -57,90 +47,17 @@ def browser_options(program: str) -> dict[str, Any]:
     return {"executable_path": program, "headless": True, "chromium_sandbox": os.geteuid() != 0}  # root cannot have one
 
 
-class _JavaScriptRuntime(Runtime):
-    """A session in another process that takes a request's bytes and gives an answer's."""
-
-    optional = True
-
-    def load(self, path: Path) -> None:
-        record, _ = _decode(self._start(path))
-        check_output_names(record["outputs"])
-        self._versions: dict[str, str] = record["versions"]
-
-    def run(self, input_ids: NDArray[np.int64], attention_mask: NDArray[np.int64]) -> Outputs:
-        header = struct.pack("<II", *input_ids.shape)
-        cells = np.ascontiguousarray(input_ids).tobytes() + np.ascontiguousarray(attention_mask).tobytes()
-        _, outputs = _decode(self._answer(header + cells))
-        return tuple(outputs)
-
-    def describe(self) -> dict[str, str]:
-        return self._versions
-
-    @abstractmethod
-    def _start(self, path: Path) -> bytes:
-        """Load a model; the answer describes the session, or is an error."""
-
-    @abstractmethod
-    def _answer(self, request: bytes) -> bytes:
-        """Run a batch."""
-
-
-class OnnxRuntimeNode(_JavaScriptRuntime):
+class OnnxRuntimeNode(ProcessRuntime):
     """onnxruntime-node, on the CPU."""
 
     name = "onnxruntime-node"
-    _process: subprocess.Popen[bytes] | None = None
 
-    def _start(self, path: Path) -> bytes:
+    def _command(self, path: Path) -> tuple[list[str], Path]:
         node = _require("onnxruntime-node", "node", shutil.which("node"))
-        self._errors = tempfile.TemporaryFile()  # noqa: SIM115  # closed with the process
-        command = [node, str(DRIVER / "node.mjs"), str(path.resolve())]
-        try:
-            self._process = subprocess.Popen(
-                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors, cwd=DRIVER
-            )
-        except OSError as error:
-            self._errors.close()
-            raise NotRunnable(f"{node} cannot be started ({error})") from error
-        return self._receive(_START_SECONDS)
-
-    def _answer(self, request: bytes) -> bytes:
-        stdin = _pipe(self._process, "stdin")
-        try:
-            stdin.write(struct.pack("<I", len(request)) + request)
-            stdin.flush()
-        except BrokenPipeError:
-            raise RuntimeError(self._exit_reason()) from None
-        return self._receive(_ANSWER_SECONDS)
-
-    def _receive(self, seconds: float) -> bytes:
-        timer = threading.Timer(seconds, self._process.kill)  # type: ignore[union-attr]  # started
-        timer.start()
-        try:
-            return self._read(struct.unpack("<I", self._read(4))[0])
-        finally:
-            timer.cancel()
-
-    def _read(self, size: int) -> bytes:
-        data = _pipe(self._process, "stdout").read(size)
-        if len(data) < size:
-            raise RuntimeError(self._exit_reason())
-        return data
-
-    def _exit_reason(self) -> str:
-        self._errors.seek(0)
-        output = self._errors.read().decode(errors="replace").strip()
-        return f"node ended: {output[-300:] or 'it was killed, or took too long'}"
-
-    def close(self) -> None:
-        if self._process is not None:
-            self._process.kill()
-            self._process.communicate()
-            self._errors.close()
-            self._process = None
+        return [node, str(DRIVER / "node.mjs"), str(path.resolve())], DRIVER
 
 
-class OnnxRuntimeWeb(_JavaScriptRuntime):
+class OnnxRuntimeWeb(BytesRuntime):
     """onnxruntime-web's WebAssembly build, on one thread, in a headless Chromium that Playwright controls."""
 
     name = "onnxruntime-web (wasm)"
@@ -153,12 +70,12 @@ class OnnxRuntimeWeb(_JavaScriptRuntime):
         if path.with_name(path.name + ".data").exists():
             raise NotRunnable("weights in a file of their own (a graph of more than 2 GB) cannot be sent to a browser")
         self._session = _BrowserSession()
-        return self._session.call(self._session.open(program, path), _START_SECONDS)
+        return self._session.call(self._session.open(program, path), START_SECONDS)
 
     def _answer(self, request: bytes) -> bytes:
         if self._session is None:
             raise RuntimeError("the browser is closed")
-        return self._session.call(self._session.evaluate("request => answer(request)", request), _ANSWER_SECONDS)
+        return self._session.call(self._session.evaluate("request => answer(request)", request), ANSWER_SECONDS)
 
     def close(self) -> None:
         if self._session is not None:
@@ -213,7 +130,7 @@ class _BrowserSession:
         )
         self._context.on("close", lambda _: setattr(self, "_context", None))
         self._page = await self._context.new_page()
-        self._page.set_default_timeout(1_000 * _START_SECONDS)
+        self._page.set_default_timeout(1_000 * START_SECONDS)
         await self._page.route("**/*", _serve_file)
         await self._page.goto(_PAGE_URL)
         await self._page.set_input_files("input", [model, _PACKAGES / "onnxruntime-web/dist" / _WASM])
@@ -264,27 +181,3 @@ def _require(package: str, needed: str, program: str | None) -> str:
     if not (_PACKAGES / package).is_dir():
         raise NotRunnable(f"{package} is not installed; run make runtimes (npm ci in export/runtimes/{DRIVER.name})")
     return program
-
-
-def _pipe(process: subprocess.Popen[bytes] | None, name: str) -> IO[bytes]:
-    pipe: IO[bytes] = getattr(process, name)
-    return pipe
-
-
-def _decode(answer: bytes) -> tuple[dict[str, Any], list[NDArray[Any]]]:
-    """The record and the arrays of an answer.
-
-    Raises:
-        RuntimeError: the answer is an error's message.
-    """
-    (length,) = struct.unpack_from("<I", answer)
-    record = json.loads(answer[4 : 4 + length])
-    if "error" in record:
-        raise RuntimeError(record["error"])
-    offset, arrays = 4 + -(-length // 4) * 4, []
-    for array in record.get("arrays", ()):
-        kind = np.dtype(_TYPES.get(array["type"], "<f4"))
-        count = int(np.prod(array["dims"], dtype=np.int64))
-        arrays.append(np.frombuffer(answer, kind, count, offset).reshape(array["dims"]).astype(kind.newbyteorder("=")))
-        offset += count * kind.itemsize
-    return record, arrays

@@ -8,7 +8,6 @@ import json
 import os
 import shutil
 import signal
-import struct
 import subprocess
 import sys
 import tempfile
@@ -64,8 +63,8 @@ def test_killed_node_process_is_reported(artifact_folder: Path) -> None:
     runtime = load(OnnxRuntimeNode, artifact_folder / VARIANTS[NATIVE].file)
     assert isinstance(runtime, OnnxRuntimeNode)
     assert runtime._process is not None
-    runtime._process.kill()
-    runtime._process.wait()
+    runtime._process.popen.kill()
+    runtime._process.popen.wait()
     with pytest.raises(RuntimeError, match="node ended"):
         runtime.run(IDS, np.ones_like(IDS))
     runtime.close()
@@ -213,18 +212,6 @@ def test_missing_browser_program_is_not_runnable(tmp_path: Path, monkeypatch: py
     monkeypatch.setenv("LENGTHWISE_BROWSER", str(tmp_path / "none"))
     with pytest.raises(NotRunnable, match=r"none cannot be started; see LENGTHWISE_BROWSER"):
         OnnxRuntimeWeb().load(tmp_path)
-
-
-def test_answers_are_decoded() -> None:
-    record = json.dumps({"arrays": [{"type": "float32", "dims": [2, 1]}, {"type": "int64", "dims": [1]}]}).encode()
-    padding = b"\0" * (-len(record) % 4)
-    arrays = np.array([[1.5], [2.5]], "<f4").tobytes() + np.array([7], "<i8").tobytes()
-    decoded, (first, second) = javascript._decode(struct.pack("<I", len(record)) + record + padding + arrays)
-    assert len(decoded["arrays"]) == 2
-    assert (first.tolist(), second.tolist(), first.dtype, second.dtype) == ([[1.5], [2.5]], [7], np.float32, np.int64)
-    error = json.dumps({"error": "no"}).encode()
-    with pytest.raises(RuntimeError, match=r"^no$"):
-        javascript._decode(struct.pack("<I", len(error)) + error)
 
 
 def test_lock_file_matches_the_packages_and_names_no_host() -> None:
