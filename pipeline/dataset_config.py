@@ -97,6 +97,12 @@ class DatasetSettings(Settings):
     csv: CsvSettings = CsvSettings()
     text_column: str = Field("text", description="the column of texts")
     keep_columns: Names = Field((), description="columns copied beside the vectors")
+    key: NonEmpty | None = Field(
+        None,
+        description="a kept column whose values are distinct; a run with encode.reuse then writes changes/, by which a"
+        " database that holds the first of those folders is brought up to date",
+        exclude_if=lambda value: value is None,
+    )
     streaming: bool = Field(False, description="read without a local copy; the number of rows is then unknown")
     shard_rows: PositiveInt = Field(65_536, description="rows per shard, the unit of work and commit")
 
@@ -120,3 +126,10 @@ class DatasetSettings(Settings):
         if len(set(columns)) != len(columns):
             raise ValueError(f"is {list(columns)}, which names a column twice; name each once")
         return columns
+
+    @field_validator("key")
+    @classmethod
+    def _key_is_kept(cls, key: str | None, info: ValidationInfo) -> str | None:
+        if key is not None and key not in info.data.get("keep_columns", (key,)):
+            raise ValueError(f"is {key!r}, which is not in dataset.keep_columns; add it there")
+        return key

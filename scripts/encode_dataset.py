@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 def summary(config: RunConfig, report: EncodeReport) -> str:
     """The rows of the folder, and the speed and padding of this run."""
+    from lengthwise.run.changes import summarize_changes
     from lengthwise.run.report import describe_precision
     from lengthwise.store.folder import open_folder
     from lengthwise.store.layout import QUARANTINE, REPORT
@@ -45,6 +46,8 @@ def summary(config: RunConfig, report: EncodeReport) -> str:
         lines.append(f"repeats     {encoded.repeated:,} rows had the ids of another row, and share its vector")
     if precision := describe_precision(config, report):
         lines.append(f"precision   {precision}")
+    if report.is_complete and (changes := summarize_changes(config)):
+        lines.append(f"changes     {changes}")
     folder = open_folder(config.encode.output)
     if report.is_complete and folder.read(REPORT) is not None:
         lines.append(f"report      {folder.location(REPORT)}")

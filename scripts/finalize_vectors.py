@@ -19,6 +19,7 @@ def main(path: Path, overrides: tuple[str, ...], no_checksums: bool) -> None:
     process, or on a cluster, does this by itself.
     """
     from lengthwise.data.dataset import open_run_dataset
+    from lengthwise.run.changes import summarize_changes
     from lengthwise.run.finalize import finalize_folder
 
     config = load_run(path, overrides)
@@ -30,6 +31,8 @@ def main(path: Path, overrides: tuple[str, ...], no_checksums: bool) -> None:
         f"vectors     {config.encode.output}/data: {manifest['rows']:,} rows, {manifest['tokens']:,} tokens ({flags})"
     )
     click.echo(f"complete    all {len(manifest['shards']):,} shards are there{checked}")
+    if changes := summarize_changes(config):
+        click.echo(f"changes     {changes}")
 
 
 if __name__ == "__main__":

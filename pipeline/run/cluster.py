@@ -37,6 +37,7 @@ from lengthwise.config import ClusterSettings, RunConfig
 from lengthwise.data.dataset import Source, open_run_dataset
 from lengthwise.encoder.engine import Engine
 from lengthwise.errors import LengthwiseError, RunError, StoreError
+from lengthwise.run.changes import check_changes
 from lengthwise.run.finalize import finalize
 from lengthwise.run.identity import run_identity
 from lengthwise.run.labels import check_columns
@@ -83,6 +84,7 @@ def encode_on_cluster(
     """
     started = time.perf_counter()
     worker_config = _with_absolute_paths(config)
+    check_changes(config, source)
     with ThreadPoolExecutor(1) as pool, contextlib.ExitStack() as stack:
         # While Ray starts. With GPUs a worker finds the identity: this process may have none, or another one.
         on_cpu = config.encode.device == "cpu"

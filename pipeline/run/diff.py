@@ -27,12 +27,12 @@ from lengthwise.run.reuse_folders import vector_identity
 from lengthwise.store.fingerprint import describe_changes
 from lengthwise.store.folder import open_folder
 from lengthwise.store.hash_index import HashIndex
+from lengthwise.store.layout import ADDED, CHANGED, REMOVED, SUMMARY, is_draft
 from lengthwise.store.parquet import ROW_GROUP_ROWS, wrap_arrow_errors
 from lengthwise.store.previous import PreviousFolder
-from lengthwise.store.protocol import wrap_os_errors
+from lengthwise.store.protocol import Folder, wrap_os_errors
 from lengthwise.store.text_hashes import HASH_BYTES
 
-ADDED, REMOVED, CHANGED, SUMMARY = "added.parquet", "removed.parquet", "changed.parquet", "summary.json"
 MARKS = ("vector_changed", "columns_changed")  # columns of changed.parquet
 _ENCODED = ("embedding", "num_tokens", "truncated", "predicted_label", "logits", "probabilities")
 _REMEDY = "run the command that encodes it again"
@@ -49,6 +49,8 @@ class FolderDiff:
             with another value in a kept column.
         model: how the models that computed the vectors differ; empty where they do not.
         only_old, only_new: kept columns that only one of them has, which are not compared.
+        key: the column by which rows are compared.
+        old, new: fingerprints of the two folders, by which changes are known to be theirs; see `store.previous`.
     """
 
     added: int = 0
@@ -60,6 +62,21 @@ class FolderDiff:
     model: str = ""
     only_old: Sequence[str] = field(default_factory=tuple)
     only_new: Sequence[str] = field(default_factory=tuple)
+    key: str = field(default="", compare=False)
+    old: str = field(default="", compare=False)
+    new: str = field(default="", compare=False)
+
+    @classmethod
+    def read(cls, folder: Folder) -> FolderDiff | None:
+        """What `summary.json` in a folder says; None where there is none.
+
+        Raises:
+            OSError: it cannot be read.
+        """
+        try:
+            return cls(**json.loads(folder.read(SUMMARY) or b"null"))
+        except (ValueError, TypeError, RecursionError):
+            return None
 
 
 def diff_folders(old: str | Path, new: str | Path, key: str, output: str | Path | None = None) -> FolderDiff:
@@ -76,14 +93,7 @@ def diff_folders(old: str | Path, new: str | Path, key: str, output: str | Path 
         ConfigError: the key is no kept column of both, of different types, or not distinct.
     """
     before, after = _Side(old, key), _Side(new, key)
-    kinds = [side.schema.field(key).type for side in (before, after)]
-    if _kind(kinds[0]) != _kind(kinds[1]):
-        raise ConfigError(
-            f"the key {key!r} is {kinds[0]} in {old} and {kinds[1]} in {new}; encode both with the same dataset.types"
-        )
-    taken = sorted(set(MARKS) & set(after.schema.names))
-    if taken:
-        raise ConfigError(f"{new} has the column {taken[0]!r}, which changed.parquet adds; rename it in the input")
+    _check_schemas(before, after.schema, f"{new}")
     common = [name for name in after.kept if name in before.kept]
     with ExitStack() as stack:
         after.index().close()  # which says that keys are distinct
@@ -116,9 +126,37 @@ def diff_folders(old: str | Path, new: str | Path, key: str, output: str | Path 
             model=describe_changes(before.model, after.model),
             only_old=tuple(name for name in before.kept if name not in common),
             only_new=tuple(name for name in after.kept if name not in common),
+            key=key,
+            old=before.folder.fingerprint,
+            new=after.folder.fingerprint,
         )
         writer.finish(found)
     return found
+
+
+def check_key(old: str | Path, key: str, schema: pa.Schema, new: str) -> None:
+    """Raise what `diff_folders` would because of the columns, before the new folder is written.
+
+    Args:
+        schema: the columns that it will have.
+        new: what has them, for messages.
+
+    Raises:
+        StoreError, ConfigError: as `diff_folders`.
+    """
+    _check_schemas(_Side(old, key), schema, new)
+
+
+def _check_schemas(before: _Side, schema: pa.Schema, new: str) -> None:
+    old_type, new_type = before.schema.field(before.key).type, schema.field(before.key).type
+    if _kind(old_type) != _kind(new_type):
+        raise ConfigError(
+            f"the key {before.key!r} is {old_type} in {before.url} and {new_type} in {new}; encode both with the same"
+            " dataset.types"
+        )
+    taken = sorted(set(MARKS) & set(schema.names))
+    if taken:
+        raise ConfigError(f"{new} has the column {taken[0]!r}, which changed.parquet adds; rename it in the input")
 
 
 class _Side:
@@ -130,7 +168,7 @@ class _Side:
             raise StoreError(f"{url}: not a folder of vectors; encode first, or check the path")
         if not folder.is_complete:
             raise StoreError(f"{url}: incomplete, for its run has not ended; {_REMEDY}")
-        self.folder, self._url, self._key = folder, url, key
+        self.folder, self.url, self.key = folder, url, key
         self.rows = sum(record.rows for record in folder.records.values())
         self.schema: pa.Schema = folder.shard(min(folder.records))[1].schema_arrow
         self.kept = [name for name in self.schema.names if name not in (*_ENCODED, key)]
@@ -152,16 +190,16 @@ class _Side:
         start = 0
         for index in sorted(self.folder.records):
             _, file = self.folder.shard(index)
-            with wrap_arrow_errors(f"{self._url}, shard {index}"):
+            with wrap_arrow_errors(f"{self.url}, shard {index}"):
                 table = file.read(columns)
             yield start, table
             start += len(table)
 
     def index(self) -> HashIndex:
         """The rows' numbers by the hashes of their keys, which have to be distinct."""
-        tables = self.tables([self._key])
+        tables = self.tables([self.key])
         index = HashIndex(
-            ((_keys(table, self._key), np.arange(start, start + len(table))) for start, table in tables), self.rows
+            ((_keys(table, self.key), np.arange(start, start + len(table))) for start, table in tables), self.rows
         )
         if len(index) < self.rows:
             try:
@@ -171,13 +209,13 @@ class _Side:
         return index
 
     def _refuse_key(self, index: HashIndex) -> None:
-        for start, table in self.tables([self._key]):
-            wrong = np.flatnonzero(index.find(_keys(table, self._key)) != np.arange(start, start + len(table)))
+        for start, table in self.tables([self.key]):
+            wrong = np.flatnonzero(index.find(_keys(table, self.key)) != np.arange(start, start + len(table)))
             if len(wrong):
-                value = table[self._key][int(wrong[0])].as_py()
+                value = table[self.key][int(wrong[0])].as_py()
                 problem = "is null" if value is None else f"is {value!r}, as in an earlier row"
                 raise ConfigError(
-                    f"{self._url}: the key {self._key!r} of row {start + wrong[0]} {problem}; choose a column whose"
+                    f"{self.url}: the key {self.key!r} of row {start + wrong[0]} {problem}; choose a column whose"
                     " values are distinct"
                 )
 
@@ -199,9 +237,11 @@ class _Writer:
             return self
         with ExitStack() as stack, self._wrap_errors():
             others = set(self._place.list_files()) - {*self._schemas, SUMMARY}
-            if others:
-                raise StoreError(f"{self._place}: holds other files ({min(others)}); choose another output")
-            self._place.remove(SUMMARY)
+            drafts = {name for name in others if is_draft(name)}
+            if others - drafts:
+                raise StoreError(f"{self._place}: holds other files ({min(others - drafts)}); choose another output")
+            for name in (SUMMARY, *drafts):  # the summary first: the other files are another comparison's
+                self._place.remove(name)
             for name, schema in self._schemas.items():
                 draft = stack.enter_context(self._place.draft(name))
                 plain = [column.name for column in schema if not pa.types.is_fixed_size_list(column.type)]

@@ -14,6 +14,7 @@ from lengthwise.config import RunConfig
 from lengthwise.data.dataset import Source
 from lengthwise.errors import StoreError
 from lengthwise.run.card import dataset_card
+from lengthwise.run.changes import write_changes
 from lengthwise.run.identity import input_identity
 from lengthwise.store.fingerprint import describe_changes, read_identity
 from lengthwise.store.folder import open_folder
@@ -25,15 +26,20 @@ from lengthwise.util.threads import parallel_map
 def finalize(
     store: VectorStore, config: RunConfig, rows: int, not_reused: Mapping[str, str] = MappingProxyType({})
 ) -> dict[str, Any]:
-    """Check that the folder has every row of the input, and write its card and manifest; returns the manifest.
+    """Check that the folder has every row of the input, and write its card and manifest, which is returned.
+
+    A run with a key then writes its changes (`run.changes`).
 
     Args:
         not_reused: why no vectors of a folder were reused, by its path or URL.
 
     Raises:
         StoreError: shards are missing, or do not fit the input or each other.
+        ConfigError: keys are null or not distinct.
     """
-    return store.finish(rows, config.dataset.shard_rows, dataset_card(config, store), not_reused)
+    manifest = store.finish(rows, config.dataset.shard_rows, dataset_card(config, store), not_reused)
+    write_changes(config)
+    return manifest
 
 
 def finalize_folder(config: RunConfig, source: Source, *, verify: bool = True) -> dict[str, Any]:
@@ -44,6 +50,7 @@ def finalize_folder(config: RunConfig, source: Source, *, verify: bool = True) -
 
     Raises:
         StoreError: the folder is another run's, another process writes to it, or it is incomplete or damaged.
+        ConfigError: keys are null or not distinct.
     """
     folder = open_folder(config.encode.output)
     identity = read_identity(folder)

@@ -22,6 +22,7 @@ from lengthwise.config import RunConfig
 from lengthwise.data.dataset import Shard, Source
 from lengthwise.encoder.engine import Engine
 from lengthwise.errors import LengthwiseError, RunError
+from lengthwise.run.changes import check_changes
 from lengthwise.run.finalize import finalize
 from lengthwise.run.identity import run_identity
 from lengthwise.run.labels import check_columns
@@ -62,9 +63,11 @@ def encode_dataset(
     Raises:
         StoreError: the folder holds another run, another process writes to it, or it cannot be written.
         TextError, DatasetError: a row cannot be encoded, or read.
+        ConfigError: `encode.reuse` holds the output, or the run has a key that its folders cannot be compared by.
         RunError: any other failure, which is its cause.
     """
     check_columns(config, engine.classifier)
+    check_changes(config, source)
     identity = run_identity(config, source, tokenizer, engine)
     started = time.perf_counter()
     with (

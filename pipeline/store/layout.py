@@ -10,6 +10,7 @@
     data/shard-000000.parquet ...
     quarantine/shard-000000.jsonl ...   rows that could not be encoded, where there are any
     hashes/shard-000000.npy ...   uint8[rows, 16], a hash of each row's text, where a run asks for it
+    changes/summary.json, added.parquet ...   what has changed since the folder of encode.reuse, where a run has a key
     index/record.json, centroids.faiss, segment-000000.faiss ...   an approximate index, where a search built one
 
 Shards have a subfolder to themselves, so that pandas, polars and DuckDB can read it as it is.
@@ -25,6 +26,9 @@ from lengthwise.util.files import PARTIAL_SUFFIX
 DATA, QUARANTINE, HASHES = "data", "quarantine", "hashes"
 CARD, RUN, IDENTITY, RECORDS, MANIFEST = "README.md", "run.yaml", "identity.json", "shards.jsonl", "manifest.json"
 PRECISION = "precision.json"
+CHANGES = "changes"
+ADDED, REMOVED, CHANGED, SUMMARY = "added.parquet", "removed.parquet", "changed.parquet", "summary.json"  # in it
+CHANGES_SUMMARY = f"{CHANGES}/{SUMMARY}"
 REPORT, REPORT_FIGURE = "report.md", "report.png"
 INDEX = "index"
 INDEX_RECORD, INDEX_CENTROIDS = f"{INDEX}/record.json", f"{INDEX}/centroids.faiss"
@@ -35,6 +39,7 @@ _LOG = re.compile(r"shards(-\d+-of-\d+)?\.jsonl")
 _OWN = re.compile(
     r"README\.md|run\.yaml|identity\.json|precision\.json|manifest\.json|report\.(md|png)|shards(-\d+-of-\d+)?\.jsonl"
     r"|data/shard-\d+\.parquet|quarantine/shard-\d+\.jsonl|hashes/shard-\d+\.npy"
+    r"|changes/((added|removed|changed)\.parquet|summary\.json)"
     r"|index/(record\.json|centroids\.faiss|segment-\d+\.faiss)"
 )
 _DRAFT = re.compile(rf"\..+\.[0-9a-f]{{8}}{re.escape(PARTIAL_SUFFIX)}")  # as `replace_file` names them

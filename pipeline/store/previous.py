@@ -7,6 +7,7 @@ used. Whatever is missing, damaged or not committed is a StoreError that names t
 from __future__ import annotations
 
 import hashlib
+import json
 from collections import OrderedDict
 from dataclasses import dataclass
 from itertools import pairwise
@@ -19,7 +20,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from lengthwise.errors import StoreError
-from lengthwise.store.fingerprint import read_identity
+from lengthwise.store.fingerprint import identity_hash, read_identity
 from lengthwise.store.folder import open_folder
 from lengthwise.store.layout import MANIFEST, hashes_file
 from lengthwise.store.protocol import Folder, wrap_os_errors
@@ -92,6 +93,12 @@ class PreviousFolder:
         """
         with wrap_os_errors(f"{self._folder}: cannot be read", self._remedy):
             return self._folder.read(MANIFEST) is not None
+
+    @property
+    def fingerprint(self) -> str:
+        """sha256 (hex) of what it holds: its identity, and the sha256 of its shards."""
+        shards = [[record.file, record.sha256] for _, record in sorted(self.records.items())]
+        return hashlib.sha256(json.dumps([identity_hash(self.identity), shards]).encode()).hexdigest()
 
     @property
     def text_column(self) -> str | None:

@@ -24,7 +24,19 @@ from lengthwise.config import BadRows
 from lengthwise.store.completeness import check_same_columns, complete_records
 from lengthwise.store.fingerprint import identity_hash, write_identity
 from lengthwise.store.folder import open_folder
-from lengthwise.store.layout import CARD, DATA, HASHES, MANIFEST, PRECISION, QUARANTINE, RECORDS, RUN, is_own, log_file
+from lengthwise.store.layout import (
+    CARD,
+    CHANGES_SUMMARY,
+    DATA,
+    HASHES,
+    MANIFEST,
+    PRECISION,
+    QUARANTINE,
+    RECORDS,
+    RUN,
+    is_own,
+    log_file,
+)
 from lengthwise.store.parquet import RESUMABLE
 from lengthwise.store.parts import Part
 from lengthwise.store.protocol import Folder, wrap_os_errors
@@ -177,10 +189,11 @@ class VectorStore:
         return True
 
     def _remove_manifest(self) -> None:
-        """Where the folder was complete and is not any more: the manifest lists a shard's former version."""
+        """Where the folder was complete and is not any more: manifest and changes are of a shard's former version."""
         if self._has_manifest:
             location = self.folder.location(MANIFEST)
             with wrap_os_errors(f"{location}: cannot be removed", "fix that, or choose another encode.output"):
+                self.folder.remove(CHANGES_SUMMARY)
                 self.folder.remove(MANIFEST)
             self._has_manifest = False
 

@@ -14,7 +14,7 @@ PAGE = read_page("docs/incremental.md")
 def test_commands_and_code_bring_a_table_up_to_date(user: UserFolder) -> None:
     duckdb = pytest.importorskip("duckdb")
     commands = runnable_commands(PAGE)
-    first, second, *cached, diff = commands
+    first, second, *cached, with_key, diff = commands
     assert len(cached) == 4
     user.run(first)
     lines = (user.folder / "reviews.csv").read_text().splitlines()
@@ -29,6 +29,7 @@ def test_commands_and_code_bring_a_table_up_to_date(user: UserFolder) -> None:
     ]
     for command in cached:
         user.run(command)
+    assert "thursday/changes: 0 rows added, 0 changed, 0 removed since tuesday" in user.run(with_key)
     (code,) = code_blocks(PAGE, "python")
     user.run_python(f"{code}\ndatabase.close()")
     with duckdb.connect(user.folder / "vectors.duckdb") as database:

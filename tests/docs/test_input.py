@@ -30,9 +30,10 @@ def test_every_setting_and_type_is_described() -> None:
             "csv",
             "text_column",
             "keep_columns",
+            "key",
             "streaming",
             "shard_rows",
-        }  # by its parts, and in encoding.md
+        }  # by its parts, in encoding.md, and in incremental.md
         assert name in described or f"`dataset.{name}`" in PAGE, name
     assert SPELLINGS.keys() == set(get_args(ColumnType))
     for extension in _FORMATS:

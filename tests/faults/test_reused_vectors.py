@@ -79,6 +79,30 @@ def test_killed_run_with_a_cache_resumes(tmp_path: Path, tokenizer: TextTokenize
     assert "damaged" not in printed
 
 
+@pytest.mark.slow
+def test_killed_run_with_a_key_writes_its_changes(tmp_path: Path, tokenizer: TextTokenizer) -> None:
+    """Killed once all shards are there: while the folder is completed and compared, and its changes are written."""
+    rows, settings = 4 * SHARD_ROWS, {"precision": "int8", "row_hashes": True}
+    old = Job(tmp_path / "job", tokenizer, rows - SHARD_ROWS // 2, encode={**settings, "output": "old"})
+    old.finish()
+    job = Job(old.folder, tokenizer, rows, dataset={"key": "id"}, encode={**settings, "reuse": ["old"]})
+    assert f"vectors/changes: {SHARD_ROWS // 2} rows added, 0 changed, 0 removed since old" in job.finish()
+    undisturbed = job.files()
+    assert "changes/summary.json" in undisturbed
+    shutil.rmtree(job.output)
+
+    chance, codes = random.Random(3), []
+    with Runs(job.folder) as runs:
+        codes.append(runs.run(KillPoint(4, chance.randint(1, 20))))
+        for _ in range(cases(short=4, whole=60)):
+            if chance.random() < 0.5:
+                shutil.rmtree(job.output / "changes", ignore_errors=True)
+            codes.append(runs.run(KillPoint(0, chance.randint(1, 90))))
+    assert -signal.SIGKILL in codes
+    job.finish()
+    assert job.files() == undisturbed
+
+
 def invoke_cache(command: str, cache: Path) -> list[str]:
     result = CliRunner().invoke(cache_command, [command, str(cache)])
     assert result.exit_code == 0, result.output

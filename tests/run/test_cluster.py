@@ -78,7 +78,7 @@ def test_workers_reuse_vectors_and_share_a_cache(config: RunConfig) -> None:
     settings = {"precision": "int8", "reuse": ("old",), "cache": "cache"}
     old = with_settings(config, "encode", output="old", precision="int8")  # keeps its texts
     encode_dataset(old, open_dataset(old.dataset), *reversed(open_torch(old)), show_progress=False)
-    config = with_settings(config, "dataset", shard_rows=70)
+    config = with_settings(config, "dataset", shard_rows=70, key="id")
     report = encode(with_settings(config, "encode", output="by_ray", **settings))
     assert report.reuse[0] == "200 rows have their vector from old"
     alone = with_settings(config, "encode", output="alone", **settings)
@@ -86,6 +86,7 @@ def test_workers_reuse_vectors_and_share_a_cache(config: RunConfig) -> None:
     found, expected = contents(Path("by_ray")), contents(Path("alone"))
     assert found.pop("run.yaml") != expected.pop("run.yaml")  # the names of the outputs
     assert found == expected
+    assert "changes/summary.json" in found
 
 
 @pytest.mark.heavy

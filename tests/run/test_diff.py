@@ -166,4 +166,6 @@ def test_output_of_something_else_is_left_alone(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match=r"mine: holds other files \(notes\.txt\); choose another output"):
         diff_folders(tmp_path / "old", tmp_path / "old", "id", tmp_path / "mine")
     diff_folders(tmp_path / "old", tmp_path / "old", "id", tmp_path / "diff")
+    (tmp_path / "diff/.added.parquet.0a1b2c3d.part").write_bytes(b"as a kill leaves it")
     diff_folders(tmp_path / "old", tmp_path / "old", "id", tmp_path / "diff")
+    assert set(contents(tmp_path / "diff")) == {"added.parquet", "changed.parquet", "removed.parquet", "summary.json"}
