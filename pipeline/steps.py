@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from lengthwise.run.cluster import OpenEngine
     from lengthwise.run.precision import PrecisionChoice
     from lengthwise.run.stats import EncodeReport
+    from lengthwise.run.verify import SampleReport
     from lengthwise.store.parts import Part
     from lengthwise.tokens.tokenizer import TextTokenizer
 
@@ -156,12 +157,8 @@ def encode_run(
     from lengthwise.data.dataset import open_run_dataset
     from lengthwise.run.report import write_report
 
-    source, choice = open_run_dataset(config), None
-    if config.encode.precision == "auto":
-        from lengthwise.run.precision import SAMPLE_ROWS, resolve_precision
-
-        texts = list(islice(source.texts(), SAMPLE_ROWS))
-        config, choice = resolve_precision(config, texts, is_part=part is not None, fresh=fresh)
+    source = open_run_dataset(config)
+    config, choice = _resolve_precision(config, source, is_part=part is not None, fresh=fresh)
     open_engine = _engine_opener(config)
     if cluster is None:
         return encode_source(config, source, *open_engine(config, None), part=part, fresh=fresh, choice=choice)
@@ -197,6 +194,39 @@ def encode_source(
     )
     write_report(config.encode.output, config, report)
     return report
+
+
+def verify_vectors(config: RunConfig, kept: str, *, sample: int) -> SampleReport:
+    """Encode some of a run's texts that a cache, or a folder of vectors, has, and compare the bits.
+
+    Args:
+        kept: the cache or the folder, a path or a URL.
+        sample: how many.
+
+    Raises:
+        ConfigError: the vectors of this run cannot be compared with those that are there.
+        StoreError: there is no such cache or folder, or it has none of the texts.
+        DatasetError, TokenizerError, CheckpointError, ArtifactError: the input or the model cannot be opened.
+    """
+    from lengthwise.data.dataset import open_run_dataset
+    from lengthwise.run.verify import verify_sample
+
+    source = open_run_dataset(config)
+    config, _ = _resolve_precision(config, source)
+    engine, tokenizer = _engine_opener(config)(config, None)
+    return verify_sample(kept, config, source, tokenizer, engine, sample=sample)
+
+
+def _resolve_precision(
+    config: RunConfig, source: Source, *, is_part: bool = False, fresh: bool = False
+) -> tuple[RunConfig, PrecisionChoice | None]:
+    """The run in a precision that is known, and how it was chosen, if it was."""
+    if config.encode.precision != "auto":
+        return config, None
+    from lengthwise.run.precision import SAMPLE_ROWS, resolve_precision
+
+    texts = list(islice(source.texts(), SAMPLE_ROWS))
+    return resolve_precision(config, texts, is_part=is_part, fresh=fresh)
 
 
 def _engine_opener(config: RunConfig) -> OpenEngine:

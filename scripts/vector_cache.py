@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from lengthwise.cli.common import CommandGroup
+from lengthwise.cli.common import CommandGroup, load_run
 
 if TYPE_CHECKING:
     from lengthwise.store.cache import CacheReport
@@ -29,11 +30,21 @@ def stats(cache: str) -> None:
 
 @main.command()
 @click.argument("cache", metavar="CACHE")
+@click.option(
+    "--texts",
+    "run",
+    metavar="CONFIG",
+    type=click.Path(path_type=Path),
+    help="Also encode texts of this run (a YAML file) again.",
+)
+@click.option("--sample", type=click.IntRange(1), default=1_000, show_default=True, help="How many, at random.")
+@click.option("--set", "overrides", multiple=True, metavar="KEY.PATH=VALUE", help="Change a setting of CONFIG.")
 @click.pass_context
-def verify(context: click.Context, cache: str) -> None:
+def verify(context: click.Context, cache: str, run: Path | None, sample: int, overrides: tuple[str, ...]) -> None:
     """Read all of CACHE and compare each file's sha256; exit with 1 where one is missing or changed.
 
-    Whether the vectors are those that the model computes here is compared by each run that uses them.
+    With --texts, some of the run's texts that are in CACHE are encoded again, and each bit of their vectors is
+    compared. CACHE may also be a folder of vectors.
     """
     from lengthwise.store.cache import inspect_cache
 
@@ -42,9 +53,29 @@ def verify(context: click.Context, cache: str) -> None:
         click.echo(describe(report))
         for problem in report.damaged:
             click.echo(f"  damaged   {problem}")
-    if any(report.damaged or report.identity is None for report in reports):
-        click.echo(f"lengthwise cache prune {cache} removes what is damaged; runs do not use it")
+    is_damaged = any(report.damaged or report.identity is None for report in reports)
+    if is_damaged:
+        click.echo(
+            f"runs do not use what is damaged; lengthwise cache prune {cache} removes it (of a folder of vectors, the run"
+            " that wrote it encodes it again)"
+        )
+    if (run is not None and not verify_texts(cache, run, sample, overrides)) or is_damaged:
         context.exit(1)
+
+
+def verify_texts(cache: str, run: Path, sample: int, overrides: tuple[str, ...]) -> bool:
+    """Print what a random sample of a run's texts says; whether all bits are the same."""
+    from lengthwise.steps import verify_vectors
+
+    found = verify_vectors(load_run(run, overrides), cache, sample=sample)
+    for problem in found.differing:
+        click.echo(f"  differs   {problem}")
+    differing = f"{len(found.differing):,} differ" if found.differing else "all bits are the same"
+    click.echo(
+        f"compared    {found.compared:,} of {found.found:,} rows of {run} that are there ({found.rows:,} in all):"
+        f" {differing}"
+    )
+    return not found.differing
 
 
 @main.command()

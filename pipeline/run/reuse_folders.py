@@ -17,7 +17,7 @@ from typing import Any
 from lengthwise.config import RunConfig, TokenizationSettings
 from lengthwise.errors import ConfigError, StoreError
 from lengthwise.run.reuse import Reuse
-from lengthwise.store.cache import VectorCache
+from lengthwise.store.cache import VectorCache, find_cached
 from lengthwise.store.fingerprint import describe_changes
 from lengthwise.store.previous import PreviousFolder
 from lengthwise.util.system import cpu_model, package_versions
@@ -59,6 +59,24 @@ def open_reuse(config: RunConfig, identity: Mapping[str, Any], *, batch_invarian
         log.warning("no vector of %s is reused: %s", url, reason)
     half = [folder.identity.get("vector_dtype") == "float16" for folder in usable]
     return Reuse(usable, reasons, half=half, cache=cache)
+
+
+def open_kept(url: str, config: RunConfig, identity: Mapping[str, Any], *, batch_invariant: bool) -> PreviousFolder:
+    """The vectors that a run could take from a folder of vectors, or from a cache.
+
+    Args:
+        identity, batch_invariant: as for `open_reuse`.
+
+    Raises:
+        ConfigError: it could not take them, for the reason that is named.
+        StoreError: there are none, or they cannot be read.
+    """
+    folder = PreviousFolder.open(url, "encode it again")
+    if (reason := _why_never(config, batch_invariant)) is None and folder is not None:
+        reason = _why_not(folder, config, identity, batch_invariant)
+    if reason is not None:
+        raise ConfigError(f"{url}: its vectors are not the run's: {reason}")
+    return find_cached(url, cache_identity(identity)) if folder is None else folder
 
 
 def _open_cache(

@@ -26,7 +26,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from lengthwise.errors import StoreError
-from lengthwise.store.fingerprint import identity_hash, read_identity, write_identity
+from lengthwise.store.fingerprint import describe_changes, identity_hash, read_identity, write_identity
 from lengthwise.store.folder import open_folder
 from lengthwise.store.layout import DATA, HASHES, IDENTITY, LOCK, RECORDS
 from lengthwise.store.parquet import vector_table, write_shard
@@ -55,7 +55,7 @@ class VectorCache:
         Raises:
             StoreError: it cannot be written, or its identity is damaged.
         """
-        self._identity = {**identity, "vector_dtype": "float32"}
+        self._identity = _in_float32(identity)
         self._hash = identity_hash(self._identity)
         self._folder = open_folder(f"{str(url).rstrip('/')}/{self._hash[:NAME_CHARS]}")
         with wrap_os_errors(f"{self._folder}: cannot be written", _REMEDY):
@@ -105,6 +105,33 @@ class VectorCache:
         return record
 
 
+def find_cached(url: str | Path, identity: Mapping[str, Any]) -> PreviousFolder:
+    """The vectors of one model in a cache that exists.
+
+    Args:
+        identity: as for `VectorCache`.
+
+    Raises:
+        StoreError: there is no cache, it has no vectors of that model, or it cannot be read.
+    """
+    wanted, others = _in_float32(identity), []
+    for name, folder in _open_subfolders(url):
+        found = _identity(folder)
+        if found == wanted:
+            with wrap_os_errors(f"{folder}: cannot be read", "fix that"):
+                return PreviousFolder(folder, found, read_records(folder), "lengthwise cache prune removes it")
+        changes = "its identity.json is damaged" if found is None else describe_changes(found, wanted)
+        others.append(f"{name}: {changes}")
+    raise StoreError(
+        f"{url}: has no vectors of the run's model, versions and processor ({'. '.join(others)}); give a run that"
+        " used it"
+    )
+
+
+def _in_float32(identity: Mapping[str, Any]) -> dict[str, Any]:
+    return {**identity, "vector_dtype": "float32"}
+
+
 @dataclass(frozen=True)
 class CacheReport:
     """What a cache holds of one model.
@@ -127,7 +154,7 @@ class CacheReport:
 
 
 def inspect_cache(url: str | Path, *, verify: bool = False) -> list[CacheReport]:
-    """What a cache holds, by model.
+    """What a cache holds, by model; or what a folder of vectors holds.
 
     Args:
         verify: read every file, and compare its sha256.
@@ -135,8 +162,10 @@ def inspect_cache(url: str | Path, *, verify: bool = False) -> list[CacheReport]
     Raises:
         StoreError: there is no cache, or it cannot be read.
     """
-    reports = []
-    for name, folder in _open_subfolders(url):
+    reports, place = [], open_folder(url)
+    with wrap_os_errors(f"{place}: cannot be read", "check the path"):
+        is_folder_of_vectors = place.read(IDENTITY) is not None
+    for name, folder in [(str(place), place)] if is_folder_of_vectors else _open_subfolders(url):
         with wrap_os_errors(f"{folder}: cannot be read", "fix that"):
             identity, records, files = _identity(folder), read_records(folder), folder.list_files()
             damaged = _damaged(folder, records) if verify else {}

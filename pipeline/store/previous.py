@@ -49,6 +49,10 @@ class StoredRows:
     lengths: NDArray[np.int64]
     truncated: NDArray[np.bool_]
 
+    def take(self, rows: NDArray[np.int64]) -> StoredRows:
+        """Some of them, by their numbers."""
+        return StoredRows(self.usable[rows], self.vectors[rows], self.lengths[rows], self.truncated[rows])
+
 
 class PreviousFolder:
     """A folder of vectors.
@@ -106,6 +110,10 @@ class PreviousFolder:
         name = self.identity.get("text_column")
         kept = self.identity.get("keep_columns")
         return name if isinstance(name, str) and isinstance(kept, list) and name in kept else None
+
+    def location(self, index: int) -> str:
+        """The path or URL of a shard's file, for messages."""
+        return self._folder.location(self.records[index].file)
 
     def has_hashes(self, index: int) -> bool:
         """Whether the texts of a shard can be compared: by their hashes, or by the kept texts themselves."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 
@@ -9,6 +10,8 @@ import numpy as np
 import pytest
 
 from helpers.cli import Invoke, refusal
+from helpers.texts import TEXTS
+from lengthwise.encoder.kernel import has_kernel
 from lengthwise.errors import StoreError
 from lengthwise.store import cache as cache_module
 from lengthwise.store.cache import VectorCache
@@ -33,6 +36,41 @@ def test_stats_and_verify(tmp_path: Path, invoke: Invoke) -> None:
     result = invoke("vector_cache", "verify", tmp_path / "cache")
     assert result.exit_code == 1
     assert f"damaged   {Path(str(cache)) / damaged.file}: was changed" in result.stdout
+
+
+@pytest.mark.skipif(not has_kernel(), reason="no fused kernel here")
+def test_verify_encodes_a_sample_again(trained: Path, tmp_path: Path, invoke: Invoke) -> None:
+    cache = tmp_path / "cache"
+    assert invoke("encode_dataset", trained, "--set", f"encode.cache={cache}").exit_code == 0
+    result = invoke("vector_cache", "verify", cache, "--texts", trained, "--sample", 4)
+    assert result.exit_code == 0, result.stderr
+    assert (
+        f"compared    4 of {len(TEXTS)} rows of {trained} that are there ({len(TEXTS)} in all): all bits"
+        in result.stdout
+    )
+    [folder] = cache.iterdir()
+    rewritten = VectorCache(cache, json.loads((folder / "identity.json").read_text())["depends_on"])
+    kept, index = rewritten.read(), min(rewritten.read().records)
+    stored, hashes = kept.rows(index, np.arange(2)), kept.hashes(index)[:2]
+    (folder / "shards.jsonl").unlink()
+    rewritten.add(hashes, stored.vectors + np.float32(1), stored.lengths, stored.truncated)  # with right checksums
+    result = invoke("vector_cache", "verify", cache, "--texts", trained)
+    assert result.exit_code == 1
+    assert "  differs   row 0 (" in result.stdout
+    assert f"compared    2 of 2 rows of {trained} that are there ({len(TEXTS)} in all): 2 differ" in result.stdout
+
+
+@pytest.mark.skipif(not has_kernel(), reason="no fused kernel here")
+def test_verify_reads_a_folder_of_vectors(trained: Path, tmp_path: Path, invoke: Invoke) -> None:
+    assert invoke("encode_dataset", trained, "--set", "encode.row_hashes=true").exit_code == 0
+    result = invoke("vector_cache", "verify", tmp_path / "vectors", "--texts", trained)
+    assert result.exit_code == 0, result.stderr
+    assert "all bits are the same" in result.stdout
+    (tmp_path / "vectors/data/shard-000001.parquet").write_bytes(b"")
+    result = invoke("vector_cache", "verify", tmp_path / "vectors")
+    assert result.exit_code == 1
+    assert f"damaged   {tmp_path}/vectors/data/shard-000001.parquet: was changed" in result.stdout
+    assert "not a cache of vectors" in refusal(invoke("vector_cache", "prune", tmp_path / "vectors"))
 
 
 def test_prune_removes_what_is_damaged_or_left(tmp_path: Path, invoke: Invoke, monkeypatch: pytest.MonkeyPatch) -> None:
