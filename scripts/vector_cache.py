@@ -56,8 +56,8 @@ def verify(context: click.Context, cache: str, run: Path | None, sample: int, ov
     is_damaged = any(report.damaged or report.identity is None for report in reports)
     if is_damaged:
         click.echo(
-            f"runs do not use what is damaged; lengthwise cache prune {cache} removes it (of a folder of vectors, the run"
-            " that wrote it encodes it again)"
+            f"runs do not use what is damaged; lengthwise cache prune {cache} removes it (a folder of vectors has a run"
+            " that encodes it again)"
         )
     if (run is not None and not verify_texts(cache, run, sample, overrides)) or is_damaged:
         context.exit(1)
