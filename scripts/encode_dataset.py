@@ -34,6 +34,8 @@ def summary(config: RunConfig, report: EncodeReport) -> str:
     if not encoded.shards:
         lines.append("speed       nothing to encode: all shards were there, and their sha256 matches")
     lines += [f"reused      {sentence}" for sentence in report.reuse]
+    if saved := report.describe_saved():
+        lines.append(f"saved       {saved}")
     if report.computed_tokens:
         plan = encoded.plan
         lines += [

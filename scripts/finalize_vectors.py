@@ -21,6 +21,7 @@ def main(path: Path, overrides: tuple[str, ...], no_checksums: bool) -> None:
     from lengthwise.data.dataset import open_run_dataset
     from lengthwise.run.changes import summarize_changes
     from lengthwise.run.finalize import finalize_folder
+    from lengthwise.store.records import describe_reuse
 
     config = load_run(path, overrides)
     source = open_run_dataset(config)
@@ -31,6 +32,8 @@ def main(path: Path, overrides: tuple[str, ...], no_checksums: bool) -> None:
         f"vectors     {config.encode.output}/data: {manifest['rows']:,} rows, {manifest['tokens']:,} tokens ({flags})"
     )
     click.echo(f"complete    all {len(manifest['shards']):,} shards are there{checked}")
+    for sentence in describe_reuse(manifest):
+        click.echo(f"reused      {sentence}")
     if changes := summarize_changes(config):
         click.echo(f"changes     {changes}")
 

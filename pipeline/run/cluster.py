@@ -97,7 +97,7 @@ def encode_on_cluster(
         )
         with (
             open_reuse(config, identity, batch_invariant=batch_invariant) as reuse,
-            open_store(config, identity, fresh=fresh, choice=choice) as store,
+            open_store(config, identity, fresh=fresh, choice=choice, sources=reuse.sources) as store,
             progress_bar(source, None, show_progress) as bar,
         ):
             rows = source.count_rows()
@@ -109,7 +109,7 @@ def encode_on_cluster(
                 store.add(record)
                 stats += took
                 bar.advance(record.rows, record.tokens)
-            finalize(store, config, rows, reuse.not_reused)
+            finalize(store, config, rows)
             notes = reuse.describe(stats.reused)
     return make_report(store, stats, time.perf_counter() - started, choice=choice, reuse=notes)
 

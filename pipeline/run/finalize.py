@@ -6,8 +6,6 @@ A run on one machine or on a cluster does so by itself. The parts of a divided r
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from types import MappingProxyType
 from typing import Any
 
 from lengthwise.config import RunConfig
@@ -23,21 +21,16 @@ from lengthwise.util.system import cpu_count
 from lengthwise.util.threads import parallel_map
 
 
-def finalize(
-    store: VectorStore, config: RunConfig, rows: int, not_reused: Mapping[str, str] = MappingProxyType({})
-) -> dict[str, Any]:
+def finalize(store: VectorStore, config: RunConfig, rows: int) -> dict[str, Any]:
     """Check that the folder has every row of the input, and write its card and manifest, which is returned.
 
     A run with a key then writes its changes (`run.changes`).
-
-    Args:
-        not_reused: why no vectors of a folder were reused, by its path or URL.
 
     Raises:
         StoreError: shards are missing, or do not fit the input or each other.
         ConfigError: keys are null or not distinct.
     """
-    manifest = store.finish(rows, config.dataset.shard_rows, dataset_card(config, store), not_reused)
+    manifest = store.finish(rows, config.dataset.shard_rows, dataset_card(config, store))
     write_changes(config)
     return manifest
 

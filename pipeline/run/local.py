@@ -32,6 +32,7 @@ from lengthwise.run.reuse_folders import open_reuse
 from lengthwise.run.shard import EncodedChunk, ShardEncoder
 from lengthwise.run.stats import EncodeReport, ShardStats
 from lengthwise.store.parts import Part
+from lengthwise.store.records import ReuseSources
 from lengthwise.store.vectors import VectorStore
 from lengthwise.tokens.tokenizer import TextTokenizer
 from lengthwise.util.system import cpu_count
@@ -72,13 +73,13 @@ def encode_dataset(
     started = time.perf_counter()
     with (
         open_reuse(config, identity, batch_invariant=engine.batch_invariant) as reuse,
-        open_store(config, identity, part=part, fresh=fresh, choice=choice) as store,
+        open_store(config, identity, part=part, fresh=fresh, choice=choice, sources=reuse.sources) as store,
         progress_bar(source, part, show_progress) as bar,
     ):
         encoder = ShardEncoder(config, source, tokenizer, engine, store.folder, store.identity_hash, reuse)
         stats = _encode_pending(source, encoder, store, part, bar)
         if part is None:
-            finalize(store, config, source.count_rows(), reuse.not_reused)
+            finalize(store, config, source.count_rows())
         notes = reuse.describe(stats.reused)
     seconds = time.perf_counter() - started
     return make_report(store, stats, seconds, is_complete=part is None, choice=choice, reuse=notes)
@@ -91,6 +92,7 @@ def open_store(
     part: Part | None = None,
     fresh: bool = False,
     choice: PrecisionChoice | None = None,
+    sources: ReuseSources = ReuseSources(),
 ) -> VectorStore:
     """The store at `encode.output`."""
     settings = config.encode
@@ -102,6 +104,7 @@ def open_store(
         part=part,
         fresh=fresh,
         precision_json=None if choice is None else choice.to_json(),
+        sources=sources,
     )
 
 

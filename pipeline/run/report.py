@@ -100,7 +100,8 @@ def _reuse(report: EncodeReport) -> str:
     if not report.reuse:
         return ""
     rows = sum(report.encoded.reused.values())
-    lines = "\n".join(f"- {sentence}" for sentence in report.reuse)
+    saved = report.describe_saved()
+    lines = "\n".join(f"- {sentence}" for sentence in (*report.reuse, *([f"saved: {saved}"] if saved else [])))
     return f"## Reused vectors\n\n{rows:,} rows of this run have their vector from another folder.\n\n{lines}"
 
 

@@ -29,7 +29,7 @@ from lengthwise.store.fingerprint import identity_hash
 from lengthwise.store.hash_index import HashIndex
 from lengthwise.store.parquet import ShardContents, is_written_alike
 from lengthwise.store.previous import PreviousFolder, StoredRows
-from lengthwise.store.records import ShardRecord
+from lengthwise.store.records import ReuseSources, ShardRecord
 
 _CHECKED_ROWS, _CHECKED_SHARE = 16, 64  # of a chunk's rows from a folder, at most so many, and one in so many
 _CANDIDATES = 64  # rows that say which shard may be a whole one of the run
@@ -184,6 +184,12 @@ class Reuse:
             *(f"{name}: {note}" for name, note in self._notes.items()),
             *(f"nothing of {name}: {reason}" for name, reason in self.not_reused.items()),
         )
+
+    @property
+    def sources(self) -> ReuseSources:
+        """The folders that vectors are taken from, without the cache, and why nothing of others is."""
+        keys = {str(folder): self.key(number) for number, folder in enumerate(self._folders)}
+        return ReuseSources({name: key for name, key in keys.items() if key != self.cache_key}, self.not_reused)
 
     def key(self, folder: int) -> str:
         """What names a folder in records, by its number: the start of its identity's hash, on any machine the same."""

@@ -158,6 +158,7 @@ class ShardEncoder:
         started = time.perf_counter()
         tokens, rows, reused = chunk.ids.tokens, chunk.rows, chunk.reused
         vectors = encode_planned(chunk.ids, self._engine, progress)
+        in_engine = time.perf_counter() - started
         if reused is not None and self._reuse is not None:
             compared = np.searchsorted(rows, reused.rows[reused.checked])
             wrong = self._reuse.wrong_folders(reused, vectors[compared], tokens.lengths[compared])
@@ -183,7 +184,7 @@ class ShardEncoder:
         if reused is not None and chunk.copied is None:
             encoded = _with_reused(encoded, rows, reused)
         sample = self._sample(shard, chunk, encoded) if chunk.copied is None else None
-        took = StageSeconds(encode=time.perf_counter() - started)
+        took = StageSeconds(encode=time.perf_counter() - started, engine=in_engine)
         return replace(encoded, sample=sample, stats=encoded.stats + ShardStats(stages=took))
 
     def write(self, shard: Shard, chunks: Sequence[EncodedChunk]) -> tuple[ShardRecord, ShardStats]:

@@ -19,17 +19,24 @@ class StageSeconds:
 
     Attributes:
         tokenize: reading, tokenizing, planning.
-        encode: the engine's batches.
+        encode: the engine's batches, and what is done with them before the next ones.
         write: checking, casting and writing vectors.
+        engine: of `encode`, the engine's batches alone.
     """
 
     tokenize: float = 0.0
     encode: float = 0.0
     write: float = 0.0
+    engine: float = 0.0
 
     def __add__(self, other: StageSeconds) -> StageSeconds:
         """The sum of both."""
-        return StageSeconds(self.tokenize + other.tokenize, self.encode + other.encode, self.write + other.write)
+        return StageSeconds(
+            self.tokenize + other.tokenize,
+            self.encode + other.encode,
+            self.write + other.write,
+            self.engine + other.engine,
+        )
 
 
 @dataclass(frozen=True)
@@ -113,6 +120,26 @@ class EncodeReport:
     def computed_tokens(self) -> int:
         """Tokens that this run encoded; those of rows whose vector it took from elsewhere are not counted."""
         return self.encoded.tokens - self.encoded.copied_tokens
+
+    @property
+    def saved_seconds(self) -> float | None:
+        """An estimate of what the engine would have taken for the tokens of reused vectors, in seconds.
+
+        They are assumed to cost what this run's other tokens did; None where it encoded none, or reused nothing.
+        """
+        if not self.computed_tokens or not self.encoded.copied_tokens:
+            return None
+        return self.encoded.copied_tokens * self.encoded.stages.engine / self.computed_tokens
+
+    def describe_saved(self) -> str:
+        """`saved_seconds` as a sentence, with what it is estimated from; empty where there is no estimate."""
+        if (seconds := self.saved_seconds) is None:
+            return ""
+        return (
+            f"an estimated {seconds:,.1f} s of the engine, for {self.encoded.copied_tokens:,} tokens at the"
+            f" {1e6 * self.encoded.stages.engine / self.computed_tokens:,.1f} µs that each of the"
+            f" {self.computed_tokens:,} encoded tokens took"
+        )
 
     @property
     def tokens_per_second(self) -> float:

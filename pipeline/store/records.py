@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import MISSING, asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, field, fields
 from typing import Any
 
 from lengthwise.store.layout import hashes_file, quarantine_file
@@ -104,12 +104,48 @@ def count_reused(records: Iterable[ShardRecord]) -> dict[str, int]:
     return dict(counts)
 
 
-def reuse_summary(records: Iterable[ShardRecord], not_reused: Mapping[str, str]) -> dict[str, Any]:
+@dataclass(frozen=True)
+class ReuseSources:
+    """Where a run may take vectors from: `reuse.json`, by which the end of a divided run knows it too.
+
+    Attributes:
+        folders: the start of each folder's identity, by the folder's path or URL.
+        not_reused: why nothing of a folder or cache is reused, by its path or URL.
+    """
+
+    folders: Mapping[str, str] = field(default_factory=dict)
+    not_reused: Mapping[str, str] = field(default_factory=dict)
+
+    def to_json(self) -> bytes:
+        """The contents of the file; empty where there is nothing to say."""
+        return json.dumps(asdict(self), indent=2).encode() + b"\n" if self.folders or self.not_reused else b""
+
+    @classmethod
+    def from_json(cls, contents: bytes | None) -> ReuseSources:
+        """Read `to_json`'s contents; nothing of anything else."""
+        try:
+            values = json.loads(contents or b"{}")
+            return cls(*({str(k): str(v) for k, v in values.get(f.name, {}).items()} for f in fields(cls)))
+        except (ValueError, AttributeError, RecursionError):
+            return cls()
+
+
+def reuse_summary(records: Iterable[ShardRecord], sources: ReuseSources) -> dict[str, Any]:
     """The manifest's entry of what was reused from where, and why not more; empty where nothing was asked for."""
     counts = count_reused(records)
-    if not counts and not not_reused:
+    if not counts and sources == ReuseSources():
         return {}
-    return {"reused": {"rows": sum(counts.values()), "from": counts, "not_reused": dict(not_reused)}}
+    return {"reused": {"rows": sum(counts.values()), "from": counts, **asdict(sources)}}
+
+
+def describe_reuse(manifest: Mapping[str, Any]) -> list[str]:
+    """What a manifest says of reused vectors, a sentence per folder."""
+    found = manifest.get("reused", {"from": {}, "folders": {}, "not_reused": {}})
+    names = {key: name for name, key in found["folders"].items()}
+    return [
+        *(f"{rows:,} rows have their vector from {names.get(key, key)}" for key, rows in found["from"].items()),
+        *(f"nothing of {name}: {reason}" for name, reason in found["not_reused"].items()),
+    ]
 
 
 def log_lines(records: Iterable[ShardRecord]) -> bytes:

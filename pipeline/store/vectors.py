@@ -17,7 +17,6 @@ from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 from lengthwise.config import BadRows
@@ -33,6 +32,7 @@ from lengthwise.store.layout import (
     PRECISION,
     QUARANTINE,
     RECORDS,
+    REUSE,
     RUN,
     is_own,
     log_file,
@@ -40,7 +40,7 @@ from lengthwise.store.layout import (
 from lengthwise.store.parquet import RESUMABLE
 from lengthwise.store.parts import Part
 from lengthwise.store.protocol import Folder, wrap_os_errors
-from lengthwise.store.records import ShardRecord, Totals, log_lines, reuse_summary
+from lengthwise.store.records import ReuseSources, ShardRecord, Totals, log_lines, reuse_summary
 from lengthwise.store.recovery import check_is_vector_folder, check_same_run, lock_folder, recover_records, start_over
 
 log = logging.getLogger(__name__)
@@ -81,6 +81,7 @@ class VectorStore:
         part: Part | None = None,
         fresh: bool = False,
         precision_json: bytes | None = None,
+        sources: ReuseSources | None = None,
     ) -> VectorStore:
         """Open a folder for a run: an empty or new one, or one that holds shards of the same run.
 
@@ -93,6 +94,7 @@ class VectorStore:
             part: which part of a divided run writes; the whole run if None.
             fresh: remove the existing shards, of this run or another.
             precision_json: how the run's precision was chosen, saved beside the vectors.
+            sources: where the run may take vectors from, saved beside the vectors; if None, what is there is kept.
 
         Raises:
             StoreError: the folder holds another run's vectors, or something else; another process writes to it; or it
@@ -108,8 +110,11 @@ class VectorStore:
                 else:
                     check_same_run(place, identity)
                 write_identity(place, identity)  # first: a folder without one would not be recognised after a crash
-                for name, contents in ((RUN, run_yaml.encode()), (PRECISION, precision_json)):
-                    if contents is not None and place.read(name) != contents:
+                reuse_json = None if sources is None else sources.to_json()
+                for name, contents in ((RUN, run_yaml.encode()), (PRECISION, precision_json), (REUSE, reuse_json)):
+                    if contents == b"":
+                        place.remove(name)
+                    elif contents is not None and place.read(name) != contents:
                         place.write(name, contents)
                 records = recover_records(place, part)
                 return cls(place, identity, records, log_file(part), bad_rows, stack.pop_all())
@@ -144,16 +149,13 @@ class VectorStore:
             self.folder.append(self._log, log_lines([record]))
         self.records[record.index] = record
 
-    def finish(
-        self, rows: int, shard_rows: int, card: str, not_reused: Mapping[str, str] = MappingProxyType({})
-    ) -> dict[str, Any]:
+    def finish(self, rows: int, shard_rows: int, card: str) -> dict[str, Any]:
         """Check that the folder is complete; then write the dataset card and, last, the manifest, which is returned.
 
         Args:
             rows: how many the input has.
             shard_rows: how many each shard has, but for the last one.
             card: the README.md.
-            not_reused: why no vectors of a folder could be reused, by its path or URL.
 
         Raises:
             StoreError: shards are missing, or do not fit the input or each other.
@@ -163,7 +165,7 @@ class VectorStore:
         ):
             records = complete_records(self.folder, self.records, rows, shard_rows)
             totals = asdict(Totals.of(records))
-            reused = reuse_summary(records, not_reused)
+            reused = reuse_summary(records, ReuseSources.from_json(self.folder.read(REUSE)))
             shards = [record.to_json() for record in records]
             manifest = {"identity": self.identity_hash, **totals, **reused, "shards": shards}
             check_same_columns(self.folder, records)

@@ -94,7 +94,7 @@ def test_killed_run_with_a_key_writes_its_changes(tmp_path: Path, tokenizer: Tex
     chance, codes = random.Random(3), []
     with Runs(job.folder) as runs:
         codes.append(runs.run(KillPoint(4, chance.randint(1, 20))))
-        for _ in range(cases(short=4, whole=60)):
+        for _ in range(cases(short=3, whole=60)):
             if chance.random() < 0.5:
                 shutil.rmtree(job.output / "changes", ignore_errors=True)
             codes.append(runs.run(KillPoint(0, chance.randint(1, 90))))

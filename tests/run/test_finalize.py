@@ -19,6 +19,7 @@ from lengthwise.errors import StoreError
 from lengthwise.run.finalize import finalize_folder
 from lengthwise.store.local import LocalFolder
 from lengthwise.store.parts import Part
+from lengthwise.store.records import describe_reuse
 from lengthwise.store.vectors import VectorStore
 from lengthwise.tokens.tokenizer import TextTokenizer
 
@@ -48,6 +49,28 @@ def test_parts_become_the_folder_of_a_whole_run(
     found, expected = contents(tmp_path / "out"), contents(tmp_path / "whole")
     assert {name for name in found.keys() | expected.keys() if found.get(name) != expected.get(name)} == {"run.yaml"}
     assert finalize_folder(config, open_dataset(config.dataset), verify=False) == manifest
+
+
+def test_finalize_knows_what_was_reused_and_why_not_more(
+    tmp_path: Path, tokenizer: TextTokenizer, engine: LookupEngine
+) -> None:
+    """With the files of a whole run, but for the name of the output."""
+    for name, settings in (("old", {}), ("other", {"tokenizer": {"max_length": 99}})):
+        config = run_config(tmp_path / name, encode={"row_hashes": True}, **settings)
+        encode(config, source_of(TEXTS[:4], config), tokenizer, engine)
+    reuse = {"reuse": [str(tmp_path / "old"), str(tmp_path / "other")]}
+    parts, whole = (run_config(tmp_path / name, encode=reuse) for name in ("parts", "whole"))
+    for part in (Part(1, 2), Part(0, 2)):
+        encode(parts, source_of(TEXTS, parts), tokenizer, engine, part=part)
+    manifest = finalize_folder(parts, source_of(TEXTS, parts))
+    assert describe_reuse(manifest) == [
+        f"4 rows have their vector from {tmp_path}/old",
+        f"nothing of {tmp_path}/other: max_length was 99, is null",
+    ]
+    assert encode(whole, source_of(TEXTS, whole), tokenizer, engine).reuse == tuple(describe_reuse(manifest))
+    found, expected = contents(tmp_path / "parts"), contents(tmp_path / "whole")
+    assert found.pop("run.yaml") != expected.pop("run.yaml")
+    assert found == expected
 
 
 def test_missing_part_is_reported(config: RunConfig, tokenizer: TextTokenizer, engine: LookupEngine) -> None:

@@ -114,7 +114,7 @@ def records(folder: Path) -> list[ShardRecord]:
 
 def assert_equal_folders(found: Path, expected: Path) -> None:
     """But for what says that vectors were reused, and the time."""
-    differing = {"run.yaml", "manifest.json", "shards.jsonl", "report.md", "report.png"}
+    differing = {"run.yaml", "reuse.json", "manifest.json", "shards.jsonl", "report.md", "report.png"}
     kept = [
         {name: data for name, data in contents(folder).items() if name not in differing} for folder in (found, expected)
     ]
@@ -195,10 +195,42 @@ def test_only_what_changed_is_encoded(tmp_path: Path, tokenizer: TextTokenizer, 
     identity = json.loads((old / "identity.json").read_text())["sha256"][:16]
     assert report.encoded.reused == {identity: len(MANY)}
     manifest = json.loads((tmp_path / "new/manifest.json").read_text())
-    assert manifest["reused"] == {"rows": len(MANY), "from": {identity: len(MANY)}, "not_reused": {}}
+    assert manifest["reused"] == {
+        "rows": len(MANY),
+        "from": {identity: len(MANY)},
+        "folders": {str(old): identity},
+        "not_reused": {},
+    }
     assert report.reuse == (f"{len(MANY)} rows have their vector from {old}",)
     markdown = report_to_markdown(run_config(tmp_path / "new"), report)
     assert f"- {len(MANY)} rows have their vector from {old}" in markdown
+    assert f"- saved: an estimated {report.saved_seconds:,.1f} s of the engine, for " in markdown
+
+
+def test_saved_seconds_are_what_the_copied_tokens_would_have_taken(
+    tmp_path: Path, tokenizer: TextTokenizer, engine: LookupEngine
+) -> None:
+    old = previous(tmp_path / "old", list(MANY), tokenizer, engine)
+    report = run(tmp_path / "new", [*MANY, "mat cat dog"], tokenizer, engine, encode={"reuse": [str(old)]})
+    stages = report.encoded.stages
+    assert 0 < stages.engine <= stages.encode
+    copied = report.encoded.copied_tokens
+    assert report.computed_tokens + copied == report.totals.tokens
+    assert report.saved_seconds == copied * stages.engine / report.computed_tokens
+    assert f"for {copied:,} tokens at the " in report.describe_saved()
+    again = run(tmp_path / "new", [*MANY, "mat cat dog"], tokenizer, engine, encode={"reuse": [str(old)]})
+    assert (again.saved_seconds, again.describe_saved()) == (None, "")  # nothing was encoded
+    assert run(tmp_path / "full", list(MANY), tokenizer, engine).saved_seconds is None
+
+
+def test_run_that_reuses_no_more_says_no_more(tmp_path: Path, tokenizer: TextTokenizer, engine: LookupEngine) -> None:
+    """What an earlier run of the same folder was to reuse is no part of the manifest."""
+    old = previous(tmp_path / "old", list(MANY), tokenizer, engine, tokenizer={"add_special_tokens": False})
+    run(tmp_path / "new", list(MANY), tokenizer, engine, encode={"reuse": [str(old)]})
+    assert "reused" in json.loads((tmp_path / "new/manifest.json").read_text())
+    run(tmp_path / "new", list(MANY), tokenizer, engine, encode={"row_hashes": True})
+    assert "reused" not in json.loads((tmp_path / "new/manifest.json").read_text())
+    assert not (tmp_path / "new/reuse.json").exists()
 
 
 def test_other_columns_order_and_shards_are_no_reason_to_encode(
@@ -302,6 +334,7 @@ def test_other_tokenization_is_a_reason(
     assert json.loads((tmp_path / "new/manifest.json").read_text())["reused"] == {
         "rows": 0,
         "from": {},
+        "folders": {},
         "not_reused": {str(old): reason},
     }
     assert_equal_folders(tmp_path / "new", tmp_path / "full")

@@ -4,10 +4,18 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lengthwise.store.records import ShardRecord, log_lines, parse_log, reuse_summary
+from lengthwise.store.records import (
+    ReuseSources,
+    ShardRecord,
+    describe_reuse,
+    log_lines,
+    parse_log,
+    reuse_summary,
+)
 
 RECORD = ShardRecord(0, 0, 3, 10, 1, 0, 0, 0, None, None, "data/shard-000000.parquet", "abc", None)
 
@@ -44,7 +52,28 @@ def test_hashes_and_reused_rows_survive_a_log() -> None:
     assert parse_log(log_lines([record])) == {0: record}
     assert record.checksums["hashes/shard-000000.npy"] == "def"
     other = replace(record, index=1, reused=(("abc", 4),))
-    assert reuse_summary([record, other], {"old": "why"}) == {
-        "reused": {"rows": 8, "from": {"abc": 7, "def": 1}, "not_reused": {"old": "why"}}
+    sources = ReuseSources({"monday": "abc", "sunday": "ghi"}, {"old": "why"})
+    manifest = reuse_summary([record, other], sources)
+    assert manifest == {
+        "reused": {
+            "rows": 8,
+            "from": {"abc": 7, "def": 1},
+            "folders": {"monday": "abc", "sunday": "ghi"},
+            "not_reused": {"old": "why"},
+        }
     }
-    assert reuse_summary([RECORD], {}) == {}
+    assert describe_reuse(manifest) == [
+        "7 rows have their vector from monday",
+        "1 rows have their vector from def",
+        "nothing of old: why",
+    ]
+    assert reuse_summary([RECORD], ReuseSources()) == {}
+    assert describe_reuse({}) == []
+
+
+@pytest.mark.parametrize("contents", [b"", b"{", b"[]", b"1", b'{"folders": 1}', None])
+def test_sources_of_anything_else_are_none(contents: bytes | None) -> None:
+    assert ReuseSources.from_json(contents) == ReuseSources()
+    sources = ReuseSources({"monday": "abc"}, {})
+    assert ReuseSources.from_json(sources.to_json()) == sources
+    assert ReuseSources().to_json() == b""
