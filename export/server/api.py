@@ -2,8 +2,8 @@
 
 Decisions:
 - Capacity is reserved before a body is parsed, so a request that cannot be accepted costs next to nothing.
-- Parsing and tokenizing run in the thread pool, and the event loop only moves bytes. A body of a few hundred bytes is
-  parsed at once, because handing it over takes longer.
+- Parsing and tokenizing run in the thread pool, and the event loop only moves bytes. A body of at most 2 KiB is
+  parsed and tokenized at once, in less time than handing it over takes.
 - Bodies are parsed by pydantic's own parser, which bounds the nesting and refuses NaN and lone surrogates.
 """
 
@@ -49,7 +49,7 @@ PAGE_HEADERS = {"content-security-policy": "frame-ancestors 'none'", "x-content-
 BodyT = TypeVar("BodyT", bound=Body)
 T = TypeVar("T")
 _MAX_LENGTH_DIGITS = 18  # of a Content-Length; longer ones are cut, and still larger than any limit
-_INLINE_BODY_BYTES = 512  # larger bodies are parsed in the pool
+_INLINE_BODY_BYTES = 2_048  # larger bodies are parsed in the pool
 _INLINE_JSON_VALUES = 2**14  # longer answers are written in the pool
 
 

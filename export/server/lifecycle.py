@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import socket
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
@@ -115,6 +116,8 @@ class _Lifecycle:
         except Exception as error:  # any error of the runtime
             self._fail(RunError(f"{self._folder}: cannot be served ({type(error).__name__}: {error})"))
             return
+        gc.collect()
+        gc.freeze()  # what was loaded stays: the collector would look at all of it again and again
         self._api.service = service
         if self._server.is_draining:
             service.set_state("draining")

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from lengthwise.batching.costs import STEPWISE, BatchCosts
 from lengthwise.batching.cut import cheapest_cut
 
-_MIN_BATCHES, _MIN_ROWS = 16, 64  # a shard gives at least so many batches, as long as each has so many rows
+_MIN_ROWS = 64  # rows are cut into at least so many batches as are asked for, as long as each has so many rows
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,7 +70,7 @@ class PlanReport:
         return PlanReport(*(getattr(self, name) + getattr(other, name) for name in self.__dataclass_fields__))
 
 
-def plan_batches(lengths: NDArray[np.integer], costs: BatchCosts = STEPWISE) -> BatchPlan:
+def plan_batches(lengths: NDArray[np.integer], costs: BatchCosts = STEPWISE, *, min_batches: int = 16) -> BatchPlan:
     """The plan of the lowest cost.
 
     A batch is either rows of one length (in as many batches as the limits require, of even size) or all rows of
@@ -79,11 +79,12 @@ def plan_batches(lengths: NDArray[np.integer], costs: BatchCosts = STEPWISE) -> 
 
     Args:
         lengths: int[rows], tokens per row; zero is allowed.
+        min_batches: how many batches there are at least, unless they would have fewer than 64 rows.
     """
     lengths = lengths.astype(np.int64)
     order = np.argsort(-lengths, kind="stable")
     order = order[lengths[order] > 0]
-    costs = replace(costs, max_rows=min(costs.max_rows, max(_MIN_ROWS, -(-len(order) // _MIN_BATCHES))))
+    costs = replace(costs, max_rows=min(costs.max_rows, max(_MIN_ROWS, -(-len(order) // min_batches))))
     distinct, counts = np.unique(lengths[order], return_counts=True)
     sizes = cheapest_cut(distinct[::-1], counts[::-1], costs)
     return BatchPlan(order, np.concatenate([np.zeros(1, np.int64), np.cumsum(sizes)]))

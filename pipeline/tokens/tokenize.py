@@ -92,7 +92,10 @@ def split_texts(texts: Texts, max_rows: int, max_bytes: int) -> list[tuple[int, 
             sizes = pc.binary_length(texts.cast(pa.large_string()))
         sizes = pc.fill_null(sizes, 0).to_numpy(zero_copy_only=False).astype(np.int64)
     else:
-        sizes = np.fromiter((len(text) if isinstance(text, str | bytes) else 0 for text in texts), np.int64, len(texts))
+        counts = [len(text) if isinstance(text, str | bytes) else 0 for text in texts]
+        if 0 < len(counts) <= max_rows and sum(counts) <= max_bytes:  # as in most requests to a server
+            return [(0, len(counts))]
+        sizes = np.array(counts, np.int64)
     ends = np.cumsum(sizes)
     ranges, start = [], 0
     while start < len(sizes):
