@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
+import re
 import shutil
 import signal
 import sys
 from pathlib import Path
 
+import click
 import pytest
 from click.testing import CliRunner
 
 from faults.form import cases
 from faults.killed_runs import KillPoint, Runs
 from faults.processes import SHARD_ROWS, Job, check_rows
+from helpers.files import contents
 from helpers.runs import data_files
+from lengthwise.cli.encode_dataset import main as encode_command
+from lengthwise.cli.finalize_vectors import main as finalize_command
 from lengthwise.cli.vector_cache import main as cache_command
 from lengthwise.tokens.tokenizer import TextTokenizer
 
@@ -101,6 +107,47 @@ def test_killed_run_with_a_key_writes_its_changes(tmp_path: Path, tokenizer: Tex
     assert -signal.SIGKILL in codes
     job.finish()
     assert job.files() == undisturbed
+
+
+@pytest.mark.slow
+def test_job_array_with_reuse_and_a_cache_writes_the_bytes_of_a_full_run(
+    tmp_path: Path, tokenizer: TextTokenizer
+) -> None:
+    """Its processes run side by side, on one cache that they fill; the second array finds it full."""
+    rows, settings = 9 * SHARD_ROWS, {"precision": "int8", "row_hashes": True}
+    job = Job(tmp_path / "job", tokenizer, rows // 2, encode={**settings, "output": "old"})
+    run_here(job, encode_command)
+    Job(job.folder, tokenizer, rows, encode=settings)  # the same input and model, with more rows
+    run_here(job, encode_command, "--set", "encode.output=full")
+    reusing = {**settings, "reuse": ["old"], "cache": "cache"}
+    job = Job(job.folder, tokenizer, rows, encode=reusing)
+    printed = run_here(job, encode_command)
+    assert f"{rows // 2} rows have their vector from old" in printed
+    alone, full = job.files(), contents(job.folder / "full")
+    assert {name: data for name, data in alone.items() if name.startswith(("data/", "hashes/"))} == {
+        name: data for name, data in full.items() if name.startswith(("data/", "hashes/"))
+    }
+    shutil.rmtree(job.folder / "cache")
+
+    for from_cache in (0, rows - rows // 2):
+        shutil.rmtree(job.output)
+        parts = [job.start("--shard-index", str(index), "--num-shards", "2") for index in range(2)]
+        said = [part.communicate(timeout=300)[0] for part in parts]
+        assert [part.returncode for part in parts] == [0, 0], said
+        found = re.findall(r"(\d+) rows have their vector from cache", "".join(said))
+        assert sum(map(int, found)) == from_cache
+        printed = run_here(job, finalize_command)
+        assert f"{rows // 2} rows have their vector from old" in printed
+        assert job.files() == alone
+    assert "damaged" not in invoke_cache("verify", job.folder / "cache")
+
+
+def run_here(job: Job, command: click.Command, *options: str) -> str:
+    """Run a command on a job in this process, which has imported its packages already."""
+    with contextlib.chdir(job.folder):
+        result = CliRunner().invoke(command, ["run.yaml", *options])
+    assert result.exit_code == 0, result.output
+    return result.output
 
 
 def invoke_cache(command: str, cache: Path) -> list[str]:
