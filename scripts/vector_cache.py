@@ -10,7 +10,7 @@ import click
 from lengthwise.cli.common import CommandGroup, load_run
 
 if TYPE_CHECKING:
-    from lengthwise.store.cache import CacheReport
+    from lengthwise.store.cache_maintenance import CacheReport
 
 
 @click.group(cls=CommandGroup)
@@ -22,7 +22,7 @@ def main() -> None:
 @click.argument("cache", metavar="CACHE")
 def stats(cache: str) -> None:
     """Print what CACHE holds, by model."""
-    from lengthwise.store.cache import inspect_cache
+    from lengthwise.store.cache_maintenance import inspect_cache
 
     for report in inspect_cache(cache):
         click.echo(describe(report))
@@ -46,7 +46,7 @@ def verify(context: click.Context, cache: str, run: Path | None, sample: int, ov
     With --texts, some of the run's texts that are in CACHE are encoded again, and each bit of their vectors is
     compared. CACHE may also be a folder of vectors.
     """
-    from lengthwise.store.cache import inspect_cache
+    from lengthwise.store.cache_maintenance import inspect_cache
 
     reports = inspect_cache(cache, verify=True)
     for report in reports:
@@ -84,17 +84,32 @@ def verify_texts(cache: str, run: Path, sample: int, overrides: tuple[str, ...])
 @click.option("--model", metavar="NAME", help="Also all of a model, by the name that stats prints.")
 def prune(cache: str, days: float | None, model: str | None) -> None:
     """Remove what is damaged in CACHE, and what killed runs left there a day ago or earlier."""
-    from lengthwise.store.cache import prune_cache
+    from lengthwise.store.cache_maintenance import prune_cache
 
     for name, rows in prune_cache(cache, older_than_days=days, model=model).items():
         click.echo(f"{name}  {rows:,} rows removed")
+
+
+@main.command()
+@click.argument("cache", metavar="CACHE")
+def compact(cache: str) -> None:
+    """Join the small segments of CACHE, and remove what is damaged; runs may use it meanwhile.
+
+    The files of segments that were joined are removed a day later, by the next compact or prune.
+    """
+    from lengthwise.store.cache_maintenance import compact_cache
+
+    for name, done in compact_cache(cache).items():
+        click.echo(f"{name}  {done.joined:,} segments joined into {done.into:,}, {done.damaged:,} damaged ones removed")
+        if done.repeated:
+            click.echo(f"  repeated  {done.repeated:,} rows that were there twice are there once")
 
 
 def describe(report: CacheReport) -> str:
     """One line."""
     line = f"{report.name}  {report.rows:,} rows in {report.segments:,} segments, {report.bytes / 1e6:,.1f} MB"
     if report.unrecorded:
-        line += f", {report.unrecorded:,} files that killed runs left"
+        line += f", {report.unrecorded:,} files that killed runs or compact left"
     if report.identity is None:
         return f"{line}: its identity.json is damaged"
     identity = report.identity

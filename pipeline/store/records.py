@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import MISSING, asdict, dataclass, field, fields
 from typing import Any
 
@@ -75,6 +76,7 @@ class ShardRecord:
         return cls(**{**values, "reused": reused}) if isinstance(values["index"], int) else None
 
 
+_RETIRED = "retired_at"
 _OPTIONAL = {field.name: field.default for field in fields(ShardRecord) if field.default is not MISSING}
 
 
@@ -156,11 +158,30 @@ def log_lines(records: Iterable[ShardRecord]) -> bytes:
 def parse_log(lines: bytes) -> dict[int, ShardRecord]:
     """Records by shard, the last one of each; a line that a crash cut off is left out."""
     records = {}
-    for line in lines.splitlines():
-        try:
-            record = ShardRecord.from_json(json.loads(line))
-        except (ValueError, RecursionError):
-            continue
+    for values in _parse_lines(lines):
+        record = ShardRecord.from_json(values)
         if record is not None:
             records[record.index] = record
+        elif _is_retired(values):
+            records.pop(values["index"], None)
     return records
+
+
+def retired_lines(times: Mapping[int, float]) -> bytes:
+    """Lines which say when records, by index, became invalid, in seconds since 1970: those of a cache's segments."""
+    return b"".join(json.dumps({"index": index, _RETIRED: time}).encode() + b"\n" for index, time in times.items())
+
+
+def parse_retired(lines: bytes) -> dict[int, float]:
+    """When records became invalid, by index."""
+    return {values["index"]: float(values[_RETIRED]) for values in _parse_lines(lines) if _is_retired(values)}
+
+
+def _is_retired(values: Any) -> bool:
+    return isinstance(values, dict) and values.keys() == {"index", _RETIRED} and isinstance(values["index"], int)
+
+
+def _parse_lines(lines: bytes) -> Iterator[Any]:
+    for line in lines.splitlines():
+        with suppress(ValueError, RecursionError):
+            yield json.loads(line)

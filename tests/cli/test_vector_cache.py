@@ -105,8 +105,20 @@ def test_prune_removes_a_model(tmp_path: Path, invoke: Invoke) -> None:
     assert "has no model 'x'" in refusal(invoke("vector_cache", "prune", tmp_path / "cache", "--model", "x"))
 
 
+def test_compact_joins_small_segments(tmp_path: Path, invoke: Invoke) -> None:
+    cache = VectorCache(tmp_path / "cache", IDENTITY)
+    add(cache), add(cache), add(cache)
+    damaged = add(cache)
+    (Path(str(cache)) / damaged.file).write_bytes(b"")
+    result = invoke("vector_cache", "compact", tmp_path / "cache")
+    assert result.exit_code == 0, result.stderr
+    assert result.stdout == f"{Path(str(cache)).name}  3 segments joined into 1, 1 damaged ones removed\n"
+    printed = invoke("vector_cache", "stats", tmp_path / "cache").stdout
+    assert "9 rows in 1 segments, 0.0 MB, 6 files that killed runs or compact left: lookup" in printed
+
+
 def test_no_cache_is_refused(tmp_path: Path, invoke: Invoke) -> None:
-    for command in ("stats", "verify", "prune"):
+    for command in ("stats", "verify", "prune", "compact"):
         assert "not a cache of vectors" in refusal(invoke("vector_cache", command, tmp_path / "none"))
 
 

@@ -21,6 +21,7 @@ from lengthwise.config import EncoderConfig
 from lengthwise.errors import ConfigError, StoreError
 from lengthwise.run.stats import EncodeReport
 from lengthwise.store.cache import VectorCache
+from lengthwise.store.cache_maintenance import compact_cache, prune_cache
 from lengthwise.tokens.tokenizer import TextTokenizer
 
 WORDS = sorted({word for text in TEXTS for word in text.split()})
@@ -141,6 +142,30 @@ def test_two_runs_may_use_a_cache_at_once(tmp_path: Path, tokenizer: TextTokeniz
     )
     assert len(before.records) == 1
     assert sorted(record.rows for record in other.read().records.values()) == [1, 20, 20]
+
+
+def test_cache_may_be_compacted_and_pruned_while_a_run_uses_it(
+    tmp_path: Path, tokenizer: TextTokenizer, encoder_config: Callable[..., EncoderConfig]
+) -> None:
+    """Before each batch; segments that the run has opened stay, and what it adds is there for the next run."""
+    engine, cache = CountingEngine(encoder_config()), str(tmp_path / "cache")
+    run(tmp_path / "full", list(MANY), tokenizer, engine, shard_rows=9)
+    run(tmp_path / "a", MANY[::2], tokenizer, engine, shard_rows=3, cache=cache)
+    encode_batch = engine.encode_batch
+
+    def maintain_first(*batch: Any) -> NDArray[np.float32]:
+        compact_cache(cache)
+        prune_cache(cache)
+        return encode_batch(*batch)
+
+    engine.encode_batch = maintain_first  # type: ignore[method-assign]
+    report = run(tmp_path / "b", list(MANY), tokenizer, engine, shard_rows=9, cache=cache)
+    assert sum(report.encoded.reused.values()) == 30
+    assert stable(tmp_path / "b") == stable(tmp_path / "full")
+    engine.encode_batch = encode_batch  # type: ignore[method-assign]
+    report = run(tmp_path / "c", list(MANY), tokenizer, engine, shard_rows=9, cache=cache)
+    assert sum(report.encoded.reused.values()) == 60
+    assert stable(tmp_path / "c") == stable(tmp_path / "full")
 
 
 @pytest.mark.parametrize("damage", ["data", "hashes", "identity.json", "shards.jsonl"])
