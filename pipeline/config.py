@@ -286,7 +286,13 @@ class EncodeSettings(Settings):
     row_hashes: bool = Field(
         False,
         description="write a hash of each text beside the shards, by which later runs reuse the folder's vectors; runs"
-        " that reuse vectors write them too",
+        " that reuse vectors or append write them too",
+        exclude_if=lambda value: not value,
+    )
+    append: bool = Field(
+        False,
+        description="go on where the folder ends if the input has gained rows, which become new shards; rows that were"
+        " encoded have to be as they were",
         exclude_if=lambda value: not value,
     )
     device: Literal["cpu", "cuda", "auto"] = Field("cpu", description="where the encoder runs")
@@ -310,7 +316,7 @@ class EncodeSettings(Settings):
     @property
     def writes_hashes(self) -> bool:
         """Whether hashes of the texts are written beside the shards."""
-        return self.row_hashes or bool(self.reuse)
+        return self.row_hashes or self.append or bool(self.reuse)
 
     @field_validator("reuse", mode="before")
     @classmethod

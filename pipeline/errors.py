@@ -22,6 +22,14 @@ class DatasetError(LengthwiseError):
     """The input cannot be opened, or lacks what the configuration names."""
 
 
+class NoRowsError(DatasetError):
+    """The input can be opened, and is empty."""
+
+
+class ShortInputError(DatasetError):
+    """The input has fewer rows than it should have."""
+
+
 class ColumnError(DatasetError):
     """Columns that settings name are missing, or are not of the type they should be.
 

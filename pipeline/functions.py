@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     import datasets
 
     from lengthwise.data.dataset import Source
+    from lengthwise.data.input import Input
     from lengthwise.export.audit.answers import Audit
     from lengthwise.export.validation.verdict import Validation
     from lengthwise.run.search import Metric
@@ -70,7 +71,7 @@ def encode_dataset(
         DatasetError, TextError: the input cannot be read, or a row cannot be encoded.
         StoreError: the folder holds other vectors, or cannot be written.
     """
-    from lengthwise.steps import encode_source
+    from lengthwise.steps import encode_input, encode_source
 
     encoder = model if isinstance(model, Encoder) else Encoder.load(model)
     data: dict[str, Any] = {
@@ -98,6 +99,9 @@ def encode_dataset(
             f"settings['encode.precision'] is {config.encode.precision!r}, but the model was opened in"
             f" {encoder._settings.get('precision')}; pass Encoder.load(path, precision=...) as the model"
         )
+    if config.encode.append:
+        found = _find_input(dataset, config, fingerprint)
+        return encode_input(config, found, encoder._engine, encoder.tokenizer, fresh=fresh, show_progress=show_progress)
     source = _open_source(dataset, config, fingerprint)
     return encode_source(config, source, encoder._engine, encoder.tokenizer, fresh=fresh, show_progress=show_progress)
 
@@ -111,6 +115,18 @@ def _open_source(
     if isinstance(dataset, str | Path):
         return open_run_dataset(config, fingerprint)
     return Source(dataset, fingerprint or getattr(dataset, "_fingerprint", None) or uuid.uuid4().hex, config.dataset)
+
+
+def _find_input(
+    dataset: str | Path | datasets.Dataset | datasets.IterableDataset, config: RunConfig, fingerprint: str | None
+) -> Input:
+    """The input of a run that appends; what is in memory is opened each time it is read."""
+    from lengthwise.data.dataset import find_run_dataset
+    from lengthwise.data.input import Input
+
+    if isinstance(dataset, str | Path) and fingerprint is None:
+        return find_run_dataset(config)
+    return Input(config.dataset, lambda _: _open_source(dataset, config, fingerprint))
 
 
 def search(

@@ -1,17 +1,18 @@
 """The steps of a run as functions of its configuration: what the commands call between parsing and printing.
 
 - A step imports what it needs when it runs: encoding with an artifact imports onnxruntime and not PyTorch.
-- Exporting, finalizing and validating are functions of their own packages: `export.artifact.build.export_run`,
-  `run.finalize.finalize_folder` and `export.validation.run.run_validation`.
+- Exporting and validating are functions of their own packages: `export.artifact.build.export_run` and
+  `export.validation.run.run_validation`.
 """
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from lengthwise.config import CONFIG_FILE, EncoderConfig, RunConfig, TokenizationSettings, load_encoder_config
 from lengthwise.errors import CheckpointError, ConfigError, TokenizerError
@@ -20,7 +21,9 @@ from lengthwise.util.files import write_atomically
 if TYPE_CHECKING:
     from lengthwise.batching.inspection import Inspection
     from lengthwise.data.dataset import Source
+    from lengthwise.data.input import Input
     from lengthwise.encoder.engine import Engine
+    from lengthwise.run.append import Added
     from lengthwise.run.cluster import OpenEngine
     from lengthwise.run.precision import PrecisionChoice
     from lengthwise.run.stats import EncodeReport
@@ -154,11 +157,20 @@ def encode_run(
         DatasetError, TextError: the input cannot be read, or a row cannot be encoded.
         StoreError: the folder holds other vectors, or cannot be written.
     """
-    from lengthwise.data.dataset import open_run_dataset
+    from lengthwise.data.dataset import find_run_dataset, open_run_dataset
     from lengthwise.run.report import write_report
 
+    if config.encode.append:
+        if part is not None or cluster is not None:
+            raise ConfigError(
+                "encode.append is true, but only one process can append; leave --shard-index and --cluster out, or set"
+                " it to false and encode into a new folder, with encode.reuse"
+            )
+        found = find_run_dataset(config)
+        config, choice = _chosen_precision(config, lambda: found.open_whole(None), fresh=fresh)
+        return encode_input(config, found, *_engine_opener(config)(config, None), fresh=fresh, choice=choice)
     source = open_run_dataset(config)
-    config, choice = _resolve_precision(config, source, is_part=part is not None, fresh=fresh)
+    config, choice = _chosen_precision(config, lambda: source, is_part=part is not None, fresh=fresh)
     open_engine = _engine_opener(config)
     if cluster is None:
         return encode_source(config, source, *open_engine(config, None), part=part, fresh=fresh, choice=choice)
@@ -167,6 +179,113 @@ def encode_run(
     report = encode_on_cluster(config, source, open_engine, cluster, fresh=fresh, choice=choice)
     write_report(config.encode.output, config, report)
     return report
+
+
+def _chosen_precision(
+    config: RunConfig, open_source: Callable[[], Source], *, is_part: bool = False, fresh: bool = False
+) -> tuple[RunConfig, PrecisionChoice | None]:
+    """A run with a precision: that of its folder or, if it is the first one, that which its first texts decide."""
+    if config.encode.precision != "auto":
+        return config, None
+    from lengthwise.run.precision import SAMPLE_ROWS, read_choice, resolve_precision
+    from lengthwise.store.folder import open_folder
+
+    known = None if fresh else read_choice(open_folder(config.encode.output))
+    texts = [] if known is not None else list(islice(open_source().texts(), SAMPLE_ROWS))
+    return resolve_precision(config, texts, is_part=is_part, fresh=fresh)
+
+
+def encode_input(
+    config: RunConfig,
+    found: Input,
+    engine: Engine,
+    tokenizer: TextTokenizer,
+    *,
+    fresh: bool = False,
+    show_progress: bool = True,
+    choice: PrecisionChoice | None = None,
+) -> EncodeReport:
+    """Add the rows that an input has gained, with an open engine, and write the report beside the vectors.
+
+    Args and errors are those of `encode_source`.
+    """
+    from lengthwise.run.append import encode_append
+    from lengthwise.run.report import write_report
+
+    _warn_of_untrained(engine)
+    report = encode_append(config, found, tokenizer, engine, fresh=fresh, show_progress=show_progress, choice=choice)
+    write_report(config.encode.output, config, report)
+    return report
+
+
+def follow_run(
+    config: RunConfig,
+    *,
+    interval: float,
+    idle_exit: float | None = None,
+    fresh: bool = False,
+    on_added: Callable[[Added], object] = lambda added: None,
+) -> EncodeReport:
+    """Encode each file that comes into a run's folder, see `lengthwise.run.follow`.
+
+    Args:
+        interval: seconds between two looks at the folder.
+        idle_exit: seconds without a new file after which it ends; it does not end by itself where it is None.
+        fresh: remove the vectors that are there, whichever run they are of.
+        on_added: is called after each commit.
+
+    Raises:
+        ConfigError: the input is not made of files, or the precision would have to be chosen.
+        LengthwiseError: as `encode_run`.
+    """
+    from lengthwise.run.follow import follow
+    from lengthwise.run.report import write_report
+
+    config, choice = _chosen_precision(config, _no_first_texts, fresh=fresh)
+    engine, tokenizer = _engine_opener(config)(config, None)
+    _warn_of_untrained(engine)
+    report = follow(
+        config,
+        tokenizer,
+        engine,
+        interval=interval,
+        idle_exit=idle_exit,
+        fresh=fresh,
+        choice=choice,
+        on_added=on_added,
+    )
+    write_report(config.encode.output, config, report)
+    return report
+
+
+def _no_first_texts() -> Source:
+    raise ConfigError("encode.precision is 'auto', but the first texts are not there yet; set it to fp32, int8 or bf16")
+
+
+def _warn_of_untrained(engine: Engine) -> None:
+    if not engine.config.trained:
+        log.warning("the encoder was never trained (seed %s)", engine.config.seed)
+
+
+def finalize_run(config: RunConfig, *, verify: bool = True) -> dict[str, Any]:
+    """Check the vectors of a run against its dataset, and write their card and manifest, which is returned.
+
+    Args:
+        verify: read all shards and compare their sha256.
+
+    Raises:
+        StoreError: the folder is another run's, another process writes to it, or it is incomplete or damaged.
+        DatasetError: the input cannot be read.
+    """
+    from lengthwise.data.dataset import find_run_dataset, open_run_dataset
+
+    if config.encode.append:
+        from lengthwise.run.append import finalize_appended
+
+        return finalize_appended(config, find_run_dataset(config), verify=verify)
+    from lengthwise.run.finalize import finalize_folder
+
+    return finalize_folder(config, open_run_dataset(config), verify=verify)
 
 
 def encode_source(
@@ -187,8 +306,7 @@ def encode_source(
     from lengthwise.run.local import encode_dataset
     from lengthwise.run.report import write_report
 
-    if not engine.config.trained:
-        log.warning("the encoder was never trained (seed %s)", engine.config.seed)
+    _warn_of_untrained(engine)
     report = encode_dataset(
         config, source, tokenizer, engine, part=part, fresh=fresh, show_progress=show_progress, choice=choice
     )
@@ -212,21 +330,9 @@ def verify_vectors(config: RunConfig, kept: str, *, sample: int) -> SampleReport
     from lengthwise.run.verify import verify_sample
 
     source = open_run_dataset(config)
-    config, _ = _resolve_precision(config, source)
+    config, _ = _chosen_precision(config, lambda: source)
     engine, tokenizer = _engine_opener(config)(config, None)
     return verify_sample(kept, config, source, tokenizer, engine, sample=sample)
-
-
-def _resolve_precision(
-    config: RunConfig, source: Source, *, is_part: bool = False, fresh: bool = False
-) -> tuple[RunConfig, PrecisionChoice | None]:
-    """The run in a precision that is known, and how it was chosen, if it was."""
-    if config.encode.precision != "auto":
-        return config, None
-    from lengthwise.run.precision import SAMPLE_ROWS, resolve_precision
-
-    texts = list(islice(source.texts(), SAMPLE_ROWS))
-    return resolve_precision(config, texts, is_part=is_part, fresh=fresh)
 
 
 def _engine_opener(config: RunConfig) -> OpenEngine:

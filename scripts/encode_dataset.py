@@ -11,6 +11,7 @@ from lengthwise.cli.common import Command, load_run, run_options
 
 if TYPE_CHECKING:
     from lengthwise.config import RunConfig
+    from lengthwise.run.append import Added
     from lengthwise.run.stats import EncodeReport
 
 
@@ -56,12 +57,32 @@ def summary(config: RunConfig, report: EncodeReport) -> str:
     return "\n".join(lines)
 
 
+def _show_added(added: Added) -> None:
+    name = ", ".join(added.names) or "missing shards"
+    click.echo(f"added       {name}: {added.rows:,} rows in {added.seconds:.1f} s; {added.total:,} rows in all")
+
+
 @click.command(cls=Command)
 @run_options
 @click.option("--fresh", is_flag=True, help="Start over: remove the shards of any earlier run.")
 @click.option("--cluster", metavar="local|ADDRESS", help="Encode on a Ray cluster; see the settings cluster.*.")
 @click.option("--shard-index", type=int, metavar="I", help="Encode part I, from 0, of a run in several processes.")
 @click.option("--num-shards", type=int, metavar="N", help="How many parts there are; then run lengthwise finalize.")
+@click.option("--follow", is_flag=True, help="Go on, and encode each file that comes into the folder dataset.path.")
+@click.option(
+    "--interval",
+    type=click.FloatRange(min=0, min_open=True),
+    default=5.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="With --follow: between two looks at the folder. A file is read once it has not changed for so long.",
+)
+@click.option(
+    "--idle-exit",
+    type=click.FloatRange(min=0),
+    metavar="SECONDS",
+    help="With --follow: end when no file has come for so long.",
+)
 def main(
     path: Path,
     overrides: tuple[str, ...],
@@ -69,9 +90,12 @@ def main(
     cluster: str | None,
     shard_index: int | None,
     num_shards: int | None,
+    follow: bool,
+    interval: float,
+    idle_exit: float | None,
 ) -> None:
     """Encode the dataset of the run CONFIG (a YAML file) into parquet shards below encode.output."""
-    from lengthwise.steps import encode_run
+    from lengthwise.steps import encode_run, follow_run
     from lengthwise.store.parts import Part
     from lengthwise.util.system import return_freed_memory
 
@@ -79,8 +103,16 @@ def main(
         raise click.UsageError("--shard-index and --num-shards go together: part I of N")
     if shard_index is not None and cluster is not None:
         raise click.UsageError("--cluster divides the run itself; leave --shard-index and --num-shards out")
-    config = load_run(path, overrides)
+    if follow and (cluster is not None or shard_index is not None):
+        raise click.UsageError("--follow is for one process; leave --cluster, --shard-index and --num-shards out")
+    if idle_exit is not None and not follow:
+        raise click.UsageError("--idle-exit goes with --follow")
+    config = load_run(path, (*overrides, "encode.append=true") if follow else overrides)
     return_freed_memory()
+    if follow:
+        report = follow_run(config, interval=interval, idle_exit=idle_exit, fresh=fresh, on_added=_show_added)
+        click.echo(summary(config, report))
+        return
     part = None if shard_index is None or num_shards is None else Part(shard_index, num_shards)
     click.echo(summary(config, encode_run(config, part=part, cluster=cluster, fresh=fresh)))
 

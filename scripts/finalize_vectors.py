@@ -18,14 +18,12 @@ def main(path: Path, overrides: tuple[str, ...], no_checksums: bool) -> None:
     The folder is complete if every row is there, every shard is unchanged, and all have the same columns. A run in one
     process, or on a cluster, does this by itself.
     """
-    from lengthwise.data.dataset import open_run_dataset
     from lengthwise.run.changes import summarize_changes
-    from lengthwise.run.finalize import finalize_folder
+    from lengthwise.steps import finalize_run
     from lengthwise.store.records import describe_reuse
 
     config = load_run(path, overrides)
-    source = open_run_dataset(config)
-    manifest = finalize_folder(config, source, verify=not no_checksums)
+    manifest = finalize_run(config, verify=not no_checksums)
     flags = ", ".join(f"{manifest[name]:,} {name}" for name in ("empty", "null", "bad", "truncated"))
     checked = "" if no_checksums else ", and their sha256 matches"
     click.echo(

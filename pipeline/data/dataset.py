@@ -1,7 +1,8 @@
 """Open the dataset that the settings name: local files, a folder, files at a URL, or a hub dataset.
 
-Local files are fingerprinted by their contents: a touched or moved file is the same input, a changed line is another
-one. Hub datasets are fingerprinted by the commit that they resolve to.
+- Local files are fingerprinted by their contents: a touched or moved file is the same input, a changed line is another
+  one. Hub datasets are fingerprinted by the commit that they resolve to.
+- An input is found before it is opened, so that some of its files can be opened alone (`Input.files`).
 """
 
 from __future__ import annotations
@@ -10,12 +11,16 @@ import glob
 import hashlib
 import logging
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import replace
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 from lengthwise.config import DatasetSettings, RunConfig
-from lengthwise.data.files import file_format, is_visible
+from lengthwise.data.files import DataFile, file_format, is_visible
+from lengthwise.data.input import ChooseFiles, FoundFiles, Input, base_folder
 from lengthwise.data.readers import (
     SAVED_DATASET_FILES,
     SETTINGS_FILES,
@@ -35,7 +40,6 @@ from lengthwise.data.readers import (
     no_rows_error,
     read_options,
     select_format,
-    select_split,
 )
 from lengthwise.data.remote_files import RemoteFiles, find_remote_files
 from lengthwise.data.source import Shard, Source
@@ -61,28 +65,69 @@ def open_dataset(settings: DatasetSettings, fingerprint: str | None = None, *, k
     Raises:
         DatasetError: there is no such dataset, split or column, or it cannot be read.
     """
+    return find_dataset(settings, keep_malformed=keep_malformed).open_whole(fingerprint)
+
+
+def find_dataset(
+    settings: DatasetSettings, *, keep_malformed: bool = False, choose: ChooseFiles | None = None
+) -> Input:
+    """Find the dataset that the settings name.
+
+    Args:
+        keep_malformed: as for `open_dataset`.
+        choose: decides which data files to read; there may then be none. All are read where it is None.
+
+    Raises:
+        DatasetError: there is no such dataset or split.
+    """
     if not settings.path.strip():
         raise DatasetError("dataset.path is empty; set it to a file, a folder, a glob or a hub name")
     if "://" in settings.path:
-        return _open_url(settings, fingerprint, keep_malformed)
-    try:
+        return _find_url(settings, keep_malformed, choose)
+    with _wrap_local_errors(settings):
         path = Path(settings.path)
         if settings.path.startswith("~") and not path.exists():
             path = _expand_home(settings)
-        files = _find_local_files(path, settings)
+        files = _find_local_files(path, settings, may_be_none=choose is not None)
         if files is not None:
-            return _open_local(path, files, settings, fingerprint, keep_malformed)
-    except (OSError, ValueError) as error:  # an impossible file name
-        raise DatasetError(
-            f"{settings.path}: cannot be opened ({describe_error(error)}); set dataset.path to a file, a folder or a"
-            " glob that can be read"
-        ) from error
-    return _open_hub(settings, fingerprint)
+            return _guard(_find_local(path, files, settings, keep_malformed, choose), _wrap_local_errors)
+    return Input(settings, partial(_open_hub, settings))
 
 
 def open_run_dataset(config: RunConfig, fingerprint: str | None = None) -> Source:
     """`open_dataset` for a run: unless bad rows are errors, malformed rows are kept and marked."""
-    return open_dataset(config.dataset, fingerprint, keep_malformed=config.encode.bad_rows != "error")
+    return find_run_dataset(config).open_whole(fingerprint)
+
+
+def find_run_dataset(config: RunConfig, choose: ChooseFiles | None = None) -> Input:
+    """`find_dataset` for a run: unless bad rows are errors, malformed rows are kept and marked."""
+    return find_dataset(config.dataset, keep_malformed=config.encode.bad_rows != "error", choose=choose)
+
+
+@contextmanager
+def _wrap_local_errors(settings: DatasetSettings) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, ValueError) as error:  # an impossible file name, or a file that is gone
+        raise DatasetError(
+            f"{settings.path}: cannot be opened ({describe_error(error)}); set dataset.path to a file, a folder or a"
+            " glob that can be read"
+        ) from error
+
+
+def _guard(found: Input, wrap_errors: Callable[[DatasetSettings], AbstractContextManager[None]]) -> Input:
+    """The input, whose errors are wrapped when it is opened too, and when its files are identified."""
+
+    def open_whole(fingerprint: str | None) -> Source:
+        with wrap_errors(found.settings):
+            return found.open_whole(fingerprint)
+
+    def version_of(path: str) -> str:
+        with wrap_errors(found.settings):
+            return files.version_of(path) if files is not None else ""
+
+    files = found.files
+    return Input(found.settings, open_whole, None if files is None else replace(files, version_of=version_of))
 
 
 def _expand_home(settings: DatasetSettings) -> Path:
@@ -101,8 +146,11 @@ def _expand_home(settings: DatasetSettings) -> Path:
         ) from error
 
 
-def _find_local_files(path: Path, settings: DatasetSettings) -> list[Path] | None:
+def _find_local_files(path: Path, settings: DatasetSettings, *, may_be_none: bool = False) -> list[Path] | None:
     """The local files of `dataset.path`, sorted, a folder's "_" files included; None if it is a hub name.
+
+    Args:
+        may_be_none: whether a pattern may match no file.
 
     Raises:
         DatasetError: there are none.
@@ -117,6 +165,8 @@ def _find_local_files(path: Path, settings: DatasetSettings) -> list[Path] | Non
     _check_links(found, settings)
     if matches := [file for file in found if file.is_file()]:
         return matches
+    if may_be_none and glob.has_magic(settings.path):
+        return []
     if _HUB_NAME.fullmatch(settings.path) and file_format(path) is None:
         return None
     raise DatasetError(
@@ -143,45 +193,64 @@ def _is_hidden(file: Path, folder: Path) -> bool:
     return any(part.startswith(".") for part in file.relative_to(folder).parts)
 
 
-def _open_local(
-    path: Path, files: list[Path], settings: DatasetSettings, known_fingerprint: str | None, keep_malformed: bool
-) -> Source:
-    """Open a folder of `save_to_disk`, a folder with a dataset card, or files of one format."""
-    from lengthwise.data.builder import open_files  # here, as it imports `datasets`
-
+def _find_local(
+    path: Path, files: list[Path], settings: DatasetSettings, keep_malformed: bool, choose: ChooseFiles | None
+) -> Input:
+    """Find a folder of `save_to_disk`, a folder with a dataset card, or files of one format."""
     if path.is_dir() and any((path / name).exists() for name in SAVED_DATASET_FILES):
-        fingerprint = known_fingerprint or _fingerprint_local(files, settings)
         check_selection(settings, (), "a saved dataset")
-        return _make_source(load_saved_dataset(path, settings), fingerprint, settings, "a saved dataset")
+        return Input(settings, partial(_open_saved, path, files, settings))
     if path.is_dir() and not settings.format and _has_data_card(path):
-        fingerprint = known_fingerprint or _fingerprint_local(files, settings)
-        return _open_card(path, files, settings, fingerprint, keep_malformed)
+        return Input(settings, partial(_open_card, path, files, settings, keep_malformed))
     check_selection(settings, ("format",), "an input of files")
+    root = path.resolve()
     if path.is_dir():
-        files = _visible_files(path, files, settings)
-    format_name = common_format([str(file) for file in files], settings)
-    if not any(file.stat().st_size for file in files):
-        raise no_rows_error(settings)
-    found = {"train": [str(file) for file in files]}
-    if path.is_dir():
-        folder = path.resolve()
-        visible = {str(folder / file.relative_to(path)) for file in files}
-        found = find_splits(str(folder), settings, visible)
-        check_split_files(found, visible, format_name, settings)
-        _warn_of_skipped(path, format_name, settings)
-    splits = select_format(format_name, found, settings)
-    fingerprint = known_fingerprint or _fingerprint_local(select_split(splits, settings), settings)
-    return open_files(format_name, splits, fingerprint, settings, keep_bad=keep_malformed)
+        visible_files = _visible_files(path, files, settings, may_be_none=choose is not None)
+        files = [root / file.relative_to(path) for file in visible_files]
+    present = frozenset(str(file) for file in files)
+    if choose is not None:
+        chosen = choose({str(file): _signature(file) for file in files})
+        files = [file for file in files if str(file) in chosen]
+    splits: dict[str, list[DataFile]] = {}
+    format_name = ""
+    if files or choose is None:
+        format_name = common_format([str(file) for file in files], settings)
+        if choose is None and not any(file.stat().st_size for file in files):
+            raise no_rows_error(settings)
+        found = {"train": [str(file) for file in files]}
+        if path.is_dir():
+            visible = {str(file) for file in files}
+            found = find_splits(str(root), settings, visible)
+            check_split_files(found, visible, format_name, settings)
+            if choose is None:
+                _warn_of_skipped(path, format_name, settings)
+        splits = select_format(format_name, found, settings)
+    base = str(root) if path.is_dir() else base_folder(str(path), is_folder=False, is_glob=not path.is_file())
+    return Input.of_files(
+        FoundFiles(settings, format_name, splits, base, present, lambda file: file_sha256(Path(file)), keep_malformed)
+    )
 
 
-def _visible_files(folder: Path, files: list[Path], settings: DatasetSettings) -> list[Path]:
+def _signature(file: Path) -> str:
+    """What changes with a local file, at the latest when it is written to again after a moment."""
+    status = file.stat()
+    return f"{status.st_size} {status.st_mtime_ns}"
+
+
+def _open_saved(path: Path, files: list[Path], settings: DatasetSettings, known_fingerprint: str | None) -> Source:
+    """Open a folder of `save_to_disk`."""
+    fingerprint = known_fingerprint or _fingerprint_local(files, settings)
+    return _make_source(load_saved_dataset(path, settings), fingerprint, settings, "a saved dataset")
+
+
+def _visible_files(folder: Path, files: list[Path], settings: DatasetSettings, *, may_be_none: bool) -> list[Path]:
     """The files of a folder that are read, without what `datasets` takes for settings by its name.
 
     Raises:
         DatasetError: there are data files, but all have hidden names.
     """
     visible = [file for file in files if is_visible(str(file), str(folder)) and file.name not in SETTINGS_FILES]
-    if visible:
+    if visible or may_be_none:
         return visible
     hidden = [file.relative_to(folder).as_posix() for file in sorted(folder.rglob("*")) if file_format(file)]
     if hidden:
@@ -220,13 +289,14 @@ def _has_data_card(folder: Path) -> bool:
 
 
 def _open_card(
-    folder: Path, files: list[Path], settings: DatasetSettings, fingerprint: str, keep_malformed: bool
+    folder: Path, files: list[Path], settings: DatasetSettings, keep_malformed: bool, known_fingerprint: str | None
 ) -> Source:
     """Open the data files that a folder's README.md names."""
     import datasets
 
     from lengthwise.data.builder import open_files, read_card
 
+    fingerprint = known_fingerprint or _fingerprint_local(files, settings)
     check_selection(settings, ("name",), "a folder with a dataset card")
     try:
         card = datasets.load_dataset_builder(str(folder), settings.name)
@@ -244,21 +314,27 @@ def _open_card(
     return _make_source(data, fingerprint, settings, "this dataset card")
 
 
-def _open_url(settings: DatasetSettings, known_fingerprint: str | None, keep_malformed: bool) -> Source:
-    """Open the file, glob or folder at an fsspec URL."""
+def _find_url(settings: DatasetSettings, keep_malformed: bool, choose: ChooseFiles | None) -> Input:
+    """Find the file, glob or folder at an fsspec URL."""
     from fsspec.core import url_to_fs
 
-    try:
+    with _wrap_url_errors(settings):
         fs, root = url_to_fs(settings.path)
         if "file" in (fs.protocol, *fs.protocol):
             local = settings.model_copy(update={"path": root})
-            return open_dataset(local, known_fingerprint, keep_malformed=keep_malformed)
+            return find_dataset(local, keep_malformed=keep_malformed, choose=choose)
         files = find_remote_files(fs, root)
-        if not files.infos:
+        if not files.infos and not (choose is not None and files.is_folder):
             raise DatasetError(
                 f"{settings.path}: there is no such file or folder; set dataset.path to one, or to a glob"
             )
-        return _open_remote(files, settings, known_fingerprint, keep_malformed)
+        return _guard(_find_remote(files, settings, keep_malformed, choose), _wrap_url_errors)
+
+
+@contextmanager
+def _wrap_url_errors(settings: DatasetSettings) -> Iterator[None]:
+    try:
+        yield
     except LengthwiseError:
         raise
     except Exception as error:  # clients of object stores have exceptions of their own
@@ -268,30 +344,41 @@ def _open_url(settings: DatasetSettings, known_fingerprint: str | None, keep_mal
         ) from error
 
 
-def _open_remote(
-    files: RemoteFiles, settings: DatasetSettings, known_fingerprint: str | None, keep_malformed: bool
-) -> Source:
-    """Open a folder of `save_to_disk`, or files of one format."""
-    from lengthwise.data.builder import open_files
-
-    def fingerprint_remote(paths: Iterable[str]) -> str:
-        return known_fingerprint or fingerprint_files({path: files.version(path) for path in paths}, settings)
-
+def _find_remote(
+    files: RemoteFiles, settings: DatasetSettings, keep_malformed: bool, choose: ChooseFiles | None
+) -> Input:
+    """Find a folder of `save_to_disk`, or files of one format."""
     if files.is_folder and any(f"{files.root.rstrip('/')}/{name}" in files.infos for name in SAVED_DATASET_FILES):
         check_selection(settings, (), "a saved dataset")
-        data = load_saved_dataset(settings.path, settings)
-        return _make_source(data, fingerprint_remote(files.infos), settings, "a saved dataset")
+        return Input(settings, partial(_open_saved_remote, files, settings))
     check_selection(settings, ("format",), "an input of files")
     data_files = [path for path in files.infos if not files.is_folder or PurePosixPath(path).name not in SETTINGS_FILES]
     paths = {files.url(path): path for path in data_files}
-    format_name = common_format(list(paths), settings)
-    found = {"train": list(paths)}
-    if files.is_folder:
-        found = find_splits(files.url(files.root), settings, set(paths))
-        check_split_files(found, set(paths), format_name, settings)
-    splits = select_format(format_name, found, settings)
-    fingerprint = fingerprint_remote(paths[url] for url in select_split(splits, settings))
-    return open_files(format_name, splits, fingerprint, settings, keep_bad=keep_malformed)
+    present = frozenset(paths)
+    if choose is not None:
+        chosen = choose({url: files.version(path) for url, path in paths.items()})
+        paths = {url: path for url, path in paths.items() if url in chosen}
+    splits: dict[str, list[DataFile]] = {}
+    format_name = ""
+    if paths or choose is None:
+        format_name = common_format(list(paths), settings)
+        found = {"train": list(paths)}
+        if files.is_folder:
+            found = find_splits(files.url(files.root), settings, set(paths))
+            check_split_files(found, set(paths), format_name, settings)
+        splits = select_format(format_name, found, settings)
+    is_glob = not files.is_folder and files.root not in files.infos
+    base = base_folder(files.url(files.root), is_folder=files.is_folder, is_glob=is_glob)
+    return Input.of_files(
+        FoundFiles(settings, format_name, splits, base, present, lambda url: files.version(paths[url]), keep_malformed)
+    )
+
+
+def _open_saved_remote(files: RemoteFiles, settings: DatasetSettings, known_fingerprint: str | None) -> Source:
+    """Open a folder of `save_to_disk` at a URL."""
+    data = load_saved_dataset(settings.path, settings)
+    fingerprint = known_fingerprint or fingerprint_files({path: files.version(path) for path in files.infos}, settings)
+    return _make_source(data, fingerprint, settings, "a saved dataset")
 
 
 def _open_hub(settings: DatasetSettings, known_fingerprint: str | None) -> Source:

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from lengthwise.config import DatasetSettings
 from lengthwise.data.files import FORMATS, DataFile, describe_archives, expand_archives, file_extension, file_format
-from lengthwise.errors import ColumnError, DatasetError, LengthwiseError
+from lengthwise.errors import ColumnError, DatasetError, LengthwiseError, NoRowsError
 from lengthwise.util.compat import patch_json_reader
 
 if TYPE_CHECKING:
@@ -200,6 +200,12 @@ def reading_options(settings: DatasetSettings) -> list[Any]:
     return [settings.encoding, settings.field, sorted(settings.types.items()), settings.csv.model_dump()]
 
 
+def reading_record(settings: DatasetSettings) -> dict[str, Any]:
+    """What decides, beside the files and the types of columns, what the rows of an input are; JSON-ready."""
+    names = {"name", "split", "format", "encoding", "field", "csv"}
+    return {"reader": _READER_VERSION, **settings.model_dump(mode="json", include=names, exclude_defaults=True)}
+
+
 def describe_options(settings: DatasetSettings) -> str:
     """`reading_options` as a part of a fingerprint; empty if they are the defaults."""
     options = reading_options(settings)
@@ -334,13 +340,13 @@ def describe_format(file: DataFile, settings: DatasetSettings) -> str:
     return f"; dataset.format is {settings.format!r}, but the extension is that of the format {by_name}"
 
 
-def no_rows_error(settings: DatasetSettings, detail: str = "") -> DatasetError:
+def no_rows_error(settings: DatasetSettings, detail: str = "") -> NoRowsError:
     """The error for an empty dataset.
 
     Args:
         detail: what its files hold instead of rows.
     """
-    return DatasetError(
+    return NoRowsError(
         f"{settings.path}: split {settings.split!r} has no rows; set dataset.path and dataset.split to one that has"
         f"{f' ({detail})' if detail else ''}"
     )

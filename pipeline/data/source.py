@@ -3,13 +3,17 @@
 - Only the needed columns are read, as Arrow tables, which is an order of magnitude faster than rows of Python objects
   (github.com/huggingface/datasets/issues/5821).
 - A stream is read table by table, and each table is cast to the types of the first one (`compat.iter_arrow_tables`).
+- A dataset that grows is cut into sections, one for the rows of each time: a shard has rows of one section, so that
+  those of earlier sections stay as they are.
 """
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from itertools import count
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
@@ -18,7 +22,7 @@ import pyarrow.compute as pc
 from lengthwise.config import DatasetSettings
 from lengthwise.data.readers import describe_error, known_cause, missing_column_error, no_rows_error
 from lengthwise.data.tables import BAD_ROW
-from lengthwise.errors import ColumnError, DatasetError, LengthwiseError
+from lengthwise.errors import ColumnError, DatasetError, LengthwiseError, ShortInputError
 from lengthwise.util.compat import iter_arrow_tables
 
 if TYPE_CHECKING:
@@ -61,14 +65,41 @@ class Shard:
         return self.table.set_column(0, text_column, texts).select(list(names))
 
 
+@dataclass(frozen=True)
+class Section:
+    """A range of a dataset's rows whose shards are numbered by themselves.
+
+    Attributes:
+        start: its first row in the data that is read.
+        rows: how many it has; None for all that follow.
+        first_row: what its first row is numbered.
+        first_index: what its first shard is numbered.
+    """
+
+    start: int = 0
+    rows: int | None = None
+    first_row: int = 0
+    first_index: int = 0
+
+    def shard_ranges(self, shard_rows: int) -> Iterator[tuple[int, int, int, int]]:
+        """(index, first row, start, stop) of each shard; of a section without an end they do not end either."""
+        shards = count() if self.rows is None else range(-(-self.rows // shard_rows))
+        for number in shards:
+            before = number * shard_rows
+            rows = shard_rows if self.rows is None else min(shard_rows, self.rows - before)
+            yield self.first_index + number, self.first_row + before, self.start + before, self.start + before + rows
+
+
 class Source:
     """An opened dataset.
 
     Attributes:
         settings: what it was opened with.
-        num_rows: the number of rows; None for a stream that has not been read to its end.
+        num_rows: the number of rows of its sections; None for a stream that has not been read to its end.
         fingerprint: a hash of the rows' origin; equal for equal inputs.
         features: the types of the text column and the kept columns.
+        versions: of each file, a string that changes with its contents, by its name, in reading order; empty where
+            rows do not come from files, or the files were not looked at.
     """
 
     def __init__(
@@ -82,6 +113,7 @@ class Source:
         import datasets
 
         self._locate = locate
+        self.versions: Mapping[str, str] = {}
         self.settings, self._no_rows = settings, no_rows  # what there is if there are no rows, for the error
         self.fingerprint = fingerprint
         self._is_stream = not isinstance(data, datasets.Dataset)
@@ -92,13 +124,34 @@ class Source:
         marks = [BAD_ROW] if BAD_ROW in (data.features or {}) else []
         data = data if self._is_stream else data.select_columns([*self.features, *marks])
         self._data = data.with_format("arrow")
+        self._sections: tuple[Section, ...] = (Section(rows=self.num_rows),)
         self._cursor: Iterator[Shard] | None = None
         self._next_index = 0  # the shard that the cursor gives next
+
+    def with_sections(self, sections: Sequence[Section]) -> Source:
+        """The same dataset, of which only these sections are read.
+
+        Args:
+            sections: in the order of their rows and shards, apart from each other; only the last one may have no end.
+        """
+        other, rows = copy.copy(self), self.num_rows
+        if rows is not None:
+            sections = [
+                replace(each, rows=max(0, rows - each.start)) if each.rows is None else each for each in sections
+            ]
+        other._sections, other._cursor = tuple(sections), None
+        known = [each.rows for each in sections if each.rows is not None]
+        other.num_rows = sum(known) if len(known) == len(sections) else None
+        return other
 
     @property
     def num_shards(self) -> int | None:
         """The number of shards; None for a stream that has not been read to its end."""
-        return None if self.num_rows is None else -(-self.num_rows // self.settings.shard_rows)
+        size = self.settings.shard_rows
+        if self.num_rows is None:
+            return None
+        ended = self.num_rows - sum(each.rows or 0 for each in self._sections)  # of a section whose end was not known
+        return sum(-(-(ended if each.rows is None else each.rows) // size) for each in self._sections)
 
     def shards(self, selected: Callable[[int], bool] | None = None) -> Iterator[Shard]:
         """The shards, in order.
@@ -111,16 +164,16 @@ class Source:
             DatasetError: the input ends early or cannot be read.
         """
         if not self._is_stream:
-            for index in range(self.num_shards or 0):
+            for index, *place in self._shard_ranges():
                 if selected is None or selected(index):
-                    yield self._slice(index)
+                    yield self._slice(index, *place)
             return
         num_rows = 0
         for shard in self._stream():
             num_rows += shard.table.num_rows
             if selected is None or selected(shard.index):
                 yield shard
-        if not num_rows:
+        if not num_rows and self._sections == (Section(),):
             raise no_rows_error(self.settings, self._no_rows)
         self.num_rows = num_rows
 
@@ -132,9 +185,10 @@ class Source:
             DatasetError: the input ends early or cannot be read.
         """
         if not self._is_stream:
-            if not 0 <= index < (self.num_shards or 0):
-                raise IndexError(index)
-            return self._slice(index)
+            for number, *place in self._shard_ranges():
+                if number == index:
+                    return self._slice(index, *place)
+            raise IndexError(index)
         if self._cursor is None or self._next_index > index:
             self._cursor, self._next_index = self._stream(), 0
         cursor, self._cursor = self._cursor, None  # kept only if it neither fails nor ends
@@ -154,10 +208,11 @@ class Source:
 
     def locate(self, rows: Sequence[int]) -> dict[int, str]:
         """The file and line of some rows, where rows come from lines of files; the files are read again for it."""
-        if self._locate is None or max(rows, default=0) > _MAX_LOCATED:
+        numbers = {self._row_of_data(row): row for row in rows}
+        if self._locate is None or max(numbers, default=0) > _MAX_LOCATED:
             return {}
         try:
-            return self._locate(rows)
+            return {numbers[row]: place for row, place in self._locate(list(numbers)).items()}
         except (LengthwiseError, OSError):  # the rows have an error already, which this would only replace
             return {}
 
@@ -169,26 +224,50 @@ class Source:
                 if text is not None:
                     yield text
 
-    def _slice(self, index: int) -> Shard:
-        first_row = index * self.settings.shard_rows
+    def _shard_ranges(self) -> Iterator[tuple[int, int, int, int]]:
+        """(index, first row, start, stop) of the shards of all sections."""
+        for section in self._sections:
+            yield from section.shard_ranges(self.settings.shard_rows)
+
+    def _row_of_data(self, row: int) -> int:
+        """The number that a row has in the data that is read."""
+        for section in reversed(self._sections):
+            if row >= section.first_row:
+                return row - section.first_row + section.start
+        return row
+
+    def _slice(self, index: int, first_row: int, start: int, stop: int) -> Shard:
+        if start >= len(self._data):
+            raise self._ends_early(index)
         with self._wrap_errors():
-            table = self._data[first_row : first_row + self.settings.shard_rows]
-        return _make_shard(index, first_row, self._cast(table, first_row))
+            table = self._data[start:stop]
+        return _make_shard(index, first_row, self._cast(table, start))
 
     def _stream(self) -> Iterator[Shard]:
-        first_row, index = 0, 0
-        tables: list[pa.Table] = []
-        size = self.settings.shard_rows
         with self._wrap_errors():
-            for table in iter_arrow_tables(self._data, min(size, _BATCH_ROWS)):
-                tables.append(self._cast(table, first_row + sum(map(len, tables))))
-                while (num_rows := sum(map(len, tables))) >= size:
-                    joined = pa.concat_tables(tables)
-                    yield _make_shard(index, first_row, joined.slice(0, size))
-                    index, first_row = index + 1, first_row + size
-                    tables = [joined.slice(size)] if num_rows > size else []
-            if tables:
-                yield _make_shard(index, first_row, pa.concat_tables(tables))
+            rows = _StreamRows(self._cast_tables())
+            for index, first_row, start, stop in self._shard_ranges():
+                table = rows.take(start, stop)
+                if table is not None:
+                    yield _make_shard(index, first_row, table)
+                if table is None or table.num_rows < stop - start:
+                    self._check_end(index)
+                    return
+
+    def _cast_tables(self) -> Iterator[pa.Table]:
+        first_row = 0
+        for table in iter_arrow_tables(self._data, min(self.settings.shard_rows, _BATCH_ROWS)):
+            yield self._cast(table, first_row)
+            first_row += table.num_rows
+
+    def _check_end(self, index: int) -> None:
+        """Raise a ShortInputError where a stream ended in a shard whose rows it should have."""
+        last = self._sections[-1]
+        if last.rows is not None or index < last.first_index:
+            raise self._ends_early(index)
+
+    def _ends_early(self, index: int) -> ShortInputError:
+        return ShortInputError(f"{self.settings.path}: the rows end early, in shard {index}; check the input")
 
     def _cast(self, table: pa.Table, first_row: int) -> pa.Table:
         """`_cast_table`, whose error names the dataset and its rows; with the column `BAD_ROW`, if there is one."""
@@ -212,6 +291,30 @@ class Source:
             if (known := known_cause(error)) is not None:
                 raise known from error
             raise DatasetError(f"{self.settings.path}: the rows cannot be read ({describe_error(error)})") from error
+
+
+class _StreamRows:
+    """The rows of a stream of tables, taken in ascending ranges."""
+
+    def __init__(self, tables: Iterator[pa.Table]) -> None:
+        self._tables = tables
+        self._held: list[pa.Table] = []
+        self._first = self._end = 0  # of the rows that are held
+
+    def take(self, start: int, stop: int) -> pa.Table | None:
+        """The rows from `start` to `stop`, fewer where the stream ends, None where it has ended; others are dropped."""
+        while self._end < stop and (table := next(self._tables, None)) is not None:
+            self._end += table.num_rows
+            if self._end > start:
+                self._held.append(table)
+            else:
+                self._first = self._end
+        if self._end <= start:
+            return None
+        joined = pa.concat_tables(self._held)
+        begin, self._first = start - self._first, min(stop, self._end)
+        self._held = [joined.slice(begin + stop - start)] if self._end > stop else []
+        return joined.slice(begin, stop - start)
 
 
 def _make_shard(index: int, first_row: int, table: pa.Table) -> Shard:

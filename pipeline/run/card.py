@@ -8,7 +8,7 @@ from lengthwise.store.records import Totals
 from lengthwise.store.vectors import VectorStore
 
 
-def dataset_card(config: RunConfig, store: VectorStore) -> str:
+def dataset_card(config: RunConfig, store: VectorStore, *, is_appended: bool = False) -> str:
     """The README.md of a folder of vectors; its front matter lets `load_dataset(folder)` find the shards.
 
     The configuration is named after the run's identity, because `datasets` caches a folder under the folder's and the
@@ -33,6 +33,7 @@ def dataset_card(config: RunConfig, store: VectorStore) -> str:
         ("run's identity", f"`{store.identity_hash}`"),
     ]
     rows = "\n".join(f"| {name} | {value} |" for name, value in provenance)
+    order = "in the order in which they were added" if is_appended else "in its order"
     return f"""---
 configs:
 - config_name: "{store.identity_hash[:16]}"
@@ -40,7 +41,7 @@ configs:
 ---
 # Vectors of `{dataset.path}`
 
-{totals.rows:,} rows, one per row of the split `{dataset.split}`, in its order, in {len(store.records):,} shards.
+{totals.rows:,} rows, one per row of the split `{dataset.split}`, {order}, in {len(store.records):,} shards.
 {_column_sentences(config, encoder)}
 `num_tokens` is 0 where there was no text to encode, and its vector is then zeros; `truncated` says whether tokens
 were cut off.{training}

@@ -38,7 +38,7 @@ from lengthwise.data.dataset import Source, open_run_dataset
 from lengthwise.encoder.engine import Engine
 from lengthwise.errors import LengthwiseError, RunError, StoreError
 from lengthwise.run.changes import check_changes
-from lengthwise.run.finalize import finalize
+from lengthwise.run.finalize import finalize, record_input
 from lengthwise.run.identity import run_identity
 from lengthwise.run.labels import check_columns
 from lengthwise.run.local import make_report, open_store, pending_filter, wrap_errors
@@ -109,7 +109,7 @@ def encode_on_cluster(
                 store.add(record)
                 stats += took
                 bar.advance(record.rows, record.tokens)
-            finalize(store, config, rows)
+            finalize(store, config, record_input(source))
             notes = reuse.describe(stats.reused)
     return make_report(store, stats, time.perf_counter() - started, choice=choice, reuse=notes)
 

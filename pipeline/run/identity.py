@@ -18,8 +18,12 @@ from lengthwise.tokens.tokenizer import TextTokenizer
 
 def run_identity(config: RunConfig, source: Source, tokenizer: TextTokenizer, engine: Engine) -> dict[str, Any]:
     """The identity of a run, as JSON-ready values."""
+    return {**input_identity(config, source.fingerprint), **model_identity(config, tokenizer, engine)}
+
+
+def model_identity(config: RunConfig, tokenizer: TextTokenizer, engine: Engine) -> dict[str, Any]:
+    """The part of a run's identity that the model decides."""
     return {
-        **input_identity(config, source.fingerprint),
         **config.resolve_tokenization(engine.config.tokenization).model_dump(mode="json"),
         "tokenizer": tokenizer.fingerprint,
         "encoder": engine.config.model_dump(mode="json", exclude={"tokenization"}),  # as resolved, above

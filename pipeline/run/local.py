@@ -23,7 +23,7 @@ from lengthwise.data.dataset import Shard, Source
 from lengthwise.encoder.engine import Engine
 from lengthwise.errors import LengthwiseError, RunError
 from lengthwise.run.changes import check_changes
-from lengthwise.run.finalize import finalize
+from lengthwise.run.finalize import finalize, record_input
 from lengthwise.run.identity import run_identity
 from lengthwise.run.labels import check_columns
 from lengthwise.run.precision import PrecisionChoice
@@ -77,9 +77,9 @@ def encode_dataset(
         progress_bar(source, part, show_progress) as bar,
     ):
         encoder = ShardEncoder(config, source, tokenizer, engine, store.folder, store.identity_hash, reuse)
-        stats = _encode_pending(source, encoder, store, part, bar)
+        stats = encode_pending(source, encoder, store, pending_filter(store, part, bar.update), bar)
         if part is None:
-            finalize(store, config, source.count_rows())
+            finalize(store, config, record_input(source))
         notes = reuse.describe(stats.reused)
     seconds = time.perf_counter() - started
     return make_report(store, stats, seconds, is_complete=part is None, choice=choice, reuse=notes)
@@ -93,8 +93,9 @@ def open_store(
     fresh: bool = False,
     choice: PrecisionChoice | None = None,
     sources: ReuseSources = ReuseSources(),
+    grows: bool = False,
 ) -> VectorStore:
-    """The store at `encode.output`."""
+    """The store at `encode.output`; the arguments are those of `VectorStore.open`."""
     settings = config.encode
     return VectorStore.open(
         settings.output,
@@ -105,6 +106,7 @@ def open_store(
         fresh=fresh,
         precision_json=None if choice is None else choice.to_json(),
         sources=sources,
+        grows=grows,
     )
 
 
@@ -170,10 +172,10 @@ def writers() -> int:
     return min(4, max(1, cpu_count() // 4))
 
 
-def _encode_pending(
-    source: Source, encoder: ShardEncoder, store: VectorStore, part: Part | None, bar: ProgressBar
+def encode_pending(
+    source: Source, encoder: ShardEncoder, store: VectorStore, is_pending: Callable[[int], bool], bar: ProgressBar
 ) -> ShardStats:
-    """Encode and commit what is not committed yet."""
+    """Encode and commit the shards for whose numbers `is_pending` is true."""
     stats = ShardStats()
     lock = threading.Lock()
 
@@ -185,7 +187,7 @@ def _encode_pending(
             stats += took
 
     chunks: list[EncodedChunk] = []
-    shards = source.shards(pending_filter(store, part, bar.update))
+    shards = source.shards(is_pending)
     with (
         wrap_errors(str(store.folder)),
         prefetch(encoder.plan_chunks(shards)) as planned,

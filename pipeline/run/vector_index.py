@@ -279,7 +279,9 @@ def _check_possible(folder: Folder) -> None:
 def _check_origin(folder: Folder, record: IndexRecord, origin: Origin) -> None:
     """Raise a StoreError where an index is of other vectors, or its files are not those that were recorded."""
     problem = ""
-    if record.origin.identity != origin.identity:
+    if record.origin != origin and record.origin.shards.items() <= origin.shards.items():
+        problem = "older than the shards beside it"
+    elif record.origin.identity != origin.identity:
         problem = "an index of another run's vectors"
     elif record.origin != origin:
         problem = "older than the shards beside it"

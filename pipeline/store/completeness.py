@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import pyarrow as pa
 
 from lengthwise.errors import StoreError
+from lengthwise.store.input_record import shard_ranges
 from lengthwise.store.parquet import read_schema
 from lengthwise.store.protocol import Folder
 from lengthwise.store.records import ShardRecord
@@ -17,20 +18,21 @@ _MAX_RANGES = 10  # in a message
 
 
 def complete_records(
-    folder: Folder, records: Mapping[int, ShardRecord], rows: int, shard_rows: int
+    folder: Folder, records: Mapping[int, ShardRecord], segment_rows: Sequence[int], shard_rows: int
 ) -> list[ShardRecord]:
     """The records of all shards, in order.
 
     Args:
         records: the committed shards', by index.
-        rows: how many the input has.
-        shard_rows: how many each shard has, but for the last one.
+        segment_rows: how many rows each segment of the input has (`store.input_record`).
+        shard_rows: how many each shard has, but for the last one of a segment.
 
     Raises:
         StoreError: shards are missing, or have other rows than the input has there.
     """
     names = set(folder.list_files())
-    shards = range(-(-rows // shard_rows))
+    ranges = list(shard_ranges(segment_rows, shard_rows))
+    shards = range(len(ranges))
     missing = [index for index in shards if index not in records or not names.issuperset(records[index].checksums)]
     if missing:
         raise StoreError(
@@ -38,13 +40,12 @@ def complete_records(
             " run the command that encodes them again"
         )
     complete = [records[index] for index in shards]
-    for index, record in enumerate(complete):
-        expected = min(shard_rows, rows - index * shard_rows)
-        if (record.first_row, record.rows) != (index * shard_rows, expected):
+    for record, (first_row, expected) in zip(complete, ranges, strict=True):
+        if (record.first_row, record.rows) != (first_row, expected):
             raise StoreError(
                 f"{folder.location(record.file)}: has the rows {record.first_row} to"
                 f" {record.first_row + record.rows - 1}, but the input has {expected} rows from"
-                f" {index * shard_rows} there; encode again with --fresh"
+                f" {first_row} there; encode again with --fresh"
             )
     return complete
 

@@ -4,6 +4,7 @@
     run.yaml              the resolved configuration
     identity.json         what the vectors depend on, and its hash
     reuse.json            which folders vectors were taken from, and why none of others, if a run was to reuse some
+    input.json            which files the rows are of, and which rows were added together
     precision.json        what encode.precision auto measured and chose, if it did
     shards.jsonl          log: one record per committed shard
     manifest.json         totals; written last, so its presence means that the run is complete
@@ -26,7 +27,7 @@ from lengthwise.util.files import PARTIAL_SUFFIX
 
 DATA, QUARANTINE, HASHES = "data", "quarantine", "hashes"
 CARD, RUN, IDENTITY, RECORDS, MANIFEST = "README.md", "run.yaml", "identity.json", "shards.jsonl", "manifest.json"
-PRECISION = "precision.json"
+INPUT, PRECISION = "input.json", "precision.json"
 REUSE = "reuse.json"
 CHANGES = "changes"
 ADDED, REMOVED, CHANGED, SUMMARY = "added.parquet", "removed.parquet", "changed.parquet", "summary.json"  # in it
@@ -39,7 +40,7 @@ INDEX_LOCK = f"{LOCK}-{INDEX}"
 LOG_SUFFIX = ".jsonl"  # of the files, directly in the folder, that lines are appended to
 _LOG = re.compile(r"shards(-\d+-of-\d+)?\.jsonl")
 _OWN = re.compile(
-    r"README\.md|run\.yaml|identity\.json|reuse\.json|precision\.json|manifest\.json|report\.(md|png)|shards(-\d+-of-\d+)?\.jsonl"
+    r"README\.md|run\.yaml|(identity|input|reuse|precision|manifest)\.json|report\.(md|png)|shards(-\d+-of-\d+)?\.jsonl"
     r"|data/shard-\d+\.parquet|quarantine/shard-\d+\.jsonl|hashes/shard-\d+\.npy"
     r"|changes/((added|removed|changed)\.parquet|summary\.json)"
     r"|index/(record\.json|centroids\.faiss|segment-\d+\.faiss)"

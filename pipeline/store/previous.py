@@ -90,13 +90,17 @@ class PreviousFolder:
 
     @property
     def is_complete(self) -> bool:
-        """Whether the run that wrote it has ended.
+        """Whether the run that wrote it has ended, and none that adds rows has begun.
 
         Raises:
             StoreError: it cannot be read.
         """
         with wrap_os_errors(f"{self._folder}: cannot be read", self._remedy):
-            return self._folder.read(MANIFEST) is not None
+            manifest = self._folder.read(MANIFEST)
+        try:
+            return manifest is not None and json.loads(manifest)["identity"] == identity_hash(self.identity)
+        except (ValueError, KeyError, TypeError, RecursionError):
+            return False
 
     @property
     def fingerprint(self) -> str:

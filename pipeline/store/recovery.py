@@ -42,9 +42,11 @@ def check_same_run(folder: Folder, identity: Mapping[str, Any]) -> None:
     """Raise a StoreError where the folder holds the vectors of another run."""
     found = read_identity(folder)
     if found is not None and identity_hash(found) != identity_hash(identity):
+        has_other_rows = identity_hash({**found, "input": identity.get("input")}) == identity_hash(identity)
+        hint = "; if the input has only gained rows, set encode.append to true" if has_other_rows else ""
         raise StoreError(
             f"{folder}: holds the vectors of another run ({describe_changes(found, identity)}); choose another"
-            " encode.output, or start over with --fresh if those vectors are no longer needed"
+            f" encode.output, or start over with --fresh if those vectors are no longer needed{hint}"
         )
 
 

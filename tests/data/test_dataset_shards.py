@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from helpers.dataset_files import ROW_TEXTS, ROWS, open_source, read_rows, write
 from lengthwise.config import DatasetSettings
 from lengthwise.data.dataset import open_dataset
-from lengthwise.errors import DatasetError
+from lengthwise.data.source import Section
+from lengthwise.errors import DatasetError, ShortInputError
 
 
 @settings(max_examples=30, deadline=None)
@@ -74,6 +75,55 @@ def test_shards_can_be_selected_and_read_in_any_order(
     with pytest.raises(IndexError):
         source.read(len(every))
     assert source.read(0).table == every[0].table
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    lengths=st.lists(st.tuples(st.integers(0, 5), st.integers(0, 9)), min_size=1, max_size=4),
+    open_end=st.booleans(),
+    shard_rows=st.integers(1, 5),
+    streaming=st.booleans(),
+)
+def test_sections_are_cut_into_shards_of_their_own(
+    new_folder: Callable[[], Path], lengths: list[tuple[int, int]], open_end: bool, shard_rows: int, streaming: bool
+) -> None:
+    """Whatever is between them; rows and shards are numbered as each section says."""
+    path = write(new_folder() / "rows.jsonl", [{"text": str(row)} for row in range(60)])
+    sections, start, index = [], 0, 10
+    for number, (gap, rows) in enumerate(lengths):
+        start += gap
+        is_open = open_end and number == len(lengths) - 1
+        sections.append(Section(start, None if is_open else rows, 100 + start, index))
+        index += -(-rows // shard_rows)
+        start += rows
+    source = open_source(path, shard_rows=shard_rows, streaming=streaming).with_sections(sections)
+    expected, numbers = [], []
+    for section in sections:
+        stop = 60 if section.rows is None else section.start + section.rows
+        for place, first in enumerate(range(section.start, stop, shard_rows)):
+            numbers.append((section.first_index + place, 100 + first))
+            expected.append([str(row) for row in range(first, min(first + shard_rows, stop))])
+    for _ in range(2):
+        shards = list(source.shards())
+        assert [shard.table["text"].to_pylist() for shard in shards] == expected
+        assert [(shard.index, shard.first_row) for shard in shards] == numbers
+    assert (source.num_rows, source.num_shards) == (sum(map(len, expected)), len(expected))
+    for (number, _), texts in zip(reversed(numbers), reversed(expected), strict=True):
+        assert source.read(number).table["text"].to_pylist() == texts
+
+
+def test_rows_of_a_section_are_located_in_their_file(tmp_path: Path) -> None:
+    source = open_source(write(tmp_path / "rows.jsonl")).with_sections([Section(3, None, 50, 7)])
+    assert source.locate([51]) == {51: "rows.jsonl, line 5, column 'text'"}
+
+
+@pytest.mark.parametrize(("streaming", "shard"), [(True, 2), (False, 3)])
+def test_input_that_ends_before_a_section_does_is_an_error(tmp_path: Path, streaming: bool, shard: int) -> None:
+    source = open_source(write(tmp_path / "rows.jsonl"), streaming=streaming, shard_rows=2)
+    shards = source.with_sections([Section(0, 8, 0, 0)]).shards()
+    assert [next(shards).table.num_rows for _ in range(3)] == [2, 2, 1]
+    with pytest.raises(ShortInputError, match=f"the rows end early, in shard {shard}"):
+        next(shards)
 
 
 @pytest.mark.parametrize("streaming", [False, True])

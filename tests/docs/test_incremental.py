@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from helpers.pages import ROWS, UserFolder, code_blocks, read_page, runnable_commands
@@ -13,7 +15,7 @@ PAGE = read_page("docs/incremental.md")
 @pytest.mark.skipif(not has_kernel(), reason="no fused kernel here")
 def test_commands_and_code_bring_a_table_up_to_date(user: UserFolder) -> None:
     duckdb = pytest.importorskip("duckdb")
-    commands = runnable_commands(PAGE)
+    commands = [command for command in runnable_commands(PAGE) if "growing" not in command]
     first, second, *cached, with_key, diff = commands
     assert len(cached) == 6
     user.run(first)
@@ -44,3 +46,18 @@ def test_reason_is_printed_as_the_page_says(user: UserFolder) -> None:
     printed = user.run(f"{second} --set tokenizer.max_length=128")
     assert "nothing of monday: max_length was null, is 128" in printed
     assert "`nothing of monday: max_length was null, is 128`" in PAGE
+
+
+def test_folder_that_grows_is_appended_to_and_followed(user: UserFolder) -> None:
+    append, follow = (command for command in runnable_commands(PAGE) if "growing" in command)
+    user.run(append)
+    before = (user.folder / "growing/data/shard-000000.parquet").read_bytes()
+    for name, command in (("before", append), ("again", follow)):
+        table = pa.table({"id": [100, 101], "body": ["moon", f"rain {name}"]})
+        pq.write_table(table, user.folder / f"corpus/{name}.parquet")
+        printed = user.run(command)
+    assert printed.startswith("added       again.parquet: 2 rows in ")
+    assert f"{len(ROWS) + 4} rows in all" in printed
+    assert "speed " in printed
+    assert (user.folder / "growing/data/shard-000000.parquet").read_bytes() == before
+    assert len(user.vectors("growing")) == len(ROWS) + 4

@@ -41,12 +41,12 @@ class KillPoint:
 
 
 class Runs:
-    """A process that forks runs; a context manager."""
+    """A process that forks runs, of these options of the command; a context manager."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *options: str) -> None:
         self._folder = folder
         self._process = subprocess.Popen(
-            [sys.executable, __file__, str(folder)],
+            [sys.executable, __file__, str(folder), *options],
             env={
                 **os.environ,
                 "HF_HOME": str(folder / "cache"),
@@ -101,14 +101,14 @@ def _kill() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def _run(folder: str, point: KillPoint) -> None:
+def _run(folder: str, options: list[str], point: KillPoint) -> None:
     from lengthwise.cli.encode_dataset import main
 
     sys.addaudithook(_Killer(folder, point))
-    main(["run.yaml"], standalone_mode=True)
+    main(["run.yaml", *options], standalone_mode=True)
 
 
-def _serve(folder: str) -> None:
+def _serve(folder: str, *options: str) -> None:
     import importlib
 
     for name in _IMPORTED:
@@ -118,7 +118,7 @@ def _serve(folder: str) -> None:
         if not pid:
             os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
             try:
-                _run(folder, KillPoint(**json.loads(line)))
+                _run(folder, list(options), KillPoint(**json.loads(line)))
             except SystemExit as ended:
                 os._exit(int(ended.code or 0))
             except BaseException:
@@ -128,4 +128,4 @@ def _serve(folder: str) -> None:
 
 
 if __name__ == "__main__":
-    _serve(sys.argv[1])
+    _serve(*sys.argv[1:])

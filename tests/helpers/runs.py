@@ -14,7 +14,9 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from lengthwise.config import RunConfig
-from lengthwise.data.dataset import Source
+from lengthwise.data.dataset import Source, find_run_dataset
+from lengthwise.data.input import Input
+from lengthwise.run.append import encode_append
 from lengthwise.run.local import encode_dataset
 from lengthwise.run.stats import EncodeReport
 from lengthwise.tokens.tokenizer import TextTokenizer
@@ -43,6 +45,12 @@ def source_of(texts: Sequence[str | None], config: RunConfig, **columns: Any) ->
 def encode(config: RunConfig, source: Source, tokenizer: TextTokenizer, engine: Any, **options: Any) -> EncodeReport:
     """Run `encode_dataset` without a progress bar."""
     return encode_dataset(config, source, tokenizer, engine, show_progress=False, **options)
+
+
+def append(config: RunConfig, tokenizer: TextTokenizer, engine: Any, found: Input | None = None, **options: Any) -> Any:
+    """Run `encode_append` without a progress bar; by default on what `dataset.path` names."""
+    found = found or find_run_dataset(config)
+    return encode_append(config, found, tokenizer, engine, show_progress=False, **options)
 
 
 def vectors_at(folder: Path) -> NDArray[np.float32]:

@@ -294,6 +294,7 @@ def test_folder_has_its_card_and_configuration(
         "README.md",
         "data",
         "identity.json",
+        "input.json",
         "manifest.json",
         "run.yaml",
         "shards.jsonl",

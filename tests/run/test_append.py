@@ -1,0 +1,500 @@
+"""A run that appends: what was encoded stays byte for byte, and new rows follow it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from helpers.engines import LookupEngine
+from helpers.files import contents
+from helpers.runs import append, data_files, encode, run_config, source_of
+from helpers.texts import TEXTS
+from lengthwise.config import RunConfig
+from lengthwise.data.dataset import Source, find_run_dataset, open_run_dataset
+from lengthwise.data.input import Input
+from lengthwise.errors import DatasetError, LengthwiseError, StoreError
+from lengthwise.run.append import finalize_appended
+from lengthwise.run.diff import diff_folders
+from lengthwise.run.finalize import finalize_folder
+from lengthwise.run.search import VectorFolder
+from lengthwise.store.input_record import read_input
+from lengthwise.store.local import LocalFolder
+from lengthwise.tokens.tokenizer import TextTokenizer
+
+WORDS = sorted({word for text in TEXTS for word in text.split()})
+texts = st.lists(st.none() | st.lists(st.sampled_from(WORDS), max_size=4).map(" ".join), max_size=7)
+
+
+@pytest.fixture(scope="module")
+def scratch(tmp_path_factory: pytest.TempPathFactory) -> Callable[[], Path]:
+    """Makes a new folder for each of a property's examples."""
+    return lambda: tmp_path_factory.mktemp("example")
+
+
+@pytest.fixture(scope="module")
+def lookup(tokenizer: TextTokenizer, encoder_config: Callable[..., Any]) -> LookupEngine:
+    return LookupEngine(encoder_config())
+
+
+def appending(output: Path, path: Path | str = "memory", **sections: dict[str, Any]) -> RunConfig:
+    sections["encode"] = {"append": True, "bad_rows": "quarantine", "output": str(output), **sections.get("encode", {})}
+    return run_config(output, path, **sections)
+
+
+def write_rows(path: Path, rows: list[tuple[int, str | None]]) -> None:
+    """A file of these rows, in the format of its extension; it replaces one that is there."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.suffix == ".parquet":
+        table = pa.table({"id": [number for number, _ in rows], "text": pa.array([text for _, text in rows], "string")})
+        pq.write_table(table, path)
+    else:
+        path.write_text("".join(json.dumps({"id": number, "text": text}) + "\n" for number, text in rows))
+
+
+def rows_of(folder: Path) -> list[tuple[int, bytes | None, int, bool]]:
+    """The rows of a folder of vectors, in its order."""
+    names = [
+        folder / name
+        for name in json.loads((folder / "manifest.json").read_text())["shards"]
+        for name in [name["file"]]
+    ]
+    found = []
+    for name in names:
+        table = pq.read_table(name)
+        for row in table.to_pylist():
+            vector = None if row["embedding"] is None else np.array(row["embedding"], np.float32).tobytes()
+            found.append((row["id"], vector, row["num_tokens"], row["truncated"]))
+    return found
+
+
+def old_shards_stay(before: dict[str, bytes], folder: Path) -> bool:
+    return before.items() <= data_files(folder).items()
+
+
+class GrowingFolder:
+    """A folder of files that grows, and the order in which its rows come."""
+
+    def __init__(self, folder: Path, extension: str) -> None:
+        self.folder, self._extension = folder, extension
+        self._files: dict[str, list[tuple[int, str | None]]] = {}
+        self._groups: list[list[str]] = []  # files that were encoded together
+        self._number = 0
+        self.order: list[int] = []
+
+    def _rows(self, found: list[str | None]) -> list[tuple[int, str | None]]:
+        rows = [(self._number + place, text) for place, text in enumerate(found)]
+        self._number += len(rows)
+        return rows
+
+    def grow(self, new: list[tuple[str, list[str | None]]], longer: list[tuple[int, list[str | None]]]) -> None:
+        """Add files, and rows to the last files of some that were encoded together."""
+        grown: dict[int, list[int]] = {}
+        for place, found in longer:
+            if self._groups and found:
+                group = place % len(self._groups)
+                name = self._groups[group][-1]
+                rows = self._rows(found)
+                self._files[name] += rows
+                grown.setdefault(group, []).extend(number for number, _ in rows)
+                write_rows(self.folder / name, self._files[name])
+        for group in sorted(grown):
+            self.order += grown[group]
+        names = []
+        for stem, found in new:
+            name = f"{stem}{len(self._files)}.{self._extension}"
+            self._files[name] = self._rows(found)
+            names.append(name)
+            write_rows(self.folder / name, self._files[name])
+        if any(self._files[name] for name in names):
+            self._groups.append(sorted(names))
+            self.order += [number for name in sorted(names) for number, _ in self._files[name]]
+        else:
+            for name in names:  # nothing is known of files without rows
+                (self.folder / name).unlink()
+                del self._files[name]
+
+
+steps = st.lists(
+    st.tuples(
+        st.lists(st.tuples(st.sampled_from(["a", "m", "z", "sub/a"]), texts), max_size=2),
+        st.lists(st.tuples(st.integers(0, 5), texts), max_size=2),
+    ),
+    min_size=1,
+    max_size=4,
+)
+
+
+@pytest.mark.slow
+@settings(max_examples=25, deadline=None)
+@given(
+    steps=steps,
+    shard_rows=st.integers(1, 5),
+    streaming=st.booleans(),
+    extension=st.sampled_from(["jsonl", "parquet"]),
+)
+def test_any_sequence_of_appends_gives_the_rows_of_one_run(
+    scratch: Callable[[], Path],
+    tokenizer: TextTokenizer,
+    lookup: LookupEngine,
+    steps: list[Any],
+    shard_rows: int,
+    streaming: bool,
+    extension: str,
+) -> None:
+    """New files, wherever their names sort, and files that became longer; row by row the same vectors."""
+    folder = scratch()
+    growing = GrowingFolder(folder / "in", extension)
+    dataset = {"keep_columns": ["id"], "shard_rows": shard_rows, "streaming": streaming, "types": {"id": "int64"}}
+    config = appending(folder / "out", folder / "in", dataset=dataset)
+    for new, longer in steps:
+        growing.grow(new, longer)
+        if not growing.order:
+            continue
+        before = data_files(folder / "out") if (folder / "out/data").exists() else {}
+        append(config, tokenizer, lookup)
+        assert old_shards_stay(before, folder / "out")
+        assert [row[0] for row in rows_of(folder / "out")] == growing.order
+        assert finalize_appended(config, find_run_dataset(config))["rows"] == len(growing.order)
+    if not growing.order:
+        return
+    after = contents(folder / "out")
+    assert append(config, tokenizer, lookup).encoded.shards == 0
+    assert contents(folder / "out") == after
+    whole = run_config(folder / "whole", folder / "in", dataset=dataset, encode={"bad_rows": "quarantine"})
+    encode(whole, open_run_dataset(whole), tokenizer, lookup)
+    assert sorted(rows_of(folder / "out")) == sorted(rows_of(folder / "whole"))
+    assert VectorFolder.open(folder / "out").num_rows == len(growing.order)
+    found = diff_folders(folder / "out", folder / "whole", "id")
+    assert (found.added, found.removed, found.changed, found.unchanged) == (0, 0, 0, len(growing.order))
+
+
+@settings(max_examples=25, deadline=None)
+@given(parts=st.lists(texts, min_size=1, max_size=5).filter(lambda parts: parts[0]), shard_rows=st.integers(1, 5))
+def test_dataset_in_memory_that_grows(
+    scratch: Callable[[], Path],
+    tokenizer: TextTokenizer,
+    lookup: LookupEngine,
+    parts: list[list[str | None]],
+    shard_rows: int,
+) -> None:
+    """It has a new fingerprint each time, and its rows are compared."""
+    folder, rows = scratch(), list[str | None]()
+    config = appending(folder / "out", dataset={"keep_columns": ["id"], "shard_rows": shard_rows})
+    for part in parts:
+        rows += part
+        source = source_of(rows, config, id=list(range(len(rows))))
+        append(config, tokenizer, lookup, Input(config.dataset, lambda _, source=source: source))
+    assert [row[0] for row in rows_of(folder / "out")] == list(range(len(rows)))
+    whole = run_config(folder / "whole", dataset={"keep_columns": ["id"]}, encode={"bad_rows": "quarantine"})
+    encode(whole, source_of(rows, whole, id=list(range(len(rows)))), tokenizer, lookup)
+    assert rows_of(folder / "out") == rows_of(folder / "whole")
+
+
+def test_stream_without_a_fingerprint_goes_on_after_the_rows_that_were_read(
+    tmp_path: Path, tokenizer: TextTokenizer, engine: LookupEngine
+) -> None:
+    config = appending(tmp_path / "out", dataset={"streaming": True})
+
+    def found(count: int, fingerprint: str) -> Input:
+        data = datasets.Dataset.from_dict({"text": [*TEXTS, *TEXTS][:count]}).to_iterable_dataset()
+        return Input(config.dataset, lambda _: Source(data, fingerprint, config.dataset))
+
+    for count, fingerprint in ((4, "a"), (4, "b"), (9, "c"), (10, "d")):
+        append(config, tokenizer, engine, found(count, fingerprint))
+    manifest = json.loads((tmp_path / "out/manifest.json").read_text())
+    assert [segment["rows"] for segment in manifest["segments"]] == [4, 5, 1]
+    assert [shard["rows"] for shard in manifest["shards"]] == [3, 1, 3, 2, 1]
+    with pytest.raises(DatasetError, match=r"row 9 of .* is not that row of the input any more"):
+        append(config, tokenizer, engine, found(9, "e"))
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """An input of two files."""
+    for name, rows in (("a", TEXTS[:4]), ("b", TEXTS[4:])):
+        write_rows(tmp_path / f"in/{name}.jsonl", list(enumerate(rows)))
+    return tmp_path
+
+
+KEEP = {"keep_columns": ["id"]}
+
+
+def test_folder_of_a_run_that_did_not_append_can_grow(
+    folder: Path, tokenizer: TextTokenizer, engine: LookupEngine
+) -> None:
+    """And a run that appends nothing has the same files as one that does not append, but for hashes."""
+    plain = run_config(folder / "out", folder / "in", dataset=KEEP)
+    encode(plain, open_run_dataset(plain), tokenizer, engine)
+    config = appending(folder / "out", folder / "in", dataset=KEEP, encode={"bad_rows": "error"})
+    before = contents(folder / "out")
+    assert append(config, tokenizer, engine).encoded.shards == 0
+    after = contents(folder / "out")
+    assert {name for name in before.keys() | after.keys() if before.get(name) != after.get(name)} == {"run.yaml"}
+    write_rows(folder / "in/0.jsonl", [(7, "moon")])
+    with pytest.raises(StoreError, match=r"input was .*if the input has only gained rows, set encode\.append to true"):
+        encode(plain, open_run_dataset(plain), tokenizer, engine)
+    assert append(config, tokenizer, engine).encoded.rows == 1
+    assert rows_of(folder / "out")[-1][0] == 7
+    card = (folder / "out/README.md").read_text()
+    assert f"{len(TEXTS) + 1} rows, one per row of the split `train`, in the order in which they were added" in card
+    write_rows(folder / "in/b.jsonl", list(enumerate([*TEXTS[4:], "rain"])))
+    with pytest.raises(DatasetError, match=r"b\.jsonl has changed, and .*neither hashes .* nor, as a kept column"):
+        append(config, tokenizer, engine)
+
+
+@pytest.mark.parametrize("shards", [0, 1, 3])
+def test_run_that_did_not_end_is_continued_and_appended_to(
+    folder: Path, tokenizer: TextTokenizer, engine: LookupEngine, shards: int
+) -> None:
+    """It has no record of its input; the rows that it committed are compared if the input has changed since."""
+    plain = run_config(folder / "out", folder / "in", dataset=KEEP, encode={"row_hashes": True})
+    encode(plain, open_run_dataset(plain), tokenizer, engine)
+    for name in ("manifest.json", "input.json"):
+        (folder / "out" / name).unlink()
+    lines = (folder / "out/shards.jsonl").read_text().splitlines(keepends=True)
+    (folder / "out/shards.jsonl").write_text("".join(lines[:shards]))
+    write_rows(folder / "in/b.jsonl", list(enumerate([*TEXTS[4:], "rain"])))
+    write_rows(folder / "in/c.jsonl", [(9, "moon")])
+    config = appending(folder / "out", folder / "in", dataset=KEEP, encode={"bad_rows": "error"})
+    append(config, tokenizer, engine)
+    assert [row[0] for row in rows_of(folder / "out")] == [0, 1, 2, 3, 0, 1, 2, 3, 9]
+
+
+def test_changed_and_vanished_rows_are_errors_by_name(
+    folder: Path, tokenizer: TextTokenizer, engine: LookupEngine
+) -> None:
+    config = appending(folder / "out", folder / "in", dataset=KEEP)
+    append(config, tokenizer, engine)
+    before = contents(folder / "out")
+    reuse = rf"encode\.reuse={folder}/out, which encodes only texts that are new"
+    originals = {name: (folder / "in" / name).read_bytes() for name in ("a.jsonl", "b.jsonl")}
+    changes: dict[str, tuple[str, list[tuple[int, str | None]], str]] = {
+        "a text": ("a.jsonl", [*enumerate(TEXTS[:3]), (3, "moon")], "row 3 of .*a.jsonl has changed"),
+        "a kept column": ("b.jsonl", [(9, TEXTS[4]), *list(enumerate(TEXTS[4:]))[1:]], "row 4 of .*b.jsonl has"),
+        "a row less": ("b.jsonl", list(enumerate(TEXTS[4:6])), "row 6 of .*b.jsonl has changed"),
+        "a row in between": ("a.jsonl", [*enumerate(TEXTS[:4]), (4, "moon")], "row 4 of .*a.jsonl has changed"),
+    }
+    for name, rows, message in changes.values():
+        write_rows(folder / "in" / name, rows)
+        with pytest.raises(DatasetError, match=rf"{message}.*{reuse}"):
+            append(config, tokenizer, engine)
+        with pytest.raises(StoreError, match=rf"the input has changed \({name}\); run the command that encodes"):
+            finalize_appended(config, find_run_dataset(config))
+        (folder / "in" / name).write_bytes(originals[name])
+    (folder / "in/a.jsonl").rename(folder / "in/c.jsonl")
+    with pytest.raises(DatasetError, match=rf"a\.jsonl was encoded into .*, and is not there any more; .*{reuse}"):
+        append(config, tokenizer, engine)
+    (folder / "in/c.jsonl").rename(folder / "in/a.jsonl")
+    append(config, tokenizer, engine)
+    assert contents(folder / "out") == before
+
+
+def test_file_that_was_written_anew_with_the_same_rows_is_no_change(
+    folder: Path, tokenizer: TextTokenizer, engine: LookupEngine
+) -> None:
+    config = appending(folder / "out", folder / "in", dataset=KEEP)
+    append(config, tokenizer, engine)
+    before = contents(folder / "out")
+    path = folder / "in/b.jsonl"
+    path.write_text(path.read_text().replace('": ', '":  '))
+    assert append(config, tokenizer, engine).encoded.shards == 0
+    assert contents(folder / "out") == before
+
+
+def test_nan_in_a_kept_column_is_no_change(tmp_path: Path, tokenizer: TextTokenizer, engine: LookupEngine) -> None:
+    config = appending(tmp_path / "out", tmp_path / "rows.parquet", dataset={"keep_columns": ["x"]})
+    for count in (3, 5):
+        columns = {"text": TEXTS[:count], "x": [1.5, float("nan"), None, 2.0, 3.0][:count]}
+        pq.write_table(pa.table(columns), tmp_path / "rows.parquet")
+        append(config, tokenizer, engine)
+    assert [shard["rows"] for shard in json.loads((tmp_path / "out/manifest.json").read_text())["shards"]] == [3, 2]
+
+
+def test_new_rows_of_another_type_are_refused_before_they_are_encoded(
+    folder: Path, tokenizer: TextTokenizer, engine: LookupEngine
+) -> None:
+    config = appending(folder / "out", folder / "in", dataset=KEEP)
+    append(config, tokenizer, engine)
+    before = contents(folder / "out")
+    (folder / "in/c.jsonl").write_text('{"id": "seven", "text": "moon"}\n')
+    with pytest.raises(DatasetError, match=r"column 'id' is .*string.* in rows that are new \(c\.jsonl\), and .*int64"):
+        append(config, tokenizer, engine)
+    assert contents(folder / "out") == before
+
+
+@pytest.mark.parametrize(
+    ("dataset", "difference"), [({"split": "all"}, "split"), ({"encoding": "latin-1"}, "encoding was not there, is")]
+)
+def test_rows_that_would_be_read_in_another_way_are_refused(
+    folder: Path, tokenizer: TextTokenizer, engine: LookupEngine, dataset: dict[str, Any], difference: str
+) -> None:
+    append(appending(folder / "out", folder / "in", dataset=KEEP), tokenizer, engine)
+    changed = appending(folder / "out", folder / "in", dataset={**KEEP, **dataset})
+    with pytest.raises(StoreError, match=rf"its rows were read in another way \({difference}"):
+        append(changed, tokenizer, engine)
+
+
+def test_another_model_is_refused(
+    folder: Path, tokenizer: TextTokenizer, engine: LookupEngine, encoder_config: Callable[..., Any]
+) -> None:
+    config = appending(folder / "out", folder / "in", dataset=KEEP)
+    append(config, tokenizer, engine)
+    with pytest.raises(StoreError, match=r"holds the vectors of another run \(weights was"):
+        append(config, tokenizer, LookupEngine(encoder_config(), "other weights"))
+    append(config, tokenizer, LookupEngine(encoder_config(), "other weights"), fresh=True)
+
+
+def test_damaged_shard_of_earlier_rows_is_encoded_again(
+    folder: Path, tokenizer: TextTokenizer, engine: LookupEngine, caplog: pytest.LogCaptureFixture
+) -> None:
+    config = appending(folder / "out", folder / "in", dataset=KEEP)
+    append(config, tokenizer, engine)
+    write_rows(folder / "in/c.jsonl", [(9, "moon")])
+    append(config, tokenizer, engine)
+    before = contents(folder / "out")
+    for name in ("data/shard-000000.parquet", "data/shard-000003.parquet", "hashes/shard-000001.npy"):
+        (folder / "out" / name).write_bytes(b"damaged")
+    with pytest.raises(StoreError, match=r"3 of 4 shards are missing \(numbers 0-1, 3\)"):
+        finalize_appended(config, find_run_dataset(config))
+    assert append(config, tokenizer, engine).encoded.shards == 3
+    assert contents(folder / "out") == before
+    assert "is missing or was changed" in caplog.text
+
+
+class FailingOnce(LookupEngine):
+    """Fails at one batch."""
+
+    def __init__(self, *args: Any, at: int) -> None:
+        super().__init__(*args)
+        self._at = at
+
+    def encode_batch(self, *args: Any) -> Any:
+        self._at -= 1
+        if not self._at:
+            raise RuntimeError("out of luck")
+        return super().encode_batch(*args)
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+@pytest.mark.parametrize("then", ["nothing", "more rows", "fewer rows", "file is gone"])
+def test_interrupted_append_goes_on_even_if_its_file_has_changed(
+    folder: Path,
+    tokenizer: TextTokenizer,
+    engine: LookupEngine,
+    encoder_config: Callable[..., Any],
+    streaming: bool,
+    then: str,
+) -> None:
+    """What was committed of it stays; the rest is read from the file as it is now."""
+    config = appending(
+        folder / "out", folder / "in", dataset={**KEEP, "streaming": streaming}, batching={"max_rows": 1}
+    )
+    append(config, tokenizer, engine)
+    rows: list[tuple[int, str | None]] = [(number, TEXTS[number % 7]) for number in range(10, 18)]
+    write_rows(folder / "in/c.jsonl", rows)
+    failing = FailingOnce(encoder_config(), at=4)
+    if then == "file is gone":
+        failing = FailingOnce(encoder_config(), at=1)
+    with pytest.raises(LengthwiseError, match="out of luck"):
+        append(config, tokenizer, failing)
+    committed = len(list((folder / "out/data").iterdir())) - 3
+    assert committed == (0 if then == "file is gone" else 1)
+    assert VectorFolder.open(folder / "out").num_rows == 7  # the manifest is of the rows that were there
+    with pytest.raises(StoreError, match="incomplete"):
+        diff_folders(folder / "out", folder / "out", "id")
+    if then == "more rows":
+        rows += [(20, "moon"), (21, "rain fell")]
+    if then == "fewer rows":
+        rows = [*rows[:3], (30, "moon")]
+    write_rows(folder / "in/c.jsonl", rows)
+    if then == "file is gone":
+        (folder / "in/c.jsonl").unlink()
+        rows = []
+    append(config, tokenizer, engine)
+    assert [row[0] for row in rows_of(folder / "out")] == [0, 1, 2, 3, 0, 1, 2, *(number for number, _ in rows)]
+    assert sum(segment.rows or 0 for segment in record_segments(folder)) == 7 + len(rows)
+
+
+def record_segments(folder: Path) -> Any:
+    record = read_input(LocalFolder(folder / "out"))
+    assert record is not None
+    return record.segments
+
+
+def test_record_and_identity_agree_after_a_crash_between_them(
+    folder: Path, tokenizer: TextTokenizer, engine: LookupEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """input.json is written first; the identity is then that of its beginning."""
+    config = appending(folder / "out", folder / "in", dataset=KEEP)
+    append(config, tokenizer, engine)
+    write_rows(folder / "in/c.jsonl", [(9, "moon")])
+
+    def crash(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("lengthwise.store.vectors.write_identity", crash)
+        with pytest.raises(KeyboardInterrupt):
+            append(config, tokenizer, engine)
+    (folder / "in/c.jsonl").unlink()
+    write_rows(folder / "in/d.jsonl", [(8, "rain fell")])
+    append(config, tokenizer, engine)
+    assert [row[0] for row in rows_of(folder / "out")] == [0, 1, 2, 3, 0, 1, 2, 8]
+
+
+def test_record_of_another_identity_is_refused(folder: Path, tokenizer: TextTokenizer, engine: LookupEngine) -> None:
+    config = appending(folder / "out", folder / "in", dataset=KEEP)
+    append(config, tokenizer, engine)
+    path = folder / "out/input.json"
+    path.write_text(path.read_text().replace('"fingerprint": "', '"fingerprint": "0'))
+    with pytest.raises(StoreError, match=r"input\.json is not that of identity\.json"):
+        append(config, tokenizer, engine)
+
+
+def test_input_without_rows_is_an_error_at_first_and_no_change_later(
+    tmp_path: Path, tokenizer: TextTokenizer, engine: LookupEngine
+) -> None:
+    config = appending(tmp_path / "out", tmp_path / "in", dataset=KEEP)
+    write_rows(tmp_path / "in/a.jsonl", [])
+    with pytest.raises(DatasetError, match="has no rows"):
+        append(config, tokenizer, engine)
+    write_rows(tmp_path / "in/b.jsonl", [(1, "moon")])
+    append(config, tokenizer, engine)
+    write_rows(tmp_path / "in/c.jsonl", [])
+    assert append(config, tokenizer, engine).encoded.rows == 0
+    write_rows(tmp_path / "in/c.jsonl", [(2, "rain")])
+    append(config, tokenizer, engine)
+    assert [row[0] for row in rows_of(tmp_path / "out")] == [1, 2]
+
+
+def test_other_inputs_than_files_are_refused_for_rows_of_files(
+    folder: Path, tokenizer: TextTokenizer, engine: LookupEngine
+) -> None:
+    config = appending(folder / "out", folder / "in", dataset=KEEP)
+    append(config, tokenizer, engine)
+    datasets.Dataset.from_dict({"id": [1], "text": ["moon"]}).save_to_disk(folder / "saved")
+    saved = appending(folder / "out", folder / "saved", dataset=KEEP)
+    with pytest.raises(DatasetError, match=r"does not name files that can be read one by one, .*rows of a\.jsonl"):
+        append(saved, tokenizer, engine)
+
+
+def test_finalize_of_a_run_that_does_not_append_refuses_the_folder(
+    folder: Path, tokenizer: TextTokenizer, engine: LookupEngine
+) -> None:
+    config = appending(folder / "out", folder / "in", dataset=KEEP)
+    append(config, tokenizer, engine)
+    write_rows(folder / "in/c.jsonl", [(9, "moon")])
+    append(config, tokenizer, engine)
+    plain = run_config(folder / "out", folder / "in", dataset=KEEP)
+    with pytest.raises(StoreError, match=r"holds the vectors of another run \(input was"):
+        finalize_folder(plain, open_run_dataset(plain))
