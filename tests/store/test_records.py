@@ -14,6 +14,8 @@ from lengthwise.store.records import (
     describe_reuse,
     log_lines,
     parse_log,
+    parse_retired,
+    retired_lines,
     reuse_summary,
 )
 
@@ -69,6 +71,16 @@ def test_hashes_and_reused_rows_survive_a_log() -> None:
     ]
     assert reuse_summary([RECORD], ReuseSources()) == {}
     assert describe_reuse({}) == []
+
+
+def test_retired_records_are_gone_until_they_are_written_again() -> None:
+    other = replace(RECORD, index=1)
+    lines = log_lines([RECORD, other]) + retired_lines({0: 12.5})
+    assert parse_log(lines) == {1: other}
+    assert parse_log(lines[:-1]) == {1: other}
+    assert parse_log(lines[:-2]) == {0: RECORD, 1: other}  # as a crash cuts it off
+    assert parse_retired(lines) == {0: 12.5}
+    assert parse_log(lines + log_lines([RECORD])) == {0: RECORD, 1: other}
 
 
 @pytest.mark.parametrize("contents", [b"", b"{", b"[]", b"1", b'{"folders": 1}', None])
