@@ -288,7 +288,22 @@ class Reuse:
                 return None
             sample = replace(sample, **{name: getattr(sample, name)[sample.checked] for name in _PER_ROW})
             sample = replace(sample, checked=np.arange(len(sample.rows)))
-            return CopiedShard(record, ShardContents(contents, record.rows), self.key(number)), sample
+            return CopiedShard(record, ShardContents(contents, record.sha256, record.rows), self.key(number)), sample
+
+    def known_hashes(self, texts: str) -> NDArray[np.uint8] | None:
+        """The hashes of a shard's texts, uint8[rows, 16], if a folder has a shard of the same ones.
+
+        Args:
+            texts: the hash of them all, see `digest_texts`.
+        """
+        place = self._by_texts.get(texts)
+        if place is None:
+            return None
+        number, index = place
+        try:
+            return self._folders[number].hashes(index)
+        except StoreError:  # which `_entries` reports
+            return None
 
     def stats(self, reused: ReusedRows) -> ShardStats:
         """What is known of these rows, beside what encoding the checked ones takes."""
@@ -323,6 +338,12 @@ class Reuse:
                 if self._note(number, _OTHER_BITS):
                     log.warning("%s: %s", self._folders[number], _OTHER_BITS)
                 self._bad_shards |= {shard for shard, (owner, _) in enumerate(self._places) if owner == number}
+
+    @cached_property
+    def _by_texts(self) -> dict[str, tuple[int, int]]:
+        """The folder and shard of each hash of a whole shard's texts that is known."""
+        records = {place: self._folders[place[0]].records[place[1]] for place in reversed(self._places)}
+        return {record.texts: place for place, record in records.items() if record.texts is not None and record.hashes}
 
     @cached_property
     def _index(self) -> HashIndex:

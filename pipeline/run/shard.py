@@ -39,7 +39,7 @@ from lengthwise.store.cast import cast_vectors
 from lengthwise.store.parquet import vector_table, write_shard
 from lengthwise.store.protocol import Folder
 from lengthwise.store.records import ShardRecord
-from lengthwise.store.text_hashes import hash_texts, hashes_to_bytes
+from lengthwise.store.text_hashes import digest_texts, hash_texts, hashes_to_bytes
 from lengthwise.tokens.ragged import RaggedTokens
 from lengthwise.tokens.tokenize import split_texts, tokenize_texts
 from lengthwise.tokens.tokenizer import TextTokenizer
@@ -223,6 +223,7 @@ class ShardEncoder:
             "truncated": sum(int(chunk.truncated.sum()) for chunk in chunks),
             "max_deviation": stats.max_deviation,
             "min_cosine": stats.min_cosine,
+            "texts": self._digest(shard),
             "reused": self._recorded(stats.reused),
         }
         lines = self._quarantine_lines(shard, bad) if bad and quarantine else None
@@ -242,6 +243,9 @@ class ShardEncoder:
         hashes = [chunk.hashes for chunk in chunks if chunk.hashes is not None]
         return hashes_to_bytes(_join(hashes)) if hashes and self._config.encode.writes_hashes else None
 
+    def _digest(self, shard: Shard) -> str | None:
+        return digest_texts(shard.texts) if self._config.encode.writes_hashes else None
+
     def _recorded(self, reused: Mapping[str, int]) -> tuple[tuple[str, int], ...]:
         """Rows by folder, for a record; what a cache had is left out, for an interrupted run has more of it."""
         cache = None if self._reuse is None else self._reuse.cache_key
@@ -256,6 +260,7 @@ class ShardEncoder:
             **{name: getattr(record, name) for name in _COPIED_FIELDS},
             "index": shard.index,
             "first_row": shard.first_row,
+            "texts": self._digest(shard),
             "reused": self._recorded(stats.reused),
         }
         hashes = self._hashes_to_write([chunk])
@@ -276,7 +281,7 @@ class ShardEncoder:
     def _plan_chunk(self, texts: pa.ChunkedArray, shard: Shard, start: int, started: float) -> PlannedChunk:
         first_row = shard.first_row + start
         has_cache = self._reuse is not None and self._reuse.cache_key is not None
-        hashes = hash_texts(texts) if has_cache or self._config.encode.writes_hashes else None
+        hashes = self._hash_texts(texts) if has_cache or self._config.encode.writes_hashes else None
         copied, reused = None, None
         if self._reuse is not None and hashes is not None:
             if len(texts) == shard.table.num_rows and (found := self._find_shard(shard, hashes)) is not None:
@@ -299,6 +304,10 @@ class ShardEncoder:
         stats += ShardStats(stages=StageSeconds(tokenize=time.perf_counter() - started))
         is_last = start + len(texts) == shard.table.num_rows
         return PlannedChunk(ids, rows, reused, hashes, stats, is_last, start, len(texts), copied)
+
+    def _hash_texts(self, texts: pa.ChunkedArray) -> NDArray[np.uint8]:
+        known = None if self._reuse is None else self._reuse.known_hashes(digest_texts(texts))
+        return known if known is not None and len(known) == len(texts) else hash_texts(texts)
 
     def _find_shard(self, shard: Shard, hashes: NDArray[np.uint8]) -> tuple[CopiedShard, ReusedRows] | None:
         """The whole shard in another folder, if that has it."""

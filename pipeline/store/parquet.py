@@ -32,9 +32,10 @@ RESUMABLE = "the shards before it are safe, and the same command resumes from th
 
 @dataclass(frozen=True, eq=False)
 class ShardContents:
-    """The contents of a shard's file, and the number of its rows."""
+    """The contents of a shard's file, their sha256 (hex), and the number of its rows."""
 
     contents: bytes
+    sha256: str
     num_rows: int
 
 
@@ -92,11 +93,13 @@ def write_shard(
     index = counts["index"]
     file, aside = shard_file(index), quarantine_file(index)
     with wrap_os_errors(f"{folder.location(file)}: the shard cannot be written", RESUMABLE), folder.draft(file) as part:
-        with hashed_file(part) as parquet:
-            if isinstance(table, ShardContents):
-                parquet.write(table.contents)
-            else:
+        if isinstance(table, ShardContents):
+            part.write_bytes(table.contents)
+            sha256 = table.sha256
+        else:
+            with hashed_file(part) as parquet:
                 _write_table(table, parquet)
+            sha256 = parquet.sha256
         found = read_identity(folder)  # as late as possible: the rename that follows takes moments
         if found is None or identity_hash(found) != identity:
             raise StoreError(f"{folder}: another run has started it over; this run has ended")
@@ -110,7 +113,7 @@ def write_shard(
         **counts,
         rows=table.num_rows,
         file=file,
-        sha256=parquet.sha256,
+        sha256=sha256,
         quarantine=None if quarantine is None else hashlib.sha256(quarantine).hexdigest(),
         hashes=None if hashes is None else hashlib.sha256(hashes).hexdigest(),
     )

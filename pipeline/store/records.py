@@ -29,6 +29,7 @@ class ShardRecord:
         file, sha256: its parquet file, and the file's sha256 (hex).
         quarantine: sha256 (hex) of its file in the quarantine; None where it has none.
         hashes: sha256 (hex) of its file of text hashes; None where it has none.
+        texts: the hash of all its texts, see `text_hashes.digest_texts`; None where they are not hashed.
         reused: how many rows have their vector from another folder, by the start of that folder's identity.
     """
 
@@ -46,6 +47,7 @@ class ShardRecord:
     sha256: str
     quarantine: str | None
     hashes: str | None = None
+    texts: str | None = None
     reused: tuple[tuple[str, int], ...] = ()
 
     @property

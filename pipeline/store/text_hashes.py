@@ -13,6 +13,7 @@ from itertools import pairwise
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 HASH_BYTES = 16
@@ -37,6 +38,24 @@ def hash_texts(texts: pa.ChunkedArray) -> NDArray[np.uint8]:
         hashes[start : start + len(column)][column.is_null().to_numpy(zero_copy_only=False)] = 0
         start += len(column)
     return hashes
+
+
+def digest_texts(texts: pa.ChunkedArray) -> str:
+    """The hash of a whole shard's texts (hex), by which it is known without hashing them one by one.
+
+    It is of the texts' lengths in bytes (-1 where there is none) and of their bytes, however they are divided into
+    chunks.
+    """
+    lengths, contents = blake2b(digest_size=HASH_BYTES), blake2b(digest_size=HASH_BYTES)
+    for chunk in texts.chunks:
+        column = chunk.cast(pa.large_binary())
+        sizes = pc.fill_null(pc.binary_length(column), -1).cast(pa.int64())
+        lengths.update(sizes.to_numpy().astype("<i8").tobytes())
+        _, offset_buffer, data = column.buffers()
+        if len(column) and data is not None:
+            offsets = np.frombuffer(offset_buffer, np.int64, len(column) + 1, 8 * column.offset)
+            contents.update(memoryview(data)[int(offsets[0]) : int(offsets[-1])])
+    return lengths.hexdigest() + contents.hexdigest()
 
 
 def hashes_to_bytes(hashes: NDArray[np.uint8]) -> bytes:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
@@ -28,6 +29,7 @@ from lengthwise.run.report import report_to_markdown
 from lengthwise.run.stats import EncodeReport
 from lengthwise.store import parquet
 from lengthwise.store.records import ShardRecord, parse_log
+from lengthwise.store.text_hashes import hash_texts
 from lengthwise.tokens.tokenizer import TextTokenizer
 from lengthwise.tokens.training import train_tokenizer
 
@@ -290,6 +292,38 @@ def test_shards_that_did_not_change_are_copied(
     assert_equal_folders(tmp_path / "new", tmp_path / "full")
     assert sum(report.encoded.reused.values()) == len(MANY) - 1 - (changed == "a text")
     assert (report.encoded.rows, report.encoded.tokens) == (len(MANY), report.totals.tokens)
+
+
+def test_texts_of_a_shard_that_did_not_change_are_not_hashed_one_by_one(
+    tmp_path: Path, tokenizer: TextTokenizer, engine: LookupEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    texts: list[str | None] = [*MANY[:-1], None]
+    old = previous(tmp_path / "old", texts, tokenizer, engine)
+    hashed: list[int] = []
+
+    def count(texts: pa.ChunkedArray) -> NDArray[np.uint8]:
+        hashed.append(len(texts))
+        return hash_texts(texts)
+
+    monkeypatch.setattr("lengthwise.run.shard.hash_texts", count)
+    run(tmp_path / "new", texts, tokenizer, engine, encode={"reuse": [str(old)]})
+    assert hashed == []
+    assert_equal_folders(tmp_path / "new", old)
+    texts[25] = "mat cat"
+    run(tmp_path / "changed", texts, tokenizer, engine, encode={"reuse": [str(tmp_path / "new")]})
+    assert hashed == [20]
+    assert_equal_folders(tmp_path / "changed", previous(tmp_path / "full", texts, tokenizer, engine))
+
+
+def test_folder_of_a_version_without_digests_is_reused(
+    tmp_path: Path, tokenizer: TextTokenizer, engine: LookupEngine
+) -> None:
+    old = previous(tmp_path / "old", list(MANY), tokenizer, engine)
+    log = old / "shards.jsonl"
+    lines = [json.loads(line) for line in log.read_text().splitlines()]
+    log.write_text("".join(json.dumps({k: v for k, v in line.items() if k != "texts"}) + "\n" for line in lines))
+    report = run(tmp_path / "new", list(MANY), tokenizer, engine, encode={"reuse": [str(old)]})
+    assert sum(report.encoded.reused.values()) == len(MANY)
 
 
 def test_runs_can_be_chained_and_joined(tmp_path: Path, tokenizer: TextTokenizer, engine: LookupEngine) -> None:

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lengthwise.store.text_hashes import HASH_BYTES, hash_texts, hashes_from_bytes, hashes_to_bytes
+from lengthwise.store.text_hashes import HASH_BYTES, digest_texts, hash_texts, hashes_from_bytes, hashes_to_bytes
 
 
 @given(
@@ -27,6 +27,25 @@ def test_hashes_are_of_the_bytes(texts: list[str | None], kind: pa.DataType, cut
         for text in texts[start:]
     ]
     assert [row.tobytes() for row in hash_texts(chunks)] == expected
+
+
+@given(
+    texts=st.lists(st.none() | st.text(max_size=5), max_size=12),
+    others=st.lists(st.none() | st.text(max_size=2), max_size=12),
+    cut=st.tuples(st.integers(0, 12), st.integers(0, 12)),
+)
+def test_digest_is_of_the_texts_alone(texts: list[str | None], others: list[str | None], cut: tuple[int, int]) -> None:
+    start, middle = sorted(cut)
+    array = pa.array(["before", *texts], pa.string()).slice(1)
+    divided = pa.chunked_array([array.slice(0, start), array.slice(start, middle - start), array.slice(middle)])
+    digest = digest_texts(divided)
+    assert digest == digest_texts(pa.chunked_array([texts], pa.large_string()))
+    assert (digest == digest_texts(pa.chunked_array([others], pa.string()))) == (texts == others)
+
+
+@pytest.mark.parametrize("other", [["ab", "c"], ["abc", ""], ["a", "bc", ""], ["a", None, "bc"], ["a", "bd"]])
+def test_digest_tells_texts_of_the_same_bytes_apart(other: list[str | None]) -> None:
+    assert digest_texts(pa.chunked_array([other], pa.string())) != digest_texts(pa.chunked_array([["a", "bc"]]))
 
 
 def test_hashes_survive_a_file() -> None:
