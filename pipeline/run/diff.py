@@ -2,7 +2,9 @@
 
 Notable decisions:
 - Rows are compared by hashes of their contents, kept by the rows' place in the old folder: 32 bytes per row in memory,
-  beside the index of keys (`store.hash_index`). Each folder is read twice, one shard at a time, in any order of rows.
+  beside the index of keys (`store.hash_index`). Each folder is read once, one shard at a time, in any order of rows; of
+  the old one, shards with rows to remove are read again.
+- Of a shard whose file both folders have, only the keys are read.
 - A vector has changed where one bit of it has. Kept columns are compared by their values, those that both folders have.
 - Files appear together, when all is done.
 """
@@ -10,7 +12,7 @@ Notable decisions:
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from hashlib import blake2b
@@ -26,11 +28,12 @@ from lengthwise.errors import ConfigError, StoreError
 from lengthwise.run.reuse_folders import vector_identity
 from lengthwise.store.fingerprint import describe_changes
 from lengthwise.store.folder import open_folder
-from lengthwise.store.hash_index import HashIndex
+from lengthwise.store.hash_index import Entries, HashIndex
 from lengthwise.store.layout import ADDED, CHANGED, REMOVED, SUMMARY, is_draft
 from lengthwise.store.parquet import ROW_GROUP_ROWS, wrap_arrow_errors
 from lengthwise.store.previous import PreviousFolder
 from lengthwise.store.protocol import Folder, wrap_os_errors
+from lengthwise.store.records import ShardRecord
 from lengthwise.store.text_hashes import HASH_BYTES
 
 MARKS = ("vector_changed", "columns_changed")  # columns of changed.parquet
@@ -96,31 +99,20 @@ def diff_folders(old: str | Path, new: str | Path, key: str, output: str | Path 
     _check_schemas(before, after.schema, f"{new}")
     common = [name for name in after.kept if name in before.kept]
     with ExitStack() as stack:
-        after.index().close()  # which says that keys are distinct
-        index = stack.enter_context(before.index())
-        contents = np.zeros((before.rows, 2, HASH_BYTES), np.uint8)
-        for start, table in before.tables():
-            contents[start : start + len(table)] = _contents(table, common)
+        rows = stack.enter_context(_OldRows(before, common, {record.sha256 for _, record in after.shards()}))
         writer = stack.enter_context(_Writer(output, before.schema, after.schema))
-        seen = np.zeros(before.rows, np.bool_)
         counts = np.zeros(4, np.int64)  # added, changed, vectors, columns
-        for _, table in after.tables():
-            places = index.find(_keys(table, key))
-            is_old = places >= 0
-            seen[places[is_old]] = True
-            differs = np.zeros((len(table), 2), np.bool_)
-            differs[is_old] = (_contents(table, common)[is_old] != contents[places[is_old]]).any(axis=2)
-            changed = np.asarray(differs.any(axis=1))
-            writer.add(table, ~is_old, changed, differs)
-            counts += (~is_old).sum(), changed.sum(), *differs.sum(axis=0)
-        for start, table in before.tables():
-            writer.remove(table, ~seen[start : start + len(table)])
-        added, changed_rows, vectors, columns = counts.tolist()
+        after.index(_compare(rows, after, writer, counts)).close()
+        for start, record in before.shards():
+            removed = ~rows.seen[start : start + record.rows]
+            if removed.any():
+                writer.remove(before.read(record), removed)
+        added, changed, vectors, columns = counts.tolist()
         found = FolderDiff(
             added=added,
-            removed=int((~seen).sum()),
-            changed=changed_rows,
-            unchanged=int(seen.sum()) - changed_rows,
+            removed=int((~rows.seen).sum()),
+            changed=changed,
+            unchanged=int(rows.seen.sum()) - changed,
             vectors=vectors,
             columns=columns,
             model=describe_changes(before.model, after.model),
@@ -132,6 +124,26 @@ def diff_folders(old: str | Path, new: str | Path, key: str, output: str | Path 
         )
         writer.finish(found)
     return found
+
+
+def _compare(rows: _OldRows, after: _Side, writer: _Writer, counts: NDArray[np.int64]) -> Entries:
+    """Write rows of the new folder that are added or changed, and count them; yields the hashes and places of all keys.
+
+    Args:
+        counts: int64[4], added and changed rows, and as `MARKS`.
+    """
+    for start, record in after.shards():
+        twin = rows.twins.get(record.sha256)
+        table = after.read(record, None if twin is None else [after.key])
+        keys = _keys(table, after.key)
+        if twin is not None:
+            rows.seen[twin : twin + record.rows] = True
+        else:
+            is_old, differs = rows.compare(table, keys)
+            changed = np.asarray(differs.any(axis=1))
+            writer.add(table, ~is_old, changed, differs)
+            counts += (~is_old).sum(), changed.sum(), *differs.sum(axis=0)
+        yield keys, np.arange(start, start + record.rows)
 
 
 def check_key(old: str | Path, key: str, schema: pa.Schema, new: str) -> None:
@@ -185,22 +197,22 @@ class _Side:
         identity = self.folder.identity
         return {**vector_identity(identity), "vector_dtype": identity.get("vector_dtype")}
 
-    def tables(self, columns: list[str] | None = None) -> Iterator[tuple[int, pa.Table]]:
-        """The shards, in their order, each with the number of its first row; all columns if None are named."""
+    def shards(self) -> Iterator[tuple[int, ShardRecord]]:
+        """The shards, in their order, each with the number of its first row."""
         start = 0
-        for index in sorted(self.folder.records):
-            _, file = self.folder.shard(index)
-            with wrap_arrow_errors(f"{self.url}, shard {index}"):
-                table = file.read(columns)
-            yield start, table
-            start += len(table)
+        for _, record in sorted(self.folder.records.items()):
+            yield start, record
+            start += record.rows
 
-    def index(self) -> HashIndex:
-        """The rows' numbers by the hashes of their keys, which have to be distinct."""
-        tables = self.tables([self.key])
-        index = HashIndex(
-            ((_keys(table, self.key), np.arange(start, start + len(table))) for start, table in tables), self.rows
-        )
+    def read(self, record: ShardRecord, columns: list[str] | None = None) -> pa.Table:
+        """A shard; all columns if None are named."""
+        _, file = self.folder.shard(record.index)
+        with wrap_arrow_errors(f"{self.url}, shard {record.index}"):
+            return file.read(columns)
+
+    def index(self, entries: Entries) -> HashIndex:
+        """The rows' numbers by the hashes of their keys, as they come, which have to be distinct."""
+        index = HashIndex(entries, self.rows)
         if len(index) < self.rows:
             try:
                 self._refuse_key(index)
@@ -209,7 +221,8 @@ class _Side:
         return index
 
     def _refuse_key(self, index: HashIndex) -> None:
-        for start, table in self.tables([self.key]):
+        for start, record in self.shards():
+            table = self.read(record, [self.key])
             wrong = np.flatnonzero(index.find(_keys(table, self.key)) != np.arange(start, start + len(table)))
             if len(wrong):
                 value = table[self.key][int(wrong[0])].as_py()
@@ -218,6 +231,47 @@ class _Side:
                     f"{self.url}: the key {self.key!r} of row {start + wrong[0]} {problem}; choose a column whose"
                     " values are distinct"
                 )
+
+
+class _OldRows:
+    """The rows of the old folder: where each key is, and what each row has; a context manager, as `HashIndex` is.
+
+    Attributes:
+        seen: bool[rows], whether the new folder has a row's key.
+        twins: the first row of each shard whose file the new folder has too, by its sha256. Its rows are the same, and
+            nothing is known of them but their keys.
+    """
+
+    def __init__(self, side: _Side, common: Sequence[str], new_files: Set[str]) -> None:
+        self._side, self._common = side, common
+        self.seen = np.zeros(side.rows, np.bool_)
+        self.twins = {record.sha256: start for start, record in side.shards() if record.sha256 in new_files}
+        self._contents = np.zeros((side.rows, 2, HASH_BYTES), np.uint8)
+        self._index = side.index(self._entries())
+
+    def __enter__(self) -> _OldRows:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._index.close()
+
+    def compare(self, table: pa.Table, keys: NDArray[np.uint8]) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+        """Whether the old folder has each row's key, bool[rows], and what differs then, bool[rows, 2], as `MARKS`."""
+        places = self._index.find(keys)
+        is_old = places >= 0
+        self.seen[places[is_old]] = True
+        differs = np.zeros((len(table), 2), np.bool_)
+        contents = _contents(table.filter(pa.array(is_old)), self._common)
+        differs[is_old] = (contents != self._contents[places[is_old]]).any(axis=2)
+        return is_old, differs
+
+    def _entries(self) -> Entries:
+        for start, record in self._side.shards():
+            is_twin = record.sha256 in self.twins
+            table = self._side.read(record, [self._side.key] if is_twin else None)
+            if not is_twin:
+                self._contents[start : start + record.rows] = _contents(table, self._common)
+            yield _keys(table, self._side.key), np.arange(start, start + record.rows)
 
 
 class _Writer:

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from helpers.files import contents
 from helpers.vector_folders import write_vectors
 from lengthwise.errors import ConfigError, StoreError
+from lengthwise.run import diff
 from lengthwise.run.diff import FolderDiff, diff_folders
 
 Rows = dict[int, tuple[int, str | None, list[float] | None]]  # by key: what the vector is of, a title and more
@@ -103,6 +104,29 @@ def test_nothing_changed(tmp_path: Path) -> None:
     for name in ("added", "removed", "changed"):
         assert pq.read_table(tmp_path / f"diff/{name}.parquet").num_rows == 0
         assert pq.read_schema(tmp_path / f"diff/{name}.parquet").names[: len(schema)] == schema.names
+
+
+def test_shards_that_both_folders_have_are_not_compared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Wherever they are; the rows of others may have moved out of them or into them."""
+    rows = {key: (key % 3, str(key), None) for key in range(12)}
+    write(tmp_path / "old", rows)
+    order = [6, 7, 8, 0, 9, 2, 3, 4, 5, 1, 12, 11]
+    write(tmp_path / "new", {key: (key % 3, str(key), None) for key in order})
+    compared: list[int] = []
+    hash_contents = diff._contents
+    monkeypatch.setattr(
+        diff, "_contents", lambda table, names: (compared.append(len(table)), hash_contents(table, names))[1]
+    )
+    found = diff_folders(tmp_path / "old", tmp_path / "new", "id", tmp_path / "diff")
+    assert compared == [3, 3, 3, 2]  # the first and last shard of each, but for the row that is added
+    assert found == FolderDiff(added=1, removed=1, unchanged=11)
+    assert list(read(tmp_path / "diff/removed.parquet")) == [10]
+    twice = pa.concat_tables([pq.read_table(tmp_path / "old/data/shard-000001.parquet")] * 2)
+    write_vectors(tmp_path / "double", np.ones((6, 3), np.float32), twice.select(["id", "title", "more"]), shard_rows=3)
+    with pytest.raises(ConfigError, match="double: the key 'id' of row 3 is 3, as in an earlier row"):
+        diff_folders(tmp_path / "double", tmp_path / "double", "id")
+    with pytest.raises(ConfigError, match="double: the key 'id' of row 3 is 3, as in an earlier row"):
+        diff_folders(tmp_path / "old", tmp_path / "double", "id")
 
 
 def test_other_model_is_said(tmp_path: Path) -> None:
