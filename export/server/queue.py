@@ -5,7 +5,7 @@ Decisions:
   because small batches take the processor from larger ones.
 - The next batch is the one that holds the oldest text, among the batches that `plan_batches` makes of the queue.
   Similar lengths are batched together, no text waits for a later one, and none starves.
-- Under load, planning once per batch takes as long as a fifth of the computing. So the plan of a full window is kept
+- Under load, planning once per batch takes as long as a fifth of the computing. So the plan of a large window is kept
   until its batches of short texts are computed, and later texts do not join them.
 - Long texts must not occupy every worker. While short texts arrive, long ones leave one worker free, in their order.
 - Capacity is counted in tokens. A request that is not tokenized yet reserves as many as its size in bytes suggests.
@@ -38,7 +38,8 @@ log = logging.getLogger(__name__)
 LONG_TOKENS = 256
 _SHORT_TEXTS_EXPECTED_SECONDS = 1.0  # after the last short text
 _SMALL_BATCH_TEXTS, _BATCHING_DELAY_SECONDS = 16, 0.005
-_WINDOW_ROWS = 512  # planned at a time: enough to batch similar lengths, and requests still finish in order
+_WINDOW_ROWS = 1_024  # planned at a time: enough to batch similar lengths, and requests still finish in order
+_KEPT_ROWS = 256  # whose plan is kept
 _SMOOTHING = 0.1
 _MAX_RETRY_SECONDS = 60
 
@@ -256,8 +257,8 @@ class BatchQueue:
     def _plan(self, now: float) -> bool:
         """Move the oldest texts that may start from those that wait to batches; False if none may.
 
-        Of a window that is not full only the first batch is kept, for later texts may make the others larger. The same
-        holds for long texts, which may have to leave a worker free by then.
+        Of a small window only the first batch is kept, for later texts may make the others larger. The same holds for
+        long texts, which may have to leave a worker free by then.
         """
         window, passed, seen = self._select_window(now)
         if not window:
@@ -266,8 +267,8 @@ class BatchQueue:
         lengths = np.fromiter((text.length for text in window), np.int64, len(window))
         plan = [rows.tolist() for rows in plan_batches(lengths, self._costs, min_batches=2 * self._workers)]
         first, *others = sorted(plan, key=min)
-        is_full = len(window) == _WINDOW_ROWS
-        kept = [first, *(rows for rows in others if is_full and lengths[rows[0]] < LONG_TOKENS)]  # longest first
+        is_large = len(window) >= _KEPT_ROWS
+        kept = [first, *(rows for rows in others if is_large and lengths[rows[0]] < LONG_TOKENS)]  # longest first
         taken = {row for rows in kept for row in rows}
         left = [text for row, text in enumerate(window) if row not in taken]
         self._waiting = passed + left + self._waiting[seen:]
