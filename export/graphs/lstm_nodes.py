@@ -134,6 +134,7 @@ def replace_lstm_nodes(
     variant: str,
     translate: Callable[[Tape, LstmNode], States],
     embed: Callable[[Tape, NDArray[np.float32], ir.Value], Embeddings] | None = None,
+    prepare: Callable[[ir.Graph], None] | None = None,
 ) -> onnx.ModelProto:
     """A copy of the native graph with each LSTM node translated, and metadata for the variant.
 
@@ -142,12 +143,15 @@ def replace_lstm_nodes(
         variant: the name of the graph that is made.
         translate: makes the states of an LSTM node.
         embed: makes the embeddings of ids, int64[sequence, batch], from the table; if left out, they stay as they are.
+        prepare: changes the copy first.
 
     Raises:
         ValueError: the graph is not a native one.
     """
     model = ir.from_proto(native)
     graph = model.graph
+    if prepare is not None:
+        prepare(graph)
     nodes = [node for node in graph if node.op_type in _OUTPUTS]
     divisors = None if embed is None else _replace_embedding(graph, nodes[0], embed)
     for node in nodes:

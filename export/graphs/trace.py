@@ -49,7 +49,7 @@ class ClientEncoder(nn.Module):
         """int64[batch, sequence] twice to the outputs above."""
         mask = attention_mask > 0
         lengths = attention_mask.sum(dim=1)
-        at_least_one = lengths.clamp(min=1)
+        at_least_one = torch.where(lengths > 0, lengths, 1)
         vectors, states = self._encode(input_ids, at_least_one, mask)
         vectors = torch.where((lengths > 0)[:, None], vectors, 0.0)
         classifier = self.encoder.classifier

@@ -58,7 +58,7 @@ _ALL = (
     Variant(
         PORTABLE,
         "onnx/model_portable.onnx",
-        "no `sequence_lens`: forward LSTMs from explicit zero states; reversal and last state by Gather",
+        "no `sequence_lens`: forward LSTMs from explicit zero states; reversal and last state by GatherND",
     ),
     Variant(FP16, "onnx/model_fp16.onnx", "embedding and LSTM in half precision", 0.01, 0.999, 0.01),
     Variant(

@@ -61,10 +61,11 @@ def read_ids(input_ids: Tensor, lengths: Tensor, config: EncoderConfig) -> ReadI
     if rule is None:
         raise ValueError("this encoder reads no padding")
     if rule.truncate is not None:
-        width, kept, total = rule.to, lengths.clamp(max=rule.to), torch.full_like(lengths, rule.to)
+        width, total = rule.to, torch.full_like(lengths, rule.to)
+        kept = torch.where(lengths < rule.to, lengths, rule.to)  # not `clamp`: OpenCV clips no integers
     else:  # a trace would fix the larger of both, so there are further columns, which are not read
         width = sequence + rule.to if torch.jit.is_tracing() else torch.sym_max(sequence, rule.to)
-        kept, total = lengths, lengths.clamp(min=rule.to)
+        kept, total = lengths, torch.where(lengths > rule.to, lengths, rule.to)
     first = lengths - kept if rule.truncate == "pre" else torch.zeros_like(lengths)
     place = total - kept if rule.side == "pre" else torch.zeros_like(lengths)
     source = torch.arange(width, device=input_ids.device) - place[:, None]

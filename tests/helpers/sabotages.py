@@ -61,12 +61,21 @@ def unknown_token_moved(model: onnx.ModelProto) -> None:
     edit_weight(model, gather.input[0], lambda table: np.concatenate([table[1:], table[:1]]))
 
 
+def at_least_one(model: onnx.ModelProto) -> tuple[int, onnx.NodeProto]:
+    """The node that makes lengths of at least one of the sums of the mask, and where it is."""
+    sums = [node.output[0] for node in model.graph.node if node.op_type == "ReduceSum" and "mask" in node.input[0]]
+    return next(
+        (i, node) for i, node in enumerate(model.graph.node) if node.op_type == "Where" and node.input[1] in sums
+    )
+
+
 def lengths_off_by_one(model: onnx.ModelProto) -> None:
     """Each row of more than one token is read one token short."""
-    position, clip = next((i, node) for i, node in enumerate(model.graph.node) if node.op_type == "Clip")
+    position, lengths = at_least_one(model)
     model.graph.initializer.append(numpy_helper.from_array(np.array(1, np.int64), "one"))
-    model.graph.node.insert(position, helper.make_node("Sub", [clip.input[0], "one"], ["shorter"]))
-    clip.input[0] = "shorter"
+    model.graph.node.insert(position, helper.make_node("Sub", [lengths.input[1], "one"], ["shorter"]))
+    model.graph.node.insert(position + 1, helper.make_node("Max", ["shorter", "one"], ["still_one"]))
+    lengths.input[1] = "still_one"
 
 
 def reverse_run_as_forward(model: onnx.ModelProto) -> None:
@@ -110,9 +119,10 @@ def static_mean_reads_padding(model: onnx.ModelProto) -> None:
     by_output = {output: node for node in model.graph.node for output in node.output}
 
     def is_embedding(name: str) -> bool:
-        transposed = by_output.get(name)
-        gather = None if transposed is None else by_output.get(transposed.input[0])
-        return gather is not None and gather.op_type == "Gather"
+        node = by_output.get(name)
+        if node is not None and node.op_type == "Transpose":
+            node = by_output.get(node.input[0])
+        return node is not None and node.op_type == "Gather"
 
     mask = next(node for node in model.graph.node if node.op_type == "Where" and is_embedding(node.input[1]))
     total = next(node for node in model.graph.node if node.input[:1] == mask.output[:1])
@@ -157,12 +167,12 @@ def outputs_swapped(model: onnx.ModelProto) -> None:
 
 def lengths_cut_at_512(model: onnx.ModelProto) -> None:
     """The graph reads 512 tokens at most."""
-    position, clip = next((i, node) for i, node in enumerate(model.graph.node) if node.op_type == "Clip")
+    position, lengths = at_least_one(model)
     model.graph.initializer.append(numpy_helper.from_array(np.array(512, np.int64), "most"))
-    model.graph.node.insert(position + 1, helper.make_node("Min", [clip.output[0], "most"], ["cut"]))
+    model.graph.node.insert(position + 1, helper.make_node("Min", [lengths.output[0], "most"], ["cut"]))
     for node in list(model.graph.node)[position + 2 :]:
         for index, name in enumerate(node.input):
-            if name == clip.output[0]:
+            if name == lengths.output[0]:
                 node.input[index] = "cut"
 
 
