@@ -27,7 +27,8 @@ def export_checkpoint(model: str | Path, output: str | Path, *, variants: Iterab
     Args:
         model: the checkpoint.
         output: the artifact; an older one there is replaced.
-        variants: the graphs to write besides the native one; all where they are left out.
+        variants: the graphs to write besides the native one; where they are left out, all but those for phones and
+            browsers (ort, executorch, litert).
 
     Raises:
         CheckpointError, TokenizerError: there is no whole checkpoint.

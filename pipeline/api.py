@@ -24,6 +24,7 @@ from tqdm import tqdm
 
 from lengthwise.config import (
     BatchingSettings,
+    DeviceVariant,
     EncoderConfig,
     Precision,
     TokenizationSettings,
@@ -297,11 +298,12 @@ class Encoder:
 
         save_checkpoint(path, self._packed_encoder(), self.tokenizer)
 
-    def export(self, path: str | Path, *, variants: Iterable[Variant] | None = None) -> Artifact:
+    def export(self, path: str | Path, *, variants: Iterable[Variant | DeviceVariant] | None = None) -> Artifact:
         """Write an artifact folder: ONNX graphs, TorchScript, tokenizer and golden vectors, whole or not at all.
 
         Args:
-            variants: the graphs to write besides the native one; all where they are left out.
+            variants: the graphs to write besides the native one; where they are left out, all but those for phones and
+                browsers (ort, executorch, litert).
 
         Raises:
             ArtifactError: the folder holds something else, or the model cannot be exported.

@@ -16,6 +16,7 @@ from pydantic import ValidationError
 from helpers.definition import ALL_POOLINGS
 from helpers.paths import ROOT
 from lengthwise.config import (
+    DeviceVariant,
     EncoderConfig,
     ExportSettings,
     RunConfig,
@@ -25,7 +26,7 @@ from lengthwise.config import (
 )
 from lengthwise.dataset_config import OUTPUT_COLUMNS
 from lengthwise.errors import ConfigError
-from lengthwise.export.graphs.variants import VARIANTS
+from lengthwise.export.graphs.variants import DEVICE_VARIANTS, VARIANTS
 from lengthwise.util.settings import Settings, parse_settings
 
 MINIMAL = "dataset: {path: facts.txt}\nmodel: {path: checkpoint}\n"
@@ -420,7 +421,9 @@ def test_variant_applies_to_the_onnx_engine_only(tmp_path: Path) -> None:
 
 def test_every_variant_can_be_configured() -> None:
     assert get_args(Variant) == tuple(VARIANTS)
+    assert get_args(DeviceVariant) == tuple(DEVICE_VARIANTS)
     assert ExportSettings().variants == tuple(VARIANTS)
+    assert ExportSettings(variants=["native", "ort"]).variants == ("native", "ort")
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be"])

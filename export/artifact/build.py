@@ -35,6 +35,9 @@ from lengthwise.export.artifact.folder import (
 )
 from lengthwise.export.artifact.oracle import OracleEncoder, compute_oracle
 from lengthwise.export.artifact.rounding import Rounding
+from lengthwise.export.graphs.executorch import save_executorch
+from lengthwise.export.graphs.litert import save_litert
+from lengthwise.export.graphs.ort_format import save_ort
 from lengthwise.export.graphs.portable_lstm import dense, scanned
 from lengthwise.export.graphs.rewrite import REWRITES, missing_variants
 from lengthwise.export.graphs.trace import (
@@ -49,7 +52,19 @@ from lengthwise.export.graphs.trace import (
     trace_to_program,
     trace_to_torchscript,
 )
-from lengthwise.export.graphs.variants import NATIVE, PORTABLE, PROGRAM_FILES, TORCHSCRIPT_FILES, VARIANTS
+from lengthwise.export.graphs.variants import (
+    DEVICE_VARIANTS,
+    EVERY_VARIANT,
+    EXECUTORCH,
+    LITERT,
+    NATIVE,
+    ORT,
+    ORT_OPERATORS_FILE,
+    PORTABLE,
+    PROGRAM_FILES,
+    TORCHSCRIPT_FILES,
+    VARIANTS,
+)
 from lengthwise.export.runtimes.tolerances import TOLERANCES
 from lengthwise.tokens.tokenizer import TextTokenizer
 from lengthwise.util.files import replace_folder, write_atomically
@@ -95,19 +110,26 @@ def build_artifact(
         encoder: the encoder, in evaluation mode.
         tokenizer: its tokenizer.
         output: the artifact's folder.
-        variants: the graphs to write besides the native one, which is always written; all of `graphs.variants` where
-            they are left out. TorchScript and `.pt2` are written in a native and, with the variant of that name, a
-            portable form. Graphs that an encoder cannot have (`missing_variants`) are left out, with a warning.
+        variants: the graphs to write besides the native one, which is always written; all of `VARIANTS` where they are
+            left out, and those of `DEVICE_VARIANTS` only if they are named. TorchScript and `.pt2` are written in a
+            native and, with the variant of that name, a portable form. Graphs that an encoder cannot have
+            (`missing_variants`) are left out, with a warning.
         extra_files: by name, the contents of further text files of the artifact.
 
     Raises:
-        ArtifactError: the folder has other contents, or the encoder cannot be exported.
+        ArtifactError: the folder has other contents, a graph's name is none of `EVERY_VARIANT`, or the encoder cannot
+            be exported.
         StoreError: the folder cannot be written.
     """
     output = Path(output)
     if output.exists() and not (output / MANIFEST_FILE).is_file() and (not output.is_dir() or any(output.iterdir())):
         raise ArtifactError(f"{output}: not empty, and not an artifact; choose another export.output")
     requested, missing = set(VARIANTS if variants is None else variants), missing_variants(encoder.config)
+    unknown = sorted(requested - EVERY_VARIANT.keys())
+    if unknown:
+        raise ArtifactError(
+            f"there is no graph {unknown[0]!r}; choose from {', '.join(EVERY_VARIANT)} (export.variants)"
+        )
     possible = requested - missing.keys()
     for name in sorted(requested & missing.keys()):
         log.warning("the graph %s is left out: %s", name, missing[name])
@@ -131,7 +153,7 @@ def build_artifact(
             "format": 1,
             "weights": weights,
             "versions": versions,
-            "variants": {v.name: v.file for v in VARIANTS.values() if (part / v.file).exists()},
+            "variants": {v.name: v.file for v in EVERY_VARIANT.values() if (part / v.file).exists()},
             "tolerances": dict(TOLERANCES),
             "rounding": rounding.record(),
             "files": describe_files(part),
@@ -145,7 +167,7 @@ def _write_graphs(folder: Path, encoder: PackedEncoder, metadata: dict[str, str]
         (folder / name).parent.mkdir(exist_ok=True)
     program = trace_to_program(OnnxClientEncoder(encoder))
     native = program_to_onnx(program, metadata)
-    for variant in variants - {NATIVE}:
+    for variant in variants & REWRITES.keys():
         save_onnx(REWRITES[variant](native), folder / VARIANTS[variant].file)
     save_onnx(native, folder / VARIANTS[NATIVE].file)  # last, because saving a large model removes its weights
     save_program(program, folder / PROGRAM_FILES[NATIVE])
@@ -154,6 +176,28 @@ def _write_graphs(folder: Path, encoder: PackedEncoder, metadata: dict[str, str]
         save_program(trace_to_program(PortableClientEncoder(encoder, scanned)), folder / PROGRAM_FILES[PORTABLE])
         script = trace_to_torchscript(PortableClientEncoder(encoder, dense))
         save_torchscript(script, folder / TORCHSCRIPT_FILES[PORTABLE])
+    for variant in variants & DEVICE_VARIANTS.keys():
+        (folder / DEVICE_VARIANTS[variant].file).parent.mkdir()
+        _write_for_devices(variant, folder, encoder, native)
+
+
+def _write_for_devices(variant: str, folder: Path, encoder: PackedEncoder, native: onnx.ModelProto) -> None:
+    """Write a graph for phones and browsers; the native graph is there already.
+
+    Raises:
+        ArtifactError: the encoder is too large for the format, or as the function that writes it.
+    """
+    if (folder / f"{VARIANTS[NATIVE].file}.data").exists():
+        raise ArtifactError(
+            f"the graph {variant} holds 2 GB at most, and this encoder's is larger; leave it out of export.variants"
+        )
+    file = folder / DEVICE_VARIANTS[variant].file
+    if variant == ORT:
+        save_ort(folder / VARIANTS[NATIVE].file, file, folder / ORT_OPERATORS_FILE)
+    elif variant == EXECUTORCH:
+        save_executorch(encoder, file)
+    elif variant == LITERT:
+        save_litert(native, file)
 
 
 def _metadata(encoder: PackedEncoder, weights: str) -> dict[str, str]:

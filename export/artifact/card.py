@@ -8,7 +8,14 @@ from pathlib import Path
 from lengthwise.config import EncoderConfig
 from lengthwise.encoder_config import PaddingSettings
 from lengthwise.export.artifact.folder import TOKENS_FILE
-from lengthwise.export.graphs.variants import NATIVE, PORTABLE, PROGRAM_FILES, TORCHSCRIPT_FILES, VARIANTS
+from lengthwise.export.graphs.variants import (
+    EVERY_VARIANT,
+    NATIVE,
+    PORTABLE,
+    PROGRAM_FILES,
+    TORCHSCRIPT_FILES,
+    VARIANTS,
+)
 from lengthwise.util.markdown import markdown_table
 from lengthwise.util.text_files import read_text
 
@@ -219,7 +226,7 @@ def _padding(padding: PaddingSettings) -> str:
 def _file_table(folder: Path) -> str:
     descriptions = {
         "model.safetensors": "the weights, as PyTorch names them",
-        **{variant.file: variant.what for variant in VARIANTS.values()},
+        **{variant.file: variant.what for variant in EVERY_VARIANT.values()},
         **{f"{variant.file}.data": "its weights" for variant in VARIANTS.values()},
         TORCHSCRIPT_FILES[NATIVE]: "TorchScript, packed",
         PROGRAM_FILES[NATIVE]: "a program of `torch.export`, packed",

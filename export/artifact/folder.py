@@ -22,7 +22,7 @@ from safetensors.numpy import load_file
 from lengthwise.config import CONFIG_FILE, EncoderConfig, TokenizationSettings, load_encoder_config
 from lengthwise.errors import ArtifactError
 from lengthwise.export.artifact.difference import Allowance, largest, needed_tolerance
-from lengthwise.export.graphs.variants import PROGRAM_FILES, TORCHSCRIPT_FILES, VARIANTS
+from lengthwise.export.graphs.variants import EVERY_VARIANT, PROGRAM_FILES, TORCHSCRIPT_FILES
 from lengthwise.util.files import file_sha256, link_or_copy, replace_folder, write_atomically
 from lengthwise.util.model_paths import LFS_REMEDY, explain_model_path, hub_hint, is_lfs_pointer
 from lengthwise.util.text_files import read_text
@@ -32,7 +32,11 @@ VALIDATION_JSON, VALIDATION_MD, VALIDATION_PNG = "validation.json", "validation.
 TOKENIZER_CONFIG_FILE, TOKENS_FILE = "tokenizer_config.json", "special_tokens_map.json"
 _OWN_FOLDERS = frozenset(
     Path(file).parent.name
-    for file in (*(variant.file for variant in VARIANTS.values()), *TORCHSCRIPT_FILES.values(), *PROGRAM_FILES.values())
+    for file in (
+        *(variant.file for variant in EVERY_VARIANT.values()),
+        *TORCHSCRIPT_FILES.values(),
+        *PROGRAM_FILES.values(),
+    )
 )
 _REPORTS = (VALIDATION_JSON, VALIDATION_MD, VALIDATION_PNG)
 

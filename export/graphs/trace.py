@@ -17,6 +17,7 @@ import tempfile
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import onnx
 import torch
@@ -107,13 +108,21 @@ def example_inputs(vocab_size: int) -> tuple[Tensor, Tensor]:
     return input_ids, (torch.arange(7) < torch.tensor([[5], [2], [3]])).long()
 
 
-def trace_to_program(model: ClientEncoder) -> torch.export.ExportedProgram:
-    """`torch.export`'s program of a model, with dynamic batch and sequence and without stack traces."""
+def trace_to_program(
+    model: ClientEncoder, *, rows: int = 3, dynamic: tuple[dict[int, Any], ...] = _DYNAMIC
+) -> torch.export.ExportedProgram:
+    """`torch.export`'s program of a model, without stack traces.
+
+    Args:
+        model: the model.
+        rows: of the example, up to 3.
+        dynamic: the dynamic axes of both inputs, which are batch and sequence.
+    """
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")
-        inputs = example_inputs(model.encoder.config.vocab_size)
+        inputs = tuple(each[:rows] for each in example_inputs(model.encoder.config.vocab_size))
         torch._dynamo.reset()  # a scan would be compiled as for the encoder before, whose padding has another length
-        program = torch.export.export(model.eval(), inputs, dynamic_shapes=_DYNAMIC)
+        program = torch.export.export(model.eval(), inputs, dynamic_shapes=dynamic)
     for module in program.graph_module.modules():
         if isinstance(module, torch.fx.GraphModule):
             for node in module.graph.nodes:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 
 NATIVE, PORTABLE, FP16, INT8, INT8_DYNAMIC = "native", "portable", "fp16", "int8", "int8_dynamic"
+ORT, EXECUTORCH, LITERT = "ort", "executorch", "litert"
 LOGITS = "logits"  # the last output, of an encoder with labels
 # The graphs that PyTorch runs, by variant.
 TORCHSCRIPT_FILES: Mapping[str, str] = MappingProxyType(
@@ -82,3 +83,17 @@ _ALL = (
     ),
 )
 VARIANTS: Mapping[str, Variant] = MappingProxyType({variant.name: variant for variant in _ALL})
+
+# For phones and browsers, each in the format of one runtime; made only when asked for.
+_DEVICES = (
+    Variant(
+        ORT,
+        "ort/model.ort",
+        "the native graph in onnxruntime's own format, which its builds without ONNX read, as those of phones are",
+    ),
+    Variant(EXECUTORCH, "executorch/model.pte", "an ExecuTorch program: a scan over the steps, for any length"),
+    Variant(LITERT, "litert/model.tflite", "a LiteRT (TensorFlow Lite) model: a loop over the steps, for any length"),
+)
+DEVICE_VARIANTS: Mapping[str, Variant] = MappingProxyType({variant.name: variant for variant in _DEVICES})
+EVERY_VARIANT: Mapping[str, Variant] = MappingProxyType({**VARIANTS, **DEVICE_VARIANTS})
+ORT_OPERATORS_FILE = "ort/required_operators_and_types.config"  # what a reduced build of onnxruntime needs to have

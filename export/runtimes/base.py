@@ -11,12 +11,13 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from lengthwise.export.graphs.variants import LOGITS, VARIANTS, Variant
+from lengthwise.export.graphs.variants import DEVICE_VARIANTS, LOGITS, ORT, VARIANTS, Variant
 from lengthwise.export.runtimes.tolerances import CPU_TOLERANCE
 
 Outputs = tuple[NDArray[np.float32], ...]  # as `OUTPUT_NAMES`, and the logits of a graph with labels
 OUTPUT_NAMES = ["sentence_embedding", "token_embeddings"]
 ONNX_FILES: Mapping[str, str] = MappingProxyType({name: variant.file for name, variant in VARIANTS.items()})
+ORT_FILES: Mapping[str, str] = MappingProxyType({**ONNX_FILES, ORT: DEVICE_VARIANTS[ORT].file})
 
 
 class NotRunnable(Exception):

@@ -20,7 +20,7 @@ from collections.abc import Coroutine
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from lengthwise.export.runtimes.base import NotRunnable
+from lengthwise.export.runtimes.base import ORT_FILES, NotRunnable
 from lengthwise.export.runtimes.process import ANSWER_SECONDS, START_SECONDS, BytesRuntime, ProcessRuntime
 
 if TYPE_CHECKING:
@@ -51,6 +51,7 @@ class OnnxRuntimeNode(ProcessRuntime):
     """onnxruntime-node, on the CPU."""
 
     name = "onnxruntime-node"
+    files = ORT_FILES
 
     def _command(self, path: Path) -> tuple[list[str], Path]:
         node = _require("onnxruntime-node", "node", shutil.which("node"))
@@ -61,6 +62,7 @@ class OnnxRuntimeWeb(BytesRuntime):
     """onnxruntime-web's WebAssembly build, on one thread, in a headless Chromium that Playwright controls."""
 
     name = "onnxruntime-web (wasm)"
+    files = ORT_FILES
     _session: _BrowserSession | None = None
 
     def _start(self, path: Path) -> bytes:

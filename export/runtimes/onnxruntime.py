@@ -22,7 +22,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lengthwise.export.graphs.variants import FP16
-from lengthwise.export.runtimes.base import OUTPUT_NAMES, NotRunnable, Outputs, Runtime, check_output_names
+from lengthwise.export.runtimes.base import (
+    ONNX_FILES,
+    ORT_FILES,
+    OUTPUT_NAMES,
+    NotRunnable,
+    Outputs,
+    Runtime,
+    check_output_names,
+)
 from lengthwise.export.runtimes.placement import Placement, read_profile
 from lengthwise.export.runtimes.tolerances import GPU_TOLERANCE
 
@@ -53,6 +61,7 @@ class OnnxRuntimeCpu(Runtime):
     """
 
     name = "onnxruntime cpu"
+    files = ORT_FILES
     device = "cpu"
     _providers: tuple[str | tuple[str, dict[str, str]], ...] = ("CPUExecutionProvider",)
 
@@ -94,6 +103,7 @@ class OnnxRuntimeCuda(OnnxRuntimeCpu):
     """onnxruntime's CUDA provider without TF32. Validation and encoding run batches in the same way."""
 
     name = "onnxruntime cuda"
+    files = ONNX_FILES
     device = "cuda"
     tolerance = GPU_TOLERANCE
     dependent = frozenset({FP16})  # in half precision, with tiles that depend on the batch; not measured yet

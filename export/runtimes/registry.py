@@ -1,6 +1,7 @@
 """The runtimes of a validation, in the order of the report."""
 
 from lengthwise.export.runtimes.base import Runtime
+from lengthwise.export.runtimes.devices import ExecuTorch, LiteRt
 from lengthwise.export.runtimes.exported_program import ExportedProgram
 from lengthwise.export.runtimes.javascript import OnnxRuntimeNode, OnnxRuntimeWeb
 from lengthwise.export.runtimes.onnxruntime import OnnxRuntimeCpu, OnnxRuntimeCuda
@@ -21,4 +22,6 @@ RUNTIMES: tuple[type[Runtime], ...] = (
     Reference,
     TorchScript,
     ExportedProgram,
+    ExecuTorch,
+    LiteRt,
 )

@@ -23,5 +23,7 @@ TOLERANCES: Mapping[str, float] = MappingProxyType(
         "onnx reference": CPU_TOLERANCE,
         "torchscript": CPU_TOLERANCE,
         "torch.export": CPU_TOLERANCE,
+        "executorch": CPU_TOLERANCE,
+        "litert": CPU_TOLERANCE,
     }
 )

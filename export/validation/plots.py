@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from lengthwise.export.graphs.variants import VARIANTS
+from lengthwise.export.graphs.variants import EVERY_VARIANT
 from lengthwise.export.runtimes.base import Runtime, Tolerances
 from lengthwise.export.validation.verdict import Validation, Verdict
 from lengthwise.util.plots import BLUE, FAINT, INK, figure_to_png, new_figure
@@ -188,7 +188,7 @@ def _verdict_label(verdict: Verdict, recommended: bool) -> str:
     of_vectors = needed <= passes.difference and (found.cosine is None or found.cosine >= passes.cosine)
     if not of_vectors or not found.changed_share <= passes.labels:
         return "✗ wrong here"
-    if not by_batch <= passes.batch or not VARIANTS[verdict.variant].independent:
+    if not by_batch <= passes.batch or not EVERY_VARIANT[verdict.variant].independent:
         return "✗ depends on batch"
     return "✗ error"
 
@@ -203,7 +203,7 @@ def _float32_tolerances(verdicts: Iterable[Verdict]) -> dict[float, list[str]]:
     """The tolerances of float32, and the runtimes of each, of those that were compared."""
     found: dict[float, list[str]] = {}
     for verdict in verdicts:
-        if verdict.comparison.cases and VARIANTS[verdict.variant].exact:
+        if verdict.comparison.cases and EVERY_VARIANT[verdict.variant].exact:
             names = found.setdefault(verdict.tolerances.difference, [])
             names += [verdict.runtime] if verdict.runtime not in names else []
     return found

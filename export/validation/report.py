@@ -10,7 +10,7 @@ from lengthwise.config import WEIGHTS_FILE
 from lengthwise.export.artifact.difference import LARGEST
 from lengthwise.export.artifact.folder import VALIDATION_MD
 from lengthwise.export.artifact.rounding import FACTOR
-from lengthwise.export.graphs.variants import NATIVE, VARIANTS, Variant
+from lengthwise.export.graphs.variants import EVERY_VARIANT, NATIVE, Variant
 from lengthwise.export.validation.cases import GOLDEN_CASE
 from lengthwise.export.validation.verdict import LENGTHS_SHOWN, Validation, Verdict, by_runtime
 from lengthwise.util.markdown import markdown_table
@@ -123,7 +123,7 @@ def deployment_table(validation: Validation) -> str:
         if runtime.startswith(_PYTORCH) or all(verdict.status == "not run" for verdict in verdicts):
             continue
         name = validation.recommended.get(runtime)
-        wrong = ", ".join(f"`{v.file}`" for v in verdicts if v.status == "failed" and VARIANTS[v.variant].exact)
+        wrong = ", ".join(f"`{v.file}`" for v in verdicts if v.status == "failed" and EVERY_VARIANT[v.variant].exact)
         if name is None:
             rows.append((runtime, "**nothing passed**", "", wrong))
         else:
@@ -134,7 +134,7 @@ def deployment_table(validation: Validation) -> str:
 
 def matrix(verdicts: Sequence[Verdict]) -> str:
     """A Markdown table of runtimes by graphs; PyTorch itself is in the column of the native graph."""
-    variants = [name for name in VARIANTS if any(verdict.variant == name for verdict in verdicts)]
+    variants = [name for name in EVERY_VARIANT if any(verdict.variant == name for verdict in verdicts)]
     rows = []
     for runtime, found in by_runtime(verdicts).items():
         cells = {verdict.variant: _cell(verdict) for verdict in found}
@@ -355,7 +355,7 @@ def _detail_section(verdict: Verdict) -> str:
 
 
 def _present(validation: Validation) -> list[Variant]:
-    return [v for v in VARIANTS.values() if any(verdict.variant == v.name for verdict in validation.verdicts)]
+    return [v for v in EVERY_VARIANT.values() if any(verdict.variant == v.name for verdict in validation.verdicts)]
 
 
 def _figure(value: float | None) -> str:

@@ -33,7 +33,7 @@ from lengthwise.export.artifact.difference import largest, needed_tolerance, sca
 from lengthwise.export.artifact.folder import GOLDEN_FILE, Artifact
 from lengthwise.export.artifact.oracle import Oracle, OracleEncoder
 from lengthwise.export.artifact.rounding import Rounding
-from lengthwise.export.graphs.variants import NATIVE, VARIANTS, Variant
+from lengthwise.export.graphs.variants import DEVICE_VARIANTS, EVERY_VARIANT, NATIVE, VARIANTS, Variant
 from lengthwise.export.runtimes import NotRunnable, Runtime
 from lengthwise.export.runtimes.base import Tolerances
 from lengthwise.export.runtimes.control import LengthsIgnored
@@ -79,9 +79,10 @@ def validate_artifact(
     """
     encoder = load_encoder(artifact.folder)
     checks, rounding = allow_rounding(_artifact_checks(artifact, encoder, texts, show_progress))
+    kinds = list(runtimes)
     pairs = [
-        (_factory(kind, encoder), VARIANTS[name])
-        for kind in runtimes
+        (_factory(kind, encoder), EVERY_VARIANT[name])
+        for kind in kinds
         for name, file in kind.files.items()
         if file in artifact.manifest["files"]
     ]
@@ -95,6 +96,7 @@ def validate_artifact(
         ran = [pair for pair, verdict in zip(pairs, verdicts, strict=True) if verdict.environment]
         cases = list(speed_cases(encoder.config.vocab_size))
         speeds = measure_speed(ran, artifact.folder, cases, show_progress=show_progress)
+    verdicts += _without_file(artifact, kinds)
     files = _judged_files(artifact, verdicts)
     matter, scales = encoder.config.lengths_matter, _sum_scales(checks)
     return Validation(tuple(verdicts), control, matter, speeds, files, scales, rounding)
@@ -114,6 +116,27 @@ def allow_rounding(checks: Iterable[Check]) -> tuple[list[Check], Rounding]:
     )
     allowed = [(case, replace(oracle, allowed=rounding.allowed(case.lengths))) for case, oracle in found]
     return allowed, rounding
+
+
+def _without_file(artifact: Artifact, kinds: Iterable[type[Runtime]]) -> list[Verdict]:
+    """ "Not run" for each runtime that only reads graphs for devices, none of which the artifact has."""
+    return [
+        Verdict(
+            runtime=kind.name,
+            variant=name,
+            file=file,
+            status="not run",
+            reason=f"the artifact has no {file}; export it with {name} in export.variants",
+            known=False,
+            tolerances=kind().tolerances(EVERY_VARIANT[name]),
+            comparison=Comparison(),
+            environment={},
+        )
+        for kind in kinds
+        if kind.files.keys() <= DEVICE_VARIANTS.keys()
+        and not set(kind.files.values()) & artifact.manifest["files"].keys()
+        for name, file in kind.files.items()
+    ]
 
 
 def _judged_files(artifact: Artifact, verdicts: Iterable[Verdict]) -> dict[str, str]:

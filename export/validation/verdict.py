@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from lengthwise.export.artifact.rounding import Rounding
-from lengthwise.export.graphs.variants import VARIANTS
+from lengthwise.export.graphs.variants import EVERY_VARIANT
 from lengthwise.export.runtimes.base import Tolerances
 from lengthwise.export.validation.compare import Comparison
 from lengthwise.export.validation.speed import Speeds
@@ -120,7 +120,7 @@ class Validation:
         """By runtime, the graph to use: the first in float32 that passed."""
         found: dict[str, str] = {}
         for verdict in self.verdicts:
-            if verdict.status == "passed" and VARIANTS[verdict.variant].exact:
+            if verdict.status == "passed" and EVERY_VARIANT[verdict.variant].exact:
                 found.setdefault(verdict.runtime, verdict.variant)
         return found
 

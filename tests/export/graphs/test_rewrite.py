@@ -21,7 +21,7 @@ from lengthwise.encoder.model import seeded_encoder
 from lengthwise.export.graphs.fp16 import to_fp16
 from lengthwise.export.graphs.int8 import Grid, quantize_rows, to_int8, to_int8_dynamic
 from lengthwise.export.graphs.portable import to_portable
-from lengthwise.export.graphs.rewrite import REWRITES
+from lengthwise.export.graphs.rewrite import REWRITES, missing_variants
 from lengthwise.export.graphs.trace import trace_to_onnx
 from lengthwise.export.graphs.variants import NATIVE, PORTABLE, VARIANTS
 
@@ -218,3 +218,10 @@ def test_int8_keeps_columns_of_every_range(
 def test_rewriting_another_graph_is_refused(native: onnx.ModelProto) -> None:
     with pytest.raises(ValueError, match="rewrite the native graph only"):
         to_int8(to_portable(native))
+
+
+def test_graphs_that_an_encoder_cannot_have_are_named(encoder_config: Callable[..., EncoderConfig]) -> None:
+    uncut = {"padding": {"to": 9, "truncate": None}}
+    assert missing_variants(encoder_config(padding={"to": 9})) == {}
+    assert missing_variants(encoder_config(cell="gru", **uncut)).keys() == {"int8_dynamic", "executorch"}
+    assert "sym_max" in missing_variants(encoder_config(**uncut))["executorch"]

@@ -8,9 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lengthwise.export.graphs.variants import FP16, NATIVE, PORTABLE, VARIANTS
+from lengthwise.export.graphs.variants import EVERY_VARIANT, FP16, NATIVE, ORT, PORTABLE, VARIANTS
 from lengthwise.export.runtimes import NotRunnable, Runtime
 from lengthwise.export.runtimes.base import ONNX_FILES, check_output_names
+from lengthwise.export.runtimes.javascript import OnnxRuntimeWeb
 from lengthwise.export.runtimes.onnxruntime import OnnxRuntimeCpu, OnnxRuntimeCuda
 from lengthwise.export.runtimes.registry import RUNTIMES
 from lengthwise.export.runtimes.tolerances import TOLERANCES
@@ -51,8 +52,9 @@ def test_runtime_gives_both_outputs_and_a_description(kind: type[Runtime], varia
 
 def test_names_are_unique_and_variants_known() -> None:
     assert len({runtime.name for runtime in RUNTIMES}) == len(RUNTIMES)
-    assert all(set(runtime.files) <= set(VARIANTS) for runtime in RUNTIMES)
-    assert OnnxRuntimeCuda.files == OnnxRuntimeCpu.files == ONNX_FILES
+    assert all(set(runtime.files) <= set(EVERY_VARIANT) for runtime in RUNTIMES)
+    assert OnnxRuntimeCuda.files == ONNX_FILES
+    assert OnnxRuntimeCpu.files == OnnxRuntimeWeb.files == {**ONNX_FILES, ORT: "ort/model.ort"}
 
 
 def test_tolerance_table_equals_the_registry() -> None:

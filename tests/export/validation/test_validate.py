@@ -37,6 +37,7 @@ from lengthwise.export.graphs.trace import save_onnx, trace_to_onnx
 from lengthwise.export.graphs.variants import FP16, INT8, INT8_DYNAMIC, NATIVE, PORTABLE, VARIANTS
 from lengthwise.export.runtimes import NotRunnable, Outputs, Runtime
 from lengthwise.export.runtimes.control import LengthsIgnored
+from lengthwise.export.runtimes.devices import ExecuTorch, LiteRt
 from lengthwise.export.runtimes.exported_program import ExportedProgram
 from lengthwise.export.runtimes.onnxruntime import OnnxRuntimeCpu
 from lengthwise.export.runtimes.pytorch import PyTorchEager
@@ -44,6 +45,7 @@ from lengthwise.export.runtimes.registry import RUNTIMES
 from lengthwise.export.runtimes.torchscript import TorchScript
 from lengthwise.export.validation.cases import Case, grid_cases
 from lengthwise.export.validation.compare import Comparison
+from lengthwise.export.validation.report import summary
 from lengthwise.export.validation.validate import judge, validate_artifact
 from lengthwise.export.validation.verdict import Validation, Verdict
 from lengthwise.tokens.tokenize import tokenize_texts
@@ -57,7 +59,7 @@ def test_intact_artifact_passes_on_every_runtime(artifact_folder: Path, tokenize
     texts = tokenize_texts(TEXTS, tokenizer)
     validation = validate_artifact(Artifact.open(artifact_folder), DEFAULT, texts)
     pairs = [(verdict.runtime, verdict.variant) for verdict in validation.verdicts]
-    assert pairs == [(runtime.name, variant) for runtime in DEFAULT for variant in runtime.files]
+    assert pairs == [(runtime.name, variant) for runtime in DEFAULT for variant in runtime.files if variant in VARIANTS]
     assert validation.passed
     assert validation.control.status == "failed"
     ran = [verdict for verdict in validation.verdicts if verdict.status != "not run"]
@@ -169,6 +171,23 @@ def test_control_passes_only_if_padding_cannot_reach_the_vectors(
         artifact = build_artifact(seeded_encoder(config, 0), tokenizer, tmp_path / pooling, variants=())
         validation = validate_artifact(artifact, ())
         assert (validation.control.status == "failed") == caught == validation.lengths_matter
+
+
+def test_runtime_whose_graph_was_not_made_is_not_run(
+    tmp_path: Path, tokenizer: TextTokenizer, encoder_config: Callable[..., EncoderConfig]
+) -> None:
+    artifact = build_artifact(seeded_encoder(encoder_config(), 0), tokenizer, tmp_path / "artifact", variants=())
+    validation = validate_artifact(artifact, [OnnxRuntimeCpu, ExecuTorch, LiteRt])
+    assert [(v.runtime, v.status) for v in validation.verdicts] == [
+        (OnnxRuntimeCpu.name, "passed"),
+        (ExecuTorch.name, "not run"),
+        (LiteRt.name, "not run"),
+    ]
+    remedy = "the artifact has no litert/model.tflite; export it with litert in export.variants"
+    assert validation.verdicts[2].reason == remedy
+    assert validation.passed
+    assert f"not run     litert: {remedy}" in summary(validation)
+    assert "litert/model.tflite" not in validation.files
 
 
 def test_golden_vectors_detect_weights_of_another_checkpoint(
