@@ -101,9 +101,9 @@ def test_killed_run_with_a_key_writes_its_changes(tmp_path: Path, tokenizer: Tex
     with Runs(job.folder) as runs:
         codes.append(runs.run(KillPoint(4, chance.randint(1, 20))))
         for _ in range(cases(short=3, whole=60)):
-            if chance.random() < 0.5:
-                shutil.rmtree(job.output / "changes", ignore_errors=True)
-            codes.append(runs.run(KillPoint(0, chance.randint(1, 90))))
+            shutil.rmtree(job.output / "changes", ignore_errors=True)
+            early, late = KillPoint(0, chance.randint(1, 110)), KillPoint(chance.randint(1, 3), chance.randint(1, 9))
+            codes.append(runs.run(chance.choice([early, late])))  # late: after so many files of the changes
     assert -signal.SIGKILL in codes
     job.finish()
     assert job.files() == undisturbed
