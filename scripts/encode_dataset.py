@@ -58,7 +58,7 @@ def summary(config: RunConfig, report: EncodeReport) -> str:
 
 
 def _show_added(added: Added) -> None:
-    name = ", ".join(added.names) or "missing shards"
+    name = ", ".join(added.names) or "shards that were missing"
     click.echo(f"added       {name}: {added.rows:,} rows in {added.seconds:.1f} s; {added.total:,} rows in all")
 
 

@@ -374,6 +374,25 @@ def test_encode_dataset_writes_what_the_command_writes(checkpoint: Path, texts_f
     assert "nothing to encode: all shards were there" in result.stdout
 
 
+@pytest.mark.parametrize("streaming", [False, True])
+def test_encode_dataset_appends_what_a_dataset_in_memory_has_gained(
+    checkpoint: Path, tmp_path: Path, streaming: bool
+) -> None:
+    encoder = Encoder.load(checkpoint)
+    for count, new in ((3, 3), (3, 0), (7, 4)):
+        data = datasets.Dataset.from_dict({"text": TEXTS[:count]})
+        found = encode_dataset(
+            data.to_iterable_dataset() if streaming else data,
+            encoder,
+            tmp_path / "vectors",
+            show_progress=False,
+            settings={"encode.append": True},
+        )
+        assert (found.totals.rows, found.encoded.rows) == (count, new)
+    vectors = np.array(pq.read_table(tmp_path / "vectors/data")["embedding"].to_pylist(), np.float32)
+    np.testing.assert_array_equal(vectors, encoder.encode(list(TEXTS[:7])))
+
+
 def test_encode_dataset_takes_a_dataset_in_memory(
     encoder: Encoder, expected: NDArray[np.float32], tmp_path: Path
 ) -> None:

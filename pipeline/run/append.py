@@ -13,10 +13,11 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from lengthwise.config import RunConfig
-from lengthwise.data.input import Input
+from lengthwise.data.input import Input, base_folder
 from lengthwise.data.readers import no_rows_error, reading_record
 from lengthwise.data.source import Section, Source
 from lengthwise.encoder.engine import Engine
@@ -37,8 +38,13 @@ from lengthwise.store.input_record import InputRecord, Segment
 from lengthwise.store.parquet import read_schema
 from lengthwise.store.previous import PreviousFolder
 from lengthwise.store.protocol import wrap_os_errors
+from lengthwise.store.records import ShardRecord
 from lengthwise.store.vectors import VectorStore
 from lengthwise.tokens.tokenizer import TextTokenizer
+from lengthwise.util.system import cpu_count
+from lengthwise.util.threads import parallel_map
+
+_NO_RECORD = object()
 
 
 @dataclass(frozen=True)
@@ -46,8 +52,8 @@ class Added:
     """Rows that were added and committed.
 
     Attributes:
-        names: of their files.
-        rows: how many they are; 0 where shards that had been missing were encoded.
+        names: of their files; none where shards that had been missing were encoded.
+        rows: how many they are.
         seconds: how long it took.
         total: how many rows the folder has now.
     """
@@ -99,9 +105,10 @@ def open_append(
 
     Raises:
         StoreError: it is of another run, another process writes to it, or it cannot be written.
-        ConfigError: the run has a key.
+        ConfigError: the folder lies in that of the input, or the run has a key.
     """
     check_columns(config, engine.classifier)
+    _check_is_elsewhere(config)
     if config.dataset.key is not None and config.encode.reuse:
         raise ConfigError(
             f"dataset.key is {config.dataset.key!r}, but a run with encode.append writes no changes/: its new shards"
@@ -119,17 +126,25 @@ def finalize_appended(config: RunConfig, found: Input, *, verify: bool = True) -
     """`finalize_folder` for a run with `encode.append`.
 
     Raises:
-        DatasetError: a file that the folder has rows of is gone.
+        DatasetError: a file that the folder has rows of is gone, or its rows have changed.
         StoreError: as `finalize_folder`, or the input has rows that the folder has not.
     """
     with open_finished(config) as store:
-        record = store.input
-        changed = [] if record is None else [each for each in find_lineages(found, record, config) if each.is_changed]
-        if record is None or not record.rows or changed:
-            names = "".join(f" ({each.describe()})" for each in changed[:1] if each.names)
-            raise StoreError(f"{store.folder}: the input has changed{names}; run the command that encodes again")
         if verify:
             drop_damaged(store)
+        record = store.input or InputRecord({})
+        lineages = find_lineages(found, record, config) if record.rows else []
+        for lineage in (lineage for lineage in lineages if lineage.is_changed):
+            if lineage.segments:
+                committed = PreviousFolder(store.folder, dict(store.identity), store.records)
+                check_rows(lineage, config.encode.output, committed, config)
+            if _find_new(lineage, record, config) is not None:
+                raise StoreError(
+                    f"{store.folder}: the input has more rows ({lineage.describe() or 'not of files'}); run the command"
+                    " that encodes again"
+                )
+        if not lineages:
+            raise StoreError(f"{store.folder}: its run has not ended; run the command that encodes again")
         return finalize(store, config, record)
 
 
@@ -153,6 +168,7 @@ class AppendRun:
     ) -> None:
         self._config, self._tokenizer, self._engine = config, tokenizer, engine
         self._store, self._reuse, self._show_progress = store, reuse, show_progress
+        self._intact: dict[int, ShardRecord] = {}  # shards whose sha256 was compared
         self._ended: dict[tuple[str, ...], Mapping[str, str]] = {}  # versions that have no more rows
         self.is_checked = False
         self.stats = ShardStats()
@@ -189,7 +205,7 @@ class AppendRun:
                 return  # until the files can be read
             self.is_checked = True
             if self.stats.rows > before:
-                yield Added((), 0, time.perf_counter() - started, self.record.rows or 0)
+                yield Added((), self.stats.rows - before, time.perf_counter() - started, self.record.rows or 0)
         for lineage in changed:
             started = time.perf_counter()
             if rows := self._add_rows(lineage):
@@ -260,10 +276,19 @@ class AppendRun:
 
     def _committed(self, lineage: Lineage) -> PreviousFolder:
         """The shards of an input that are unchanged."""
-        store, size = self._store, self._config.dataset.shard_rows
-        indices = [number for each in lineage.sections for number, *_ in each.shard_ranges(size)]
-        records = {number: record for number in indices if (record := store.committed(number)) is not None}
-        return PreviousFolder(store.folder, dict(store.identity), records)
+        records = {index: record for section in lineage.sections for index, record in self._verify(section).items()}
+        return PreviousFolder(self._store.folder, dict(self._store.identity), records)
+
+    def _verify(self, section: Section) -> dict[int, ShardRecord]:
+        """The records of a section's shards whose files are unchanged; the section has to have ended."""
+        indices = [index for index, *_ in section.shard_ranges(self._config.dataset.shard_rows)]
+        new = [index for index in indices if self._intact.get(index) != self._store.records.get(index, _NO_RECORD)]
+        for index, record in zip(new, parallel_map(self._store.committed, new, cpu_count()), strict=True):
+            if record is not None:
+                self._intact[index] = record
+            else:
+                self._intact.pop(index, None)
+        return {index: self._intact[index] for index in indices if index in self._intact}
 
     def _complete(self, lineage: Lineage) -> bool:
         """Encode shards of an input that are missing or damaged, and the rest of one that was not completed.
@@ -271,7 +296,6 @@ class AppendRun:
         Returns:
             Whether that could be done, or nothing was to be done.
         """
-        size = self._config.dataset.shard_rows
         for segment, section in zip(lineage.segments, lineage.sections, strict=True):
             if segment.rows is None:
                 if not lineage.is_available:
@@ -280,7 +304,8 @@ class AppendRun:
                 self._encode(source, lambda index: self._store.committed(index) is None)
                 self._store.set_input(self.record.with_rows(source.count_rows()))
                 continue
-            missing = {index for index, *_ in section.shard_ranges(size) if self._store.committed(index) is None}
+            intact, size = self._verify(section), self._config.dataset.shard_rows
+            missing = {index for index, *_ in section.shard_ranges(size) if index not in intact}
             if missing and not lineage.is_available:
                 return False
             if missing:
@@ -290,19 +315,14 @@ class AppendRun:
     def _add_rows(self, lineage: Lineage) -> int:
         """Encode the rows that an input has after those that the folder has; returns how many they were."""
         record = self.record
-        try:
-            source = lineage.source if lineage.segments else lineage.open()  # of many, one is open at a time
-        except NoRowsError:
+        new = _find_new(lineage, record, self._config)
+        if new is None:
             return 0
-        section = Section(lineage.rows, None, record.rows or 0, _count_shards(record, self._config))
-        tail = source.with_sections([section])
-        if tail.num_rows == 0 or (tail.num_rows is None and next(tail.shards(), None) is None):
-            return 0
-        self._check_types(tail, lineage)
+        self._check_types(new, lineage)
         files = {name: lineage.versions[name] for name in lineage.names}
-        self._store.set_input(record.with_segment(Segment(source.fingerprint, lineage.rows, tail.num_rows, files)))
-        self._encode(tail, lambda index: True)
-        rows = tail.count_rows()
+        self._store.set_input(record.with_segment(Segment(new.fingerprint, lineage.rows, new.num_rows, files)))
+        self._encode(new, lambda index: True)
+        rows = new.count_rows()
         self._store.set_input(self.record.with_rows(rows))
         return rows
 
@@ -334,6 +354,23 @@ class AppendRun:
                 )
 
 
+def _check_is_elsewhere(config: RunConfig) -> None:
+    """Refuse an output in the input's folder, whose shards would be new files of the input."""
+    source, output = config.dataset.path, config.encode.output
+    if "**" in source:  # which matches folders at any depth
+        source = base_folder(source, is_folder=False, is_glob=True)
+    if "://" in source or "://" in output:
+        is_inside = output.rstrip("/").startswith(f"{source.rstrip('/')}/")
+    else:
+        folder = Path(source).expanduser()
+        is_inside = folder.is_dir() and Path(output).expanduser().resolve().is_relative_to(folder.resolve())
+    if is_inside:
+        raise ConfigError(
+            f"encode.output is {output!r}, in the folder {source!r} that is read, where its shards would be new files;"
+            " choose another encode.output"
+        )
+
+
 def _adopted(found: Input, fingerprint: str) -> Segment:
     """The segment of a folder that has none recorded: of an older version, or of a run that did not end."""
     if found.files is None:
@@ -342,6 +379,17 @@ def _adopted(found: Input, fingerprint: str) -> Segment:
     if found.files.fingerprint(versions) != fingerprint:
         versions = dict.fromkeys(versions, "")  # whichever they were, they have changed
     return Segment(fingerprint, 0, None, versions)
+
+
+def _find_new(lineage: Lineage, record: InputRecord, config: RunConfig) -> Source | None:
+    """The rows that an input has after those that are recorded, numbered as they follow; None if it has none."""
+    try:
+        source = lineage.source if lineage.segments else lineage.open()  # of many, one is open at a time
+    except NoRowsError:
+        return None
+    new = source.with_sections([Section(lineage.rows, None, record.rows or 0, _count_shards(record, config))])
+    is_empty = new.num_rows == 0 if new.num_rows is not None else next(new.shards(), None) is None
+    return None if is_empty else new
 
 
 def _count_shards(record: InputRecord, config: RunConfig) -> int:

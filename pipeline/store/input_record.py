@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from lengthwise.errors import StoreError
@@ -85,9 +85,9 @@ class InputRecord:
 
     def to_json(self) -> bytes:
         """The contents of input.json."""
-        segments = [asdict(segment) for segment in self.segments]
-        record = {"format": _FORMAT, "reading": dict(self.reading), "segments": segments}
-        return json.dumps(record, indent=1).encode() + b"\n"
+        head = json.dumps({"format": _FORMAT, "reading": dict(self.reading)}).removesuffix("}")
+        lines = ",\n".join(json.dumps(dict(vars(segment))) for segment in self.segments)
+        return f'{head}, "segments": [\n{lines}\n]}}\n'.encode()
 
     def summary(self) -> dict[str, Any]:
         """The manifest's entry; empty where there is one segment."""

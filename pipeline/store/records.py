@@ -59,7 +59,7 @@ class ShardRecord:
 
     def to_json(self) -> dict[str, Any]:
         """JSON-ready values; fields that older versions do not have are left out at their defaults."""
-        values = asdict(self)
+        values = dict(vars(self))
         for name, default in _OPTIONAL.items():
             if values[name] == default:
                 del values[name]

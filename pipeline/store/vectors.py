@@ -230,9 +230,8 @@ class VectorStore:
         return True
 
     def _write_input(self, record: InputRecord) -> None:
-        contents = record.to_json()
-        if self.folder.read(INPUT) != contents:
-            self.folder.write(INPUT, contents)
+        if record != self.input:
+            self.folder.write(INPUT, record.to_json())
         self.input = record
 
     def _compare_columns(self, records: list[ShardRecord]) -> None:

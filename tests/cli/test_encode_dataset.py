@@ -101,6 +101,10 @@ def test_parts_are_finalized_to_the_folder_of_one_process(trained: Path, tmp_pat
         (("--shard-index", "0"), "--shard-index and --num-shards go together"),
         (("--num-shards", "2"), "--shard-index and --num-shards go together"),
         (("--shard-index", "0", "--num-shards", "2", "--cluster", "local"), "--cluster divides the run itself"),
+        (("--follow", "--cluster", "local"), "--follow is for one process"),
+        (("--follow", "--shard-index", "0", "--num-shards", "2"), "--follow is for one process"),
+        (("--idle-exit", "3"), "--idle-exit goes with --follow"),
+        (("--follow", "--interval", "0"), "0.0 is not in the range x>0"),
     ],
 )
 def test_conflicting_options_are_refused(trained: Path, invoke: Invoke, options: tuple[str, ...], message: str) -> None:
@@ -146,3 +150,47 @@ def test_an_error_is_raised_with_its_traceback_on_request(
     monkeypatch.setenv("LENGTHWISE_TRACEBACK", "1")
     result = invoke("finalize_vectors", trained)
     assert type(result.exception).__name__ == "StoreError"
+
+
+APPEND = ("--set", "encode.append=true")
+
+
+def test_appended_rows_are_counted_and_finalized(trained: Path, tmp_path: Path, invoke: Invoke) -> None:
+    (tmp_path / "in").mkdir()
+    path = (*APPEND, "--set", f"dataset.path={tmp_path / 'in'}")
+    for name, rows, printed in (("b", 4, "4 rows, 4 tokens"), ("a", 2, "6 rows, 6 tokens"), ("c", 0, "6 rows")):
+        (tmp_path / f"in/{name}.txt").write_text("moon\n" * rows)
+        result = invoke("encode_dataset", trained, *path)
+        assert result.exit_code == 0, result.stderr
+        assert printed in result.stdout
+    assert "nothing to encode: all shards were there" in result.stdout
+    result = invoke("finalize_vectors", trained, *path)
+    assert result.exit_code == 0, result.stderr
+    assert "complete    all 3 shards are there, and their sha256 matches" in result.stdout
+    (tmp_path / "in/d.txt").write_text("rain\n")
+    assert "the input has more rows (c.txt, d.txt); run the command" in refusal(
+        invoke("finalize_vectors", trained, *path)
+    )
+
+
+@pytest.mark.parametrize("options", [("--shard-index", "0", "--num-shards", "2"), ("--cluster", "local")])
+def test_only_one_process_appends(trained: Path, invoke: Invoke, options: tuple[str, ...]) -> None:
+    assert "only one process can append" in refusal(invoke("encode_dataset", trained, *APPEND, *options))
+
+
+def test_followed_folder_is_reported_file_by_file(trained: Path, tmp_path: Path, invoke: Invoke) -> None:
+    (tmp_path / "in").mkdir()
+    for name in ("a", "b"):
+        (tmp_path / f"in/{name}.txt").write_text("moon\nrain\n")
+    options = ("--follow", "--interval", "0.05", "--idle-exit", "0.1", "--set", f"dataset.path={tmp_path / 'in'}")
+    result = invoke("encode_dataset", trained, *options)
+    assert result.exit_code == 0, result.stderr
+    first, second, vectors, *_ = result.stdout.splitlines()
+    assert first.startswith("added       a.txt: 2 rows in ")
+    assert second.startswith("added       b.txt: 2 rows in ")
+    assert second.endswith("4 rows in all")
+    assert "4 rows, 4 tokens" in vectors
+    assert "append: true" in (tmp_path / "vectors/run.yaml").read_text()
+    assert "'auto', but the first texts are not there yet" in refusal(
+        invoke("encode_dataset", trained, *options, "--fresh", "--set", "encode.precision=auto")
+    )

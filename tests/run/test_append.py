@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import datasets
+import fsspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -22,7 +23,7 @@ from helpers.texts import TEXTS
 from lengthwise.config import RunConfig
 from lengthwise.data.dataset import Source, find_run_dataset, open_run_dataset
 from lengthwise.data.input import Input
-from lengthwise.errors import DatasetError, LengthwiseError, StoreError
+from lengthwise.errors import ConfigError, DatasetError, LengthwiseError, StoreError
 from lengthwise.run.append import finalize_appended
 from lengthwise.run.diff import diff_folders
 from lengthwise.run.finalize import finalize_folder
@@ -288,7 +289,7 @@ def test_changed_and_vanished_rows_are_errors_by_name(
         write_rows(folder / "in" / name, rows)
         with pytest.raises(DatasetError, match=rf"{message}.*{reuse}"):
             append(config, tokenizer, engine)
-        with pytest.raises(StoreError, match=rf"the input has changed \({name}\); run the command that encodes"):
+        with pytest.raises(DatasetError, match=rf"{message}.*{reuse}"):
             finalize_appended(config, find_run_dataset(config))
         (folder / "in" / name).write_bytes(originals[name])
     (folder / "in/a.jsonl").rename(folder / "in/c.jsonl")
@@ -307,6 +308,7 @@ def test_file_that_was_written_anew_with_the_same_rows_is_no_change(
     before = contents(folder / "out")
     path = folder / "in/b.jsonl"
     path.write_text(path.read_text().replace('": ', '":  '))
+    finalize_appended(config, find_run_dataset(config))
     assert append(config, tokenizer, engine).encoded.shards == 0
     assert contents(folder / "out") == before
 
@@ -402,6 +404,8 @@ def test_interrupted_append_goes_on_even_if_its_file_has_changed(
     append(config, tokenizer, engine)
     rows: list[tuple[int, str | None]] = [(number, TEXTS[number % 7]) for number in range(10, 18)]
     write_rows(folder / "in/c.jsonl", rows)
+    with pytest.raises(StoreError, match=r"the input has more rows \(c\.jsonl\); run the command that encodes again"):
+        finalize_appended(config, find_run_dataset(config))
     failing = FailingOnce(encoder_config(), at=4)
     if then == "file is gone":
         failing = FailingOnce(encoder_config(), at=1)
@@ -409,6 +413,8 @@ def test_interrupted_append_goes_on_even_if_its_file_has_changed(
         append(config, tokenizer, failing)
     committed = len(list((folder / "out/data").iterdir())) - 3
     assert committed == (0 if then == "file is gone" else 1)
+    with pytest.raises(StoreError, match=r"shards are missing|its run has not ended"):
+        finalize_appended(config, find_run_dataset(config))
     assert VectorFolder.open(folder / "out").num_rows == 7  # the manifest is of the rows that were there
     with pytest.raises(StoreError, match="incomplete"):
         diff_folders(folder / "out", folder / "out", "id")
@@ -488,6 +494,75 @@ def test_other_inputs_than_files_are_refused_for_rows_of_files(
         append(saved, tokenizer, engine)
 
 
+def test_folder_is_read_with_all_rows_after_each_time(
+    folder: Path, tokenizer: TextTokenizer, engine: LookupEngine
+) -> None:
+    """By `load_dataset` too, which caches a folder by its path and the name of a configuration."""
+    config = appending(folder / "out", folder / "in", dataset=KEEP)
+    for count in (7, 8, 10):
+        write_rows(folder / f"in/{count}.jsonl", [(number, "moon") for number in range({8: 1, 10: 2}.get(count, 0))])
+        append(config, tokenizer, engine)
+        loaded = datasets.load_dataset(str(folder / "out"), split="train", cache_dir=str(folder / "cache"))
+        assert len(loaded) == len(pq.read_table(folder / "out/data")) == count
+        assert VectorFolder.open(folder / "out").num_rows == count
+
+
+def test_vectors_are_reused_by_a_run_that_appends(folder: Path, tokenizer: TextTokenizer, engine: LookupEngine) -> None:
+    """The files are those of one that computes all, but for what says so."""
+    old = run_config(folder / "old", folder / "in/b.jsonl", encode={"row_hashes": True})
+    encode(old, open_run_dataset(old), tokenizer, engine)
+    sources = {"full": {}, "reused": {"reuse": [str(folder / "old")]}, "cached": {"cache": str(folder / "cache")}}
+    for name, settings_ in sources.items():
+        config = appending(folder / name, folder / "in", dataset=KEEP, encode=settings_)
+        append(config, tokenizer, engine)
+    write_rows(folder / "in/c.jsonl", [(number, text) for number, text in enumerate(TEXTS[2:6])])
+    for name, settings_ in sources.items():
+        config = appending(folder / name, folder / "in", dataset=KEEP, encode=settings_)
+        report = append(config, tokenizer, engine)
+        assert bool(report.reuse) == (name != "full")
+        assert data_files(folder / name) == data_files(folder / "full")
+
+
+def test_run_that_appends_writes_no_changes(folder: Path, tokenizer: TextTokenizer, engine: LookupEngine) -> None:
+    settings_ = {"reuse": [str(folder / "old")]}
+    old = run_config(folder / "old", folder / "in", dataset=KEEP, encode={"row_hashes": True})
+    encode(old, open_run_dataset(old), tokenizer, engine)
+    config = appending(folder / "out", folder / "in", dataset={**KEEP, "key": "id"}, encode=settings_)
+    with pytest.raises(ConfigError, match=r"dataset\.key is 'id', but a run with encode\.append writes no changes/"):
+        append(config, tokenizer, engine)
+
+
+def test_input_and_output_at_urls(
+    tmp_path: Path, tokenizer: TextTokenizer, engine: LookupEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where rows are compared; the bytes are those on a disk."""
+    monkeypatch.setattr("datasets.config.HF_HUB_OFFLINE", False)  # in which `datasets` refuses every URL
+    monkeypatch.setattr("lengthwise.store.lease.SETTLE_SECONDS", 0.0)
+    url, memory = f"memory://{tmp_path.parent.name}-{tmp_path.name}", fsspec.filesystem("memory")
+    for streaming in (False, True):
+        (tmp_path / "in").mkdir(exist_ok=True)
+        dataset = {"streaming": streaming, "keep_columns": ["text"]}
+        for name, count in (("b", 4), ("a", 2), ("a", 5)):
+            lines = "".join(f"{text}\n" for text in TEXTS[:count]).encode()
+            memory.pipe_file(f"{url}/in-{streaming}/{name}.txt", lines)
+            (tmp_path / f"in/{name}.txt").write_bytes(lines)
+            remote = appending(
+                tmp_path, f"{url}/in-{streaming}", dataset=dataset, encode={"output": f"{url}/{streaming}"}
+            )
+            local = appending(tmp_path / f"out-{streaming}", tmp_path / "in", dataset=dataset)
+            for config in (remote, local):
+                append(config, tokenizer, engine)
+        found = {name.rpartition("/")[2]: memory.cat_file(name) for name in memory.find(f"{url}/{streaming}/data")}
+        assert found == data_files(tmp_path / f"out-{streaming}")
+        assert [
+            shard["rows"] for shard in json.loads(memory.cat_file(f"{url}/{streaming}/manifest.json"))["shards"]
+        ] == [
+            *(3, 1, 2, 3),
+        ]
+        for path in (tmp_path / "in").iterdir():
+            path.unlink()
+
+
 def test_finalize_of_a_run_that_does_not_append_refuses_the_folder(
     folder: Path, tokenizer: TextTokenizer, engine: LookupEngine
 ) -> None:
@@ -498,3 +573,14 @@ def test_finalize_of_a_run_that_does_not_append_refuses_the_folder(
     plain = run_config(folder / "out", folder / "in", dataset=KEEP)
     with pytest.raises(StoreError, match=r"holds the vectors of another run \(input was"):
         finalize_folder(plain, open_run_dataset(plain))
+
+
+@pytest.mark.parametrize("path", ["in", "in/", "**/*.jsonl", "in/**/*.jsonl"])
+@pytest.mark.parametrize("output", ["in", "in/vectors"])
+def test_output_in_the_folder_of_the_input_is_refused(
+    folder: Path, tokenizer: TextTokenizer, engine: LookupEngine, path: str, output: str
+) -> None:
+    """Its shards would be new files of the input."""
+    config = appending(folder / output, f"{folder}/{path}", dataset=KEEP)
+    with pytest.raises(ConfigError, match=r"where its shards would be new files; choose another encode\.output"):
+        append(config, tokenizer, engine)

@@ -255,5 +255,5 @@ def test_follower_that_was_interrupted_completes_the_file(
     write(tmp_path, "a.txt", "moon")
     follower = Follower(config, tokenizer, engine)
     follower.run()
-    assert [(added.names, added.rows) for added in follower.added] == [((), 0), (("a.txt",), 1)]
+    assert [(added.names, added.rows) for added in follower.added] == [((), 4), (("a.txt",), 1)]
     assert texts_at(tmp_path / "out") == [*TEXTS, "moon"]
