@@ -20,6 +20,7 @@ from helpers.texts import TEXTS
 from lengthwise.config import EncoderConfig
 from lengthwise.errors import ConfigError, StoreError
 from lengthwise.run.stats import EncodeReport
+from lengthwise.run.verify import verify_sample
 from lengthwise.store.cache import VectorCache
 from lengthwise.store.cache_maintenance import compact_cache, prune_cache
 from lengthwise.tokens.tokenizer import TextTokenizer
@@ -142,6 +143,24 @@ def test_two_runs_may_use_a_cache_at_once(tmp_path: Path, tokenizer: TextTokeniz
     )
     assert len(before.records) == 1
     assert sorted(record.rows for record in other.read().records.values()) == [1, 20, 20]
+
+
+def test_cache_in_an_object_store(tmp_path: Path, tokenizer: TextTokenizer, engine: LookupEngine) -> None:
+    import fsspec
+
+    url = f"memory://{tmp_path.name}/cache"
+    run(tmp_path / "full", list(MANY), tokenizer, engine)
+    try:
+        for name, reused in (("a", 0), ("b", 60)):
+            report = run(tmp_path / name, list(MANY), tokenizer, engine, cache=url)
+            assert sum(report.encoded.reused.values()) == reused
+            assert stable(tmp_path / name) == stable(tmp_path / "full")
+            compact_cache(url)
+        config = run_config(tmp_path / "b", dataset={"shard_rows": 20}, encode={"output": str(tmp_path / "b")})
+        found = verify_sample(url, config, source_of(MANY, config), tokenizer, engine, sample=9)
+        assert (found.found, found.compared, found.differing) == (60, 9, ())
+    finally:
+        fsspec.filesystem("memory").rm(url, recursive=True)
 
 
 def test_cache_may_be_compacted_and_pruned_while_a_run_uses_it(
