@@ -357,13 +357,18 @@ def _keys(table: pa.Table, key: str) -> NDArray[np.uint8]:
 def _contents(table: pa.Table, columns: Sequence[str]) -> NDArray[np.uint8]:
     """Hashes of what encoding has written and of the kept columns, uint8[rows, 2, 16]."""
     names = [name for name in _ENCODED if name in table.column_names and name != "embedding"]
-    encoded = [repr(tuple(row.values())).encode() for row in table.select(names).to_pylist()]
+    encoded = _row_bytes(table, names)
     if "embedding" in table.column_names:
         encoded = [rest + vector for rest, vector in zip(encoded, _vector_bytes(table["embedding"]), strict=True)]
-    kept = table.select(list(columns)).to_pylist() if columns else [{}] * len(table)
-    of_vectors = _to_array([_digest(row) for row in encoded])
-    of_columns = _to_array([_digest(repr(tuple(row.values())).encode()) for row in kept])
+    of_vectors, of_columns = (_to_array([*map(_digest, rows)]) for rows in (encoded, _row_bytes(table, columns)))
     return np.stack([of_vectors, of_columns], axis=1)
+
+
+def _row_bytes(table: pa.Table, names: Sequence[str]) -> list[bytes]:
+    """The values of some columns, row by row."""
+    if not names:
+        return [b""] * len(table)
+    return [repr(row).encode() for row in zip(*(table[name].to_pylist() for name in names), strict=True)]
 
 
 def _vector_bytes(column: pa.ChunkedArray) -> Iterator[bytes]:
