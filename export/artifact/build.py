@@ -35,6 +35,7 @@ from lengthwise.export.artifact.folder import (
 )
 from lengthwise.export.artifact.oracle import OracleEncoder, compute_oracle
 from lengthwise.export.artifact.rounding import Rounding
+from lengthwise.export.graphs.coreml import save_coreml
 from lengthwise.export.graphs.executorch import save_executorch
 from lengthwise.export.graphs.litert import save_litert
 from lengthwise.export.graphs.ort_format import save_ort
@@ -53,6 +54,7 @@ from lengthwise.export.graphs.trace import (
     trace_to_torchscript,
 )
 from lengthwise.export.graphs.variants import (
+    COREML,
     DEVICE_VARIANTS,
     EVERY_VARIANT,
     EXECUTORCH,
@@ -177,7 +179,7 @@ def _write_graphs(folder: Path, encoder: PackedEncoder, metadata: dict[str, str]
         script = trace_to_torchscript(PortableClientEncoder(encoder, dense))
         save_torchscript(script, folder / TORCHSCRIPT_FILES[PORTABLE])
     for variant in variants & DEVICE_VARIANTS.keys():
-        (folder / DEVICE_VARIANTS[variant].file).parent.mkdir()
+        (folder / DEVICE_VARIANTS[variant].file).parent.mkdir(parents=True)
         _write_for_devices(variant, folder, encoder, native)
 
 
@@ -196,6 +198,8 @@ def _write_for_devices(variant: str, folder: Path, encoder: PackedEncoder, nativ
         save_ort(folder / VARIANTS[NATIVE].file, file, folder / ORT_OPERATORS_FILE)
     elif variant == EXECUTORCH:
         save_executorch(encoder, file)
+    elif variant == COREML:
+        save_coreml(encoder, file.parent)
     elif variant == LITERT:
         save_litert(native, file)
 

@@ -31,7 +31,7 @@ MANIFEST_FILE, GOLDEN_FILE, CARD_FILE = "MANIFEST.json", "golden.safetensors", "
 VALIDATION_JSON, VALIDATION_MD, VALIDATION_PNG = "validation.json", "validation.md", "validation.png"
 TOKENIZER_CONFIG_FILE, TOKENS_FILE = "tokenizer_config.json", "special_tokens_map.json"
 _OWN_FOLDERS = frozenset(
-    Path(file).parent.name
+    Path(file).parts[0]
     for file in (
         *(variant.file for variant in EVERY_VARIANT.values()),
         *TORCHSCRIPT_FILES.values(),

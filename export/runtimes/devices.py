@@ -1,4 +1,4 @@
-"""The runtimes of phones, on this CPU: ExecuTorch and LiteRT, each in a process of its own."""
+"""The runtimes of phones, on this CPU: ExecuTorch and LiteRT, each in a process of its own; and Core ML, not run."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lengthwise.export.graphs.executorch import LONGEST, PYTHON_VARIABLE
-from lengthwise.export.graphs.variants import DEVICE_VARIANTS, EXECUTORCH, LITERT, LOGITS
-from lengthwise.export.runtimes.base import OUTPUT_NAMES, NotRunnable, Outputs
+from lengthwise.export.graphs.variants import COREML, DEVICE_VARIANTS, EXECUTORCH, LITERT, LOGITS
+from lengthwise.export.runtimes.base import OUTPUT_NAMES, NotRunnable, Outputs, Runtime
 from lengthwise.export.runtimes.process import ProcessRuntime
 from lengthwise.export.runtimes.worker import Session, WorkerRuntime, refuse_bad_batch
 
@@ -81,3 +81,20 @@ class LiteRt(WorkerRuntime):
 
     def load(self, path: Path) -> None:
         ProcessRuntime.load(self, path)  # without the metadata of an ONNX graph
+
+
+class CoreMl(Runtime):
+    """Core ML, which Apple's systems have alone. No adapter could be tried, so there is none: it is never run."""
+
+    name = "core ml"
+    files = MappingProxyType({COREML: DEVICE_VARIANTS[COREML].file})
+    optional = True
+
+    def load(self, path: Path) -> None:
+        raise NotRunnable("Core ML runs on Apple's systems alone; this model was converted, and never run")
+
+    def run(self, input_ids: NDArray[np.int64], attention_mask: NDArray[np.int64]) -> Outputs:
+        raise NotRunnable("Core ML runs on Apple's systems alone")
+
+    def describe(self) -> dict[str, str]:
+        return {}

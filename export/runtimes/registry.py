@@ -1,7 +1,7 @@
 """The runtimes of a validation, in the order of the report."""
 
 from lengthwise.export.runtimes.base import Runtime
-from lengthwise.export.runtimes.devices import ExecuTorch, LiteRt
+from lengthwise.export.runtimes.devices import CoreMl, ExecuTorch, LiteRt
 from lengthwise.export.runtimes.exported_program import ExportedProgram
 from lengthwise.export.runtimes.javascript import OnnxRuntimeNode, OnnxRuntimeWeb
 from lengthwise.export.runtimes.onnxruntime import OnnxRuntimeCpu, OnnxRuntimeCuda
@@ -24,4 +24,5 @@ RUNTIMES: tuple[type[Runtime], ...] = (
     ExportedProgram,
     ExecuTorch,
     LiteRt,
+    CoreMl,
 )

@@ -25,5 +25,6 @@ TOLERANCES: Mapping[str, float] = MappingProxyType(
         "torch.export": CPU_TOLERANCE,
         "executorch": CPU_TOLERANCE,
         "litert": CPU_TOLERANCE,
+        "core ml": CPU_TOLERANCE,
     }
 )

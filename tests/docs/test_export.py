@@ -5,9 +5,10 @@ from __future__ import annotations
 import re
 
 import pytest
+import yaml
 
 from helpers.pages import UserFolder, code_blocks, read_page, runnable_commands
-from lengthwise.export.graphs.variants import VARIANTS
+from lengthwise.export.graphs.variants import DEVICE_VARIANTS, EVERY_VARIANT, VARIANTS
 
 PAGE = read_page("docs/export.md")
 
@@ -29,3 +30,11 @@ def test_commands_write_the_artifact_that_is_shown(user: UserFolder) -> None:
 
 def test_every_graph_is_described() -> None:
     assert re.findall(r"^\| `(onnx/[^`]+)`", PAGE, re.MULTILINE) == [variant.file for variant in VARIANTS.values()]
+
+
+def test_every_graph_for_devices_is_described() -> None:
+    described = dict(re.findall(r"^\| `(\w+)` \| `([^`]+)` \|", PAGE, re.MULTILINE))
+    files = {name: variant.file.removesuffix("/Manifest.json") for name, variant in DEVICE_VARIANTS.items()}
+    assert described == files
+    (settings,) = code_blocks(PAGE, "yaml")
+    assert set(yaml.safe_load(settings)["export"]["variants"]) <= EVERY_VARIANT.keys()

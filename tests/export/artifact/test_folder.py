@@ -166,3 +166,11 @@ def test_with_files_refuses_an_artifact_that_was_exported_again(artifact_folder:
     (artifact_folder / MANIFEST_FILE).unlink()
     with pytest.raises(ArtifactError, match="was exported again or changed"):
         artifact.with_files({"README.md": "new"})
+
+
+@pytest.mark.parametrize("name", ["litert/model.tflite", "coreml/model.mlpackage/Manifest.json", "coreml/other.txt"])
+def test_graph_for_devices_of_another_export_is_refused(name: str, artifact_folder: Path) -> None:
+    (artifact_folder / name).parent.mkdir(parents=True)
+    (artifact_folder / name).write_bytes(b"")
+    with pytest.raises(ArtifactError, match=f"{name}: is not of this export"):
+        Artifact.open(artifact_folder)

@@ -17,7 +17,7 @@ from torch import Tensor
 from lengthwise.config import EncoderConfig
 from lengthwise.encoder.model import PackedEncoder, seeded_encoder
 from lengthwise.errors import ArtifactError
-from lengthwise.export.graphs import portable_lstm
+from lengthwise.export.graphs import executorch, portable_lstm
 from lengthwise.export.graphs.executorch import PYTHON_VARIABLE, save_executorch
 from lengthwise.export.graphs.variants import DEVICE_VARIANTS, EXECUTORCH
 from lengthwise.export.runtimes.devices import ExecuTorch
@@ -106,9 +106,7 @@ def test_missing_package_has_a_remedy(
 
 def test_converter_reads_packages_and_not_the_modules_beside_it(tmp_path: Path) -> None:
     """`graphs/executorch.py` would be taken for the package executorch if its folder were searched."""
-    from lengthwise.export.graphs import executorch
-
-    converter = str(executorch._CONVERTER)
+    converter = str(Path(executorch.__file__).with_name("executorch_converter.py"))
     done = subprocess.run(
         [os.environ.get(PYTHON_VARIABLE) or sys.executable, "-I", converter, str(tmp_path / "none.pt2"), "out"],
         capture_output=True,
