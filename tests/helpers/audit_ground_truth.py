@@ -20,6 +20,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from helpers.sabotages import (
     Sabotage,
+    at_least_one,
     batch_baked_in,
     edit_weight,
     length_baked_in,
@@ -268,12 +269,12 @@ def lstm(
 
 def cut_lengths(model: onnx.ModelProto) -> None:
     """The lengths are at most so many tokens."""
-    place, clip = next((i, node) for i, node in enumerate(model.graph.node) if node.op_type == "Clip")
+    place, lengths = at_least_one(model)
     model.graph.initializer.append(numpy_helper.from_array(np.array(CUT, np.int64), "most"))
-    model.graph.node.insert(place + 1, helper.make_node("Min", [clip.output[0], "most"], ["cut"], name="cut"))
+    model.graph.node.insert(place + 1, helper.make_node("Min", [lengths.output[0], "most"], ["cut"], name="cut"))
     for node in list(model.graph.node)[place + 2 :]:
         for index, name in enumerate(node.input):
-            if name == clip.output[0]:
+            if name == lengths.output[0]:
                 node.input[index] = "cut"
 
 
