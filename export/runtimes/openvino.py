@@ -31,9 +31,10 @@ class OpenVino(Runtime):
         model = openvino.Core().read_model(path)
         check_output_names([output.any_name for output in model.outputs])
         for node in model.get_ops():
-            gates = node.get_attributes().get("activations", []) if "LSTM" in node.get_type_name() else []
+            kind = next((kind for kind in ("LSTM", "GRU") if kind in node.get_type_name()), None)
+            gates = node.get_attributes().get("activations", []) if kind else []
             if gates and gates[0] != "sigmoid":
-                raise NotRunnable(f"OpenVINO {self._version} runs no LSTM whose gates are {gates[0]}")
+                raise NotRunnable(f"OpenVINO {self._version} runs no {kind} whose gates are {gates[0]}")
         self._model = openvino.Core().compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
 
     def run(self, input_ids: NDArray[np.int64], attention_mask: NDArray[np.int64]) -> Outputs:

@@ -94,6 +94,26 @@ def refuse_bad_batch(
         raise ValueError("a row of attention_mask is not ones, then zeros: padding stands on the right")
 
 
+def read_graph(path: Path) -> onnx.GraphProto:
+    """The graph in a file, without weights that are in a file of their own."""
+    return onnx.load(path, load_external_data=False).graph
+
+
+def operators(graph: onnx.GraphProto) -> set[str]:
+    """The names of the operators in a graph."""
+    return {node.op_type for node in graph.node}
+
+
+def refuse_hard_gates(engine: str, graph: onnx.GraphProto) -> None:
+    """Refuse a graph whose LSTM or GRU has other gates than a sigmoid, for an engine that takes them for one.
+
+    Raises:
+        NotRunnable: it has.
+    """
+    if any(attribute.name == "activations" for node in graph.node for attribute in node.attribute):
+        raise NotRunnable(f"{engine} does not read the `activations` of an LSTM or GRU, and so no hard gates")
+
+
 def _vocab_size(path: Path) -> int | None:
     """The number of embeddings, by the graph's metadata; None if it has none."""
     properties = onnx.load(path, load_external_data=False).metadata_props

@@ -10,8 +10,8 @@ vectors and real texts (see `validation.compare`).
 - Below float32 a vector may differ by what `graphs.variants` allows, but not with its batch. A graph whose precision is
   too coarse for the encoder (`validation.coarse`) does not fail the artifact; nor is it recommended.
 - A known limitation of a runtime does not fail the artifact, but it is measured each time and never assumed: a runtime
-  that ignores lengths has to agree with the control, the native graph with its lengths disconnected; one that lacks an
-  operator has to refuse the file.
+  that ignores lengths has to agree with the control, the native graph with its lengths disconnected, or refuse the
+  file; one that lacks an operator has to refuse it.
 """
 
 from __future__ import annotations
@@ -233,10 +233,14 @@ def judge(
     except Exception as error:  # each runtime raises its own types
         done = comparator.result().cases
         where = "loading" if not loaded else done[-1].case if done else "no comparison"
-        status, reason = "failed", f"{type(error).__name__} after {where}: {' '.join(str(error).split())[:300]}"
-        known = not loaded and not runtime.contrib and _has_contrib(path)
-        if known:
-            status, reason = "refused", f"the file needs an operator that only onnxruntime has ({reason})"
+        known, status, reason = (
+            False,
+            "failed",
+            f"{type(error).__name__} after {where}: {' '.join(str(error).split())[:300]}",
+        )
+        lacks = "" if loaded else _what_it_lacks(runtime, path)
+        if lacks:
+            known, status, reason = True, "refused", f"the file needs {lacks} ({reason})"
     finally:
         runtime.close()
     return Verdict(
@@ -279,12 +283,19 @@ def _worst(cases: Iterable[CaseResult], of_batch: bool) -> CaseResult:
     return max((case for case in cases if case.of_batch == of_batch), key=lambda case: case.needed)
 
 
-def _has_contrib(path: Path) -> bool:
-    """Whether a file is an ONNX graph with an operator that only onnxruntime has."""
+def _what_it_lacks(runtime: Runtime, path: Path) -> str:
+    """What an ONNX graph needs that a runtime is known not to have; empty if there is nothing."""
     try:
-        return any(node.domain == "com.microsoft" for node in onnx.load(path, load_external_data=False).graph.node)
+        nodes = onnx.load(path, load_external_data=False).graph.node
     except (OSError, DecodeError):
-        return False
+        return ""
+    if not runtime.contrib and any(node.domain == "com.microsoft" for node in nodes):
+        return "an operator that only onnxruntime has"
+    if not runtime.reads_lengths and any(
+        node.op_type in ("LSTM", "GRU") and "".join(node.input[4:5]) for node in nodes
+    ):
+        return "the lengths that its LSTM or GRU takes"
+    return ""
 
 
 def _ignores_lengths(runtime: Runtime, variant: Variant, path: Path, checks: Sequence[Check]) -> bool:
