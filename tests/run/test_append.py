@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ from lengthwise.run.finalize import finalize_folder
 from lengthwise.run.search import VectorFolder
 from lengthwise.store.input_record import read_input
 from lengthwise.store.local import LocalFolder
+from lengthwise.store.records import parse_log
 from lengthwise.tokens.tokenizer import TextTokenizer
 
 WORDS = sorted({word for text in TEXTS for word in text.split()})
@@ -429,6 +431,55 @@ def test_interrupted_append_goes_on_even_if_its_file_has_changed(
     append(config, tokenizer, engine)
     assert [row[0] for row in rows_of(folder / "out")] == [0, 1, 2, 3, 0, 1, 2, *(number for number, _ in rows)]
     assert sum(segment.rows or 0 for segment in record_segments(folder)) == 7 + len(rows)
+
+
+@pytest.mark.slow
+@settings(max_examples=30, deadline=None)
+@given(
+    steps=st.lists(st.tuples(texts, st.integers(1, 9)), min_size=1, max_size=5),
+    one_file=st.booleans(),
+    streaming=st.booleans(),
+    shard_rows=st.integers(1, 4),
+)
+def test_runs_that_fail_while_the_input_grows_lose_no_row(
+    scratch: Callable[[], Path],
+    tokenizer: TextTokenizer,
+    lookup: LookupEngine,
+    steps: list[tuple[list[str | None], int]],
+    one_file: bool,
+    streaming: bool,
+    shard_rows: int,
+) -> None:
+    """Each run fails at some batch, or not, and the next one finds more rows: in the same file, or in new ones."""
+    folder = scratch()
+    dataset = {"keep_columns": ["id"], "shard_rows": shard_rows, "streaming": streaming, "types": {"id": "int64"}}
+    config = appending(folder / "out", folder / "in", dataset=dataset, batching={"max_rows": 1})
+    rows: list[tuple[int, str | None]] = []
+    for number, (found, at) in enumerate(steps):
+        new = [(len(rows) + place, text) for place, text in enumerate(found)]
+        rows += new
+        name = "0" if one_file else str(9 - number)
+        write_rows(folder / f"in/{name}.jsonl", rows if one_file else new)
+        before = committed_files(folder / "out")
+        with suppress(LengthwiseError):
+            append(config, tokenizer, FailingOnce(lookup.config, at=at))
+        assert before.items() <= committed_files(folder / "out").items()
+    if not rows:
+        return
+    append(config, tokenizer, lookup)
+    assert finalize_appended(config, find_run_dataset(config))["rows"] == len(rows)
+    whole = run_config(folder / "whole", folder / "in", dataset=dataset, encode={"bad_rows": "quarantine"})
+    encode(whole, open_run_dataset(whole), tokenizer, lookup)
+    assert sorted(rows_of(folder / "out")) == sorted(rows_of(folder / "whole"))
+    if one_file:
+        assert rows_of(folder / "out") == rows_of(folder / "whole")
+
+
+def committed_files(folder: Path) -> dict[str, bytes]:
+    """The files of the shards that were recorded."""
+    log = folder / "shards.jsonl"
+    records = parse_log(log.read_bytes()).values() if log.exists() else ()
+    return {record.file: (folder / record.file).read_bytes() for record in records}
 
 
 def record_segments(folder: Path) -> Any:
