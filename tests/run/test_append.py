@@ -558,6 +558,19 @@ def test_folder_is_read_with_all_rows_after_each_time(
         assert VectorFolder.open(folder / "out").num_rows == count
 
 
+def test_index_of_the_rows_before_is_not_used(folder: Path, tokenizer: TextTokenizer, engine: LookupEngine) -> None:
+    pytest.importorskip("faiss")
+    config = appending(folder / "out", folder / "in", dataset=KEEP)
+    query = np.ones((1, engine.config.dim), np.float32)
+    append(config, tokenizer, engine)
+    VectorFolder.open(folder / "out").search(query, index=True)
+    write_rows(folder / "in/c.jsonl", [(9, "moon")])
+    append(config, tokenizer, engine)
+    with pytest.raises(StoreError, match=r"older than the shards beside it; remove this folder, and search with"):
+        VectorFolder.open(folder / "out").search(query, index=True)
+    assert len(VectorFolder.open(folder / "out").search(query)[0]) == 8
+
+
 def test_vectors_are_reused_by_a_run_that_appends(folder: Path, tokenizer: TextTokenizer, engine: LookupEngine) -> None:
     """The files are those of one that computes all, but for what says so."""
     old = run_config(folder / "old", folder / "in/b.jsonl", encode={"row_hashes": True})
