@@ -28,7 +28,7 @@ BIN   := $(VENV)/bin
 PIP_INSTALL := -m pip install --quiet --disable-pip-version-check --no-compile -c constraints.txt
 WHEEL_VENV ?= build/wheel/venv
 EXTRAS := $(RUNTIME),fast,serve,plot,index,ray,bench,evaluate,import,quickstart,dev
-ALL_EXTRAS := $(EXTRAS),openvino,litert,tract,opencv,iree,graph-tools,clients,browser,stores
+ALL_EXTRAS := $(EXTRAS),openvino,litert,text,tract,opencv,iree,graph-tools,clients,browser,stores
 STAMP := $(VENV)/.installed-$(RUNTIME)
 RUNTIMES_STAMP := $(VENV)/.runtimes-$(RUNTIME)
 

@@ -28,7 +28,7 @@ def export_checkpoint(model: str | Path, output: str | Path, *, variants: Iterab
         model: the checkpoint.
         output: the artifact; an older one there is replaced.
         variants: the graphs to write besides the native one; where they are left out, all but those for phones and
-            browsers (ort, executorch, litert, coreml).
+            browsers (ort, executorch, litert, coreml, text).
 
     Raises:
         CheckpointError, TokenizerError: there is no whole checkpoint.

@@ -303,7 +303,7 @@ class Encoder:
 
         Args:
             variants: the graphs to write besides the native one; where they are left out, all but those for phones and
-                browsers (ort, executorch, litert, coreml).
+                browsers (ort, executorch, litert, coreml, text).
 
         Raises:
             ArtifactError: the folder holds something else, or the model cannot be exported.

@@ -33,7 +33,7 @@ from lengthwise.util.yaml_files import load_yaml, parse_yaml
 Precision = Literal["fp32", "bf16", "fp16", "int8"]
 RunPrecision = Literal["fp32", "bf16", "fp16", "int8", "auto"]
 Variant = Literal["native", "portable", "fp16", "int8", "int8_dynamic"]  # see lengthwise.export.graphs.variants
-DeviceVariant = Literal["ort", "executorch", "litert", "coreml"]
+DeviceVariant = Literal["ort", "executorch", "litert", "coreml", "text"]
 TokenizerModel = Literal["wordpiece", "bpe", "byte_bpe", "unigram", "wordlevel", "char"]
 Normalizer = Literal["nfc", "nfd", "nfkc", "nfkd", "lowercase", "strip", "strip_accents", "bert"]
 PreTokenizer = Literal["whitespace", "whitespace_split", "bert", "punctuation", "digits", "byte_level", "metaspace"]
@@ -362,7 +362,7 @@ class ExportSettings(Settings):
     variants: Annotated[tuple[Variant | DeviceVariant, ...], Field(strict=False)] = Field(
         ("native", "portable", "fp16", "int8", "int8_dynamic"),
         description="the graphs to write; the native one always is. Beside the default, for phones and browsers: ort,"
-        " executorch, litert, coreml",
+        " executorch, litert, coreml, text",
     )
 
 

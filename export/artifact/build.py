@@ -41,6 +41,7 @@ from lengthwise.export.graphs.litert import save_litert
 from lengthwise.export.graphs.ort_format import save_ort
 from lengthwise.export.graphs.portable_lstm import dense, scanned
 from lengthwise.export.graphs.rewrite import REWRITES, missing_variants
+from lengthwise.export.graphs.text_input import save_text_graph
 from lengthwise.export.graphs.trace import (
     OPSET,
     ClientEncoder,
@@ -64,6 +65,7 @@ from lengthwise.export.graphs.variants import (
     ORT_OPERATORS_FILE,
     PORTABLE,
     PROGRAM_FILES,
+    TEXT,
     TORCHSCRIPT_FILES,
     VARIANTS,
 )
@@ -146,7 +148,7 @@ def build_artifact(
     with replace_folder(output) as part:
         write_checkpoint(part, encoder, tokenizer)
         _write_tokenizer_settings(part, encoder, tokenizer)
-        _write_graphs(part, encoder, _metadata(encoder, weights), possible)
+        _write_graphs(part, encoder, tokenizer, _metadata(encoder, weights), possible)
         rounding = _write_golden(part, encoder)
         card = model_card(encoder.config, part)
         for name, content in {CARD_FILE: card, **extra_files}.items():
@@ -164,7 +166,9 @@ def build_artifact(
     return Artifact(output, manifest)
 
 
-def _write_graphs(folder: Path, encoder: PackedEncoder, metadata: dict[str, str], variants: set[str]) -> None:
+def _write_graphs(
+    folder: Path, encoder: PackedEncoder, tokenizer: TextTokenizer, metadata: dict[str, str], variants: set[str]
+) -> None:
     for name in {variant.file for variant in VARIANTS.values()} | {TORCHSCRIPT_FILES[NATIVE], PROGRAM_FILES[NATIVE]}:
         (folder / name).parent.mkdir(exist_ok=True)
     program = trace_to_program(OnnxClientEncoder(encoder))
@@ -180,10 +184,12 @@ def _write_graphs(folder: Path, encoder: PackedEncoder, metadata: dict[str, str]
         save_torchscript(script, folder / TORCHSCRIPT_FILES[PORTABLE])
     for variant in variants & DEVICE_VARIANTS.keys():
         (folder / DEVICE_VARIANTS[variant].file).parent.mkdir(parents=True)
-        _write_for_devices(variant, folder, encoder, native)
+        _write_for_devices(variant, folder, encoder, tokenizer, native)
 
 
-def _write_for_devices(variant: str, folder: Path, encoder: PackedEncoder, native: onnx.ModelProto) -> None:
+def _write_for_devices(
+    variant: str, folder: Path, encoder: PackedEncoder, tokenizer: TextTokenizer, native: onnx.ModelProto
+) -> None:
     """Write a graph for phones and browsers; the native graph is there already.
 
     Raises:
@@ -202,6 +208,8 @@ def _write_for_devices(variant: str, folder: Path, encoder: PackedEncoder, nativ
         save_coreml(encoder, file.parent)
     elif variant == LITERT:
         save_litert(native, file)
+    elif variant == TEXT:
+        save_text_graph(native, tokenizer, encoder.config.tokenization, file)
 
 
 def _metadata(encoder: PackedEncoder, weights: str) -> dict[str, str]:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 
 NATIVE, PORTABLE, FP16, INT8, INT8_DYNAMIC = "native", "portable", "fp16", "int8", "int8_dynamic"
-ORT, EXECUTORCH, LITERT, COREML = "ort", "executorch", "litert", "coreml"
+ORT, EXECUTORCH, LITERT, COREML, TEXT = "ort", "executorch", "litert", "coreml", "text"
 LOGITS = "logits"  # the last output, of an encoder with labels
 # The graphs that PyTorch runs, by variant.
 TORCHSCRIPT_FILES: Mapping[str, str] = MappingProxyType(
@@ -94,6 +94,11 @@ _DEVICES = (
     Variant(EXECUTORCH, "executorch/model.pte", "an ExecuTorch program: a scan over the steps, for any length"),
     Variant(LITERT, "litert/model.tflite", "a LiteRT (TensorFlow Lite) model: a loop over the steps, for any length"),
     Variant(COREML, "coreml/model.mlpackage/Manifest.json", "a Core ML model, for any length; the folder is the model"),
+    Variant(
+        TEXT,
+        "text/model.onnx",
+        "text in, vector out: the native graph behind its tokenizer, for onnxruntime with onnxruntime-extensions",
+    ),
 )
 DEVICE_VARIANTS: Mapping[str, Variant] = MappingProxyType({variant.name: variant for variant in _DEVICES})
 EVERY_VARIANT: Mapping[str, Variant] = MappingProxyType({**VARIANTS, **DEVICE_VARIANTS})
