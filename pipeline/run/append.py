@@ -265,7 +265,7 @@ class AppendRun:
                 if found.rows < self._config.dataset.shard_rows:
                     break
             if rows != section.rows:
-                self._store.drop([number for number in committed if number >= index])
+                self._store.discard([number for number in committed if number >= index])
                 shorter = self.record.with_rows(rows) if rows else self.record.first(len(segments) - 1)
                 self._store.set_input(shorter)
                 return True

@@ -165,8 +165,19 @@ class VectorStore:
             write_identity(self.folder, identity)
         self.identity, self.identity_hash = identity, identity_hash(identity)
 
+    def discard(self, indices: Iterable[int]) -> None:
+        """Forget shards for good: other rows may get their numbers.
+
+        Raises:
+            StoreError: that cannot be written.
+        """
+        self.drop(indices)
+        with wrap_os_errors(f"{self.folder.location(self._log)}: cannot be written", RESUMABLE):
+            self.folder.check_lock()
+            self.folder.write(self._log, log_lines(self.records.values()))
+
     def drop(self, indices: Iterable[int]) -> None:
-        """Forget shards, so that they are encoded again."""
+        """Forget shards until the folder is opened again, so that they are encoded again."""
         for index in indices:
             if self.records.pop(index, None) is not None:
                 self._remove_manifest(index)

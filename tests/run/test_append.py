@@ -475,6 +475,24 @@ def test_runs_that_fail_while_the_input_grows_lose_no_row(
         assert rows_of(folder / "out") == rows_of(folder / "whole")
 
 
+def test_shards_after_a_gap_are_forgotten_for_good_if_their_rows_have_changed(
+    tmp_path: Path, tokenizer: TextTokenizer, engine: LookupEngine
+) -> None:
+    """As a machine that writes several shards at a time leaves them; also if the next run fails at once."""
+    path = tmp_path / "in/a.jsonl"
+    write_rows(path, [(number, TEXTS[number % 7]) for number in range(12)])
+    config = appending(tmp_path / "out", path, dataset=KEEP)
+    append(config, tokenizer, engine)
+    log = tmp_path / "out/shards.jsonl"
+    lines = log.read_text().splitlines(keepends=True)
+    log.write_text("".join(lines[:1] + lines[2:]))
+    write_rows(path, [(number, TEXTS[number % 7]) for number in [0, 1, 2, *range(20, 29)]])
+    with pytest.raises(LengthwiseError, match="out of luck"):
+        append(config, tokenizer, FailingOnce(engine.config, at=1))
+    append(config, tokenizer, engine)
+    assert [row[0] for row in rows_of(tmp_path / "out")] == [0, 1, 2, *range(20, 29)]
+
+
 def committed_files(folder: Path) -> dict[str, bytes]:
     """The files of the shards that were recorded."""
     log = folder / "shards.jsonl"
