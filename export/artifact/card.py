@@ -9,10 +9,14 @@ from lengthwise.config import EncoderConfig
 from lengthwise.encoder_config import PaddingSettings
 from lengthwise.export.artifact.folder import TOKENS_FILE
 from lengthwise.export.graphs.variants import (
+    DEVICE_VARIANTS,
     EVERY_VARIANT,
+    EXECUTORCH,
+    LITERT,
     NATIVE,
     PORTABLE,
     PROGRAM_FILES,
+    TEXT,
     TORCHSCRIPT_FILES,
     VARIANTS,
 )
@@ -138,6 +142,53 @@ with torch.inference_mode():
 
 `{program}` is the same for `torch.export.load`; import `lengthwise.export.graphs.packed_lstm` of Lengthwise first.
 """
+_BY_DEVICE_VARIANT = {
+    LITERT: """\
+
+### LiteRT
+
+```python
+import numpy as np
+from ai_edge_litert.interpreter import Interpreter
+
+run = Interpreter(model_path="{file}").get_signature_runner()
+results = run(input_ids=np.array([[5, 6, 7], [5, 6, 0]]), attention_mask=np.array([[1, 1, 1], [1, 1, 0]]))
+vectors = results["sentence_embedding"]  # float32[2, {dim}]
+```
+""",
+    EXECUTORCH: """\
+
+### ExecuTorch
+
+One row per call, without padding.
+
+```python
+import torch
+from executorch.runtime import Runtime
+
+encode = Runtime.get().load_program("{file}").load_method("forward").execute
+rows = [torch.tensor([[5, 6, 7]]), torch.tensor([[5, 6]])]
+vectors = torch.cat([encode([ids, torch.ones_like(ids)])[0] for ids in rows])  # float32[2, {dim}]
+```
+""",
+    TEXT: """\
+
+### onnxruntime-extensions
+
+One text per call, with the tokenizer in the graph.
+
+```python
+import numpy as np
+import onnxruntime
+import onnxruntime_extensions
+
+options = onnxruntime.SessionOptions()
+options.register_custom_ops_library(onnxruntime_extensions.get_library_path())
+session = onnxruntime.InferenceSession("{file}", options)
+vectors = session.run(["sentence_embedding"], {{"text": np.array(["a short text"])}})[0]  # float32[1, {dim}]
+```
+""",
+}
 
 
 def model_card(config: EncoderConfig, folder: Path, validated: str = NOT_VALIDATED) -> str:
@@ -260,4 +311,10 @@ def _use(config: EncoderConfig, folder: Path) -> str:
     }
     fastembed = _FASTEMBED if special else ""  # it always puts special tokens in
     openvino = _OPENVINO if (folder / VARIANTS[PORTABLE].file).exists() else ""
-    return "\n".join([_SNIPPETS, _TRANSFORMERS_JS + fastembed + openvino + _TORCH]).format(**names)
+    devices = [
+        snippet.format(file=DEVICE_VARIANTS[variant].file, dim=config.dim)
+        for variant, snippet in _BY_DEVICE_VARIANT.items()
+        if (folder / DEVICE_VARIANTS[variant].file).exists()
+    ]
+    everywhere = "\n".join([_SNIPPETS, _TRANSFORMERS_JS + fastembed + openvino + _TORCH]).format(**names)
+    return everywhere + "".join(devices)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import os
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from torch import Tensor
 from lengthwise.config import EncoderConfig
 from lengthwise.encoder.model import PackedEncoder, seeded_encoder
 from lengthwise.errors import ArtifactError
+from lengthwise.export.artifact.build import build_artifact
 from lengthwise.export.graphs import executorch, portable_lstm
 from lengthwise.export.graphs.executorch import PYTHON_VARIABLE, save_executorch
 from lengthwise.export.graphs.variants import DEVICE_VARIANTS, EXECUTORCH
@@ -24,6 +26,7 @@ from lengthwise.export.runtimes.devices import ExecuTorch
 from lengthwise.export.validation.cases import grid_cases
 from lengthwise.export.validation.validate import judge, make_checks
 from lengthwise.export.validation.verdict import Verdict
+from lengthwise.tokens.tokenizer import TextTokenizer
 
 ENCODERS: dict[str, dict[str, Any]] = {
     "stacked": {"num_layers": 2, "bidirectional": True, "pooling": "mean_last", "static_residual": True},
@@ -115,3 +118,21 @@ def test_converter_reads_packages_and_not_the_modules_beside_it(tmp_path: Path) 
     assert done.returncode == 1
     assert "No module named 'lengthwise'" not in done.stderr
     assert "none.pt2" in done.stderr or "No module named 'executorch'" in done.stderr
+
+
+@pytest.mark.heavy
+def test_code_of_the_card_gives_the_right_vectors(
+    tmp_path: Path, tokenizer: TextTokenizer, encoder_config: Callable[..., EncoderConfig]
+) -> None:
+    encoder = seeded_encoder(encoder_config(bidirectional=True), 0)
+    convert(encoder, tmp_path)  # skips where executorch is not installed
+    artifact = build_artifact(encoder, tokenizer, tmp_path / "artifact", variants=[EXECUTORCH])
+    section = (artifact.folder / "README.md").read_text().split("### ExecuTorch\n")[1]
+    code = section.split("```python\n")[1].split("```")[0] + "print(vectors.tolist())\n"
+    python = os.environ.get(PYTHON_VARIABLE) or sys.executable
+    done = subprocess.run([python, "-I", "-c", code], cwd=artifact.folder, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    with torch.inference_mode():
+        right = encoder(torch.tensor([[5, 6, 7], [5, 6, 0]]), torch.tensor([3, 2]))
+    found = torch.tensor(json.loads(done.stdout.splitlines()[-1]))
+    torch.testing.assert_close(found, right, atol=1e-6, rtol=0)

@@ -8,8 +8,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
 import pytest
+import torch
 from onnx import helper
 
 from helpers.sabotages import (
@@ -28,6 +30,7 @@ from helpers.sabotages import (
 from lengthwise.config import EncoderConfig
 from lengthwise.encoder.model import PackedEncoder, seeded_encoder
 from lengthwise.errors import ArtifactError
+from lengthwise.export.artifact.build import build_artifact
 from lengthwise.export.artifact.oracle import Oracle
 from lengthwise.export.graphs import litert_rnn
 from lengthwise.export.graphs.litert import save_litert
@@ -38,6 +41,7 @@ from lengthwise.export.runtimes.devices import LiteRt
 from lengthwise.export.validation.cases import Case, grid_cases, padding_cases
 from lengthwise.export.validation.validate import judge, make_checks
 from lengthwise.export.validation.verdict import Verdict
+from lengthwise.tokens.tokenizer import TextTokenizer
 
 pytest.importorskip("ai_edge_litert", reason="LiteRT was not run: ai-edge-litert is not installed")
 
@@ -167,3 +171,20 @@ def test_missing_package_has_a_remedy(
     monkeypatch.setitem(sys.modules, "ai_edge_litert", None)
     with pytest.raises(ArtifactError, match=r"install lengthwise\[litert\], or leave it out"):
         save_litert(sound[0], tmp_path / "model.tflite")
+
+
+def test_code_of_the_card_gives_the_right_vectors(
+    tmp_path: Path,
+    tokenizer: TextTokenizer,
+    encoder_config: Callable[..., EncoderConfig],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    encoder = seeded_encoder(encoder_config(bidirectional=True), 0)
+    artifact = build_artifact(encoder, tokenizer, tmp_path / "artifact", variants=[LITERT])
+    section = (artifact.folder / "README.md").read_text().split("### LiteRT\n")[1]
+    monkeypatch.chdir(artifact.folder)
+    names: dict[str, Any] = {}
+    exec(section.split("```python\n")[1].split("```")[0], names)
+    with torch.inference_mode():
+        right = encoder(torch.tensor([[5, 6, 7], [5, 6, 0]]), torch.tensor([3, 2])).numpy()
+    np.testing.assert_allclose(names["vectors"], right, atol=1e-6, rtol=0)

@@ -121,3 +121,17 @@ def test_missing_package_has_a_remedy(
     encoder = seeded_encoder(encoder_config(vocab_size=tokenizer.vocab_size), 0)
     with pytest.raises(ArtifactError, match=r"install lengthwise\[text\], or leave it out"):
         build_artifact(encoder, tokenizer, tmp_path / "artifact", variants=[TEXT])
+
+
+def test_code_of_the_card_gives_the_right_vector(
+    tmp_path: Path, encoder_config: Callable[..., EncoderConfig], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tokenizer = trained()
+    encoder = seeded_encoder(encoder_config(vocab_size=tokenizer.vocab_size), 0)
+    artifact = build_artifact(encoder, tokenizer, tmp_path / "artifact", variants=[TEXT])
+    section = (artifact.folder / "README.md").read_text().split("### onnxruntime-extensions\n")[1]
+    monkeypatch.chdir(artifact.folder)
+    names: dict[str, Any] = {}
+    exec(section.split("```python\n")[1].split("```")[0], names)
+    right = vectors_of(artifact.folder / DEVICE_VARIANTS[TEXT].file, ["a short text"])[0]
+    np.testing.assert_allclose(names["vectors"], right[None], atol=1e-6, rtol=0)
