@@ -1,4 +1,4 @@
-"""Benchmarks of encoding, LSTM, graphs, tokenizer, host, memory, Ray and server. Each prints and saves tables."""
+"""Benchmarks: encoding, LSTM, graphs, runtimes, tokenizer, host, memory, Ray, server. Each prints and saves tables."""
 
 from __future__ import annotations
 
@@ -103,6 +103,17 @@ def graphs(folder: Path, shape: str, runs: int) -> None:
     from lengthwise.cli.benchmarks.graphs import measure
 
     measure(shape, runs).save(folder / f"graphs-{shape}.json")
+
+
+@main.command()
+@click.argument("artifact", type=click.Path(path_type=Path))
+@click.option("--runs", type=click.IntRange(1), default=3, show_default=True, help="Processes of each runtime.")
+@click.pass_obj
+def runtimes(folder: Path, artifact: Path, runs: int) -> None:
+    """Every runtime on an artifact: size, seconds to the first vector, exactness, tokens per second."""
+    from lengthwise.cli.benchmarks.runtimes import measure
+
+    measure(artifact, runs).save(folder / "runtimes.json")
 
 
 @main.command()

@@ -19,6 +19,8 @@ from hypothesis import strategies as st
 from helpers.texts import TEXTS
 from lengthwise.encoder.kernel import has_kernel
 from lengthwise.export.graphs.variants import VARIANTS
+from lengthwise.export.runtimes.onnxruntime import OnnxRuntimeCpu, OnnxRuntimeCuda
+from lengthwise.export.runtimes.tract import Tract
 
 
 @pytest.fixture
@@ -32,7 +34,7 @@ def invoke(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., Res
 
     def run(name: str, *arguments: str) -> Result:
         main = importlib.import_module("lengthwise.cli.benchmark").main
-        corpus = [] if name == "graphs" else ["--corpus", str(tmp_path / "run.yaml")]
+        corpus = [] if name in ("graphs", "runtimes") else ["--corpus", str(tmp_path / "run.yaml")]
         given = ["--folder", str(tmp_path), name, *corpus, *arguments]
         monkeypatch.setattr("sys.argv", ["scripts/benchmark.py", *given])
         result = CliRunner().invoke(main, given)
@@ -244,3 +246,26 @@ def test_serve_compares_servers(invoke: Callable[..., Result], tmp_path: Path) -
     assert all(int(rate.replace(",", "")) > 0 for rate, *_ in rates.values())
     assert table(tmp_path, "serve-small.json", 4)["without a response"] == [0]
     assert table(tmp_path, "serve-small.json", 5)["responses"][0].endswith(" x 200")
+
+
+@pytest.mark.slow
+def test_runtimes_are_measured_in_their_own_processes(
+    invoke: Callable[..., Result], tmp_path: Path, artifact_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kinds = (OnnxRuntimeCpu, OnnxRuntimeCuda, Tract)
+    monkeypatch.setattr("lengthwise.export.runtimes.registry.RUNTIMES", kinds)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    invoke("runtimes", str(artifact_folder), "--runs", "1")
+    rows = table(tmp_path, "runtimes.json")
+    assert list(rows) == [kind.name for kind in kinds]
+    for version, graph, difference, size, seconds, *rates in rows.values():
+        if version.startswith("not run: "):
+            assert not graph
+            continue
+        assert graph in ("`onnx/model.onnx`", "`onnx/model_portable.onnx`")
+        assert float(difference) <= 1e-6
+        assert int(size.replace(",", "")) > 1
+        assert 0 < float(seconds) < 120
+        assert all(int(rate.replace(",", "")) > 0 for rate in rates)
+    assert not rows["onnxruntime cpu"][0].startswith("not run")
+    assert rows["onnxruntime cuda"][0].startswith("not run: ")
