@@ -21,6 +21,8 @@ from lengthwise.export.graphs import trace
 from lengthwise.export.graphs.ort_format import save_ort
 from lengthwise.export.graphs.trace import save_onnx, trace_to_onnx
 from lengthwise.export.graphs.variants import DEVICE_VARIANTS, ORT, ORT_OPERATORS_FILE
+from lengthwise.export.runtimes import NotRunnable
+from lengthwise.export.runtimes.javascript import OnnxRuntimeNode, OnnxRuntimeWeb
 from lengthwise.export.runtimes.onnxruntime import OnnxRuntimeCpu
 from lengthwise.export.validation.cases import grid_cases
 from lengthwise.export.validation.validate import validate_artifact
@@ -49,6 +51,27 @@ def test_both_files_give_the_same_bits(graph: Path, tmp_path: Path) -> None:
     for case in grid_cases(10):
         pairs = zip(*(runtime.run(case.input_ids, case.attention_mask) for runtime in (before, after)), strict=True)
         assert all(one.tobytes() == other.tobytes() for one, other in pairs)
+
+
+@pytest.mark.parametrize("kind", [OnnxRuntimeNode, OnnxRuntimeWeb])
+def test_node_and_browsers_give_the_same_bits(
+    kind: type[OnnxRuntimeNode] | type[OnnxRuntimeWeb], tmp_path: Path, encoder_config: Callable[..., EncoderConfig]
+) -> None:
+    graph = tmp_path / "model.onnx"
+    save_onnx(trace_to_onnx(seeded_encoder(encoder_config(**ENCODERS["stacked"]), 0), {}), graph)
+    save_ort(graph, tmp_path / "model.ort", tmp_path / "operators")
+    case = next(case for case in grid_cases(10) if len(case.lengths) > 1)
+    found = []
+    for path in (graph, tmp_path / "model.ort"):
+        runtime = kind()
+        try:
+            runtime.load(path)
+            found.append([output.tobytes() for output in runtime.run(case.input_ids, case.attention_mask)])
+        except NotRunnable as reason:
+            pytest.skip(f"{kind.name} was not run: {reason}")
+        finally:
+            runtime.close()
+    assert found[0] == found[1]
 
 
 def test_list_names_every_operator_and_no_path(graph: Path, tmp_path: Path) -> None:
