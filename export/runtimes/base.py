@@ -15,6 +15,7 @@ from lengthwise.export.graphs.variants import DEVICE_VARIANTS, LOGITS, ORT, VARI
 from lengthwise.export.runtimes.tolerances import CPU_TOLERANCE
 
 Outputs = tuple[NDArray[np.float32], ...]  # as `OUTPUT_NAMES`, and the logits of a graph with labels
+_VOCAB_SIZE = "lengthwise.vocab_size"  # in the metadata of a graph
 OUTPUT_NAMES = ["sentence_embedding", "token_embeddings"]
 ONNX_FILES: Mapping[str, str] = MappingProxyType({name: variant.file for name, variant in VARIANTS.items()})
 ORT_FILES: Mapping[str, str] = MappingProxyType({**ONNX_FILES, ORT: DEVICE_VARIANTS[ORT].file})
@@ -52,6 +53,7 @@ class Runtime(ABC):
         reads_lengths: whether it implements `sequence_lens` of an ONNX LSTM; if not, it ignores or refuses them.
         contrib: whether it has onnxruntime's own operators.
         dependent: variants whose vectors depend on the batch on this runtime only.
+        vocab_size: ids are below it; None before a file is loaded, or if the file does not say.
     """
 
     name: str
@@ -61,6 +63,7 @@ class Runtime(ABC):
     reads_lengths = True
     contrib = True
     dependent: frozenset[str] = frozenset()
+    vocab_size: int | None = None
 
     @abstractmethod
     def load(self, path: Path) -> None:
@@ -70,9 +73,18 @@ class Runtime(ABC):
             NotRunnable: the runtime, or the hardware it needs, is not available.
         """
 
-    @abstractmethod
     def run(self, input_ids: NDArray[np.int64], attention_mask: NDArray[np.int64]) -> Outputs:
-        """int64[batch, sequence] twice to sentence_embedding, token_embeddings and, if the graph has labels, logits."""
+        """int64[batch, sequence] twice to sentence_embedding, token_embeddings and, if the graph has labels, logits.
+
+        Raises:
+            ValueError: the batch is none that an encoder can answer.
+        """
+        refuse_bad_batch(input_ids, attention_mask, self.vocab_size)
+        return self.run_unchecked(input_ids, attention_mask)
+
+    @abstractmethod
+    def run_unchecked(self, input_ids: NDArray[np.int64], attention_mask: NDArray[np.int64]) -> Outputs:
+        """The same, of a batch that was checked: on others, engines crash or give vectors of nothing."""
 
     @abstractmethod
     def describe(self) -> dict[str, str]:
@@ -95,3 +107,41 @@ def check_output_names(names: list[str]) -> None:
     """
     if names not in (OUTPUT_NAMES, [*OUTPUT_NAMES, LOGITS]):
         raise ValueError(f"the outputs are {names}, not {OUTPUT_NAMES} in this order, and perhaps {LOGITS} after them")
+
+
+def refuse_bad_batch(
+    input_ids: NDArray[np.int64], attention_mask: NDArray[np.int64], vocab_size: int | None = None
+) -> None:
+    """Refuse what engines crash on or answer with nonsense.
+
+    Raises:
+        ValueError: the batch has no rows or no columns, its arrays differ in shape, an id is not in the vocabulary, or
+            a mask is not ones, then zeros.
+    """
+    if input_ids.ndim != 2 or 0 in input_ids.shape:
+        raise ValueError(
+            f"the shape of input_ids is {input_ids.shape}; a batch has rows and columns, at least one each"
+        )
+    if attention_mask.shape != input_ids.shape:
+        raise ValueError(f"attention_mask is {attention_mask.shape}, but input_ids are {input_ids.shape}")
+    if vocab_size is not None and not (input_ids.min() >= 0 and input_ids.max() < vocab_size):
+        out = input_ids[(input_ids < 0) | (input_ids >= vocab_size)][0]
+        raise ValueError(f"the id {out} is out of range; the vocabulary has ids from 0 to {vocab_size - 1}")
+    right_padded = np.arange(input_ids.shape[1]) < attention_mask.sum(axis=1, keepdims=True)
+    if not np.array_equal(attention_mask, right_padded):
+        raise ValueError("a row of attention_mask is not ones, then zeros: padding stands on the right")
+
+
+def read_vocab_size(path: Path) -> int | None:
+    """The number of embeddings by the metadata of an ONNX graph; None if it has none, or is of another format."""
+    if path.suffix != ".onnx":
+        return None
+    import onnx
+
+    properties = onnx.load(path, load_external_data=False).metadata_props
+    return metadata_vocab_size({item.key: item.value for item in properties})
+
+
+def metadata_vocab_size(metadata: Mapping[str, str]) -> int | None:
+    """The number of embeddings by a graph's metadata; None if it is not there."""
+    return int(metadata[_VOCAB_SIZE]) if _VOCAB_SIZE in metadata else None

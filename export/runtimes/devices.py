@@ -16,7 +16,7 @@ from lengthwise.export.graphs.executorch import LONGEST, PYTHON_VARIABLE
 from lengthwise.export.graphs.variants import COREML, DEVICE_VARIANTS, EXECUTORCH, LITERT, LOGITS
 from lengthwise.export.runtimes.base import OUTPUT_NAMES, NotRunnable, Outputs, Runtime
 from lengthwise.export.runtimes.process import ProcessRuntime
-from lengthwise.export.runtimes.worker import Session, WorkerRuntime, refuse_bad_batch
+from lengthwise.export.runtimes.worker import Session, WorkerRuntime
 
 _SERVER = Path(__file__).with_name("executorch_server.py")
 
@@ -39,11 +39,10 @@ class ExecuTorch(ProcessRuntime):
                 f" {PYTHON_VARIABLE}"
             ) from missing
 
-    def run(self, input_ids: NDArray[np.int64], attention_mask: NDArray[np.int64]) -> Outputs:
-        refuse_bad_batch(input_ids, attention_mask)
+    def run_unchecked(self, input_ids: NDArray[np.int64], attention_mask: NDArray[np.int64]) -> Outputs:
         if input_ids.shape[1] > LONGEST:
             raise ValueError(f"rows have {input_ids.shape[1]} columns; the program takes {LONGEST}, as it was made for")
-        return super().run(input_ids, attention_mask)
+        return super().run_unchecked(input_ids, attention_mask)
 
     def _command(self, path: Path) -> tuple[list[str], None]:
         python = os.environ.get(PYTHON_VARIABLE) or sys.executable
@@ -79,9 +78,6 @@ class LiteRt(WorkerRuntime):
     files = MappingProxyType({LITERT: DEVICE_VARIANTS[LITERT].file})
     session = LiteRtSession
 
-    def load(self, path: Path) -> None:
-        ProcessRuntime.load(self, path)  # without the metadata of an ONNX graph
-
 
 class CoreMl(Runtime):
     """Core ML, which Apple's systems have alone. No adapter could be tried, so there is none: it is never run."""
@@ -93,7 +89,7 @@ class CoreMl(Runtime):
     def load(self, path: Path) -> None:
         raise NotRunnable("Core ML runs on Apple's systems alone; this model was converted, and never run")
 
-    def run(self, input_ids: NDArray[np.int64], attention_mask: NDArray[np.int64]) -> Outputs:
+    def run_unchecked(self, input_ids: NDArray[np.int64], attention_mask: NDArray[np.int64]) -> Outputs:
         raise NotRunnable("Core ML runs on Apple's systems alone")
 
     def describe(self) -> dict[str, str]:

@@ -30,6 +30,7 @@ from lengthwise.export.runtimes.base import (
     Outputs,
     Runtime,
     check_output_names,
+    metadata_vocab_size,
 )
 from lengthwise.export.runtimes.placement import Placement, read_profile
 from lengthwise.export.runtimes.tolerances import GPU_TOLERANCE
@@ -72,7 +73,7 @@ class OnnxRuntimeCpu(Runtime):
     def load(self, path: Path) -> None:
         self._open(str(path))
 
-    def run(self, input_ids: NDArray[np.int64], attention_mask: NDArray[np.int64]) -> Outputs:
+    def run_unchecked(self, input_ids: NDArray[np.int64], attention_mask: NDArray[np.int64]) -> Outputs:
         feeds = {"input_ids": input_ids, "attention_mask": attention_mask}
         return tuple(self._session.run(self._outputs, feeds))
 
@@ -91,6 +92,7 @@ class OnnxRuntimeCpu(Runtime):
         )
         self._outputs = [output.name for output in session.get_outputs()]
         check_output_names(self._outputs)
+        self.vocab_size = metadata_vocab_size(session.get_modelmeta().custom_metadata_map)
         self._session = session
 
     def _options(self) -> onnxruntime.SessionOptions:
@@ -134,7 +136,7 @@ class OnnxRuntimeCuda(OnnxRuntimeCpu):
         if self._placement is not None:
             _refuse_elsewhere((node.op, node.provider) for node in self._placement.nodes)
 
-    def run(self, input_ids: NDArray[np.int64], attention_mask: NDArray[np.int64]) -> Outputs:
+    def run_unchecked(self, input_ids: NDArray[np.int64], attention_mask: NDArray[np.int64]) -> Outputs:
         feeds = {"input_ids": input_ids, "attention_mask": attention_mask}
         outputs = run_bound(self._session, self._outputs, feeds, self.device)
         self._refuse_unless_on_cuda()

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from lengthwise.export.runtimes.base import NotRunnable, Outputs, Runtime, check_output_names
+from lengthwise.export.runtimes.base import NotRunnable, Outputs, Runtime, check_output_names, read_vocab_size
 
 
 class OpenVino(Runtime):
@@ -35,9 +35,10 @@ class OpenVino(Runtime):
             gates = node.get_attributes().get("activations", []) if kind else []
             if gates and gates[0] != "sigmoid":
                 raise NotRunnable(f"OpenVINO {self._version} runs no {kind} whose gates are {gates[0]}")
+        self.vocab_size = read_vocab_size(path)
         self._model = openvino.Core().compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
 
-    def run(self, input_ids: NDArray[np.int64], attention_mask: NDArray[np.int64]) -> Outputs:
+    def run_unchecked(self, input_ids: NDArray[np.int64], attention_mask: NDArray[np.int64]) -> Outputs:
         results = self._model({"input_ids": input_ids, "attention_mask": attention_mask})
         return tuple(results[number].copy() for number in range(len(results)))
 

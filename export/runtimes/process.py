@@ -19,7 +19,7 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lengthwise.export.runtimes.base import NotRunnable, Outputs, Runtime, check_output_names
+from lengthwise.export.runtimes.base import NotRunnable, Outputs, Runtime, check_output_names, read_vocab_size
 
 START_SECONDS = 120.0
 ANSWER_SECONDS = 300.0
@@ -33,9 +33,10 @@ class BytesRuntime(Runtime):
     def load(self, path: Path) -> None:
         record, _ = decode_answer(self._start(path))
         check_output_names(record["outputs"])
+        self.vocab_size = read_vocab_size(path)
         self._versions: dict[str, str] = record["versions"]
 
-    def run(self, input_ids: NDArray[np.int64], attention_mask: NDArray[np.int64]) -> Outputs:
+    def run_unchecked(self, input_ids: NDArray[np.int64], attention_mask: NDArray[np.int64]) -> Outputs:
         _, outputs = decode_answer(self._answer(encode_request(input_ids, attention_mask)))
         return tuple(outputs)
 
@@ -55,6 +56,7 @@ class ProcessRuntime(BytesRuntime):
     """A session in a process that reads requests from its standard input and writes answers to its standard output."""
 
     start_seconds = START_SECONDS
+    answer_seconds = ANSWER_SECONDS
     _process: Process | None = None
 
     def _start(self, path: Path) -> bytes:
@@ -64,9 +66,9 @@ class ProcessRuntime(BytesRuntime):
 
     def _answer(self, request: bytes) -> bytes:
         if self._process is None:
-            raise RuntimeError("the process has ended")
+            raise ProcessEnded("the process has ended")
         self._process.send(request)
-        return self._process.receive(ANSWER_SECONDS)
+        return self._process.receive(self.answer_seconds)
 
     @abstractmethod
     def _command(self, path: Path) -> tuple[Sequence[str], Path | None]:
@@ -76,6 +78,10 @@ class ProcessRuntime(BytesRuntime):
         if self._process is not None:
             self._process.close()
             self._process = None
+
+
+class ProcessEnded(RuntimeError):
+    """A child process has ended, or was killed because it took too long."""
 
 
 class Process:
@@ -101,20 +107,20 @@ class Process:
         """Write a request.
 
         Raises:
-            RuntimeError: the process has ended.
+            ProcessEnded: the process has ended.
         """
         stdin = _pipe(self.popen.stdin)
         try:
             stdin.write(struct.pack("<I", len(request)) + request)
             stdin.flush()
         except BrokenPipeError:
-            raise RuntimeError(self._exit_reason()) from None
+            raise ProcessEnded(self._exit_reason()) from None
 
     def receive(self, seconds: float) -> bytes:
         """Read an answer; a process that takes longer is killed.
 
         Raises:
-            RuntimeError: the process has ended.
+            ProcessEnded: the process has ended.
         """
         timer = threading.Timer(seconds, self.popen.kill)
         timer.start()
@@ -132,7 +138,7 @@ class Process:
     def _read(self, size: int) -> bytes:
         data = _pipe(self.popen.stdout).read(size)
         if len(data) < size:
-            raise RuntimeError(self._exit_reason())
+            raise ProcessEnded(self._exit_reason())
         return data
 
     def _exit_reason(self) -> str:

@@ -29,7 +29,7 @@ class ModuleRuntime(Runtime):
 
     _model: Callable[..., tuple[torch.Tensor, ...]]
 
-    def run(self, input_ids: NDArray[np.int64], attention_mask: NDArray[np.int64]) -> Outputs:
+    def run_unchecked(self, input_ids: NDArray[np.int64], attention_mask: NDArray[np.int64]) -> Outputs:
         with torch.inference_mode():
             outputs = self._model(torch.from_numpy(input_ids), torch.from_numpy(attention_mask))
         return tuple(output.numpy() for output in outputs)
@@ -48,7 +48,9 @@ class EncoderRuntime(Runtime):
         self._encoder = encoder
 
     def _load_encoder(self, path: Path) -> PackedEncoder:
-        return load_encoder(path.parent) if self._encoder is None else self._encoder
+        encoder = load_encoder(path.parent) if self._encoder is None else self._encoder
+        self.vocab_size = encoder.config.vocab_size
+        return encoder
 
 
 class PyTorchEager(EncoderRuntime, ModuleRuntime):
@@ -70,8 +72,8 @@ class PyTorchStepwise(EncoderRuntime, ModuleRuntime):
         self._model = ClientEncoder(encoder).eval()
         self._stepwise, self._classifier = StepwiseEncoder(encoder), encoder_classifier(encoder)
 
-    def run(self, input_ids: NDArray[np.int64], attention_mask: NDArray[np.int64]) -> Outputs:
-        states = super().run(input_ids, attention_mask)[1]
+    def run_unchecked(self, input_ids: NDArray[np.int64], attention_mask: NDArray[np.int64]) -> Outputs:
+        states = super().run_unchecked(input_ids, attention_mask)[1]
         lengths = attention_mask.sum(axis=1)
         vectors = _encode_nonempty(self._stepwise, input_ids, lengths, self._stepwise.config.dim)
         return (vectors, states, *_logits(self._classifier, vectors))
@@ -93,7 +95,7 @@ class PyTorchCuda(EncoderRuntime):
         self._engine = TorchEngine(encoder, "cuda")
         self._model = ClientEncoder(copy.deepcopy(encoder)).eval().to(self._engine.device)
 
-    def run(self, input_ids: NDArray[np.int64], attention_mask: NDArray[np.int64]) -> Outputs:
+    def run_unchecked(self, input_ids: NDArray[np.int64], attention_mask: NDArray[np.int64]) -> Outputs:
         device = self._engine.device
         with torch.inference_mode(), arithmetic(torch.float32):
             states = self._model(torch.from_numpy(input_ids).to(device), torch.from_numpy(attention_mask).to(device))[1]

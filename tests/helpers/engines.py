@@ -49,7 +49,7 @@ class FunctionRuntime(Runtime):
     def load(self, path: Path) -> None:
         return
 
-    def run(self, input_ids: NDArray[np.int64], attention_mask: NDArray[np.int64]) -> Outputs:
+    def run_unchecked(self, input_ids: NDArray[np.int64], attention_mask: NDArray[np.int64]) -> Outputs:
         return self._function(input_ids, attention_mask)
 
     def describe(self) -> dict[str, str]:

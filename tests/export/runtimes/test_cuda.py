@@ -72,6 +72,9 @@ class FakeSession:
     def get_outputs(self) -> list[Any]:
         return self.real.get_outputs()
 
+    def get_modelmeta(self) -> Any:
+        return self.real.get_modelmeta()
+
     def get_provider_graph_assignment_info(self) -> list[Any]:
         return [
             SimpleNamespace(ep_name=ep, get_nodes=lambda op=op: [SimpleNamespace(op_type=op)])

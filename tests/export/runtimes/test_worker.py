@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from lengthwise.export.graphs.variants import NATIVE, VARIANTS
 from lengthwise.export.runtimes import NotRunnable
-from lengthwise.export.runtimes.worker import Session, WorkerRuntime, refuse_bad_batch
+from lengthwise.export.runtimes.base import refuse_bad_batch
+from lengthwise.export.runtimes.worker import Session, WorkerRuntime
 
 IDS, MASK = np.array([[2, 3, 4], [5, 6, 0]]), np.array([[1, 1, 1], [1, 1, 0]])
 

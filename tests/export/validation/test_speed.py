@@ -27,7 +27,7 @@ class Counting(Runtime):
         self._path = path.name
         EVENTS.append(f"load {path.name}")
 
-    def run(self, input_ids: NDArray[np.int64], attention_mask: NDArray[np.int64]) -> Outputs:
+    def run_unchecked(self, input_ids: NDArray[np.int64], attention_mask: NDArray[np.int64]) -> Outputs:
         assert input_ids.max() < 7
         assert (attention_mask == 1).all()
         EVENTS.append(f"run {input_ids.shape}")

@@ -421,7 +421,7 @@ def test_file_with_a_contrib_operator_is_refused_not_failed(artifact_folder: Pat
         def load(self, path: Path) -> None:
             raise NotImplementedError(f"what is in {path.name}?")
 
-        run = describe = None  # type: ignore[assignment]  # never reached
+        run_unchecked = describe = None  # type: ignore[assignment]  # never reached
 
     artifact = Artifact.open(artifact_folder)
     verdicts = validate_artifact(artifact, [Standard]).verdicts
