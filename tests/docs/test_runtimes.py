@@ -23,7 +23,9 @@ def test_extras_are_those_of_the_package() -> None:
     assert found <= extras.keys()
 
 
-@pytest.mark.parametrize("engine", ["tract", "opencv-python-headless", "iree-base-compiler", "onnxslim"])
+@pytest.mark.parametrize(
+    "engine", ["tract", "opencv-python-headless", "iree-base-compiler", "onnxslim", "ai-edge-litert"]
+)
 def test_versions_are_those_that_are_tested(engine: str) -> None:
     pinned = re.search(rf"^{engine}==(\d+\.\d+\.\d+)", (ROOT / "constraints.txt").read_text(), re.MULTILINE)
     assert pinned
