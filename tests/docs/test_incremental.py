@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from helpers.pages import ROWS, UserFolder, code_blocks, read_page, runnable_commands
+from helpers.texts import TEXTS
 from lengthwise.encoder.kernel import has_kernel
 
 PAGE = read_page("docs/incremental.md")
@@ -85,6 +86,24 @@ def held_by_duckdb(folder: Path) -> Held:
 
     with duckdb.connect(folder / "vectors.duckdb") as database:
         return dict(database.execute("SELECT id, embedding FROM vectors").fetchall())
+
+
+def test_columns_of_a_table_are_found_by_their_names(user: UserFolder) -> None:
+    """Columns may be kept in another order than by the run before."""
+    pytest.importorskip("duckdb", reason="the page's code for duckdb was not run: it is not installed")
+    rows = [f"{number},{place},{text}" for number, (place, text) in enumerate(zip("abcdefg", TEXTS, strict=True))]
+    for name, kept, count in (("monday", "id,place", 5), ("tuesday", "place,id", 7)):
+        (user.folder / "reviews.csv").write_text("\n".join(["id,place,body", *rows[:count]]) + "\n")
+        types = "--set dataset.types.id=string"
+        user.run(f"{FIRST} {types} --set dataset.keep_columns=[{kept}] --set encode.output={name}")
+    user.run(DIFF)
+    [code] = (block for block in BLOCKS if block.startswith("import duckdb"))
+    user.run_python(f"{code}\ndatabase.close()")
+    import duckdb
+
+    with duckdb.connect(user.folder / "vectors.duckdb") as database:
+        found = database.execute("SELECT id, place FROM vectors ORDER BY id").fetchall()
+    assert found == [(str(number), place) for number, place in enumerate("abcdefg")]
 
 
 def held_by_lance(folder: Path) -> Held:
