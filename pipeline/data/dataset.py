@@ -11,7 +11,7 @@ import glob
 import hashlib
 import logging
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from functools import partial
@@ -209,7 +209,8 @@ def _find_local(
         files = [root / file.relative_to(path) for file in visible_files]
     present = frozenset(str(file) for file in files)
     if choose is not None:
-        chosen = choose({str(file): _signature(file) for file in files})
+        signatures = {str(file): _signature(file) for file in files}
+        chosen = choose({name: signature for name, signature in signatures.items() if signature is not None})
         files = [file for file in files if str(file) in chosen]
     splits: dict[str, list[DataFile]] = {}
     format_name = ""
@@ -219,9 +220,9 @@ def _find_local(
             raise no_rows_error(settings)
         found = {"train": [str(file) for file in files]}
         if path.is_dir():
-            visible = {str(file) for file in files}
-            found = find_splits(str(root), settings, visible)
-            check_split_files(found, visible, format_name, settings)
+            found = find_splits(str(root), settings, present)
+            check_split_files(found, present, format_name, settings)
+            found = _only(found, {str(file) for file in files})
             if choose is None:
                 _warn_of_skipped(path, format_name, settings)
         splits = select_format(format_name, found, settings)
@@ -231,10 +232,21 @@ def _find_local(
     )
 
 
-def _signature(file: Path) -> str:
-    """What changes with a local file, at the latest when it is written to again after a moment."""
-    status = file.stat()
+def _signature(file: Path) -> str | None:
+    """What changes with a local file, at the latest when it is written to again after a moment.
+
+    None if it is gone: files are renamed while the folder is looked at.
+    """
+    try:
+        status = file.stat()
+    except FileNotFoundError:
+        return None
     return f"{status.st_size} {status.st_mtime_ns}"
+
+
+def _only(splits: Mapping[str, list[str]], chosen: Collection[str]) -> dict[str, list[str]]:
+    """The chosen files of each split; a split is one by all files that are there, and may then have none."""
+    return {split: [file for file in files if file in chosen] for split, files in splits.items()}
 
 
 def _open_saved(path: Path, files: list[Path], settings: DatasetSettings, known_fingerprint: str | None) -> Source:
@@ -364,8 +376,9 @@ def _find_remote(
         format_name = common_format(list(paths), settings)
         found = {"train": list(paths)}
         if files.is_folder:
-            found = find_splits(files.url(files.root), settings, set(paths))
-            check_split_files(found, set(paths), format_name, settings)
+            found = find_splits(files.url(files.root), settings, present)
+            check_split_files(found, present, format_name, settings)
+            found = _only(found, paths)
         splits = select_format(format_name, found, settings)
     is_glob = not files.is_folder and files.root not in files.infos
     base = base_folder(files.url(files.root), is_folder=files.is_folder, is_glob=is_glob)

@@ -14,7 +14,7 @@ import difflib
 import glob
 import hashlib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
@@ -110,7 +110,7 @@ def load_saved_dataset(path: str | Path, settings: DatasetSettings) -> datasets.
     return data.to_iterable_dataset() if settings.streaming else data
 
 
-def find_splits(folder: str, settings: DatasetSettings, visible: set[str]) -> dict[str, list[str]]:
+def find_splits(folder: str, settings: DatasetSettings, visible: Set[str]) -> dict[str, list[str]]:
     """The visible files of a folder (a path or URL) by split, which `datasets` derives from their names.
 
     Raises:
@@ -136,7 +136,7 @@ def find_splits(folder: str, settings: DatasetSettings, visible: set[str]) -> di
 
 
 def check_split_files(
-    splits: dict[str, list[str]], visible: set[str], format_name: str, settings: DatasetSettings
+    splits: dict[str, list[str]], visible: Set[str], format_name: str, settings: DatasetSettings
 ) -> None:
     """Refuse a folder in which some files are named after splits, and others would belong to none of them.
 
@@ -175,7 +175,7 @@ def select_format(
 
 def select_split(splits: dict[str, list[DataFile]], settings: DatasetSettings) -> list[str]:
     """The paths that `dataset.split` is read from; all of them if it is an expression such as "train[:10%]"."""
-    files = splits.get(settings.split) or [file for found in splits.values() for file in found]
+    files = splits.get(settings.split, [file for found in splits.values() for file in found])
     return list(dict.fromkeys(file.path for file in files))
 
 

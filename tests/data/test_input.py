@@ -11,6 +11,7 @@ import pytest
 
 from helpers.dataset_files import ROWS, open_source, read_rows, write
 from lengthwise.config import DatasetSettings
+from lengthwise.data import dataset
 from lengthwise.data.dataset import find_dataset
 from lengthwise.data.input import FoundFiles, base_folder
 from lengthwise.errors import DatasetError
@@ -101,6 +102,45 @@ def test_folder_may_have_no_files_yet_where_files_are_chosen(tmp_path: Path, pat
     assert found.versions() == {}
     with pytest.raises(DatasetError):
         find_dataset(settings)
+
+
+def test_file_that_is_renamed_meanwhile_is_left_to_the_next_look(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a writer does that gives a file its name once it is whole."""
+    for name in ("a", "b"):
+        write(tmp_path / f"{name}.jsonl")
+    (tmp_path / "b.jsonl").rename(tmp_path / "b.jsonl.part")
+    find_visible = dataset._visible_files
+
+    def rename(*arguments: Any, **options: Any) -> list[Path]:
+        found = find_visible(*arguments, **options)
+        (tmp_path / "b.jsonl.part").rename(tmp_path / "b.jsonl")
+        return found
+
+    monkeypatch.setattr(dataset, "_visible_files", rename)
+    found = find_dataset(DatasetSettings(path=str(tmp_path)), choose=lambda signatures: signatures).files
+    assert found is not None
+    assert list(found.versions()) == ["a.jsonl"]
+
+
+def test_splits_are_those_of_all_files_and_not_of_the_chosen_ones(tmp_path: Path) -> None:
+    for name in ("test", "train"):
+        write(tmp_path / f"{name}.jsonl")
+
+    def choose(name: str) -> FoundFiles | None:
+        settings = DatasetSettings(path=str(tmp_path))
+        return find_dataset(settings, choose=lambda paths: [path for path in paths if path.endswith(name)]).files
+
+    for name, names in (("train.jsonl", ["train.jsonl"]), ("test.jsonl", [])):
+        found = choose(name)
+        assert found is not None
+        assert list(found.versions()) == names
+    (tmp_path / "train.jsonl").unlink()
+    assert choose("test.jsonl") is None
+    write(tmp_path / "more.jsonl")
+    with pytest.raises(DatasetError, match=r"more\.jsonl would not be read, since other files have names of splits"):
+        choose("more.jsonl")
 
 
 def test_file_that_is_gone_when_it_is_read_is_an_error(tmp_path: Path) -> None:
