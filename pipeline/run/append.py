@@ -21,11 +21,11 @@ from lengthwise.data.input import Input, base_folder
 from lengthwise.data.readers import no_rows_error, reading_record
 from lengthwise.data.source import Section, Source
 from lengthwise.encoder.engine import Engine
-from lengthwise.errors import ConfigError, DatasetError, NoRowsError, StoreError
+from lengthwise.errors import ConfigError, NoRowsError, StoreError
 from lengthwise.run.finalize import drop_damaged, finalize, open_finished
 from lengthwise.run.identity import input_identity, model_identity
 from lengthwise.run.labels import check_columns
-from lengthwise.run.lineage import Lineage, check_rows, find_lineages, place_segments
+from lengthwise.run.lineage import Lineage, check_rows, find_lineages, other_type, place_segments
 from lengthwise.run.local import encode_pending, make_report, open_store
 from lengthwise.run.precision import PrecisionChoice
 from lengthwise.run.progress import progress_bar
@@ -346,12 +346,7 @@ class AppendRun:
             before = datasets.Features.from_arrow_schema(read_schema(self._store.folder, first))
         for name in self._config.dataset.keep_columns:
             if before.get(name) != source.features[name]:
-                raise DatasetError(
-                    f"{self._config.dataset.path}: the column {name!r} is {source.features[name]} in rows that are new"
-                    f" ({lineage.describe() or 'of the input'}), and {before.get(name)} in those that were encoded;"
-                    f" change the new ones, set dataset.types.{name}, or encode all of them into a new folder with"
-                    f" encode.reuse={self._config.encode.output}"
-                )
+                raise other_type(lineage, name, source.features[name], before.get(name), self._config)
 
 
 def _check_is_elsewhere(config: RunConfig) -> None:
@@ -385,10 +380,10 @@ def _find_new(lineage: Lineage, record: InputRecord, config: RunConfig) -> Sourc
     """The rows that an input has after those that are recorded, numbered as they follow; None if it has none."""
     try:
         source = lineage.source if lineage.segments else lineage.open()  # of many, one is open at a time
+        new = source.with_sections([Section(lineage.rows, None, record.rows or 0, _count_shards(record, config))])
+        is_empty = new.num_rows == 0 if new.num_rows is not None else next(new.shards(), None) is None
     except NoRowsError:
         return None
-    new = source.with_sections([Section(lineage.rows, None, record.rows or 0, _count_shards(record, config))])
-    is_empty = new.num_rows == 0 if new.num_rows is not None else next(new.shards(), None) is None
     return None if is_empty else new
 
 

@@ -135,7 +135,7 @@ def check_rows(lineage: Lineage, store_folder: str, committed: PreviousFolder, c
         committed: its shards; only those that are to be compared.
 
     Raises:
-        DatasetError: they differ, or there is nothing to compare them by.
+        DatasetError: they differ, a kept column has another type, or there is nothing to compare them by.
     """
     sections = list(lineage.sections)
     indices = [index for index in committed.records if any(_has(section, index, config) for section in sections)]
@@ -149,10 +149,19 @@ def check_rows(lineage: Lineage, store_folder: str, committed: PreviousFolder, c
     with suppress(ShortInputError):  # the first shard that is not seen then is the answer
         for shard in lineage.source.with_sections(sections).shards(set(indices).__contains__):
             seen.add(shard.index)
-            if (row := _first_difference(shard, committed, config)) is not None:
+            if (row := _first_difference(shard, committed, lineage, config)) is not None:
                 raise _changed(lineage, shard.first_row + row, store_folder, config)
     for index in sorted(set(indices) - seen):
         raise _changed(lineage, committed.records[index].first_row, store_folder, config)
+
+
+def other_type(lineage: Lineage, name: str, now: object, before: object, config: RunConfig) -> DatasetError:
+    """The error for a kept column whose type is not that of the rows that were encoded."""
+    return DatasetError(
+        f"{config.dataset.path}: the column {name!r} is {now} in rows that are new"
+        f" ({lineage.describe() or 'of the input'}), and {before} in those that were encoded; change the new ones, set"
+        f" dataset.types.{name}, or encode all of them into a new folder{_reuse(config.encode.output)}"
+    )
 
 
 def _columns(
@@ -189,8 +198,12 @@ def _reuse(folder: str) -> str:
     return f" with encode.reuse={folder}, which encodes only texts that are new"
 
 
-def _first_difference(shard: Shard, committed: PreviousFolder, config: RunConfig) -> int | None:
-    """The first row of a shard that is not the one that was encoded, by its number in the shard; None if all are."""
+def _first_difference(shard: Shard, committed: PreviousFolder, lineage: Lineage, config: RunConfig) -> int | None:
+    """The first row of a shard that is not the one that was encoded, by its number in the shard; None if all are.
+
+    Raises:
+        DatasetError: a kept column has other values because it has another type, as one later row may cause.
+    """
     record, names = committed.records[shard.index], list(config.dataset.keep_columns)
     if shard.table.num_rows != record.rows:
         return min(shard.table.num_rows, record.rows)
@@ -201,7 +214,13 @@ def _first_difference(shard: Shard, committed: PreviousFolder, config: RunConfig
         _, file = committed.shard(shard.index)
         with wrap_arrow_errors(record.file):
             stored = file.read(names)
-        differs |= _differing(stored, shard.select(names))
+        kept = shard.select(names)
+        is_other = _differing(stored, kept)
+        types = {name: (kept.schema.field(name).type, stored.schema.field(name).type) for name in names}
+        for name, (now, before) in types.items() if is_other.any() else ():
+            if now != before:
+                raise other_type(lineage, name, now, before, config)
+        differs |= is_other
     return int(np.flatnonzero(differs)[0]) if differs.any() else None
 
 

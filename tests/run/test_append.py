@@ -336,6 +336,22 @@ def test_new_rows_of_another_type_are_refused_before_they_are_encoded(
     assert contents(folder / "out") == before
 
 
+def test_longer_file_of_another_type_is_refused_by_its_column(
+    tmp_path: Path, tokenizer: TextTokenizer, engine: LookupEngine
+) -> None:
+    """One new row may change the type of a whole column, and with it the values of the rows before."""
+    config = appending(tmp_path / "out", tmp_path / "in.jsonl", dataset=KEEP)
+    write_rows(tmp_path / "in.jsonl", [(1, "moon")])
+    append(config, tokenizer, engine)
+    with (tmp_path / "in.jsonl").open("a") as file:
+        file.write('{"id": 2.5, "text": "rain"}\n')
+    for run in (lambda: append(config, tokenizer, engine), lambda: finalize_appended(config, find_run_dataset(config))):
+        with pytest.raises(
+            DatasetError, match=r"column 'id' is double in rows that are new \(in\.jsonl\), and int64 in those"
+        ):
+            run()
+
+
 @pytest.mark.parametrize(
     ("dataset", "difference"), [({"split": "all"}, "split"), ({"encoding": "latin-1"}, "encoding was not there, is")]
 )
