@@ -33,7 +33,8 @@ def summary(config: RunConfig, report: EncodeReport) -> str:
         )
         lines.append(f"bad rows    {totals.bad:,} could not be encoded: {where}")
     if not encoded.shards:
-        lines.append("speed       nothing to encode: all shards were there, and their sha256 matches")
+        found = "all shards were there, and their sha256 matches" if totals.rows else "no file with rows has come"
+        lines.append(f"speed       nothing to encode: {found}")
     lines += [f"reused      {sentence}" for sentence in report.reuse]
     if saved := report.describe_saved():
         lines.append(f"saved       {saved}")

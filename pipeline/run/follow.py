@@ -13,9 +13,9 @@ import os
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 
-from lengthwise.config import RunConfig
+from lengthwise.config import DatasetSettings, RunConfig
 from lengthwise.data.dataset import find_run_dataset
 from lengthwise.data.files import file_extension, file_format
 from lengthwise.data.input import Input
@@ -99,10 +99,7 @@ class FileWatch:
         found = find_run_dataset(self._config, self._choose)
         files = found.files
         if files is None:
-            raise ConfigError(
-                f"dataset.path is {self._config.dataset.path!r}, which does not name files that can be read one by one;"
-                " --follow needs a folder of files, or a pattern"
-            )
+            raise _cannot_follow(self._config.dataset)
 
         def version_of(path: str) -> str:
             signature = self._chosen[path]
@@ -140,6 +137,20 @@ class FileWatch:
         if name.lower().endswith(_TEMPORARY):
             return False
         return self._config.dataset.format is not None or file_format(name) is not None or _is_zip(name)
+
+
+def _cannot_follow(settings: DatasetSettings) -> ConfigError:
+    needs = "--follow needs a folder of files, or a pattern"
+    if "://" not in settings.path and not Path(settings.path).expanduser().exists():
+        return ConfigError(
+            f"dataset.path is {settings.path!r}: there is no such folder (looked in {Path.cwd()}), and datasets of the"
+            f" hub cannot be followed; {needs}"
+        )
+    return ConfigError(
+        f"dataset.path is {settings.path!r} and dataset.split {settings.split!r}, which do not name files that can be"
+        f" read one by one: it is a saved dataset, or has a dataset card, or there is no such split; {needs}, and the"
+        " name of a split that its files have"
+    )
 
 
 def _is_zip(name: str) -> bool:

@@ -180,9 +180,10 @@ def test_only_one_process_appends(trained: Path, invoke: Invoke, options: tuple[
 
 def test_followed_folder_is_reported_file_by_file(trained: Path, tmp_path: Path, invoke: Invoke) -> None:
     (tmp_path / "in").mkdir()
+    options = ("--follow", "--interval", "0.05", "--idle-exit", "0.1", "--set", f"dataset.path={tmp_path / 'in'}")
+    assert "nothing to encode: no file with rows has come" in invoke("encode_dataset", trained, *options).stdout
     for name in ("a", "b"):
         (tmp_path / f"in/{name}.txt").write_text("moon\nrain\n")
-    options = ("--follow", "--interval", "0.05", "--idle-exit", "0.1", "--set", f"dataset.path={tmp_path / 'in'}")
     result = invoke("encode_dataset", trained, *options)
     assert result.exit_code == 0, result.stderr
     first, second, vectors, *_ = result.stdout.splitlines()

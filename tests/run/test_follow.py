@@ -209,8 +209,25 @@ def test_other_inputs_cannot_be_followed(
 ) -> None:
     datasets.Dataset.from_dict({"text": ["moon"]}).save_to_disk(tmp_path / "saved")
     saved = config.model_copy(update={"dataset": config.dataset.model_copy(update={"path": str(tmp_path / "saved")})})
-    with pytest.raises(ConfigError, match="--follow needs a folder of files, or a pattern"):
+    with pytest.raises(ConfigError, match=r"it is a saved dataset, .*; --follow needs a folder of files, or a pattern"):
         Follower(saved, tokenizer, engine).run()
+    nowhere = config.model_copy(update={"dataset": config.dataset.model_copy(update={"path": "nowhere"})})
+    with pytest.raises(ConfigError, match=r"'nowhere': there is no such folder .*; --follow needs a folder of files"):
+        Follower(nowhere, tokenizer, engine).run()
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_file_without_rows_waits_for_them(
+    tmp_path: Path, config: RunConfig, tokenizer: TextTokenizer, engine: LookupEngine, streaming: bool
+) -> None:
+    settings = config.dataset.model_copy(update={"streaming": streaming})
+    follower = Follower(config.model_copy(update={"dataset": settings}), tokenizer, engine)
+    write(tmp_path, "a.csv", "text")
+    follower.run()
+    assert follower.names == []
+    write(tmp_path, "a.csv", "text", "moon")
+    follower.run()
+    assert follower.names == ["a.csv"]
 
 
 def test_pattern_can_be_followed(tmp_path: Path, tokenizer: TextTokenizer, engine: LookupEngine) -> None:
