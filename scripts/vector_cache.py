@@ -64,18 +64,20 @@ def verify(context: click.Context, cache: str, run: Path | None, sample: int, ov
 
 
 def verify_texts(cache: str, run: Path, sample: int, overrides: tuple[str, ...]) -> bool:
-    """Print what a random sample of a run's texts says; whether all bits are the same."""
+    """Print what a random sample of a run's texts says; whether all bits are the same, of at least one row."""
     from lengthwise.steps import verify_vectors
 
     found = verify_vectors(load_run(run, overrides), cache, sample=sample)
     for problem in found.differing:
         click.echo(f"  differs   {problem}")
     differing = f"{len(found.differing):,} differ" if found.differing else "all bits are the same"
+    if not found.compared:
+        differing = "those that were drawn have no vector that can be compared"
     click.echo(
         f"compared    {found.compared:,} of {found.found:,} rows of {run} that are there ({found.rows:,} in all):"
         f" {differing}"
     )
-    return not found.differing
+    return bool(found.compared) and not found.differing
 
 
 @main.command()

@@ -56,6 +56,11 @@ def test_verify_encodes_a_sample_again(trained: Path, tmp_path: Path, invoke: In
     assert result.exit_code == 1
     assert "  differs   row 0 (" in result.stdout
     assert f"compared    2 of 2 {of_all}: 2 differ" in result.stdout
+    rewritten.add(hashes, stored.vectors * np.float32(0), stored.lengths, stored.truncated)
+    (folder / "shards.jsonl").write_text((folder / "shards.jsonl").read_text().splitlines()[-1] + "\n")
+    result = invoke("vector_cache", "verify", cache, "--texts", trained)
+    assert result.exit_code == 1
+    assert f"compared    0 of 2 {of_all}: those that were drawn have no vector that can be" in result.stdout
 
 
 @pytest.mark.skipif(not has_kernel(), reason="no fused kernel here")
