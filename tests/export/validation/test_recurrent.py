@@ -23,10 +23,12 @@ from lengthwise.export.graphs.trace import trace_to_onnx
 from lengthwise.export.graphs.variants import FP16, INT8, NATIVE, PORTABLE, VARIANTS
 from lengthwise.export.runtimes.exported_program import ExportedProgram
 from lengthwise.export.runtimes.onnxruntime import OnnxRuntimeCpu
+from lengthwise.export.runtimes.opencv import OpenCv
 from lengthwise.export.runtimes.openvino import OpenVino
 from lengthwise.export.runtimes.pytorch import PyTorchEager, PyTorchStepwise
 from lengthwise.export.runtimes.reference import Reference
 from lengthwise.export.runtimes.torchscript import TorchScript
+from lengthwise.export.runtimes.tract import Tract
 from lengthwise.export.triton import triton_config
 from lengthwise.export.validation.cases import Case, grid_cases
 from lengthwise.export.validation.validate import judge, validate_artifact
@@ -112,13 +114,13 @@ def test_every_file_passes(
     assert small < (artifact.folder / VARIANTS[NATIVE].file).stat().st_size or shape != "gru"
 
 
-@pytest.mark.parametrize("shape", ["gru", "hard", "padded"])
+@pytest.mark.parametrize("shape", SHAPES)
 def test_other_runtimes_compute_the_portable_graph(
     shape: str, tmp_path: Path, tokenizer: TextTokenizer, checked_encoder: CheckedEncoder
 ) -> None:
     encoder, checks = checked_encoder(shape)
     artifact = build_artifact(encoder, tokenizer, tmp_path / "artifact", variants=[PORTABLE])
-    for kind in (OpenVino, Reference):
+    for kind in (OpenVino, Reference, Tract, OpenCv):
         verdict = judge(kind(), VARIANTS[PORTABLE], artifact.folder, checks[:14])
         assert verdict.status in ("passed", "not run"), (kind, verdict.reason)
 
