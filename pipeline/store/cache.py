@@ -14,6 +14,7 @@ Notable decisions:
 
 from __future__ import annotations
 
+import re
 import secrets
 import time
 from collections.abc import Iterator, Mapping
@@ -38,6 +39,7 @@ from lengthwise.store.text_hashes import hashes_to_bytes
 
 NAME_CHARS = 16  # of the identity's hash
 _REMEDY = "choose another encode.cache, or leave it out"
+_SUBFOLDER = re.compile(rf"([0-9a-f]{{{NAME_CHARS}}})/{re.escape(IDENTITY)}")
 _UNIT = 1_000  # a segment's number is milliseconds times this, plus a random number
 
 
@@ -147,13 +149,15 @@ def _in_float32(identity: Mapping[str, Any]) -> dict[str, Any]:
 def open_subfolders(url: str | Path) -> Iterator[tuple[str, Folder]]:
     """The subfolders of a cache, with their names.
 
+    Nothing else that is there is one: a folder of vectors beside them has an identity too, and shards that must stay.
+
     Raises:
         StoreError: there is no cache, or it cannot be read.
     """
     place = open_folder(url)
     with wrap_os_errors(f"{place}: cannot be read", "check the path"):
         files = place.list_files()
-    names = sorted({file.partition("/")[0] for file in files if file.endswith(f"/{IDENTITY}")})
+    names = sorted(found[1] for file in files if (found := _SUBFOLDER.fullmatch(file)))
     if not names:
         raise StoreError(f"{url}: not a cache of vectors; give the folder of encode.cache")
     for name in names:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import nullcontext, suppress
+from functools import partial
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from helpers.engines import LookupEngine
+from helpers.files import contents
+from helpers.runs import encode, run_config, source_of
+from helpers.texts import TEXTS
 from lengthwise.errors import StoreError
 from lengthwise.store import cache_maintenance as maintenance
 from lengthwise.store.cache import VectorCache
@@ -23,6 +28,7 @@ from lengthwise.store.layout import LOCK
 from lengthwise.store.local import LocalFolder
 from lengthwise.store.previous import PreviousFolder
 from lengthwise.store.records import ShardRecord
+from lengthwise.tokens.tokenizer import TextTokenizer
 
 IDENTITY = {"engine": "lookup", "weights": "aaaa"}
 
@@ -141,6 +147,22 @@ def test_what_runs_add_meanwhile_is_kept(cache: VectorCache, tmp_path: Path, mon
     for maintain in (compact_cache, prune_cache, compact_cache):
         maintain(tmp_path / "cache")
     assert sorted(held(cache.read())) == [0, 1, *range(10, next(numbers))]
+
+
+def test_folders_of_vectors_beside_a_cache_are_left_alone(
+    tmp_path: Path, tokenizer: TextTokenizer, engine: LookupEngine
+) -> None:
+    """They have an identity and shards too."""
+    for cache in ("cache", "."):  # in a folder of its own, or beside the vectors
+        folder = tmp_path / f"in {cache}"
+        settings = {"row_hashes": True, "cache": str(folder / cache)}
+        config = run_config(folder / "monday", dataset={"shard_rows": 2}, encode=settings)
+        encode(config, source_of([*TEXTS, TEXTS[0]], config), tokenizer, engine)
+        before = contents(folder / "monday")
+        for maintain in (inspect_cache, compact_cache, partial(prune_cache, older_than_days=0)):
+            with pytest.raises(StoreError, match="not a cache") if cache == "cache" else nullcontext():
+                assert len(maintain(folder)) == 1
+        assert contents(folder / "monday") == before
 
 
 def test_two_processes_do_not_maintain_it_at_once(cache: VectorCache, tmp_path: Path) -> None:
