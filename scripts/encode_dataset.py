@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from lengthwise.run.append import Added
     from lengthwise.run.stats import EncodeReport
 
+_INTERVAL = 5.0  # seconds between two looks at a followed folder
+
 
 def summary(config: RunConfig, report: EncodeReport) -> str:
     """The rows of the folder, and the speed and padding of this run."""
@@ -73,10 +75,8 @@ def _show_added(added: Added) -> None:
 @click.option(
     "--interval",
     type=click.FloatRange(min=0, min_open=True),
-    default=5.0,
-    show_default=True,
     metavar="SECONDS",
-    help="With --follow: between two looks at the folder. A file is read once it has not changed for so long.",
+    help="With --follow: between two looks at the folder, 5 by default. A file is read once unchanged for so long.",
 )
 @click.option(
     "--idle-exit",
@@ -92,7 +92,7 @@ def main(
     shard_index: int | None,
     num_shards: int | None,
     follow: bool,
-    interval: float,
+    interval: float | None,
     idle_exit: float | None,
 ) -> None:
     """Encode the dataset of the run CONFIG (a YAML file) into parquet shards below encode.output."""
@@ -106,12 +106,14 @@ def main(
         raise click.UsageError("--cluster divides the run itself; leave --shard-index and --num-shards out")
     if follow and (cluster is not None or shard_index is not None):
         raise click.UsageError("--follow is for one process; leave --cluster, --shard-index and --num-shards out")
-    if idle_exit is not None and not follow:
-        raise click.UsageError("--idle-exit goes with --follow")
+    for option, seconds in (("--interval", interval), ("--idle-exit", idle_exit)):
+        if seconds is not None and not follow:
+            raise click.UsageError(f"{option} goes with --follow")
     config = load_run(path, (*overrides, "encode.append=true") if follow else overrides)
     return_freed_memory()
     if follow:
-        report = follow_run(config, interval=interval, idle_exit=idle_exit, fresh=fresh, on_added=_show_added)
+        seconds = _INTERVAL if interval is None else interval
+        report = follow_run(config, interval=seconds, idle_exit=idle_exit, fresh=fresh, on_added=_show_added)
         click.echo(summary(config, report))
         return
     part = None if shard_index is None or num_shards is None else Part(shard_index, num_shards)

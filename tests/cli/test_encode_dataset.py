@@ -104,6 +104,7 @@ def test_parts_are_finalized_to_the_folder_of_one_process(trained: Path, tmp_pat
         (("--follow", "--cluster", "local"), "--follow is for one process"),
         (("--follow", "--shard-index", "0", "--num-shards", "2"), "--follow is for one process"),
         (("--idle-exit", "3"), "--idle-exit goes with --follow"),
+        (("--interval", "3"), "--interval goes with --follow"),
         (("--follow", "--interval", "0"), "0.0 is not in the range x>0"),
     ],
 )
