@@ -120,6 +120,12 @@ class ReuseSources:
     folders: Mapping[str, str] = field(default_factory=dict)
     not_reused: Mapping[str, str] = field(default_factory=dict)
 
+    def with_earlier(self, earlier: ReuseSources, records: Iterable[ShardRecord]) -> ReuseSources:
+        """These, and the folders named earlier that rows of these shards have their vector from."""
+        used = count_reused(records)
+        more = {name: key for name, key in earlier.folders.items() if key in used and name not in self.folders}
+        return ReuseSources({**self.folders, **more}, self.not_reused)
+
     def to_json(self) -> bytes:
         """The contents of the file; empty where there is nothing to say."""
         return json.dumps(asdict(self), indent=2).encode() + b"\n" if self.folders or self.not_reused else b""

@@ -101,7 +101,8 @@ class VectorStore:
             part: which part of a divided run writes; the whole run if None.
             fresh: remove the existing shards, of this run or another.
             precision_json: how the run's precision was chosen, saved beside the vectors.
-            sources: where the run may take vectors from, saved beside the vectors; if None, what is there is kept.
+            sources: where the run may take vectors from, saved beside the vectors, with what earlier ones say of shards
+                that are there; if None, what is there is kept.
             grows: leave the identity's input as it is in the folder, for `set_input` to change; "" in a new one.
 
         Raises:
@@ -122,13 +123,15 @@ class VectorStore:
                 else:
                     check_same_run(place, identity)
                 write_identity(place, identity)  # first: a folder without one would not be recognised after a crash
-                reuse_json = None if sources is None else sources.to_json()
+                records, reuse_json = recover_records(place, part), None
+                if sources is not None:
+                    earlier = ReuseSources.from_json(place.read(REUSE))
+                    reuse_json = sources.with_earlier(earlier, records.values()).to_json()
                 for name, contents in ((RUN, run_yaml.encode()), (PRECISION, precision_json), (REUSE, reuse_json)):
                     if contents == b"":
                         place.remove(name)
                     elif contents is not None and place.read(name) != contents:
                         place.write(name, contents)
-                records = recover_records(place, part)
                 return cls(place, identity, records, log_file(part), bad_rows, stack.pop_all())
 
     def __enter__(self) -> VectorStore:

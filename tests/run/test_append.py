@@ -619,6 +619,10 @@ def test_vectors_are_reused_by_a_run_that_appends(folder: Path, tokenizer: TextT
         report = append(config, tokenizer, engine)
         assert bool(report.reuse) == (name != "full")
         assert data_files(folder / name) == data_files(folder / "full")
+    named = json.loads((folder / "reused/manifest.json").read_text())["reused"]
+    append(appending(folder / "reused", folder / "in", dataset=KEEP), tokenizer, engine)  # without encode.reuse
+    assert json.loads((folder / "reused/manifest.json").read_text())["reused"] == named
+    assert list(named["folders"]) == [str(folder / "old")]
 
 
 def test_run_that_appends_writes_no_changes(folder: Path, tokenizer: TextTokenizer, engine: LookupEngine) -> None:
