@@ -78,7 +78,11 @@ def open_finished(config: RunConfig, fingerprint: str | None = None) -> VectorSt
         raise StoreError(f"{folder}: not a folder of vectors; encode first, or check encode.output")
     expected = {**identity, **input_identity(config, fingerprint or identity["input"])}
     if changes := describe_changes(identity, expected):
-        raise StoreError(f"{folder}: holds the vectors of another run ({changes}); give the run that encoded them")
+        has_other_rows = not describe_changes({**identity, "input": ""}, {**expected, "input": ""})
+        hint = ", with encode.append if its input has grown" if has_other_rows else ""
+        raise StoreError(
+            f"{folder}: holds the vectors of another run ({changes}); give the run that encoded them{hint}"
+        )
     output, bad_rows = config.encode.output, config.encode.bad_rows
     return VectorStore.open(output, identity, config.to_yaml(), bad_rows=bad_rows)
 

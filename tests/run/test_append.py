@@ -673,7 +673,10 @@ def test_finalize_of_a_run_that_does_not_append_refuses_the_folder(
     write_rows(folder / "in/c.jsonl", [(9, "moon")])
     append(config, tokenizer, engine)
     plain = run_config(folder / "out", folder / "in", dataset=KEEP)
-    with pytest.raises(StoreError, match=r"holds the vectors of another run \(input was"):
+    with pytest.raises(
+        StoreError,
+        match=r"holds the vectors of another run \(input was .*, with encode\.append if its input has grown$",
+    ):
         finalize_folder(plain, open_run_dataset(plain))
 
 
