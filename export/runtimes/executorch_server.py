@@ -32,7 +32,7 @@ def open_program(path: str) -> tuple[Run, dict[str, str]]:
 
     def run(input_ids: Ids, attention_mask: Ids) -> list[NDArray[Any]]:
         rows = []
-        for row in range(len(input_ids)):
+        for row in range(max(1, len(input_ids))):  # of no rows, the program is asked all the same
             inputs = [torch.from_numpy(each[row : row + 1]) for each in (input_ids, attention_mask)]
             rows.append([output.detach().numpy().copy() for output in method.execute(inputs)])
         return [np.concatenate(outputs) for outputs in zip(*rows, strict=True)]
