@@ -27,7 +27,7 @@ def _options(*names: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
             "--corpus",
             default="glosses",
             show_default=True,
-            help="glosses (of WordNet), fortunes, or a run's YAML file.",
+            help="glosses (of WordNet), fortunes, titles (of Debian's packages), or a run's YAML file.",
         ),
         "rows": click.option(
             "--rows", type=click.IntRange(1), default=20_000, show_default=True, help="Texts in a random sample."

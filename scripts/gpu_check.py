@@ -26,7 +26,10 @@ RESULTS, PAGE = Path("docs/gpu.json"), Path("docs/benchmarks.md")
     help="Markdown; the results go between its markers.",
 )
 @click.option(
-    "--corpus", default="glosses", show_default=True, help="glosses (of WordNet), fortunes, or a run's YAML file."
+    "--corpus",
+    default="glosses",
+    show_default=True,
+    help="glosses (of WordNet), fortunes, titles (of Debian's packages), or a run's YAML file.",
 )
 @click.option("--rows", type=click.IntRange(1), help="Texts whose ids are encoded; by default all.")
 @click.option(

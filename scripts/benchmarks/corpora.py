@@ -1,8 +1,9 @@
-"""Real texts (WordNet glosses, fortunes, or the dataset of a run) and a byte-level BPE trained on them."""
+"""Real texts (of WordNet, fortunes, packages, or the dataset of a run) and a byte-level BPE trained on them."""
 
 from __future__ import annotations
 
 import re
+import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -21,9 +22,10 @@ VOCABULARY = 8_000
 
 
 def load_corpus(name: str, rows: int | None = None) -> tuple[list[str], TextTokenizer]:
-    """Texts by the corpus's name (`glosses`, `fortunes`) or a run's YAML file, and a tokenizer trained on all of them.
+    """Texts by the corpus's name or a run's YAML file, and a tokenizer trained on all of them.
 
     Args:
+        name: `glosses`, `fortunes`, `titles`, or a file.
         rows: size of a random sample, the same each time; all texts if None.
 
     Raises:
@@ -33,6 +35,8 @@ def load_corpus(name: str, rows: int | None = None) -> tuple[list[str], TextToke
         texts = load_labelled_glosses()[0]
     elif name == "fortunes":
         texts = _fortunes()
+    elif name == "titles":
+        texts = _titles()
     else:
         texts = list(open_dataset(load_config(name).dataset).texts())
     tokenizer = train_tokenizer(texts, TokenizerTraining(vocab_size=VOCABULARY))
@@ -69,6 +73,28 @@ def _fortunes() -> list[str]:
         raise _missing("fortunes")
     parts: Sequence[str] = [part for path in files for part in re.split(r"\n%\n", _read(path, "fortunes"))]
     return [part.strip() for part in parts if part.strip()]
+
+
+def _titles() -> list[str]:
+    try:
+        listing = subprocess.run(["apt-cache", "dumpavail"], capture_output=True, check=True).stdout
+    except (OSError, subprocess.CalledProcessError) as error:
+        raise DatasetError(
+            f"the titles of Debian's packages cannot be listed ({error}); run apt-get update on Debian or Ubuntu, or"
+            " give a run's YAML file as --corpus"
+        ) from error
+    return parse_titles(listing.decode("utf-8", "replace"))
+
+
+def parse_titles(listing: str) -> list[str]:
+    """The description of each package in one line, in a listing of `apt-cache dumpavail`; of the last version only."""
+    titles: dict[str, str] = {}
+    for package in listing.split("\n\n"):
+        fields = dict(line.split(": ", 1) for line in package.splitlines() if line[:1].isalpha() and ": " in line)
+        title = fields.get("Description-en") or fields.get("Description")
+        if title:
+            titles[fields["Package"]] = title
+    return list(titles.values())
 
 
 def _read(path: Path, package: str) -> str:

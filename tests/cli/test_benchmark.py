@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 
 from helpers.texts import TEXTS
 from lengthwise.encoder.kernel import has_kernel
+from lengthwise.errors import DatasetError
 from lengthwise.export.graphs.variants import VARIANTS
 from lengthwise.export.runtimes.onnxruntime import OnnxRuntimeCpu, OnnxRuntimeCuda
 from lengthwise.export.runtimes.tract import Tract
@@ -79,8 +80,8 @@ def test_kernel_reports_rates_and_time_per_step(invoke: Callable[..., Result], t
     ((_, *cells),) = [row for row in rows if row[1] == "fp32"]  # there is one in bf16 too, where the processor has it
     assert re.fullmatch(r"[\d,]+ \(batch \d+\)", cells[3])
     assert cells[6] == "0.00%"
-    steps = table(tmp_path, "kernel-small.json", 1)
-    assert set(steps) == {"step-wise", "onnxruntime"}
+    steps = table(tmp_path, "kernel-small.json", 2)
+    assert set(steps) == {"step-wise", "step-wise, int8", "onnxruntime"}
     assert int(steps["step-wise"][9]) > int(steps["step-wise"][0]) > 0  # 512 rows and one
 
 
@@ -225,6 +226,21 @@ def test_command_is_the_one_that_was_typed(monkeypatch: pytest.MonkeyPatch, scri
     harness = importlib.import_module("lengthwise.cli.benchmarks.harness")
     monkeypatch.setattr("sys.argv", [script, "encode"])
     assert harness.command() == expected
+
+
+def test_titles_are_those_of_packages(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    corpora = importlib.import_module("lengthwise.cli.benchmarks.corpora")
+    listing = [
+        "Package: cat\nVersion: 1\nDescription: a cat: old\n on a mat\nHomepage: none",
+        "Package: dog\nDescription-en: a dog\n.\n Description: no field",
+        "Package: cat\nVersion: 2\nDescription-en: a cat: new",
+        "Package: nothing\nVersion: 1",
+        "",
+    ]
+    assert corpora.parse_titles("\n\n".join(listing)) == ["a cat: new", "a dog"]
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(DatasetError, match="titles of Debian's packages cannot be listed"):
+        corpora.load_corpus("titles")
 
 
 def test_a_missing_corpus_names_its_package(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
