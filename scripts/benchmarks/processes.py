@@ -7,15 +7,27 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import yaml
 
 from lengthwise.errors import LengthwiseError
 
+_POLL_SECONDS = 0.02
 
-def encode(scratch: Path, output: str, *options: str, **sections: dict[str, Any]) -> tuple[float, int]:
-    """Run `encode_dataset.py` with the checkpoint at `scratch/model`; returns seconds and peak resident bytes.
+
+class Peak(NamedTuple):
+    """The most memory that a process had: resident bytes, and those of them that are not pages of a file.
+
+    The second is 0 where the system has no /proc.
+    """
+
+    resident: int
+    anonymous: int
+
+
+def encode(scratch: Path, output: str, *options: str, **sections: dict[str, Any]) -> tuple[float, Peak]:
+    """Run `encode_dataset.py` with the checkpoint at `scratch/model`; returns seconds and peak memory.
 
     Args:
         output: the folder of vectors below `scratch`.
@@ -32,7 +44,20 @@ def encode(scratch: Path, output: str, *options: str, **sections: dict[str, Any]
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
-    _, status, usage = os.wait4(process.pid, 0)
+    anonymous, ended = 0, 0
+    while not ended:
+        anonymous = max(anonymous, _anonymous_bytes(process.pid))
+        time.sleep(_POLL_SECONDS)
+        ended, status, usage = os.wait4(process.pid, os.WNOHANG)
     if status:
         raise LengthwiseError(f"{script.name} failed with status {os.waitstatus_to_exitcode(status)}")
-    return time.perf_counter() - began, usage.ru_maxrss * 1024
+    return time.perf_counter() - began, Peak(usage.ru_maxrss * 1024, anonymous)
+
+
+def _anonymous_bytes(process: int) -> int:
+    try:
+        status = Path(f"/proc/{process}/status").read_text()
+    except OSError:
+        return 0
+    _, found, rest = status.partition("RssAnon:")
+    return 1024 * int(rest.split()[0]) if found else 0
