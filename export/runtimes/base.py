@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from lengthwise.config import CONFIG_FILE
 from lengthwise.export.graphs.variants import DEVICE_VARIANTS, LOGITS, ORT, VARIANTS, Variant
 from lengthwise.export.runtimes.tolerances import CPU_TOLERANCE
 
@@ -133,13 +135,17 @@ def refuse_bad_batch(
 
 
 def read_vocab_size(path: Path) -> int | None:
-    """The number of embeddings by the metadata of an ONNX graph; None if it has none, or is of another format."""
-    if path.suffix != ".onnx":
-        return None
-    import onnx
+    """The number of embeddings: by the metadata of an ONNX graph, or the artifact's configuration for other formats.
 
-    properties = onnx.load(path, load_external_data=False).metadata_props
-    return metadata_vocab_size({item.key: item.value for item in properties})
+    None if neither says.
+    """
+    if path.suffix == ".onnx":
+        import onnx
+
+        properties = onnx.load(path, load_external_data=False).metadata_props
+        return metadata_vocab_size({item.key: item.value for item in properties})
+    config = path.parent.parent / CONFIG_FILE
+    return json.loads(config.read_text()).get("vocab_size") if config.is_file() else None
 
 
 def metadata_vocab_size(metadata: Mapping[str, str]) -> int | None:

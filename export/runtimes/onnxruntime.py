@@ -31,6 +31,7 @@ from lengthwise.export.runtimes.base import (
     Runtime,
     check_output_names,
     metadata_vocab_size,
+    read_vocab_size,
 )
 from lengthwise.export.runtimes.placement import Placement, read_profile
 from lengthwise.export.runtimes.tolerances import GPU_TOLERANCE
@@ -72,6 +73,8 @@ class OnnxRuntimeCpu(Runtime):
 
     def load(self, path: Path) -> None:
         self._open(str(path))
+        if self.vocab_size is None:
+            self.vocab_size = read_vocab_size(path)
 
     def run_unchecked(self, input_ids: NDArray[np.int64], attention_mask: NDArray[np.int64]) -> Outputs:
         feeds = {"input_ids": input_ids, "attention_mask": attention_mask}

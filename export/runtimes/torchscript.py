@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 
 from lengthwise.export.graphs.variants import TORCHSCRIPT_FILES
+from lengthwise.export.runtimes.base import read_vocab_size
 from lengthwise.export.runtimes.pytorch import ModuleRuntime
 
 
@@ -18,6 +19,7 @@ class TorchScript(ModuleRuntime):
     files = TORCHSCRIPT_FILES
 
     def load(self, path: Path) -> None:
+        self.vocab_size = read_vocab_size(path)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)
             self._model = torch.jit.load(path, map_location="cpu")
