@@ -141,7 +141,7 @@ def test_every_block_is_run() -> None:
 MEMORY_BEYOND = {"iree", "openvino"}  # what is read there, or whether anything is, may differ
 
 
-@pytest.mark.slow
+@pytest.mark.heavy  # tests/export/validation/test_bad_inputs.py asks the adapters the same in every run
 @pytest.mark.parametrize(("kind", "variant", "name"), [pytest.param(*each, id=each[2]) for each in runtime_files()])
 def test_table_of_bad_inputs_says_what_an_engine_does(
     kind: type[Runtime], variant: str, name: str, workdir: Path

@@ -21,7 +21,7 @@ from helpers.texts import TEXTS
 from lengthwise.store.records import parse_log
 from lengthwise.tokens.tokenizer import TextTokenizer
 
-KILLS = cases(short=3, whole=60)
+KILLS = cases(short=2, whole=60)
 FILE_ROWS = 120  # of shards of 50
 FOLLOW = ("--follow", "--interval", "0.05", "--idle-exit", "0.5")
 

@@ -24,7 +24,7 @@ from lengthwise.cli.finalize_vectors import main as finalize_command
 from lengthwise.cli.vector_cache import main as cache_command
 from lengthwise.tokens.tokenizer import TextTokenizer
 
-KILLS, MOST_SHARDS = cases(short=3, whole=30), 3
+KILLS, MOST_SHARDS = cases(short=2, whole=30), 3
 
 
 @pytest.mark.slow
@@ -100,7 +100,7 @@ def test_killed_run_with_a_key_writes_its_changes(tmp_path: Path, tokenizer: Tex
     chance, codes = random.Random(3), []
     with Runs(job.folder) as runs:
         codes.append(runs.run(KillPoint(4, chance.randint(1, 20))))
-        for _ in range(cases(short=3, whole=60)):
+        for _ in range(cases(short=2, whole=60)):
             shutil.rmtree(job.output / "changes", ignore_errors=True)
             early, late = KillPoint(0, chance.randint(1, 110)), KillPoint(chance.randint(1, 3), chance.randint(1, 9))
             codes.append(runs.run(chance.choice([early, late])))  # late: after so many files of the changes

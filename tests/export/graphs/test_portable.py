@@ -121,6 +121,7 @@ def test_graph_that_leaves_the_set_is_refused(
         check_graph(model)
 
 
+@pytest.mark.heavy
 def test_every_operator_of_the_set_is_needed(encoder_config: Callable[..., EncoderConfig]) -> None:
     graphs = [make_graph(shape, encoder_config).graph for shape in SHAPES.values()]
     assert {node.op_type for graph in graphs for node in graph.node} == OPERATORS
