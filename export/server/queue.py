@@ -5,8 +5,8 @@ Decisions:
   because small batches take the processor from larger ones.
 - The next batch is the one that holds the oldest text, among the batches that `plan_batches` makes of the queue.
   Similar lengths are batched together, no text waits for a later one, and none starves.
-- Under load, planning once per batch takes as long as a fifth of the computing. So the plan of a large window is kept
-  until its batches of short texts are computed, and later texts do not join them.
+- Planning once per batch would take a good part of a small encoder's time under load. So the plan of a large window is
+  kept until its batches of short texts are computed, and later texts do not join them.
 - Long texts must not occupy every worker. While short texts arrive, long ones leave one worker free, in their order.
 - Capacity is counted in tokens. A request that is not tokenized yet reserves as many as its size in bytes suggests.
 - All workers share one session: onnxruntime runs it in several threads with one copy of the weights.

@@ -233,14 +233,10 @@ def judge(
     except Exception as error:  # each runtime raises its own types
         done = comparator.result().cases
         where = "loading" if not loaded else done[-1].case if done else "no comparison"
-        known, status, reason = (
-            False,
-            "failed",
-            f"{type(error).__name__} after {where}: {' '.join(str(error).split())[:300]}",
-        )
-        lacks = "" if loaded else _what_it_lacks(runtime, path)
-        if lacks:
-            known, status, reason = True, "refused", f"the file needs {lacks} ({reason})"
+        reason = f"{type(error).__name__} after {where}: {' '.join(str(error).split())[:300]}"
+        status, known = "failed", False
+        if not loaded and (lacks := _what_it_lacks(runtime, path)):
+            status, known, reason = "refused", True, f"the file needs {lacks} ({reason})"
     finally:
         runtime.close()
     return Verdict(

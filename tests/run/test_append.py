@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,113 +18,17 @@ from hypothesis import strategies as st
 
 from helpers.engines import LookupEngine
 from helpers.files import contents
+from helpers.growing import KEEP, GrowingFolder, appending, old_shards_stay, rows_of, texts, write_rows
 from helpers.runs import append, data_files, encode, run_config, source_of
 from helpers.texts import TEXTS
-from lengthwise.config import RunConfig
 from lengthwise.data.dataset import Source, find_run_dataset, open_run_dataset
 from lengthwise.data.input import Input
-from lengthwise.errors import ConfigError, DatasetError, LengthwiseError, StoreError
+from lengthwise.errors import ConfigError, DatasetError, StoreError
 from lengthwise.run.append import finalize_appended
 from lengthwise.run.diff import diff_folders
 from lengthwise.run.finalize import finalize_folder
 from lengthwise.run.search import VectorFolder
-from lengthwise.store.input_record import read_input
-from lengthwise.store.local import LocalFolder
-from lengthwise.store.records import parse_log
 from lengthwise.tokens.tokenizer import TextTokenizer
-
-WORDS = sorted({word for text in TEXTS for word in text.split()})
-texts = st.lists(st.none() | st.lists(st.sampled_from(WORDS), max_size=4).map(" ".join), max_size=7)
-
-
-@pytest.fixture(scope="module")
-def scratch(tmp_path_factory: pytest.TempPathFactory) -> Callable[[], Path]:
-    """Makes a new folder for each of a property's examples."""
-    return lambda: tmp_path_factory.mktemp("example")
-
-
-@pytest.fixture(scope="module")
-def lookup(tokenizer: TextTokenizer, encoder_config: Callable[..., Any]) -> LookupEngine:
-    return LookupEngine(encoder_config())
-
-
-def appending(output: Path, path: Path | str = "memory", **sections: dict[str, Any]) -> RunConfig:
-    sections["encode"] = {"append": True, "bad_rows": "quarantine", "output": str(output), **sections.get("encode", {})}
-    return run_config(output, path, **sections)
-
-
-def write_rows(path: Path, rows: list[tuple[int, str | None]]) -> None:
-    """A file of these rows, in the format of its extension; it replaces one that is there."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if path.suffix == ".parquet":
-        table = pa.table({"id": [number for number, _ in rows], "text": pa.array([text for _, text in rows], "string")})
-        pq.write_table(table, path)
-    else:
-        path.write_text("".join(json.dumps({"id": number, "text": text}) + "\n" for number, text in rows))
-
-
-def rows_of(folder: Path) -> list[tuple[int, bytes | None, int, bool]]:
-    """The rows of a folder of vectors, in its order."""
-    names = [
-        folder / name
-        for name in json.loads((folder / "manifest.json").read_text())["shards"]
-        for name in [name["file"]]
-    ]
-    found = []
-    for name in names:
-        table = pq.read_table(name)
-        for row in table.to_pylist():
-            vector = None if row["embedding"] is None else np.array(row["embedding"], np.float32).tobytes()
-            found.append((row["id"], vector, row["num_tokens"], row["truncated"]))
-    return found
-
-
-def old_shards_stay(before: dict[str, bytes], folder: Path) -> bool:
-    return before.items() <= data_files(folder).items()
-
-
-class GrowingFolder:
-    """A folder of files that grows, and the order in which its rows come."""
-
-    def __init__(self, folder: Path, extension: str) -> None:
-        self.folder, self._extension = folder, extension
-        self._files: dict[str, list[tuple[int, str | None]]] = {}
-        self._groups: list[list[str]] = []  # files that were encoded together
-        self._number = 0
-        self.order: list[int] = []
-
-    def _rows(self, found: list[str | None]) -> list[tuple[int, str | None]]:
-        rows = [(self._number + place, text) for place, text in enumerate(found)]
-        self._number += len(rows)
-        return rows
-
-    def grow(self, new: list[tuple[str, list[str | None]]], longer: list[tuple[int, list[str | None]]]) -> None:
-        """Add files, and rows to the last files of some that were encoded together."""
-        grown: dict[int, list[int]] = {}
-        for place, found in longer:
-            if self._groups and found:
-                group = place % len(self._groups)
-                name = self._groups[group][-1]
-                rows = self._rows(found)
-                self._files[name] += rows
-                grown.setdefault(group, []).extend(number for number, _ in rows)
-                write_rows(self.folder / name, self._files[name])
-        for group in sorted(grown):
-            self.order += grown[group]
-        names = []
-        for stem, found in new:
-            name = f"{stem}{len(self._files)}.{self._extension}"
-            self._files[name] = self._rows(found)
-            names.append(name)
-            write_rows(self.folder / name, self._files[name])
-        if any(self._files[name] for name in names):
-            self._groups.append(sorted(names))
-            self.order += [number for name in sorted(names) for number, _ in self._files[name]]
-        else:
-            for name in names:  # nothing is known of files without rows
-                (self.folder / name).unlink()
-                del self._files[name]
-
 
 steps = st.lists(
     st.tuples(
@@ -219,17 +122,6 @@ def test_stream_without_a_fingerprint_goes_on_after_the_rows_that_were_read(
     assert [shard["rows"] for shard in manifest["shards"]] == [3, 1, 3, 2, 1]
     with pytest.raises(DatasetError, match=r"row 9 of .* is not that row of the input any more"):
         append(config, tokenizer, engine, found(9, "e"))
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    """An input of two files."""
-    for name, rows in (("a", TEXTS[:4]), ("b", TEXTS[4:])):
-        write_rows(tmp_path / f"in/{name}.jsonl", list(enumerate(rows)))
-    return tmp_path
-
-
-KEEP = {"keep_columns": ["id"]}
 
 
 def test_folder_of_a_run_that_did_not_append_can_grow(
@@ -389,158 +281,6 @@ def test_damaged_shard_of_earlier_rows_is_encoded_again(
     assert append(config, tokenizer, engine).encoded.shards == 3
     assert contents(folder / "out") == before
     assert "is missing or was changed" in caplog.text
-
-
-class FailingOnce(LookupEngine):
-    """Fails at one batch."""
-
-    def __init__(self, *args: Any, at: int) -> None:
-        super().__init__(*args)
-        self._at = at
-
-    def encode_batch(self, *args: Any) -> Any:
-        self._at -= 1
-        if not self._at:
-            raise RuntimeError("out of luck")
-        return super().encode_batch(*args)
-
-
-@pytest.mark.parametrize("streaming", [False, True])
-@pytest.mark.parametrize("then", ["nothing", "more rows", "fewer rows", "file is gone"])
-def test_interrupted_append_goes_on_even_if_its_file_has_changed(
-    folder: Path,
-    tokenizer: TextTokenizer,
-    engine: LookupEngine,
-    encoder_config: Callable[..., Any],
-    streaming: bool,
-    then: str,
-) -> None:
-    """What was committed of it stays; the rest is read from the file as it is now."""
-    config = appending(
-        folder / "out", folder / "in", dataset={**KEEP, "streaming": streaming}, batching={"max_rows": 1}
-    )
-    append(config, tokenizer, engine)
-    rows: list[tuple[int, str | None]] = [(number, TEXTS[number % 7]) for number in range(10, 18)]
-    write_rows(folder / "in/c.jsonl", rows)
-    with pytest.raises(StoreError, match=r"the input has more rows \(c\.jsonl\); run the command that encodes again"):
-        finalize_appended(config, find_run_dataset(config))
-    failing = FailingOnce(encoder_config(), at=4)
-    if then == "file is gone":
-        failing = FailingOnce(encoder_config(), at=1)
-    with pytest.raises(LengthwiseError, match="out of luck"):
-        append(config, tokenizer, failing)
-    committed = len(list((folder / "out/data").iterdir())) - 3
-    assert committed == (0 if then == "file is gone" else 1)
-    with pytest.raises(StoreError, match=r"shards are missing|its run has not ended"):
-        finalize_appended(config, find_run_dataset(config))
-    assert VectorFolder.open(folder / "out").num_rows == 7  # the manifest is of the rows that were there
-    with pytest.raises(StoreError, match="incomplete"):
-        diff_folders(folder / "out", folder / "out", "id")
-    if then == "more rows":
-        rows += [(20, "moon"), (21, "rain fell")]
-    if then == "fewer rows":
-        rows = [*rows[:3], (30, "moon")]
-    write_rows(folder / "in/c.jsonl", rows)
-    if then == "file is gone":
-        (folder / "in/c.jsonl").unlink()
-        rows = []
-    append(config, tokenizer, engine)
-    assert [row[0] for row in rows_of(folder / "out")] == [0, 1, 2, 3, 0, 1, 2, *(number for number, _ in rows)]
-    assert sum(segment.rows or 0 for segment in record_segments(folder)) == 7 + len(rows)
-
-
-@pytest.mark.slow
-@settings(max_examples=30, deadline=None)
-@given(
-    steps=st.lists(st.tuples(texts, st.integers(1, 9)), min_size=1, max_size=5),
-    one_file=st.booleans(),
-    streaming=st.booleans(),
-    shard_rows=st.integers(1, 4),
-)
-def test_runs_that_fail_while_the_input_grows_lose_no_row(
-    scratch: Callable[[], Path],
-    tokenizer: TextTokenizer,
-    lookup: LookupEngine,
-    steps: list[tuple[list[str | None], int]],
-    one_file: bool,
-    streaming: bool,
-    shard_rows: int,
-) -> None:
-    """Each run fails at some batch, or not, and the next one finds more rows: in the same file, or in new ones."""
-    folder = scratch()
-    dataset = {"keep_columns": ["id"], "shard_rows": shard_rows, "streaming": streaming, "types": {"id": "int64"}}
-    config = appending(folder / "out", folder / "in", dataset=dataset, batching={"max_rows": 1})
-    rows: list[tuple[int, str | None]] = []
-    for number, (found, at) in enumerate(steps):
-        new = [(len(rows) + place, text) for place, text in enumerate(found)]
-        rows += new
-        name = "0" if one_file else str(9 - number)
-        write_rows(folder / f"in/{name}.jsonl", rows if one_file else new)
-        before = committed_files(folder / "out")
-        with suppress(LengthwiseError):
-            append(config, tokenizer, FailingOnce(lookup.config, at=at))
-        assert before.items() <= committed_files(folder / "out").items()
-    if not rows:
-        return
-    append(config, tokenizer, lookup)
-    assert finalize_appended(config, find_run_dataset(config))["rows"] == len(rows)
-    whole = run_config(folder / "whole", folder / "in", dataset=dataset, encode={"bad_rows": "quarantine"})
-    encode(whole, open_run_dataset(whole), tokenizer, lookup)
-    assert sorted(rows_of(folder / "out")) == sorted(rows_of(folder / "whole"))
-    if one_file:
-        assert rows_of(folder / "out") == rows_of(folder / "whole")
-
-
-def test_shards_after_a_gap_are_forgotten_for_good_if_their_rows_have_changed(
-    tmp_path: Path, tokenizer: TextTokenizer, engine: LookupEngine
-) -> None:
-    """As a machine that writes several shards at a time leaves them; also if the next run fails at once."""
-    path = tmp_path / "in/a.jsonl"
-    write_rows(path, [(number, TEXTS[number % 7]) for number in range(12)])
-    config = appending(tmp_path / "out", path, dataset=KEEP)
-    append(config, tokenizer, engine)
-    log = tmp_path / "out/shards.jsonl"
-    lines = log.read_text().splitlines(keepends=True)
-    log.write_text("".join(lines[:1] + lines[2:]))
-    write_rows(path, [(number, TEXTS[number % 7]) for number in [0, 1, 2, *range(20, 29)]])
-    with pytest.raises(LengthwiseError, match="out of luck"):
-        append(config, tokenizer, FailingOnce(engine.config, at=1))
-    append(config, tokenizer, engine)
-    assert [row[0] for row in rows_of(tmp_path / "out")] == [0, 1, 2, *range(20, 29)]
-
-
-def committed_files(folder: Path) -> dict[str, bytes]:
-    """The files of the shards that were recorded."""
-    log = folder / "shards.jsonl"
-    records = parse_log(log.read_bytes()).values() if log.exists() else ()
-    return {record.file: (folder / record.file).read_bytes() for record in records}
-
-
-def record_segments(folder: Path) -> Any:
-    record = read_input(LocalFolder(folder / "out"))
-    assert record is not None
-    return record.segments
-
-
-def test_record_and_identity_agree_after_a_crash_between_them(
-    folder: Path, tokenizer: TextTokenizer, engine: LookupEngine, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """input.json is written first; the identity is then that of its beginning."""
-    config = appending(folder / "out", folder / "in", dataset=KEEP)
-    append(config, tokenizer, engine)
-    write_rows(folder / "in/c.jsonl", [(9, "moon")])
-
-    def crash(*_: Any) -> None:
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr("lengthwise.store.vectors.write_identity", crash)
-        with pytest.raises(KeyboardInterrupt):
-            append(config, tokenizer, engine)
-    (folder / "in/c.jsonl").unlink()
-    write_rows(folder / "in/d.jsonl", [(8, "rain fell")])
-    append(config, tokenizer, engine)
-    assert [row[0] for row in rows_of(folder / "out")] == [0, 1, 2, 3, 0, 1, 2, 8]
 
 
 def test_record_of_another_identity_is_refused(folder: Path, tokenizer: TextTokenizer, engine: LookupEngine) -> None:

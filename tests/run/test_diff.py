@@ -28,11 +28,6 @@ some_rows = st.dictionaries(
 )
 
 
-@pytest.fixture(scope="module")
-def scratch(tmp_path_factory: pytest.TempPathFactory) -> Callable[[], Path]:
-    return lambda: tmp_path_factory.mktemp("example")
-
-
 def vector(number: int) -> list[float]:
     return [float(number), number / 3, 1.0]
 

@@ -57,12 +57,6 @@ def torch_engine(encoder_config: Callable[..., EncoderConfig]) -> TorchEngine:
     return TorchEngine(seeded_encoder(encoder_config(bidirectional=True, num_layers=2), 0), workers=2)
 
 
-@pytest.fixture(scope="module")
-def scratch(tmp_path_factory: pytest.TempPathFactory) -> Callable[[], Path]:
-    """Makes a new folder for each of a property's examples."""
-    return lambda: tmp_path_factory.mktemp("example")
-
-
 # Vectors
 
 some_text = st.lists(st.sampled_from([*WORDS, "unheardof", "\0", "ß"]), max_size=9).map(" ".join) | st.text(max_size=6)

@@ -46,12 +46,6 @@ MANY = [
 ]  # distinct
 
 
-@pytest.fixture(scope="module")
-def scratch(tmp_path_factory: pytest.TempPathFactory) -> Callable[[], Path]:
-    """Makes a new folder for each of a property's examples."""
-    return lambda: tmp_path_factory.mktemp("example")
-
-
 class CountingEngine(LookupEngine):
     """Notes the ids of the rows that it encodes."""
 

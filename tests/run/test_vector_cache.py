@@ -32,11 +32,6 @@ some_texts = st.lists(
 )
 
 
-@pytest.fixture(scope="module")
-def scratch(tmp_path_factory: pytest.TempPathFactory) -> Callable[[], Path]:
-    return lambda: tmp_path_factory.mktemp("example")
-
-
 class CountingEngine(LookupEngine):
     """Notes the ids of the rows that it encodes."""
 
