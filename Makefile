@@ -32,6 +32,10 @@ ALL_EXTRAS := $(EXTRAS),openvino,litert,text,tract,opencv,iree,graph-tools,clien
 STAMP := $(VENV)/.installed-$(RUNTIME)
 RUNTIMES_STAMP := $(VENV)/.runtimes-$(RUNTIME)
 
+# Packages are installed without bytecode, and what is imported is compiled once: where Python may not keep that, every
+# process compiles PyTorch again, which more than doubles the CPU time of its start.
+unexport PYTHONDONTWRITEBYTECODE
+
 # An environment with these extras. One call of pip is faster than several.
 define install
 @$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
