@@ -9,6 +9,7 @@ from typing import Any
 from lengthwise.errors import StoreError
 from lengthwise.store.fingerprint import describe_changes, identity_hash, read_identity
 from lengthwise.store.layout import (
+    DATA,
     IDENTITY,
     LOCK,
     MANIFEST,
@@ -48,6 +49,15 @@ def check_same_run(folder: Folder, identity: Mapping[str, Any]) -> None:
             f"{folder}: holds the vectors of another run ({describe_changes(found, identity)}); choose another"
             f" encode.output, or start over with --fresh if those vectors are no longer needed{hint}"
         )
+
+
+def is_abandoned(folder: Folder, identity: Mapping[str, Any]) -> bool:
+    """Whether the folder is another run's that ended, by a mistake in its settings or rows, with nothing committed."""
+    found = read_identity(folder)
+    if found is None or identity_hash(found) == identity_hash(identity):
+        return False
+    is_empty = not any(name == MANIFEST or name.startswith(f"{DATA}/") for name in folder.list_files())
+    return is_empty and not read_records(folder)
 
 
 @contextmanager

@@ -45,7 +45,14 @@ from lengthwise.store.parquet import RESUMABLE
 from lengthwise.store.parts import Part
 from lengthwise.store.protocol import Folder, wrap_os_errors
 from lengthwise.store.records import ReuseSources, ShardRecord, Totals, log_lines, reuse_summary
-from lengthwise.store.recovery import check_is_vector_folder, check_same_run, lock_folder, recover_records, start_over
+from lengthwise.store.recovery import (
+    check_is_vector_folder,
+    check_same_run,
+    is_abandoned,
+    lock_folder,
+    recover_records,
+    start_over,
+)
 
 log = logging.getLogger(__name__)
 
@@ -90,7 +97,8 @@ class VectorStore:
         sources: ReuseSources | None = None,
         grows: bool = False,
     ) -> VectorStore:
-        """Open a folder for a run: an empty or new one, or one that holds shards of the same run.
+        """Open a folder for a run: an empty or new one, one where another run failed before it committed anything, or
+        one that holds shards of the same run.
 
         Args:
             folder: a path, or a URL that fsspec knows.
@@ -114,12 +122,11 @@ class VectorStore:
             check_is_vector_folder(place)
             with ExitStack() as stack:
                 stack.enter_context(lock_folder(place, part))
-                if fresh:
-                    start_over(place, part)
-                elif grows:
+                if grows and not fresh:
                     found = read_identity(place)
                     identity = {**identity, "input": "" if found is None else found.get("input")}
-                    check_same_run(place, identity)
+                if fresh or (part is None and is_abandoned(place, identity)):
+                    start_over(place, part)
                 else:
                     check_same_run(place, identity)
                 write_identity(place, identity)  # first: a folder without one would not be recognised after a crash

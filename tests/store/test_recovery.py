@@ -16,7 +16,7 @@ from helpers.files import contents
 from helpers.stores import IDENTITY_A, ROWS, close_stores, commit, commit_table, counts, open_store, table
 from lengthwise.config import BadRows
 from lengthwise.errors import StoreError
-from lengthwise.store.layout import IDENTITY, MANIFEST, RECORDS, RUN
+from lengthwise.store.layout import IDENTITY, MANIFEST, PRECISION, RECORDS, RUN
 from lengthwise.store.local import LocalFolder
 from lengthwise.store.parquet import write_shard
 from lengthwise.store.parts import Part
@@ -89,6 +89,32 @@ def test_start_over_removes_only_files_of_the_store(tmp_path: Path) -> None:
     assert store.records == {}
     close_stores()
     assert sorted(contents(tmp_path)) == ["data/mine.parquet", IDENTITY, "notes.txt", RUN, RECORDS, "x.part"]
+
+
+@pytest.mark.parametrize("grows", [False, True])
+def test_folder_where_another_run_committed_nothing_is_taken(tmp_path: Path, grows: bool) -> None:
+    """As where a row was refused, and the run is repeated with the setting that its error names."""
+    open_store(tmp_path, max_length=8)
+    close_stores()
+    (tmp_path / PRECISION).write_text("of the run that failed")
+    with VectorStore.open(tmp_path, {**IDENTITY_A, "truncate": True}, "run: 2\n", grows=grows) as store:
+        assert store.records == {}
+    assert not (tmp_path / PRECISION).exists()
+    with pytest.raises(StoreError, match="another run"):
+        open_store(tmp_path, part=Part(0, 2))  # other parts may be about to commit
+
+
+@pytest.mark.parametrize("left", ["data/shard-000000.parquet", MANIFEST])
+def test_folder_whose_log_is_lost_is_not_taken(tmp_path: Path, left: str) -> None:
+    commit(open_store(tmp_path), 0)
+    close_stores()
+    for name in contents(tmp_path):
+        if name not in (IDENTITY, left):
+            (tmp_path / name).unlink()
+    (tmp_path / left).parent.mkdir(exist_ok=True)
+    (tmp_path / left).touch()
+    with pytest.raises(StoreError, match="another run"):
+        open_store(tmp_path, weights="bbbb")
 
 
 def test_start_over_in_a_folder_of_other_files_is_refused(tmp_path: Path) -> None:
