@@ -190,9 +190,17 @@ def cluster(folder: Path, shape: str, corpus: str, shard_rows: int, rows: int, r
 @click.option("--overload", type=click.FloatRange(0.1), default=60, show_default=True, help="Seconds of overload.")
 @click.option("--soak", type=click.FloatRange(0), default=0, show_default=True, help="Seconds of a soak, if any.")
 @click.option("--runs", type=click.IntRange(1), default=3, show_default=True, help="Runs of each server.")
+@click.option("--states", is_flag=True, help="Only the server that keeps states, against one that keeps none.")
 @click.pass_obj
-def serve(folder: Path, shape: str, corpus: str, seconds: float, overload: float, soak: float, runs: int) -> None:
+def serve(
+    folder: Path, shape: str, corpus: str, seconds: float, overload: float, soak: float, runs: int, states: bool
+) -> None:
     """The server against batch encoding and other servers; latency, long texts among short ones, overload."""
+    if states:
+        from lengthwise.cli.benchmarks import states as kept
+
+        kept.measure(shape, corpus, seconds, runs).save(folder / f"states-{shape}.json")
+        return
     from lengthwise.cli.benchmarks.serve import measure
 
     measure(shape, corpus, seconds, overload, soak, runs).save(folder / f"serve-{shape}.json")

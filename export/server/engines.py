@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
+from lengthwise.errors import LengthwiseError
 from lengthwise.export.artifact.engine import OnnxEngine
 from lengthwise.export.artifact.folder import Artifact
 from lengthwise.export.graphs.variants import FP16, INT8, VARIANTS
@@ -14,6 +15,8 @@ from lengthwise.util.system import cpu_count
 
 if TYPE_CHECKING:
     from lengthwise.encoder.engine import Engine
+    from lengthwise.encoder.state_cache import StateCache
+    from lengthwise.encoder.torch_engine import TorchEngine
 
 
 @dataclass(frozen=True)
@@ -69,3 +72,15 @@ def _open_torch(artifact: Artifact, settings: ServeSettings, workers: int | None
         "fp16": VARIANTS[FP16].difference,
     }
     return ServedEngine(engine, precision, workers or engine.workers, True, tolerances[precision], precision == "fp32")
+
+
+def cache_states(engine: Engine, settings: ServeSettings) -> StateCache | str:
+    """What an engine keeps from batch to batch from now on; or why it keeps nothing."""
+    if settings.engine != "torch":
+        return "no states are kept: only the engine torch keeps them"
+    if not settings.state_cache_bytes:
+        return "no states are kept: state_cache_bytes is 0"
+    try:
+        return cast("TorchEngine", engine).cache_states(settings.state_cache_bytes)
+    except LengthwiseError as error:
+        return str(error)

@@ -2,8 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
+from prometheus_client.registry import Collector
+
+if TYPE_CHECKING:
+    from lengthwise.encoder.state_cache import StateCache
 
 _SECONDS_BUCKETS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30)
 _POWERS_OF_TWO = tuple(2**power for power in range(15))
@@ -55,6 +63,10 @@ class Metrics:
         self.ready = Gauge(f"{name}_ready", "Whether the server is ready", registry=registry)
         self._stages = {stage: self.seconds.labels(stage) for stage in ("tokenize", "queue", "infer", "total")}
 
+    def watch_states(self, cache: StateCache) -> None:
+        """Expose what a cache of states counts."""
+        self._registry.register(_StateCollector(cache))
+
     def observe_stage(self, stage: str, seconds: float) -> None:
         """Record the duration of a stage."""
         self._stages[stage].observe(seconds)
@@ -69,3 +81,18 @@ class Metrics:
     def exposition(self) -> tuple[bytes, str]:
         """The exposition format, and its media type."""
         return generate_latest(self._registry), CONTENT_TYPE_LATEST
+
+
+class _StateCollector(Collector):
+    """Reads the counts of a cache of states when they are asked for."""
+
+    def __init__(self, cache: StateCache) -> None:
+        self._cache = cache
+
+    def collect(self) -> Iterator[Metric]:
+        """One metric per count."""
+        cache, name = self._cache, "lengthwise_state_cache"
+        yield GaugeMetricFamily(f"{name}_bytes", "Bytes of kept states and their ids", cache.nbytes)
+        yield CounterMetricFamily(f"{name}_hits", "Texts that began at a kept state, per direction", cache.hits)
+        yield CounterMetricFamily(f"{name}_saved_steps", "Steps that were not computed", cache.saved)
+        yield CounterMetricFamily(f"{name}_steps", "Steps of all texts and directions", cache.steps)

@@ -38,6 +38,12 @@ class ServeOptions:
     workers: Annotated[
         PositiveInt | None, Doc("batches computed at once; by default one per core, or two on a GPU")
     ] = None
+    state_cache_bytes: Annotated[
+        int,
+        Ge(0),
+        Lt(2**63),
+        Doc("memory for states after beginnings that texts have in common, in bytes; engine torch on a CPU; 0: none"),
+    ] = 64 * 2**20
     max_batch_tokens: Annotated[PositiveInt, Doc("limit of a batch, in cells (rows x longest row)")] = 4_096
     max_text_tokens: Annotated[PositiveInt, Doc("limit of a text, in tokens")] = 4_096
     max_items: Annotated[PositiveInt, Doc("limit of a request, in texts")] = 1_024

@@ -21,7 +21,7 @@ from lengthwise.config import TokenizationSettings
 from lengthwise.encoder.engine import Engine
 from lengthwise.errors import ArtifactError
 from lengthwise.export.artifact.folder import Artifact
-from lengthwise.export.server.engines import open_engine
+from lengthwise.export.server.engines import cache_states, open_engine
 from lengthwise.export.server.errors import InvalidItem, Overloaded, RequestTimeout, RequestTooLarge
 from lengthwise.export.server.metrics import Metrics
 from lengthwise.export.server.queue import BatchQueue, Job, Reservation
@@ -80,6 +80,9 @@ class Service:
         except BaseException:
             self.close()
             raise
+        self._states = cache_states(self.engine, settings)
+        if not isinstance(self._states, str):
+            metrics.watch_states(self._states)
 
     @property
     def dim(self) -> int:
@@ -281,8 +284,13 @@ class Service:
             "workers": self._served.workers,
             "versions": self.artifact.manifest.get("versions", {}),
             "state": self.state,
+            "state_cache": self._describe_states(),
             **{name: getattr(self.settings, name) for name in self.settings.model_fields if name.startswith("max_")},
         }
+
+    def _describe_states(self) -> dict[str, Any]:
+        """What is kept of other requests, or why nothing is."""
+        return {"off": self._states} if isinstance(self._states, str) else self._states.counts()
 
     def _check_size(self, tokens: RaggedTokens) -> RaggedTokens:
         count, limit = int(tokens.offsets[-1]), self.settings.max_queue_tokens

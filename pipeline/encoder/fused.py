@@ -25,6 +25,8 @@ from lengthwise.encoder_config import GATE_SLOPES, GateActivation
 LOG2_E = 1.4426950408889634
 _PARENTS = 64  # of a level that branch at a time, so that their states stay in the cache
 _BRANCH_PRODUCTS = ("state_groups", "state_weights", "offsets", "scales")
+_LASTING = ("cells", "sums", "maxima")
+_ARRAY_BYTES = 192  # of an array beside its values
 _ROWS_PER_PRODUCT = 512  # of a table: with the weights of a panel they fit into the cache
 
 
@@ -90,6 +92,18 @@ class FusedMean:
 
 
 @dataclass(frozen=True, eq=False)
+class SavedState:
+    """The state of one row, [...] each, by its name in `States`."""
+
+    arrays: dict[str, NDArray[Any]]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that it takes."""
+        return sum(_ARRAY_BYTES + array.nbytes for array in self.arrays.values())
+
+
+@dataclass(frozen=True, eq=False)
 class States:
     """Rows that have read some of their ids, [rows, ...] each.
 
@@ -104,6 +118,20 @@ class States:
     kept: dict[str, NDArray[Any]]
     begun: NDArray[np.int32]
     outputs: dict[str, NDArray[Any]]
+
+    @property
+    def lasting(self) -> dict[str, NDArray[Any]]:
+        """What a row reads on from where a window of its sums has ended."""
+        return {"operands": self.operands, **{name: self.kept[name] for name in _LASTING if name in self.kept}}
+
+    def save(self, row: int) -> SavedState:
+        """A copy of a row's state at the end of a window, after an even number of steps of `FusedDirection.advance`."""
+        return SavedState({name: array[row].copy() for name, array in self.lasting.items()})
+
+    def restore(self, rows: NDArray[np.int64], saved: SavedState) -> None:
+        """Give these rows, which have read nothing, a state to read on from."""
+        for name, array in self.lasting.items():
+            array[rows] = saved.arrays[name]
 
     def part(self, rows: slice) -> States:
         """Views of some rows."""
@@ -275,6 +303,11 @@ class FusedDirection(Direction):
         if (level.time + 1) % WINDOW == 0 and "sums" in kept:
             kept["sums"][targets] += kept["partial_sums"][targets]
             kept["partial_sums"][targets] = 0
+
+    @property
+    def zero(self) -> int:
+        """The operand of a state of zero."""
+        return self._spec.zero
 
     @property
     def _hidden(self) -> int:

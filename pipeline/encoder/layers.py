@@ -85,6 +85,7 @@ class Direction(ABC):
         """
 
 
+PoolKnown = Callable[[NDArray[np.int64], NDArray[np.int64]], NDArray[np.float32] | None]
 MakeDirection = Callable[[dict[str, NDArray[np.float64]], str, frozenset[Output]], Direction]
 
 
@@ -92,6 +93,9 @@ class LstmLayers:
     """Pools the states of packed batches.
 
     It works on a copy of the LSTM's weights.
+
+    Attributes:
+        pool_known: pools a batch of whose rows something is known, else returns None (`encoder.state_cache`).
     """
 
     def __init__(self, encoder: PackedEncoder, make_direction: MakeDirection, like: LstmLayers | None = None) -> None:
@@ -102,6 +106,7 @@ class LstmLayers:
             make_direction: prepares one direction of one layer.
             like: layers of the same encoder with the same kind of tables, which are then used too.
         """
+        self.pool_known: PoolKnown = lambda input_ids, lengths: None
         config = self._config = encoder.config
         weights = {name: value.detach().numpy().astype(np.float64) for name, value in encoder.rnn.named_parameters()}
         self._embedding: NDArray[np.float32]
@@ -129,6 +134,9 @@ class LstmLayers:
         Returns:
             float32[batch, pooled_dim].
         """
+        pooled = self.pool_known(input_ids, lengths)
+        if pooled is not None:
+            return pooled
         batch = PackedIds.pack(input_ids, lengths, self._config.directions)
         first, *upper = self._layers
         tables, ids = self._tables, batch.ids
@@ -168,6 +176,10 @@ class LstmLayers:
             states = states.reshape(len(states), count, -1)[:, :, :hidden].reshape(len(states), count * hidden)
         return np.concatenate(self._pooler.join(kept, states, steps, lengths), axis=1, dtype=np.float32)
 
+    def empty_pooled(self, rows: int) -> NDArray[np.float32]:
+        """Room for pooled states, float32[rows, pooled_dim]."""
+        return np.empty((rows, self._config.pooled_dim), np.float32)
+
     def write_pooled(
         self,
         result: Mapping[str, NDArray[Any]],
@@ -205,12 +217,20 @@ class LstmLayers:
 
         Without a table of the whole vocabulary, one is made for these rows; other rows have no entries then.
         """
-        direction = self._layers[0][number]
         if self._tables is not None:
-            return direction, self._tables[number], rows.values
+            return self._layers[0][number], self._tables[number], rows.values
         entries = np.zeros_like(rows.values)
         taken = np.repeat(rows.starts - np.cumsum(rows.lengths) + rows.lengths, rows.lengths)
         taken += np.arange(len(taken))
-        distinct, inverse = np.unique(rows.values[taken], return_inverse=True)
-        entries[taken] = inverse
-        return direction, direction.multiply_inputs(self._embedding[distinct]), entries
+        direction, table, entries[taken] = self.first_direction(number, rows.values[taken])
+        return direction, table, entries
+
+    def first_direction(
+        self, number: int, ids: NDArray[np.int32]
+    ) -> tuple[Any, NDArray[np.float32], NDArray[np.int32]]:
+        """A direction of the first layer, a table, and the table's entries for these ids."""
+        direction = self._layers[0][number]
+        if self._tables is not None:
+            return direction, self._tables[number], ids
+        distinct, entries = np.unique(ids, return_inverse=True)
+        return direction, direction.multiply_inputs(self._embedding[distinct]), entries.astype(np.int32)

@@ -20,8 +20,11 @@ from numpy.typing import NDArray
 
 from lengthwise.batching.costs import BatchCosts
 from lengthwise.batching.cut import cheapest_cut
+from lengthwise.config import EncoderConfig
 from lengthwise.encoder.fused import FusedDirection, States
+from lengthwise.encoder.kernel import has_kernel, kernel_computes, missing_for_kernel
 from lengthwise.encoder.layers import LstmLayers
+from lengthwise.encoder.state_cache import StateCache
 from lengthwise.encoder.trie import SortedRows, Trie
 from lengthwise.tokens.ragged import RaggedTokens
 
@@ -101,6 +104,12 @@ class PrefixSharing:
         """None where these layers cannot share steps."""
         return cls(layers, finish) if layers is not None and layers.can_share else None
 
+    def cache_states(self, max_bytes: int) -> StateCache:
+        """Keep states from batch to batch, for batches that `plan` does not see together."""
+        cache = StateCache(max_bytes)
+        self._layers.pool_known = partial(cache.pool, self._layers)
+        return cache
+
     def plan(self, tokens: RaggedTokens, rows: Ints, costs: BatchCosts) -> SharingPlan | None:
         """What the rows share; None if that is too little.
 
@@ -121,6 +130,17 @@ class PrefixSharing:
             return None
         blocks = [_plan_block(n, block, costs) for n, way in enumerate(ways) for block in way.blocks(count)]
         return SharingPlan(self._layers, self._finish, blocks, saved, steps)
+
+
+def missing_for_sharing(config: EncoderConfig) -> str:
+    """Why rows of an encoder do not share steps on a CPU, for a message."""
+    if not (kernel_computes(config) and has_kernel()):
+        return f"they need the fused kernel: {missing_for_kernel(config)}"
+    if config.num_layers > 1:
+        return f"the LSTM has {config.num_layers} layers, and rows share steps in a single one"
+    if config.padding is not None:
+        return "padding is part of the encoder's function"
+    return f"{config.pooling} pooling reads the states of all tokens"
 
 
 def _plan_block(direction: int, rows: SortedRows, costs: BatchCosts) -> SharedBlock:

@@ -29,7 +29,8 @@ from lengthwise.encoder.oom import split_on_oom
 from lengthwise.encoder.padding import read_batch
 from lengthwise.encoder.quantized import QuantizedEncoder
 from lengthwise.encoder.rates import measure_rates, random_tokens
-from lengthwise.encoder.sharing import PrefixSharing
+from lengthwise.encoder.sharing import PrefixSharing, missing_for_sharing
+from lengthwise.encoder.state_cache import StateCache
 from lengthwise.encoder.stepwise import StepwiseEncoder
 from lengthwise.errors import LengthwiseError
 from lengthwise.tokens.tokenizer import TextTokenizer
@@ -141,6 +142,18 @@ class TorchEngine:
                 f"{ours:,.0f}",
                 f"{exact:,.0f}",
             )
+
+    def cache_states(self, max_bytes: int) -> StateCache:
+        """Keep states of beginnings from batch to batch from now on, see `encoder.state_cache`; vectors are the same.
+
+        Raises:
+            LengthwiseError: rows of this encoder cannot share steps here.
+        """
+        if self.sharing is None:
+            on_gpu = self.device.type != "cpu"
+            missing = "the engine runs on a GPU" if on_gpu else missing_for_sharing(self.config)
+            raise LengthwiseError(f"no states are kept: {missing}")
+        return self.sharing.cache_states(max_bytes)
 
     def encode_batch(self, input_ids: NDArray[np.int64], lengths: NDArray[np.int64]) -> NDArray[np.float32]:
         """int64[batch, sequence], right-padded, and int64[batch], from 1 to sequence, to float32[batch, dim].

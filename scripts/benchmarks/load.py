@@ -130,17 +130,19 @@ async def send_requests(
     seconds: float,
     rate: float | None = None,
     until: Callable[[], bool] = lambda: False,
+    repeat: bool = True,
 ) -> Load:
-    """Send the given requests in order, repeatedly.
+    """Send the given requests in order.
 
     Args:
         connections: number of concurrent connections.
         rate: requests per second; as fast as responses arrive if None.
         until: stops early once it is true.
+        repeat: whether to begin again after the last one.
     """
     load, loop = Load(), asyncio.get_running_loop()
     began = time.perf_counter()
-    cycle = _cycle(requests)
+    cycle = _cycle(requests) if repeat else iter(requests)
     due_times = _due_times(began, rate)
 
     async def work() -> None:
@@ -151,7 +153,9 @@ async def send_requests(
                 break
             if due > time.perf_counter():
                 await asyncio.sleep(due - time.perf_counter())
-            request = next(cycle)
+            request = next(cycle, None)
+            if request is None:
+                break
             try:
                 if connection is None or connection.closed:
                     _, connection = await loop.create_connection(Connection, host, port)

@@ -66,6 +66,17 @@ class Server:
         lines = Path(f"/proc/{self.process.pid}/status").read_text().splitlines()
         return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("VmRSS"))
 
+    def cpu_seconds(self) -> float:
+        """CPU time of the process so far."""
+        fields = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+    def info(self) -> dict[str, Any]:
+        """The answer to GET /info."""
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/info", timeout=10) as response:
+            answer: dict[str, Any] = json.load(response)
+        return answer
+
     def close(self) -> None:
         """Kill it and its child processes."""
         os.killpg(self.process.pid, signal.SIGKILL)
@@ -88,12 +99,12 @@ class Server:
 
 
 @contextmanager
-def serving(kind: str, artifact: Path) -> Iterator[Server]:
-    """Run `ours` or a baseline of this name on a free port."""
+def serving(kind: str, artifact: Path, *options: str) -> Iterator[Server]:
+    """Run `ours`, with these options, or a baseline of this name on a free port."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    ours = [str(SCRIPTS / "serve_model.py"), str(artifact), "--port", str(port), "--model-name", "m"]
+    ours = [str(SCRIPTS / "serve_model.py"), str(artifact), "--port", str(port), "--model-name", "m", *options]
     theirs = [str(Path(__file__).with_name(f"baseline_{kind}.py")), str(artifact), str(port)]
     server = Server([sys.executable, *(ours if kind == "ours" else theirs)], port)
     try:
@@ -133,7 +144,8 @@ def measure(
     return result
 
 
-def _embed(texts: Sequence[str], size: int, kind: str = "") -> list[Request]:
+def embed_requests(texts: Sequence[str], size: int, kind: str = "") -> list[Request]:
+    """Requests of so many texts each."""
     return [
         post("/embed", json.dumps({"inputs": list(texts[start : start + size])}).encode(), size, kind)
         for start in range(0, len(texts) - size + 1, size)
@@ -164,7 +176,7 @@ def _throughput(
         for kind in ("ours", "fastapi", "litserve"):
             with serving(kind, artifact) as server:
                 for size in (1, LARGE_REQUEST):
-                    requests = _embed(short, size)
+                    requests = embed_requests(short, size)
                     server.send(requests, connections=CONNECTIONS, seconds=2)
                     load = server.send(requests, connections=CONNECTIONS, seconds=seconds)
                     if load.statuses.keys() != {200} or load.lost:
@@ -192,7 +204,7 @@ def _latency(result: Result, server: Server, encoder: OnnxEncoder, short: list[s
         encoder.engine.encode_batch(ids, np.array([ids.shape[1]]))
 
     direct = _timed(encode_directly, [text for text in some if encoder.tokenizer.encode_batch([text])[0].ids])
-    load = server.send(_embed(some, 1), connections=1, seconds=seconds)
+    load = server.send(embed_requests(some, 1), connections=1, seconds=seconds)
     rows = [
         ["tokenizer and onnxruntime alone", f"{1e3 * median(direct):.2f}", f"{1e3 * _percentile(direct, 0.99):.2f}"],
         ["the server", f"{1e3 * load.percentile(0.5):.2f}", f"{1e3 * load.percentile(0.99):.2f}"],
@@ -210,11 +222,11 @@ def _mixed(
     tokens = sum(len(each.ids) for each in encoder.tokenizer.encode_batch(short)) / len(short)
     long_tokens = int(LONG_FACTOR * tokens)
     long = long[: int(len(long) * long_tokens / len(ids))]
-    alone = _embed(short, 1, "short")
+    alone = embed_requests(short, 1, "short")
     mixed = [
         request
         for number, request in enumerate(alone)
-        for request in ([*_embed([long], 1, "long"), request] if number % 100 == 50 else [request])
+        for request in ([*embed_requests([long], 1, "long"), request] if number % 100 == 50 else [request])
     ]
     rows = []
     for part in (0.3, 0.6):
@@ -235,7 +247,7 @@ def _mixed(
 
 def _overload(result: Result, server: Server, short: list[str], capacity: float, seconds: float) -> None:
     """Send requests at three times the capacity."""
-    requests = _embed(short, LARGE_REQUEST)
+    requests = embed_requests(short, LARGE_REQUEST)
     server.send(requests, connections=CONNECTIONS, seconds=3)
     before = server.memory()
     load = server.send(requests, connections=1_024, seconds=seconds, rate=3 * capacity / LARGE_REQUEST)
