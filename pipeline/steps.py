@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from lengthwise.data.dataset import Source
     from lengthwise.data.input import Input
     from lengthwise.encoder.engine import Engine
-    from lengthwise.run.append import Added
     from lengthwise.run.cluster import OpenEngine
+    from lengthwise.run.growing import Added, Planned
     from lengthwise.run.precision import PrecisionChoice
     from lengthwise.run.stats import EncodeReport
     from lengthwise.run.verify import SampleReport
@@ -161,14 +161,18 @@ def encode_run(
     from lengthwise.run.report import write_report
 
     if config.encode.append:
-        if part is not None or cluster is not None:
-            raise ConfigError(
-                "encode.append is true, but only one process can append; leave --shard-index and --cluster out, or set"
-                " it to false and encode into a new folder, with encode.reuse"
-            )
         found = find_run_dataset(config)
-        config, choice = _chosen_precision(config, lambda: found.open_whole(None), fresh=fresh)
-        return encode_input(config, found, *_engine_opener(config)(config, None), fresh=fresh, choice=choice)
+        config, choice = _chosen_precision(
+            config, lambda: found.open_whole(None), is_part=part is not None, fresh=fresh
+        )
+        open_engine = _engine_opener(config)
+        if cluster is None:
+            return encode_input(config, found, *open_engine(config, None), part=part, fresh=fresh, choice=choice)
+        from lengthwise.run.cluster import append_on_cluster
+
+        report = append_on_cluster(config, found, open_engine, cluster, fresh=fresh, choice=choice)
+        write_report(config.encode.output, config, report)
+        return report
     source = open_run_dataset(config)
     config, choice = _chosen_precision(config, lambda: source, is_part=part is not None, fresh=fresh)
     open_engine = _engine_opener(config)
@@ -201,6 +205,7 @@ def encode_input(
     engine: Engine,
     tokenizer: TextTokenizer,
     *,
+    part: Part | None = None,
     fresh: bool = False,
     show_progress: bool = True,
     choice: PrecisionChoice | None = None,
@@ -213,9 +218,30 @@ def encode_input(
     from lengthwise.run.report import write_report
 
     _warn_of_untrained(engine)
-    report = encode_append(config, found, tokenizer, engine, fresh=fresh, show_progress=show_progress, choice=choice)
+    report = encode_append(
+        config, found, tokenizer, engine, part=part, fresh=fresh, show_progress=show_progress, choice=choice
+    )
     write_report(config.encode.output, config, report)
     return report
+
+
+def plan_run(config: RunConfig, *, fresh: bool = False) -> Planned:
+    """Record the rows that an input has gained, for the parts of a run with `encode.append` to encode.
+
+    Args and errors are those of `encode_run`.
+
+    Raises:
+        ConfigError: the run does not append.
+    """
+    from lengthwise.data.dataset import find_run_dataset
+    from lengthwise.run.append import plan_append
+
+    if not config.encode.append:
+        raise ConfigError("--plan is for rows that are added to a folder, but encode.append is false; leave it out")
+    found = find_run_dataset(config)
+    config, choice = _chosen_precision(config, lambda: found.open_whole(None), fresh=fresh)
+    engine, tokenizer = _engine_opener(config)(config, None)
+    return plan_append(config, found, tokenizer, engine, fresh=fresh, choice=choice)
 
 
 def follow_run(

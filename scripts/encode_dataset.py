@@ -11,7 +11,7 @@ from lengthwise.cli.common import Command, load_run, run_options
 
 if TYPE_CHECKING:
     from lengthwise.config import RunConfig
-    from lengthwise.run.append import Added
+    from lengthwise.run.growing import Added
     from lengthwise.run.stats import EncodeReport
 
 _INTERVAL = 5.0  # seconds between two looks at a followed folder
@@ -71,6 +71,9 @@ def _show_added(added: Added) -> None:
 @click.option("--cluster", metavar="local|ADDRESS", help="Encode on a Ray cluster; see the settings cluster.*.")
 @click.option("--shard-index", type=int, metavar="I", help="Encode part I, from 0, of a run in several processes.")
 @click.option("--num-shards", type=int, metavar="N", help="How many parts there are; then run lengthwise finalize.")
+@click.option(
+    "--plan", is_flag=True, help="With encode.append: record the rows that are new, for the parts to encode, and end."
+)
 @click.option("--follow", is_flag=True, help="Go on, and encode each file that comes into the folder dataset.path.")
 @click.option(
     "--interval",
@@ -91,12 +94,13 @@ def main(
     cluster: str | None,
     shard_index: int | None,
     num_shards: int | None,
+    plan: bool,
     follow: bool,
     interval: float | None,
     idle_exit: float | None,
 ) -> None:
     """Encode the dataset of the run CONFIG (a YAML file) into parquet shards below encode.output."""
-    from lengthwise.steps import encode_run, follow_run
+    from lengthwise.steps import encode_run, follow_run, plan_run
     from lengthwise.store.parts import Part
     from lengthwise.util.system import return_freed_memory
 
@@ -106,6 +110,8 @@ def main(
         raise click.UsageError("--cluster divides the run itself; leave --shard-index and --num-shards out")
     if follow and (cluster is not None or shard_index is not None):
         raise click.UsageError("--follow is for one process; leave --cluster, --shard-index and --num-shards out")
+    if plan and (follow or cluster is not None or shard_index is not None):
+        raise click.UsageError("--plan comes before the parts; leave --follow, --cluster and --shard-index out")
     for option, seconds in (("--interval", interval), ("--idle-exit", idle_exit)):
         if seconds is not None and not follow:
             raise click.UsageError(f"{option} goes with --follow")
@@ -115,6 +121,13 @@ def main(
         seconds = _INTERVAL if interval is None else interval
         report = follow_run(config, interval=seconds, idle_exit=idle_exit, fresh=fresh, on_added=_show_added)
         click.echo(summary(config, report))
+        return
+    if plan:
+        planned = plan_run(config, fresh=fresh)
+        click.echo(
+            f"planned     {config.encode.output}: {planned.rows:,} rows in {planned.shards:,} shards,"
+            f" {planned.pending:,} of which the parts have to encode (--shard-index); then run lengthwise finalize"
+        )
         return
     part = None if shard_index is None or num_shards is None else Part(shard_index, num_shards)
     click.echo(summary(config, encode_run(config, part=part, cluster=cluster, fresh=fresh)))

@@ -13,7 +13,7 @@ import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from itertools import count
+from itertools import count, islice
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
@@ -96,6 +96,8 @@ class Source:
     Attributes:
         settings: what it was opened with.
         num_rows: the number of rows of its sections; None for a stream that has not been read to its end.
+        data_rows: the number of rows of the data that they are sections of; None for a stream.
+        sections: which of its rows are read, and how these are numbered.
         fingerprint: a hash of the rows' origin; equal for equal inputs.
         features: the types of the text column and the kept columns.
         versions: of each file, a string that changes with its contents, by its name, in reading order; empty where
@@ -117,14 +119,14 @@ class Source:
         self.settings, self._no_rows = settings, no_rows  # what there is if there are no rows, for the error
         self.fingerprint = fingerprint
         self._is_stream = not isinstance(data, datasets.Dataset)
-        self.num_rows = None if self._is_stream else len(data)
+        self.num_rows = self.data_rows = None if self._is_stream else len(data)
         if self.num_rows == 0:
             raise no_rows_error(settings, no_rows)
         self.features = _select_features(data.features or _infer_features(data, settings), settings)
         marks = [BAD_ROW] if BAD_ROW in (data.features or {}) else []
         data = data if self._is_stream else data.select_columns([*self.features, *marks])
         self._data = data.with_format("arrow")
-        self._sections: tuple[Section, ...] = (Section(rows=self.num_rows),)
+        self.sections: tuple[Section, ...] = (Section(rows=self.num_rows),)
         self._cursor: Iterator[Shard] | None = None
         self._next_index = 0  # the shard that the cursor gives next
 
@@ -139,7 +141,7 @@ class Source:
             sections = [
                 replace(each, rows=max(0, rows - each.start)) if each.rows is None else each for each in sections
             ]
-        other._sections, other._cursor = tuple(sections), None
+        other.sections, other._cursor = tuple(sections), None
         known = [each.rows for each in sections if each.rows is not None]
         other.num_rows = sum(known) if len(known) == len(sections) else None
         return other
@@ -150,8 +152,12 @@ class Source:
         size = self.settings.shard_rows
         if self.num_rows is None:
             return None
-        ended = self.num_rows - sum(each.rows or 0 for each in self._sections)  # of a section whose end was not known
-        return sum(-(-(ended if each.rows is None else each.rows) // size) for each in self._sections)
+        ended = self.num_rows - sum(each.rows or 0 for each in self.sections)  # of a section whose end was not known
+        return sum(-(-(ended if each.rows is None else each.rows) // size) for each in self.sections)
+
+    def indices(self) -> Iterator[int]:
+        """The numbers of the shards; those of a stream that has not been read to its end do not end."""
+        return (index for index, *_ in islice(self._shard_ranges(), self.num_shards))
 
     def shards(self, selected: Callable[[int], bool] | None = None) -> Iterator[Shard]:
         """The shards, in order.
@@ -173,7 +179,7 @@ class Source:
             num_rows += shard.table.num_rows
             if selected is None or selected(shard.index):
                 yield shard
-        if not num_rows and self._sections == (Section(),):
+        if not num_rows and self.sections == (Section(),):
             raise no_rows_error(self.settings, self._no_rows)
         self.num_rows = num_rows
 
@@ -226,12 +232,12 @@ class Source:
 
     def _shard_ranges(self) -> Iterator[tuple[int, int, int, int]]:
         """(index, first row, start, stop) of the shards of all sections."""
-        for section in self._sections:
+        for section in self.sections:
             yield from section.shard_ranges(self.settings.shard_rows)
 
     def _row_of_data(self, row: int) -> int:
         """The number that a row has in the data that is read."""
-        for section in reversed(self._sections):
+        for section in reversed(self.sections):
             if row >= section.first_row:
                 return row - section.first_row + section.start
         return row
@@ -262,7 +268,7 @@ class Source:
 
     def _check_end(self, index: int) -> None:
         """Raise a ShortInputError where a stream ended in a shard whose rows it should have."""
-        last = self._sections[-1]
+        last = self.sections[-1]
         if last.rows is not None or index < last.first_index:
             raise self._ends_early(index)
 

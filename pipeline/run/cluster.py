@@ -2,7 +2,8 @@
 
 Rows are not sent. A worker loads the model once, reads the rows of its shard, and writes the shard's file with the
 code that does it on one machine; the driver adds the record to the folder's log. So resuming, identity and the folder's
-bytes are the same as on one machine, and a worker that dies costs its current shard, which another one encodes.
+bytes are the same as on one machine, and a worker that dies costs its current shard, which another one encodes. For
+rows that are added to a folder, the driver finds out which they are.
 
 All nodes need the same package and versions, and access to the run's paths (an output on a shared disk or at a URL). A
 worker whose model or input differs from the driver's refuses to work.
@@ -25,8 +26,9 @@ import os
 import pickle
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from itertools import compress
 from pathlib import Path
 from typing import Any
@@ -34,22 +36,27 @@ from typing import Any
 import numpy as np
 
 from lengthwise.config import ClusterSettings, RunConfig
-from lengthwise.data.dataset import Source, open_run_dataset
+from lengthwise.data.dataset import Source, find_run_dataset
+from lengthwise.data.input import Input
+from lengthwise.data.source import Section
 from lengthwise.encoder.engine import Engine
 from lengthwise.errors import LengthwiseError, RunError, StoreError
+from lengthwise.run.append import open_growing
 from lengthwise.run.changes import check_changes
 from lengthwise.run.finalize import finalize, record_input
-from lengthwise.run.identity import run_identity
+from lengthwise.run.identity import input_identity, model_identity
 from lengthwise.run.labels import check_columns
 from lengthwise.run.local import make_report, open_store, pending_filter, wrap_errors
 from lengthwise.run.precision import PrecisionChoice
-from lengthwise.run.progress import progress_bar
+from lengthwise.run.progress import ProgressBar, progress_bar
+from lengthwise.run.reuse import Reuse
 from lengthwise.run.reuse_folders import open_reuse
 from lengthwise.run.shard import ShardEncoder
 from lengthwise.run.stats import EncodeReport, ShardStats
 from lengthwise.store.fingerprint import describe_changes, identity_hash
 from lengthwise.store.folder import open_folder
 from lengthwise.store.records import ShardRecord
+from lengthwise.store.vectors import VectorStore
 from lengthwise.tokens.tokenizer import TextTokenizer
 from lengthwise.util.signals import preserve_signal_handlers
 from lengthwise.util.system import cpu_count, return_freed_memory
@@ -83,47 +90,114 @@ def encode_on_cluster(
         LengthwiseError: as `encode_dataset`; the cluster cannot be reached, or has no capacity for a worker.
     """
     started = time.perf_counter()
-    worker_config = _with_absolute_paths(config)
     check_changes(config, source)
-    with ThreadPoolExecutor(1) as pool, contextlib.ExitStack() as stack:
-        # While Ray starts. With GPUs a worker finds the identity: this process may have none, or another one.
-        on_cpu = config.encode.device == "cpu"
-        found = pool.submit(_find_identity, worker_config, source, open_engine) if on_cpu else None
-        stack.enter_context(connect_to_ray(address))
-        stack.enter_context(wrap_errors(config.encode.output))
-        _check_capacity(config.cluster)
-        identity, batch_invariant = (
-            found.result() if found else _find_identity_on_worker(worker_config, source.fingerprint, open_engine)
-        )
+    with _open_cluster(config, open_engine, address) as (model, batch_invariant):
+        identity = {**input_identity(config, source.fingerprint), **model}
         with (
             open_reuse(config, identity, batch_invariant=batch_invariant) as reuse,
             open_store(config, identity, fresh=fresh, choice=choice, sources=reuse.sources) as store,
             progress_bar(source, None, show_progress) as bar,
         ):
-            rows = source.count_rows()
-            numbers = range(-(-rows // config.dataset.shard_rows))
-            is_pending = parallel_map(pending_filter(store, None, bar.update), numbers, cpu_count())
-            pending = list(compress(numbers, is_pending))
-            stats = ShardStats()
-            for record, took in _encode_on_workers(worker_config, source, open_engine, identity, pending):
-                store.add(record)
-                stats += took
-                bar.advance(record.rows, record.tokens)
+            source.count_rows()
+            stats = _encode_shards(config, source, open_engine, store, pending_filter(store, None, bar.update), bar)
             finalize(store, config, record_input(source))
             notes = reuse.describe(stats.reused)
     return make_report(store, stats, time.perf_counter() - started, choice=choice, reuse=notes)
+
+
+def append_on_cluster(
+    config: RunConfig,
+    found: Input,
+    open_engine: OpenEngine,
+    address: str = LOCAL,
+    *,
+    fresh: bool = False,
+    show_progress: bool = True,
+    choice: PrecisionChoice | None = None,
+) -> EncodeReport:
+    """`lengthwise.run.append.encode_append` on a Ray cluster; a stream is read to its end first.
+
+    Args and errors are those of `encode_on_cluster` and `encode_append`.
+    """
+    started = time.perf_counter()
+
+    def encode(source: Source, is_pending: Callable[[int], bool], store: VectorStore, reuse: Reuse) -> ShardStats:
+        source.count_rows()
+        with progress_bar(source, None, show_progress) as bar:
+            return _encode_shards(config, source, open_engine, store, is_pending, bar)
+
+    with (
+        _open_cluster(config, open_engine, address) as (model, batch_invariant),
+        open_growing(config, model, batch_invariant, encode, fresh=fresh, choice=choice) as run,
+    ):
+        run.encode_all(found)
+        return run.report(time.perf_counter() - started, choice)
+
+
+@contextlib.contextmanager
+def _open_cluster(config: RunConfig, open_engine: OpenEngine, address: str) -> Iterator[tuple[dict[str, Any], bool]]:
+    """A connection with capacity for the run; `model_identity`, and whether the engine is batch-invariant."""
+    on_cpu = config.encode.device == "cpu"
+    with ThreadPoolExecutor(1) as pool, contextlib.ExitStack() as stack:
+        # While Ray starts. With GPUs a worker finds the identity: this process may have none, or another one.
+        found = pool.submit(_find_identity, _with_absolute_paths(config), open_engine) if on_cpu else None
+        stack.enter_context(connect_to_ray(address))
+        stack.enter_context(wrap_errors(config.encode.output))
+        _check_capacity(config.cluster)
+        yield found.result() if found else _find_identity_on_worker(_with_absolute_paths(config), open_engine)
+
+
+@dataclass(frozen=True)
+class SourceRows:
+    """The rows of a source, which a worker opens for itself.
+
+    Attributes:
+        fingerprint, versions, data_rows, sections: the source's.
+    """
+
+    fingerprint: str
+    versions: Mapping[str, str]
+    data_rows: int | None
+    sections: Sequence[Section]
+
+    @classmethod
+    def of(cls, source: Source) -> SourceRows:
+        """Those of an open source."""
+        return cls(source.fingerprint, dict(source.versions), source.data_rows, source.sections)
+
+    def open(self, config: RunConfig) -> Source:
+        """The same source.
+
+        Raises:
+            StoreError: this node has other files.
+        """
+        found = find_run_dataset(config)
+        if found.files is None or not self.versions:
+            source = found.open_whole(self.fingerprint)
+        elif missing := self.versions.keys() - found.files.paths.keys():
+            raise StoreError(
+                f"{config.dataset.path}: a worker does not find {min(missing)}; give all nodes the same files"
+            )
+        else:
+            source = found.files.open(self.fingerprint, self.versions)
+        if source.data_rows != self.data_rows:
+            raise StoreError(
+                f"{config.dataset.path}: has {source.data_rows} rows on a worker, but {self.data_rows} on the driver;"
+                " give all nodes the same files"
+            )
+        return source.with_sections(self.sections)
 
 
 class ShardWorker:
     """A Ray actor: the model, the dataset and the folder, opened once."""
 
     def __init__(
-        self, config: RunConfig, open_engine: OpenEngine, fingerprint: str, rows: int, identity: dict[str, Any]
+        self, config: RunConfig, open_engine: OpenEngine, rows: SourceRows, identity: Mapping[str, Any]
     ) -> None:
         self._error: LengthwiseError | None = None
         return_freed_memory()
         try:
-            self._source, self._encoder = _open_encoder(config, open_engine, fingerprint, rows, identity)
+            self._source, self._encoder = _open_encoder(config, open_engine, rows, identity)
         except LengthwiseError as error:  # returned by the first call: Ray retries a constructor that raises
             self._error = error
 
@@ -141,16 +215,12 @@ class ShardWorker:
 
 
 def _open_encoder(
-    config: RunConfig, open_engine: OpenEngine, fingerprint: str, rows: int, identity: dict[str, Any]
+    config: RunConfig, open_engine: OpenEngine, rows: SourceRows, identity: Mapping[str, Any]
 ) -> tuple[Source, ShardEncoder]:
     """The dataset and the encoder of a worker; refused where they differ from the run's."""
-    source, engine, tokenizer, found = _open_engine(config, open_engine, fingerprint)
-    if source.num_rows not in (None, rows):
-        raise StoreError(
-            f"{config.dataset.path}: has {source.num_rows} rows on a worker, but {rows} on the driver; give all nodes"
-            " the same files"
-        )
-    if changes := describe_changes(identity, found):
+    engine, tokenizer = _open_on_worker(config, open_engine)
+    source = rows.open(config)
+    if changes := describe_changes(identity, {**identity, **model_identity(config, tokenizer, engine)}):
         raise StoreError(
             f"a worker's run differs from the driver's ({changes}); give all nodes the same model and packages"
         )
@@ -159,33 +229,28 @@ def _open_encoder(
     return source, ShardEncoder(config, source, tokenizer, engine, folder, identity_hash(identity), reuse)
 
 
-def _find_identity(config: RunConfig, source: Source, open_engine: OpenEngine) -> tuple[dict[str, Any], bool]:
-    """The run's identity, from the model that this process opens, and whether the engine is batch-invariant."""
+def _find_identity(config: RunConfig, open_engine: OpenEngine) -> tuple[dict[str, Any], bool]:
+    """`model_identity` of the model that this process opens, and whether the engine is batch-invariant."""
     engine, tokenizer = open_engine(config, config.cluster.cpus_per_worker)
     check_columns(config, engine.classifier)
-    return run_identity(config, source, tokenizer, engine), engine.batch_invariant
+    return model_identity(config, tokenizer, engine), engine.batch_invariant
 
 
-def _open_engine(
-    config: RunConfig, open_engine: OpenEngine, fingerprint: str
-) -> tuple[Source, Engine, TextTokenizer, dict[str, Any]]:
+def _open_on_worker(config: RunConfig, open_engine: OpenEngine) -> tuple[Engine, TextTokenizer]:
     os.environ["RAYON_NUM_THREADS"] = str(config.cluster.cpus_per_worker)  # read when the first text is tokenized
     engine, tokenizer = open_engine(config, config.cluster.cpus_per_worker)
     check_columns(config, engine.classifier)
-    source = open_run_dataset(config, fingerprint)
-    return source, engine, tokenizer, run_identity(config, source, tokenizer, engine)
+    return engine, tokenizer
 
 
-def _find_identity_on_worker(
-    config: RunConfig, fingerprint: str, open_engine: OpenEngine
-) -> tuple[dict[str, Any], bool]:
+def _find_identity_on_worker(config: RunConfig, open_engine: OpenEngine) -> tuple[dict[str, Any], bool]:
     """The same, from the model that a worker opens."""
     import ray
 
     def find() -> tuple[dict[str, Any], bool] | LengthwiseError:
         try:
-            _, engine, _, identity = _open_engine(config, open_engine, fingerprint)
-            return identity, engine.batch_invariant
+            engine, tokenizer = _open_on_worker(config, open_engine)
+            return model_identity(config, tokenizer, engine), engine.batch_invariant
         except LengthwiseError as error:
             return error
 
@@ -197,8 +262,27 @@ def _find_identity_on_worker(
     return found
 
 
+def _encode_shards(
+    config: RunConfig,
+    source: Source,
+    open_engine: OpenEngine,
+    store: VectorStore,
+    is_pending: Callable[[int], bool],
+    bar: ProgressBar,
+) -> ShardStats:
+    """Encode and commit the shards for whose numbers `is_pending` is true."""
+    numbers, stats = list(source.indices()), ShardStats()
+    pending = list(compress(numbers, parallel_map(is_pending, numbers, cpu_count())))
+    rows, worker_config = SourceRows.of(source), _with_absolute_paths(config)
+    for record, took in _encode_on_workers(worker_config, rows, open_engine, store.identity, pending):
+        store.add(record)
+        stats += took
+        bar.advance(record.rows, record.tokens)
+    return stats
+
+
 def _encode_on_workers(
-    config: RunConfig, source: Source, open_engine: OpenEngine, identity: dict[str, Any], pending: list[int]
+    config: RunConfig, rows: SourceRows, open_engine: OpenEngine, identity: Mapping[str, Any], pending: list[int]
 ) -> Iterator[tuple[ShardRecord, ShardStats]]:
     """The records and stats of the pending shards, in the order in which workers finish them."""
     import ray.data
@@ -213,7 +297,7 @@ def _encode_on_workers(
     with warnings.catch_warnings(action="ignore"):  # of arguments for retries, which have no stable name yet
         results = numbers.map_batches(
             ShardWorker,
-            fn_constructor_args=(config, open_engine, source.fingerprint, source.num_rows, identity),
+            fn_constructor_args=(config, open_engine, rows, identity),
             batch_size=1,
             compute=ray.data.ActorPoolStrategy(
                 size=min(len(pending), settings.workers or _capacity(settings)), max_tasks_in_flight_per_actor=1

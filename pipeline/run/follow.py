@@ -21,7 +21,8 @@ from lengthwise.data.files import file_extension, file_format
 from lengthwise.data.input import Input
 from lengthwise.encoder.engine import Engine
 from lengthwise.errors import ConfigError
-from lengthwise.run.append import Added, open_append
+from lengthwise.run.append import open_append
+from lengthwise.run.growing import Added
 from lengthwise.run.precision import PrecisionChoice
 from lengthwise.run.stats import EncodeReport
 from lengthwise.tokens.tokenizer import TextTokenizer

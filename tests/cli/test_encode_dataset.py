@@ -103,6 +103,9 @@ def test_parts_are_finalized_to_the_folder_of_one_process(trained: Path, tmp_pat
         (("--shard-index", "0", "--num-shards", "2", "--cluster", "local"), "--cluster divides the run itself"),
         (("--follow", "--cluster", "local"), "--follow is for one process"),
         (("--follow", "--shard-index", "0", "--num-shards", "2"), "--follow is for one process"),
+        (("--plan", "--cluster", "local"), "--plan comes before the parts"),
+        (("--plan", "--shard-index", "0", "--num-shards", "2"), "--plan comes before the parts"),
+        (("--plan", "--follow"), "--plan comes before the parts"),
         (("--idle-exit", "3"), "--idle-exit goes with --follow"),
         (("--interval", "3"), "--interval goes with --follow"),
         (("--follow", "--interval", "0"), "0.0 is not in the range x>0"),
@@ -174,9 +177,22 @@ def test_appended_rows_are_counted_and_finalized(trained: Path, tmp_path: Path, 
     )
 
 
-@pytest.mark.parametrize("options", [("--shard-index", "0", "--num-shards", "2"), ("--cluster", "local")])
-def test_only_one_process_appends(trained: Path, invoke: Invoke, options: tuple[str, ...]) -> None:
-    assert "only one process can append" in refusal(invoke("encode_dataset", trained, *APPEND, *options))
+def test_appended_rows_are_planned_and_encoded_in_parts(trained: Path, tmp_path: Path, invoke: Invoke) -> None:
+    (tmp_path / "in").mkdir()
+    path = (*APPEND, "--set", f"dataset.path={tmp_path / 'in'}", "--set", "encode.precision=auto")
+    for name, rows, planned in (("b", 4, "4 rows in 2 shards, 2 of which"), ("a", 2, "6 rows in 3 shards, 1 of which")):
+        (tmp_path / f"in/{name}.txt").write_text("moon\n" * rows)
+        result = invoke("encode_dataset", trained, *path, "--plan")
+        assert result.exit_code == 0, result.stderr
+        assert f"planned     {tmp_path / 'vectors'}: {planned} the parts have to encode" in result.stdout
+        for part in ("0", "1"):
+            result = invoke("encode_dataset", trained, *path, "--shard-index", part, "--num-shards", "2")
+            assert result.exit_code == 0, result.stderr
+            assert "once all parts are done, run lengthwise finalize" in result.stdout
+        result = invoke("finalize_vectors", trained, *path)
+        assert result.exit_code == 0, result.stderr
+    assert "complete    all 3 shards are there, and their sha256 matches" in result.stdout
+    assert "encode.append is false; leave it out" in refusal(invoke("encode_dataset", trained, "--plan"))
 
 
 def test_followed_folder_is_reported_file_by_file(trained: Path, tmp_path: Path, invoke: Invoke) -> None:

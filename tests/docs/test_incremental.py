@@ -17,7 +17,7 @@ from helpers.texts import TEXTS
 from lengthwise.encoder.kernel import has_kernel
 
 PAGE = read_page("docs/incremental.md")
-FIRST, SECOND, *CACHED, WITH_KEY, DIFF, APPEND, FOLLOW = runnable_commands(PAGE)
+FIRST, SECOND, *CACHED, WITH_KEY, DIFF, APPEND, PLAN, PART_0, PART_1, FINALIZE, FOLLOW = runnable_commands(PAGE)
 BLOCKS = code_blocks(PAGE, "python")
 Held = dict[str, list[float] | None]  # vectors by key
 
@@ -68,6 +68,14 @@ def test_folder_that_grows_is_appended_to_and_followed(user: UserFolder) -> None
     assert "speed " in printed
     assert (user.folder / "growing/data/shard-000000.parquet").read_bytes() == before
     assert len(user.vectors("growing")) == len(ROWS) + 4
+
+
+def test_rows_that_are_new_are_planned_and_encoded_in_parts(user: UserFolder) -> None:
+    assert "the parts have to encode" in user.run(PLAN)
+    for command in (PART_0, PART_1):
+        user.run(command)
+    assert "complete    all " in user.run(FINALIZE)
+    assert len(user.vectors("by_jobs")) == len(ROWS)
 
 
 @pytest.fixture

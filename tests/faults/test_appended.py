@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import ExitStack
 from pathlib import Path
 
 import pyarrow as pa
@@ -17,6 +18,7 @@ import pytest
 from faults.form import cases
 from faults.killed_runs import KillPoint, Runs
 from faults.processes import Job
+from helpers.runs import data_files
 from helpers.texts import TEXTS
 from lengthwise.store.records import parse_log
 from lengthwise.tokens.tokenizer import TextTokenizer
@@ -89,6 +91,29 @@ def test_killed_runs_lose_no_row_and_change_none(
     assert vectors(job) == vectors(whole)
     if options:
         assert job.files() == whole.files()
+
+
+@pytest.mark.heavy
+def test_killed_parts_lose_no_row_and_change_none(tmp_path: Path, tokenizer: TextTokenizer) -> None:
+    """SIGKILL in recording what is new and in every step of the parts; each is started again before more files come."""
+    job, chance, never = appending_job(tmp_path, tokenizer), random.Random(2), KillPoint(10**6, 1)
+    options = [("--plan",), *(("--shard-index", str(index), "--num-shards", "2") for index in range(2))]
+    codes, before = [], dict[str, bytes]()
+    with ExitStack() as stack:
+        steps = [stack.enter_context(Runs(job.folder, *each)) for each in options]
+        for kill in range(KILLS):
+            for number in (2 * kill, 2 * kill + 1):
+                add_file(job, number)
+            for runs in steps:
+                codes.append(runs.run(KillPoint(chance.randrange(2), chance.randint(1, 12))))
+                assert runs.run(never) == 0
+            job.finish(script="finalize_vectors")
+            assert before.items() <= data_files(job.output).items()
+            before = data_files(job.output)
+            assert ids(job) == list(range((2 * kill + 2) * FILE_ROWS))
+    sys.stdout.write(f"exit codes {codes}, {job.count_shards()} shards\n")
+    assert codes.count(-signal.SIGKILL) >= KILLS  # others ended before their point
+    assert set(vectors(job)) == set(range(2 * KILLS * FILE_ROWS))
 
 
 @pytest.mark.heavy

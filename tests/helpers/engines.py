@@ -1,10 +1,11 @@
-"""An engine and a runtime without a model, whose outputs are known."""
+"""Engines and a runtime without a model, whose outputs are known."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -54,3 +55,17 @@ class FunctionRuntime(Runtime):
 
     def describe(self) -> dict[str, str]:
         return {}
+
+
+class FailingOnce(LookupEngine):
+    """Fails at one batch."""
+
+    def __init__(self, *args: Any, at: int) -> None:
+        super().__init__(*args)
+        self._at = at
+
+    def encode_batch(self, *args: Any) -> Any:
+        self._at -= 1
+        if not self._at:
+            raise RuntimeError("out of luck")
+        return super().encode_batch(*args)

@@ -17,6 +17,14 @@ from lengthwise.config import RunConfig
 
 WORDS = sorted({word for text in TEXTS for word in text.split()})
 texts = st.lists(st.none() | st.lists(st.sampled_from(WORDS), max_size=4).map(" ".join), max_size=7)
+steps = st.lists(
+    st.tuples(
+        st.lists(st.tuples(st.sampled_from(["a", "m", "z", "sub/a"]), texts), max_size=2),
+        st.lists(st.tuples(st.integers(0, 5), texts), max_size=2),
+    ),
+    min_size=1,
+    max_size=4,
+)
 KEEP = {"keep_columns": ["id"]}
 
 

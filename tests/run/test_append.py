@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from helpers.engines import LookupEngine
 from helpers.files import contents
-from helpers.growing import KEEP, GrowingFolder, appending, old_shards_stay, rows_of, texts, write_rows
+from helpers.growing import KEEP, GrowingFolder, appending, old_shards_stay, rows_of, steps, texts, write_rows
 from helpers.runs import append, data_files, encode, run_config, source_of
 from helpers.texts import TEXTS
 from lengthwise.data.dataset import Source, find_run_dataset, open_run_dataset
@@ -29,15 +29,6 @@ from lengthwise.run.diff import diff_folders
 from lengthwise.run.finalize import finalize_folder
 from lengthwise.run.search import VectorFolder
 from lengthwise.tokens.tokenizer import TextTokenizer
-
-steps = st.lists(
-    st.tuples(
-        st.lists(st.tuples(st.sampled_from(["a", "m", "z", "sub/a"]), texts), max_size=2),
-        st.lists(st.tuples(st.integers(0, 5), texts), max_size=2),
-    ),
-    min_size=1,
-    max_size=4,
-)
 
 
 @pytest.mark.slow

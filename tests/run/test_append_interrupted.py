@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from helpers.engines import LookupEngine
+from helpers.engines import FailingOnce, LookupEngine
 from helpers.growing import KEEP, appending, rows_of, texts, write_rows
 from helpers.runs import append, encode, run_config
 from helpers.texts import TEXTS
@@ -24,20 +24,6 @@ from lengthwise.store.input_record import read_input
 from lengthwise.store.local import LocalFolder
 from lengthwise.store.records import parse_log
 from lengthwise.tokens.tokenizer import TextTokenizer
-
-
-class FailingOnce(LookupEngine):
-    """Fails at one batch."""
-
-    def __init__(self, *args: Any, at: int) -> None:
-        super().__init__(*args)
-        self._at = at
-
-    def encode_batch(self, *args: Any) -> Any:
-        self._at -= 1
-        if not self._at:
-            raise RuntimeError("out of luck")
-        return super().encode_batch(*args)
 
 
 @pytest.mark.parametrize("streaming", [False, True])

@@ -6,6 +6,7 @@ import importlib.util
 import os
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,21 @@ import pytest
 
 from faults.processes import Job
 from helpers.files import contents
+from helpers.growing import write_rows
+from helpers.runs import append
+from helpers.texts import TEXTS
 from lengthwise.config import ClusterSettings, RunConfig, load_config
-from lengthwise.data.dataset import open_dataset
+from lengthwise.data.dataset import find_run_dataset, open_dataset
 from lengthwise.encoder.torch_engine import open_torch
 from lengthwise.errors import RunError, StoreError, TextError
-from lengthwise.run.cluster import ShardWorker, _check_capacity, _with_absolute_paths, encode_on_cluster
+from lengthwise.run.cluster import (
+    ShardWorker,
+    SourceRows,
+    _check_capacity,
+    _with_absolute_paths,
+    append_on_cluster,
+    encode_on_cluster,
+)
 from lengthwise.run.local import encode_dataset
 from lengthwise.tokens.tokenizer import TextTokenizer
 
@@ -89,6 +100,27 @@ def test_workers_reuse_vectors_and_share_a_cache(config: RunConfig) -> None:
     assert "changes/summary.json" in found
 
 
+@pytest.mark.slow
+@pytest.mark.usefixtures("_connected")
+@pytest.mark.parametrize("streaming", [False, pytest.param(True, marks=pytest.mark.heavy)])
+def test_rows_are_added_by_workers(config: RunConfig, streaming: bool) -> None:
+    """New files, and rows after those of a file, to what one process began; with the files of one process."""
+    config = with_settings(config, "dataset", path="in", streaming=streaming)
+    by_ray, alone = (with_settings(config, "encode", output=name, append=True) for name in ("by_ray", "alone"))
+    rows = [(number, TEXTS[number % len(TEXTS)]) for number in range(180)]
+    write_rows(Path("in/b.jsonl"), rows[:120])
+    for one in (by_ray, alone):
+        append(one, *reversed(open_torch(one)))
+    write_rows(Path("in/a.jsonl"), rows[:60])
+    write_rows(Path("in/b.jsonl"), rows)
+    report = append_on_cluster(by_ray, find_run_dataset(by_ray), open_torch, show_progress=False)
+    assert (report.totals.rows, report.encoded.rows, report.encoded.shards, report.is_complete) == (240, 120, 4, True)
+    append(alone, *reversed(open_torch(alone)))
+    found, expected = contents(Path("by_ray")), contents(Path("alone"))
+    assert found.pop("run.yaml") != expected.pop("run.yaml")  # the names of the outputs
+    assert found == expected
+
+
 @pytest.mark.heavy
 @pytest.mark.usefixtures("_connected")
 def test_shard_that_kills_every_worker_ends_the_run(config: RunConfig, tmp_path: Path) -> None:
@@ -121,12 +153,15 @@ def test_check_capacity_refuses_what_ray_would_wait_for() -> None:
 def test_worker_with_another_model_or_input_refuses(config: RunConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAYON_NUM_THREADS", "1")  # which a worker sets for itself
     source = open_dataset(config.dataset)
-    worker = ShardWorker(config, open_torch, source.fingerprint, 200, {"weights": "other"})
+    rows = SourceRows.of(source)
+    worker = ShardWorker(config, open_torch, rows, {"weights": "other"})
     assert "a worker's run differs from the driver's (" in str(worker._error)
-    worker = ShardWorker(config, open_torch, source.fingerprint, 199, {})
+    worker = ShardWorker(config, open_torch, replace(rows, data_rows=199), {})
     assert "has 200 rows on a worker, but 199 on the driver" in str(worker._error)
     [result] = worker({"number": [0]})["result"]
     assert b"199 on the driver" in result
+    worker = ShardWorker(config, open_torch, replace(rows, versions={"later.parquet": "1"}), {})
+    assert "a worker does not find later.parquet; give all nodes the same files" in str(worker._error)
 
 
 def test_with_absolute_paths_leaves_urls_and_hub_names(config: RunConfig, tmp_path: Path) -> None:

@@ -19,8 +19,8 @@ from helpers.runs import append, run_config
 from helpers.texts import TEXTS
 from lengthwise.config import RunConfig
 from lengthwise.errors import ConfigError, DatasetError, StoreError
-from lengthwise.run.append import Added
 from lengthwise.run.follow import FileWatch, follow
+from lengthwise.run.growing import Added
 from lengthwise.tokens.tokenizer import TextTokenizer
 
 INTERVAL = 0.05
