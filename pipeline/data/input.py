@@ -28,6 +28,7 @@ class FoundFiles:
         present: the paths of all files that are there, those that were not chosen too.
         version_of: a string that changes with a file's contents, by its path.
         keep_malformed: whether malformed rows are rows.
+        empty: of those that are there and were not chosen, the paths of files without a byte, as far as that is known.
     """
 
     settings: DatasetSettings
@@ -37,6 +38,7 @@ class FoundFiles:
     present: frozenset[str]
     version_of: Callable[[str], str]
     keep_malformed: bool
+    empty: frozenset[str] = frozenset()
 
     @property
     def paths(self) -> dict[str, str]:

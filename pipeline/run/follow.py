@@ -1,7 +1,8 @@
 """`lengthwise encode --follow`: watches a folder, and encodes each file that comes into it once the file is whole.
 
 - A file is whole when neither its size nor its modification time has changed for as long as the interval between two
-  looks. Files with names of temporary ones are left alone until they are renamed, and so are empty files.
+  looks. Files with names of temporary ones are left alone until they are renamed, and so are empty files, unless rows
+  of them were encoded: a file that has lost its rows ends the run, as one that is gone does.
 - Each file is an input of its own (`run.append`), committed before the next one is read, so a follower may be killed at
   any time. What it had begun is completed, or planned anew, when it is started again.
 - The folder is locked all the time.
@@ -88,6 +89,7 @@ class FileWatch:
         self._versions: dict[str, tuple[str, str]] = {}  # of files as they are, so that none is read twice for it
         self._chosen: dict[str, str] = {}
         self._known: dict[str, str] = {}
+        self._empty: frozenset[str] = frozenset()
         self.is_waiting = False
 
     def find(self) -> Input:
@@ -109,7 +111,7 @@ class FileWatch:
                 known = self._versions[path] = signature, files.version_of(path)
             return known[1]
 
-        return Input.of_files(replace(files, version_of=version_of))
+        return Input.of_files(replace(files, version_of=version_of, empty=self._empty))
 
     def remember(self) -> None:
         """Take the files of the last look for known: they are chosen again with the next one that is not."""
@@ -117,19 +119,22 @@ class FileWatch:
 
     def _choose(self, signatures: Mapping[str, str]) -> Mapping[str, str]:
         """Of files with their signatures, those that are whole, if one of them is not known."""
-        now, whole = time.monotonic(), {}
+        now, whole, empty = time.monotonic(), {}, set()
         self.is_waiting = False
         for path, signature in signatures.items():
-            if not self._is_data(path) or signature.startswith("0 "):
+            if not self._is_data(path):
                 continue
             before, since = self._since.get(path, ("", now))
             if before != signature:
                 since = now
             self._since[path] = signature, since
-            if now - since >= self._seconds or _age(path) >= self._seconds:
-                whole[path] = signature
-            else:
+            if now - since < self._seconds and _age(path) < self._seconds:
                 self.is_waiting = True
+            elif signature.startswith("0 "):
+                empty.add(path)
+            else:
+                whole[path] = signature
+        self._empty = frozenset(empty)
         self._chosen = whole if any(self._known.get(path) != whole[path] for path in whole) else {}
         return self._chosen
 

@@ -18,7 +18,7 @@ import pyarrow as pa
 from lengthwise.config import RunConfig
 from lengthwise.data.input import FoundFiles, Input
 from lengthwise.data.source import Section, Shard, Source
-from lengthwise.errors import DatasetError, ShortInputError
+from lengthwise.errors import DatasetError, NoRowsError, ShortInputError
 from lengthwise.store.input_record import InputRecord, Segment
 from lengthwise.store.parquet import wrap_arrow_errors
 from lengthwise.store.previous import PreviousFolder
@@ -96,7 +96,7 @@ def find_lineages(
         is_partial: whether files that are there and were left out of `found` are to be taken for unchanged.
 
     Raises:
-        DatasetError: a file that the folder has rows of is gone.
+        DatasetError: a file that the folder has rows of is gone, or empty.
     """
     placed = list(zip(record.segments, place_segments(record, config.dataset.shard_rows), strict=True))
     recorded = [name for segment in record.segments for name in segment.names]
@@ -146,7 +146,7 @@ def check_rows(lineage: Lineage, store_folder: str, committed: PreviousFolder, c
             " (encode.row_hashes) nor, as a kept column, the texts; encode the input into a new folder"
         )
     seen = set()
-    with suppress(ShortInputError):  # the first shard that is not seen then is the answer
+    with suppress(ShortInputError, NoRowsError):  # the first shard that is not seen then is the answer
         for shard in lineage.source.with_sections(sections).shards(set(indices).__contains__):
             seen.add(shard.index)
             if (row := _first_difference(shard, committed, lineage, config)) is not None:
@@ -176,13 +176,18 @@ def _has(section: Section, index: int, config: RunConfig) -> bool:
 
 
 def _check_present(known: set[str], files: FoundFiles, versions: Mapping[str, str] | None, config: RunConfig) -> None:
-    """Raise a DatasetError where a file is gone; `versions` are those of all files that are read, if they are known."""
+    """Raise a DatasetError where a file is gone or empty; `versions` are those of all files that are read, if known."""
     there = {files.name(path) for path in files.present} if versions is None else versions.keys()
-    if gone := sorted(known - there):
-        raise DatasetError(
-            f"{config.dataset.path}: {name_some(gone)} was encoded into {config.encode.output}, and is not there any"
-            f" more; put it back, or encode what is there into a new folder{_reuse(config.encode.output)}"
-        )
+    empty = {files.name(path) for path in files.empty}
+    for lost, now, remedy in (
+        (known - there, "is not there any more", "put it back"),
+        (known & empty, "is empty now", "put its rows back"),
+    ):
+        if lost:
+            raise DatasetError(
+                f"{config.dataset.path}: {name_some(sorted(lost))} was encoded into {config.encode.output}, and {now};"
+                f" {remedy}, or encode what is there into a new folder{_reuse(config.encode.output)}"
+            )
 
 
 def _changed(lineage: Lineage, row: int, store_folder: str, config: RunConfig) -> DatasetError:

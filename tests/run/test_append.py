@@ -185,6 +185,21 @@ def test_changed_and_vanished_rows_are_errors_by_name(
     assert contents(folder / "out") == before
 
 
+@pytest.mark.parametrize("streaming", [False, True])
+def test_file_that_has_no_rows_any_more_is_an_error_by_name(
+    folder: Path, tokenizer: TextTokenizer, engine: LookupEngine, streaming: bool
+) -> None:
+    config = appending(folder / "out", folder / "in", dataset={**KEEP, "streaming": streaming})
+    append(config, tokenizer, engine)
+    write_rows(folder / "in/c.jsonl", [(9, "moon")])
+    append(config, tokenizer, engine)
+    write_rows(folder / "in/c.jsonl", [])
+    with pytest.raises(
+        DatasetError, match=r"row 7 of .*/out is not that row .*\(c\.jsonl has changed\).*put the old ones"
+    ):
+        append(config, tokenizer, engine)
+
+
 def test_file_that_was_written_anew_with_the_same_rows_is_no_change(
     folder: Path, tokenizer: TextTokenizer, engine: LookupEngine
 ) -> None:

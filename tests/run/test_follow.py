@@ -191,6 +191,44 @@ def test_changed_and_vanished_files_end_it_by_name(tmp_path: Path, follower: Fol
     assert texts_at(tmp_path / "out") == [*TEXTS[:3], "moon"]
 
 
+def test_file_that_lost_its_rows_ends_it_by_name(tmp_path: Path, follower: Follower) -> None:
+    """All or some of them, while it runs or before it is started; what was encoded stays."""
+    for name, texts in (("a.txt", TEXTS[:2]), ("b.txt", TEXTS[2:4])):
+        write(tmp_path, name, *texts)
+    empty = r"a\.txt was encoded into .*/out, and is empty now; put its rows back, or encode .* with encode\.reuse="
+    with pytest.raises(DatasetError, match=empty):
+        follower.run(lambda: None, lambda: write(tmp_path, "a.txt"))
+    with pytest.raises(DatasetError, match=empty):
+        follower.run()
+    write(tmp_path, "a.txt", TEXTS[0])
+    with pytest.raises(
+        DatasetError, match=r"row 1 of .*/out is not that row .* \(a\.txt has changed\); .*: put the old"
+    ):
+        follower.run()
+    assert texts_at(tmp_path / "out") == list(TEXTS[:4])
+    write(tmp_path, "a.txt", *TEXTS[:2])
+    follower.run()
+    assert follower.names == ["a.txt", "b.txt"]
+
+
+def test_file_that_is_empty_for_a_moment_is_waited_for(tmp_path: Path, config: RunConfig) -> None:
+    """As one is that is written anew."""
+    watch = FileWatch(config, seconds=30)
+    write(tmp_path, "a.txt")
+
+    def empty() -> set[str]:
+        files = watch.find().files
+        assert files is not None
+        return {files.name(path) for path in files.empty}
+
+    assert not empty()
+    assert watch.is_waiting
+    past = time.time() - 60
+    os.utime(tmp_path / "in/a.txt", (past, past))
+    assert empty() == {"a.txt"}
+    assert not watch.is_waiting
+
+
 def test_second_follower_is_refused(tmp_path: Path, follower: Follower) -> None:
     write(tmp_path, "a.txt", "moon")
     refused = []
