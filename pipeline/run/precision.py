@@ -17,10 +17,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lengthwise.config import Precision, RunConfig
-from lengthwise.errors import ConfigError, StoreError
+from lengthwise.errors import ConfigError
 from lengthwise.store.folder import open_folder
 from lengthwise.store.layout import PRECISION
-from lengthwise.store.protocol import Folder, wrap_os_errors
+from lengthwise.store.protocol import Folder, read_record
 from lengthwise.tokens.tokenize import tokenize_texts
 from lengthwise.util.system import cpu_model
 
@@ -146,18 +146,8 @@ def read_choice(folder: Folder) -> PrecisionChoice | None:
     Raises:
         StoreError: the record is damaged.
     """
-    location = folder.location(PRECISION)
-    with wrap_os_errors(f"{location}: cannot be read", "fix that, or choose another encode.output"):
-        contents = folder.read(PRECISION)
-    if contents is None:
-        return None
-    try:
-        return PrecisionChoice.from_json(contents)
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise StoreError(
-            f"{location}: cannot be read ({type(error).__name__}: {error}); start over with --fresh, or set"
-            " encode.precision to that in identity.json"
-        ) from error
+    remedy = "start over with --fresh, or set encode.precision to that in identity.json"
+    return read_record(folder, PRECISION, PrecisionChoice.from_json, remedy)
 
 
 def measure_precisions(

@@ -10,9 +10,8 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from lengthwise.errors import StoreError
 from lengthwise.store.layout import IDENTITY
-from lengthwise.store.protocol import Folder, wrap_os_errors
+from lengthwise.store.protocol import Folder, read_record
 
 _ABSENT = object()
 _MAX_VALUE_CHARS = 40  # of a value in a message
@@ -49,23 +48,16 @@ def read_identity(folder: Folder) -> dict[str, Any] | None:
     Raises:
         StoreError: the file is damaged, or cannot be read.
     """
-    location = folder.location(IDENTITY)
-    with wrap_os_errors(f"{location}: cannot be read", "fix that, or choose another encode.output"):
-        contents = folder.read(IDENTITY)
-    if contents is None:
-        return None
-    try:
-        value = json.loads(contents)
-        identity = value["depends_on"]
-        if value["sha256"] == identity_hash(identity) and isinstance(identity, dict):
-            return identity
-        problem = "its sha256 does not match its contents"
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
-        problem = f"{type(error).__name__}: {error}"
-    raise StoreError(
-        f"{location}: cannot be read ({problem}); the folder is damaged: start over with --fresh, or choose another"
-        " encode.output"
-    )
+    remedy = "the folder is damaged: start over with --fresh, or choose another encode.output"
+    return read_record(folder, IDENTITY, _parse_identity, remedy)
+
+
+def _parse_identity(contents: bytes) -> dict[str, Any]:
+    value = json.loads(contents)
+    identity = value["depends_on"]
+    if value["sha256"] != identity_hash(identity) or not isinstance(identity, dict):
+        raise ValueError("its sha256 does not match its contents")
+    return identity
 
 
 def _flatten(value: Any, path: str = "") -> dict[str, Any]:

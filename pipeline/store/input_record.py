@@ -15,9 +15,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from lengthwise.errors import StoreError
 from lengthwise.store.layout import INPUT
-from lengthwise.store.protocol import Folder, wrap_os_errors
+from lengthwise.store.protocol import Folder, read_record
 
 _FORMAT = 1
 
@@ -111,23 +110,18 @@ def read_input(folder: Folder) -> InputRecord | None:
     Raises:
         StoreError: it is damaged, or cannot be read.
     """
-    location = folder.location(INPUT)
-    remedy = "start over with --fresh, or choose another encode.output"
-    with wrap_os_errors(f"{location}: cannot be read", "fix that, or choose another encode.output"):
-        contents = folder.read(INPUT)
-    if contents is None:
-        return None
-    try:
-        value = json.loads(contents)
-        if value["format"] != _FORMAT:
-            raise StoreError(f"{location}: was written by another version of lengthwise; {remedy}")
-        segments = tuple(
-            Segment(str(each["fingerprint"]), int(each["start"]), _rows(each["rows"]), dict(each["files"]))
-            for each in value["segments"]
-        )
-        return InputRecord(dict(value["reading"]), segments)
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise StoreError(f"{location}: cannot be read ({type(error).__name__}: {error}); {remedy}") from error
+    return read_record(folder, INPUT, _parse, "start over with --fresh, or choose another encode.output")
+
+
+def _parse(contents: bytes) -> InputRecord:
+    value = json.loads(contents)
+    if value["format"] != _FORMAT:
+        raise ValueError("it was written by another version of lengthwise")
+    segments = tuple(
+        Segment(str(each["fingerprint"]), int(each["start"]), _rows(each["rows"]), dict(each["files"]))
+        for each in value["segments"]
+    )
+    return InputRecord(dict(value["reading"]), segments)
 
 
 def _rows(value: Any) -> int | None:

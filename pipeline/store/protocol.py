@@ -6,12 +6,14 @@ once its holder has died. `LocalFolder` and `RemoteFolder` describe how they ens
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import IO, Protocol
+from typing import IO, Protocol, TypeVar
 
 from lengthwise.errors import StoreError
+
+_T = TypeVar("_T")
 
 
 class Folder(Protocol):
@@ -61,3 +63,25 @@ def wrap_os_errors(problem: str, remedy: str) -> Iterator[None]:
         yield
     except OSError as error:
         raise StoreError(f"{problem} ({error}); {remedy}") from error
+
+
+def read_record(folder: Folder, name: str, parse: Callable[[bytes], _T], remedy: str) -> _T | None:
+    """What a small file of a run's folder says; None where there is none.
+
+    Args:
+        parse: reads its contents, and raises a ValueError, KeyError, TypeError, AttributeError or RecursionError where
+            they are damaged.
+        remedy: for that error.
+
+    Raises:
+        StoreError: it is damaged, or cannot be read.
+    """
+    location = folder.location(name)
+    with wrap_os_errors(f"{location}: cannot be read", "fix that, or choose another encode.output"):
+        contents = folder.read(name)
+    if contents is None:
+        return None
+    try:
+        return parse(contents)
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise StoreError(f"{location}: cannot be read ({type(error).__name__}: {error}); {remedy}") from error

@@ -222,8 +222,10 @@ def _special_affixes(tokenizer: Tokenizer) -> tuple[tuple[int, ...], tuple[int, 
     for probe in ("a", *sorted(tokenizer.get_vocab(with_added_tokens=False))):
         try:
             content = tokenizer.encode(probe, add_special_tokens=False).ids
-        except Exception:  # it has no token, not even an unknown one
-            continue
+        except BaseException as error:
+            if not is_tokenizers_error(error):
+                raise
+            continue  # it has no token, not even an unknown one
         if content:
             break
     whole = tokenizer.encode(probe, add_special_tokens=True)

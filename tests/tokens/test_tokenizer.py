@@ -18,7 +18,7 @@ from helpers.training import TEXTS, library, token_ids, train
 from lengthwise.config import EncoderConfig, TokenizerModel
 from lengthwise.errors import TokenizerError
 from lengthwise.tokens.tokenize import tokenize_texts
-from lengthwise.tokens.tokenizer import TextTokenizer, check_tokenizer_fits, load_tokenizer
+from lengthwise.tokens.tokenizer import TextTokenizer, _special_affixes, check_tokenizer_fits, load_tokenizer
 
 MODELS = get_args(TokenizerModel)
 PARTS = [(kind, name) for kind, (_, recipes) in KINDS.items() for name in recipes]
@@ -108,6 +108,23 @@ def test_special_token_equal_to_the_probe_text_is_found() -> None:
     suffixed = TextTokenizer(build(template("$A [UNK]"), without_a))
     assert (prefixed.prefix, prefixed.suffix) == ((1,), ())
     assert (suffixed.prefix, suffixed.suffix) == ((), (1,))
+
+
+def test_probe_text_that_the_library_cannot_encode_is_skipped() -> None:
+    """Without a token for it, or by a panic; what is no error of the library is raised."""
+    library = build(vocab={"a" * 40 + "b": 0, "z": 1})
+    library.pre_tokenizer = pre_tokenizers.Split(Regex("(a+)+$"), "isolated")  # exponential: the library gives up
+    assert token_ids(TextTokenizer(library), "z") == [1]
+
+    class Exhausted:
+        def get_vocab(self, **_: bool) -> dict[str, int]:
+            return {"z": 0}
+
+        def encode(self, *_: Any, **__: Any) -> Any:
+            raise MemoryError
+
+    with pytest.raises(MemoryError):
+        _special_affixes(Exhausted())  # type: ignore[arg-type]
 
 
 def test_template_other_than_prefix_and_suffix_is_refused(tmp_path: Path) -> None:
