@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from lengthwise.api import Encoder
 from lengthwise.config import BadRows, RunConfig, load_config, parse_settings
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from lengthwise.data.input import Input
     from lengthwise.export.audit.answers import Audit
     from lengthwise.export.validation.verdict import Validation
-    from lengthwise.run.search import Metric
+    from lengthwise.run.search import Metric, VectorFolder
     from lengthwise.run.stats import EncodeReport
     from lengthwise.run.vector_index import IndexRecord
     from lengthwise.training.report import TrainReport
@@ -74,23 +75,35 @@ def encode_dataset(
     from lengthwise.steps import encode_input, encode_source
 
     encoder = model if isinstance(model, Encoder) else Encoder.load(model)
+    given = {
+        "dataset.path": str(dataset) if isinstance(dataset, str | Path) else "(in memory)",
+        "dataset.split": split,
+        "dataset.text_column": text_column,
+        "dataset.keep_columns": list(keep_columns),
+        "encode.output": str(output),
+        "encode.vector_dtype": vector_dtype,
+        "encode.bad_rows": bad_rows,
+    }
+    config = _run_config(encoder, {**given, **(settings or {})})
+    if config.encode.append:
+        found = _find_input(dataset, config, fingerprint)
+        return encode_input(config, found, encoder._engine, encoder.tokenizer, fresh=fresh, show_progress=show_progress)
+    source = _open_source(dataset, config, fingerprint)
+    return encode_source(config, source, encoder._engine, encoder.tokenizer, fresh=fresh, show_progress=show_progress)
+
+
+def _run_config(encoder: Encoder, settings: Mapping[str, Any]) -> RunConfig:
+    """The run of an open encoder with these settings, by their dotted names.
+
+    Raises:
+        ConfigError: a setting is unknown or refused, or is another precision than the encoder's.
+    """
     data: dict[str, Any] = {
-        "dataset": {
-            "path": str(dataset) if isinstance(dataset, str | Path) else "(in memory)",
-            "split": split,
-            "text_column": text_column,
-            "keep_columns": list(keep_columns),
-        },
         "model": {"path": str(encoder._folder or "(in memory)")},
         "batching": encoder._batching.model_dump(),
-        "encode": {
-            "output": str(output),
-            "vector_dtype": vector_dtype,
-            "bad_rows": bad_rows,
-            **encoder._settings,
-        },
+        "encode": dict(encoder._settings),
     }
-    for key, value in (settings or {}).items():
+    for key, value in settings.items():
         section, _, name = key.partition(".")
         data[section] = {**data.get(section, {}), name: value} if name else value
     config = parse_settings(RunConfig, data, "encode_dataset")
@@ -99,11 +112,7 @@ def encode_dataset(
             f"settings['encode.precision'] is {config.encode.precision!r}, but the model was opened in"
             f" {encoder._settings.get('precision')}; pass Encoder.load(path, precision=...) as the model"
         )
-    if config.encode.append:
-        found = _find_input(dataset, config, fingerprint)
-        return encode_input(config, found, encoder._engine, encoder.tokenizer, fresh=fresh, show_progress=show_progress)
-    source = _open_source(dataset, config, fingerprint)
-    return encode_source(config, source, encoder._engine, encoder.tokenizer, fresh=fresh, show_progress=show_progress)
+    return config
 
 
 def _open_source(
@@ -174,23 +183,30 @@ def search(
 
     folder = VectorFolder.open(vectors)
     encoder = model if isinstance(model, Encoder) else Encoder.load(folder.model_path if model is None else model)
+    encoded = _encode_queries([queries] if isinstance(queries, str) else list(queries), encoder, folder, vectors)
+    hits = folder.search(
+        encoded, top=top, metric=metric, where=where, columns=columns, index=index, show_progress=show_progress
+    )
+    return hits[0] if isinstance(queries, str) else hits
+
+
+def _encode_queries(
+    texts: list[str], encoder: Encoder, folder: VectorFolder, vectors: str | Path
+) -> NDArray[np.float32]:
+    """float32[queries, dim], by the model of a folder, whose name is `vectors`; errors are those of `search`."""
     for name, found in encoder._fingerprints.items():
         if found != folder.identity[name]:
             raise ConfigError(
                 f"{vectors} was encoded by another model: its {name} have the fingerprint {folder.identity[name][:12]},"
                 f" and those of {encoder!r} {found[:12]}; pass the model that made the vectors"
             )
-    texts = [queries] if isinstance(queries, str) else list(queries)
     try:
         encoded = encoder._encode_all(texts, folder.tokenization, show_progress=False)
         for row in np.flatnonzero(~encoded.any(axis=1)):
             raise RowError(int(row), f"is {texts[row]!r}, which has no tokens", "")
     except RowError as error:
         raise error.at(f"queries[{error.row}]", "give another query, which is tokenized as the rows were") from None
-    hits = folder.search(
-        encoded, top=top, metric=metric, where=where, columns=columns, index=index, show_progress=show_progress
-    )
-    return hits[0] if isinstance(queries, str) else hits
+    return encoded
 
 
 def train(

@@ -128,23 +128,8 @@ def build_artifact(
     output = Path(output)
     if output.exists() and not (output / MANIFEST_FILE).is_file() and (not output.is_dir() or any(output.iterdir())):
         raise ArtifactError(f"{output}: not empty, and not an artifact; choose another export.output")
-    requested, missing = set(VARIANTS if variants is None else variants), missing_variants(encoder.config)
-    unknown = sorted(requested - EVERY_VARIANT.keys())
-    if unknown:
-        raise ArtifactError(
-            f"there is no graph {unknown[0]!r}; choose from {', '.join(EVERY_VARIANT)} (export.variants)"
-        )
-    possible = requested - missing.keys()
-    for name in sorted(requested & missing.keys()):
-        log.warning("the graph %s is left out: %s", name, missing[name])
+    possible = _possible_variants(variants, encoder.config)
     weights = weights_fingerprint(encoder)
-    versions = {
-        "lengthwise": __version__,
-        "torch": torch.__version__,
-        "onnx": onnx.__version__,
-        "onnxscript": onnxscript.__version__,
-        "opset": OPSET,
-    }
     with replace_folder(output) as part:
         write_checkpoint(part, encoder, tokenizer)
         _write_tokenizer_settings(part, encoder, tokenizer)
@@ -153,17 +138,41 @@ def build_artifact(
         card = model_card(encoder.config, part)
         for name, content in {CARD_FILE: card, **extra_files}.items():
             write_atomically(part / name, content.encode())
-        manifest = {
-            "format": 1,
-            "weights": weights,
-            "versions": versions,
-            "variants": {v.name: v.file for v in EVERY_VARIANT.values() if (part / v.file).exists()},
-            "tolerances": dict(TOLERANCES),
-            "rounding": rounding.record(),
-            "files": describe_files(part),
-        }
+        manifest = _manifest(part, weights, rounding)
         write_manifest(part, manifest)
     return Artifact(output, manifest)
+
+
+def _possible_variants(variants: Iterable[str] | None, config: EncoderConfig) -> set[str]:
+    """The graphs of these names that an encoder can have; the others are logged."""
+    requested, missing = set(VARIANTS if variants is None else variants), missing_variants(config)
+    unknown = sorted(requested - EVERY_VARIANT.keys())
+    if unknown:
+        raise ArtifactError(
+            f"there is no graph {unknown[0]!r}; choose from {', '.join(EVERY_VARIANT)} (export.variants)"
+        )
+    for name in sorted(requested & missing.keys()):
+        log.warning("the graph %s is left out: %s", name, missing[name])
+    return requested - missing.keys()
+
+
+def _manifest(folder: Path, weights: str, rounding: Rounding) -> dict[str, Any]:
+    """The manifest of the files in a folder."""
+    return {
+        "format": 1,
+        "weights": weights,
+        "versions": {
+            "lengthwise": __version__,
+            "torch": torch.__version__,
+            "onnx": onnx.__version__,
+            "onnxscript": onnxscript.__version__,
+            "opset": OPSET,
+        },
+        "variants": {v.name: v.file for v in EVERY_VARIANT.values() if (folder / v.file).exists()},
+        "tolerances": dict(TOLERANCES),
+        "rounding": rounding.record(),
+        "files": describe_files(folder),
+    }
 
 
 def _write_graphs(

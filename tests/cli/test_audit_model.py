@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from helpers.audit_ground_truth import Faults, transformer
+from helpers.audit_models import transformer
 from helpers.cli import Invoke, refusal
+from helpers.small_transformer import Faults
 
 FEW = ("--quick", "--question", "neighbours", "--question", "padding width", "--question", "left padding")
 

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from onnx import helper
 
-from helpers.audit_ground_truth import Builder, Faults, batch_norm, small_transformer
+from helpers.audit_models import batch_norm
+from helpers.small_transformer import Builder, Faults, small_transformer
 from lengthwise.export.audit.answers import Cause
 from lengthwise.export.audit.causes.find import FINDERS
 from lengthwise.export.audit.graph import IDS, MASK, GraphView

@@ -12,17 +12,9 @@ import onnxruntime
 import pytest
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
-from helpers.audit_ground_truth import (
-    Faults,
-    batch_norm,
-    by_place,
-    lstm,
-    plain_function,
-    quantized,
-    transformer,
-)
+from helpers.audit_models import batch_norm, by_place, lstm, plain_function, quantized, transformer
 from helpers.sabotages import lengths_ignored
-from helpers.small_transformer import small_transformer
+from helpers.small_transformer import Faults, small_transformer
 from lengthwise.errors import AuditError
 from lengthwise.export.audit.ask import audit_target
 from lengthwise.export.audit.fix import fix_graph

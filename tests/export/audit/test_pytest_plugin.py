@@ -7,7 +7,8 @@ import sys
 from importlib.metadata import entry_points
 from pathlib import Path
 
-from helpers.audit_ground_truth import Faults, transformer
+from helpers.audit_models import transformer
+from helpers.small_transformer import Faults
 
 TESTS = """
 def test_sound(lengthwise_audit):

@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from helpers.audit_ground_truth import Faults, noise, plain_function, transformer
+from helpers.audit_models import noise, plain_function, transformer
+from helpers.small_transformer import Faults
 from lengthwise.errors import AuditError, ConfigError
 from lengthwise.export.audit.ask import audit_target
 from lengthwise.export.audit.inquiry import Inquiry, row_differences

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from helpers.audit_ground_truth import with_dropout
+from helpers.audit_models import with_dropout
 from helpers.small_transformer import small_tokenizer
 from lengthwise.export.audit.units import id_units, token_units, word_units
 from lengthwise.tokens.tokenizer import TextTokenizer

@@ -10,7 +10,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from helpers.audit_ground_truth import plain_function
+from helpers.audit_models import plain_function
 from helpers.small_transformer import Faults, small_transformer, write_embedding_model
 from lengthwise.errors import AuditError, ConfigError, LengthwiseError
 from lengthwise.export.audit.ask import audit_target

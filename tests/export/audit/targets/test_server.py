@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from helpers.audit_ground_truth import plain_function
+from helpers.audit_models import plain_function
 from helpers.embedding_server import race, serving
 from helpers.serving import ServerProcess
 from lengthwise.errors import AuditError
