@@ -108,12 +108,16 @@ def graphs(folder: Path, shape: str, runs: int) -> None:
 @main.command()
 @click.argument("artifact", type=click.Path(path_type=Path))
 @click.option("--runs", type=click.IntRange(1), default=3, show_default=True, help="Processes of each runtime.")
+@click.option("--bad-input", is_flag=True, help="What each engine does with batches that no text gives, instead.")
 @click.pass_obj
-def runtimes(folder: Path, artifact: Path, runs: int) -> None:
+def runtimes(folder: Path, artifact: Path, runs: int, bad_input: bool) -> None:
     """Every runtime on an artifact: size, seconds to the first vector, exactness, tokens per second."""
-    from lengthwise.cli.benchmarks.runtimes import measure
+    from lengthwise.cli.benchmarks.runtimes import ask_bad_input, measure
 
-    measure(artifact, runs).save(folder / "runtimes.json")
+    if bad_input:
+        ask_bad_input(artifact).save(folder / "runtimes-bad-input.json")
+    else:
+        measure(artifact, runs).save(folder / "runtimes.json")
 
 
 @main.command()

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lengthwise.export.artifact.difference import scaled_difference
+from lengthwise.export.artifact.folder import Artifact
 from lengthwise.export.graphs.variants import NATIVE, ORT, PORTABLE
 from lengthwise.export.runtimes.base import NotRunnable, Outputs, Runtime
 from lengthwise.export.runtimes.process import BytesRuntime, ProcessEnded, ProcessRuntime
@@ -115,13 +116,19 @@ def runtime_files() -> Iterator[tuple[type[Runtime], str, str]]:
             yield kind, ORT, f"{kind.name} (.ort)"
 
 
-def bad_input_table(found: dict[str, dict[str, Asked]]) -> str:
-    """The answers by runtime and batch, as a Markdown table."""
-    names = [bad.name for bad in bad_inputs(vocab_size=4)]
-    lines = [f"| engine | {' | '.join(names)} |", f"| --- |{' --- |' * len(names)}"]
-    for runtime, asked in found.items():
-        lines.append(f"| {runtime} | {' | '.join(asked[name].behaviour for name in names)} |")
-    return "\n".join(lines)
+def ask_runtimes(artifact: Artifact, *, show_progress: bool = False) -> dict[str, dict[str, Asked]]:
+    """What each runtime's engine does with each bad batch, by their names."""
+    from tqdm import tqdm
+
+    found, vocab_size = {}, artifact.load_config().vocab_size
+    for kind, variant, name in tqdm(list(runtime_files()), "runtimes", leave=False, disable=not show_progress):
+        file = kind.files[variant]
+        if (artifact.folder / file).exists():
+            found[name] = ask_bad_inputs(kind, artifact.folder / file, vocab_size)
+        else:
+            missing = Asked("not run", f"the artifact has no {file}; name {variant} in export.variants")
+            found[name] = {bad.name: missing for bad in bad_inputs(vocab_size)}
+    return found
 
 
 class _Engine:

@@ -76,6 +76,28 @@ def measure(folder: Path, runs: int) -> Result:
     return result
 
 
+def ask_bad_input(folder: Path) -> Result:
+    """What each runtime's engine does with batches that no text gives.
+
+    Args:
+        folder: of an artifact.
+    """
+    from lengthwise.export.validation.bad_inputs import ask_runtimes
+
+    found = ask_runtimes(Artifact.open(folder), show_progress=True)
+    result = Result("runtimes-bad-input")
+    result.table(
+        f"{folder}: what each engine does with bad batches, asked without its adapter's check",
+        ["engine", *next(iter(found.values()))],
+        [[name, *(answer.behaviour for answer in asked.values())] for name, asked in found.items()],
+    )
+    reasons = {name: next(iter(asked.values())) for name, asked in found.items()}
+    not_run = [[name, asked.detail] for name, asked in reasons.items() if asked.behaviour == "not run"]
+    if not_run:
+        result.table("Not run", ["engine", "reason"], not_run)
+    return result
+
+
 def choose_graph(kind: type[Runtime], artifact: Artifact) -> str:
     """The file of an artifact that a runtime is measured on; empty if there is none."""
     files = [file for name, file in kind.files.items() if kind.reads_lengths or name == PORTABLE]

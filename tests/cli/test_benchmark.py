@@ -286,3 +286,16 @@ def test_runtimes_are_measured_in_their_own_processes(
         assert all(int(rate.replace(",", "")) > 0 for rate in rates)
     assert not rows["onnxruntime cpu"][0].startswith("not run")
     assert rows["onnxruntime cuda"][0].startswith("not run: ")
+
+
+@pytest.mark.slow
+def test_runtimes_are_asked_bad_input(
+    invoke: Callable[..., Result], tmp_path: Path, artifact_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lengthwise.export.validation.bad_inputs.RUNTIMES", (OnnxRuntimeCpu, OnnxRuntimeCuda))
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    invoke("runtimes", str(artifact_folder), "--bad-input")
+    rows, reasons = (table(tmp_path, "runtimes-bad-input.json", number) for number in (0, 1))
+    assert rows["onnxruntime cpu"][:6] == ["error", "error", "wrong", "error", "error", "crash"]
+    assert set(rows["onnxruntime cuda"]) == set(rows["onnxruntime cpu (.ort)"]) == {"not run"}
+    assert reasons["onnxruntime cpu (.ort)"] == ["the artifact has no ort/model.ort; name ort in export.variants"]

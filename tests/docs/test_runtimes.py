@@ -53,9 +53,11 @@ def test_versions_are_those_that_are_tested(engine: str) -> None:
     assert pinned.group(1) in PAGE
 
 
-def test_command_exists() -> None:
-    assert runnable_commands(PAGE) == ["lengthwise benchmark runtimes runs/quickstart/artifact"]
-    assert CliRunner().invoke(main, ["runtimes", "--help"]).exit_code == 0
+def test_commands_exist() -> None:
+    measured, bad_input = runnable_commands(PAGE)
+    assert measured == "lengthwise benchmark runtimes runs/quickstart/artifact"
+    assert bad_input == f"{measured} --bad-input"
+    assert "--bad-input" in CliRunner().invoke(main, ["runtimes", "--help"]).output
 
 
 ENGINES = (  # the package of a block, what the block holds alone, and the graph that it opens

@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 from lengthwise.export.artifact.folder import Artifact
 from lengthwise.export.graphs.variants import DEVICE_VARIANTS, ORT
 from lengthwise.export.runtimes import NotRunnable, Outputs, Runtime
+from lengthwise.export.runtimes.devices import CoreMl
 from lengthwise.export.runtimes.onnxruntime import OnnxRuntimeCpu
 from lengthwise.export.runtimes.process import ProcessEnded, ProcessRuntime
-from lengthwise.export.validation.bad_inputs import ask_bad_inputs, bad_input_table, bad_inputs, runtime_files
+from lengthwise.export.validation.bad_inputs import ask_bad_inputs, ask_runtimes, bad_inputs, runtime_files
 
 Ids = NDArray[np.int64]
 VOCAB_SIZE = 9
@@ -145,8 +146,18 @@ def test_engine_that_a_bad_batch_spoils_is_wrong() -> None:
 def test_missing_engine_is_not_run() -> None:
     asked = ask_bad_inputs(engine_of(mean_of_ids, "it is not installed")[0], Path("model.onnx"), VOCAB_SIZE)
     assert set(asked.values()) == {("not run", "it is not installed")}
-    table = bad_input_table({"scripted": asked})
-    assert table.splitlines()[2] == "| scripted |" + " not run |" * len(NAMES)
+
+
+def test_runtime_whose_file_is_not_in_the_artifact_is_not_run(
+    artifact_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lengthwise.export.validation.bad_inputs.RUNTIMES", (CoreMl,))
+    found = ask_runtimes(Artifact.open(artifact_folder))
+    assert list(found) == ["core ml"]
+    assert list(found["core ml"]) == NAMES
+    assert set(found["core ml"].values()) == {
+        ("not run", "the artifact has no coreml/model.mlpackage/Manifest.json; name coreml in export.variants")
+    }
 
 
 @pytest.mark.slow
