@@ -198,7 +198,7 @@ def _encode_queries(
         if found != folder.identity[name]:
             raise ConfigError(
                 f"{vectors} was encoded by another model: its {name} have the fingerprint {folder.identity[name][:12]},"
-                f" and those of {encoder!r} {found[:12]}; pass the model that made the vectors"
+                f" and those of {encoder._folder or 'the encoder'} {found[:12]}; pass the model that made the vectors"
             )
     try:
         encoded = encoder._encode_all(texts, folder.tokenization, show_progress=False)

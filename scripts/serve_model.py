@@ -58,8 +58,10 @@ def main(artifact: Path, config: Path | None, **given: Any) -> None:
     from lengthwise.export.server.settings import resolve_settings
 
     settings = resolve_settings(given, config)
-    for name, value in settings.redacted().items():
-        click.echo(f"{name:<21}{value}")
+    shown = settings.redacted()
+    width = max(map(len, shown)) + 2
+    for name, value in shown.items():
+        click.echo(f"{name:<{width}}{value}")
     serve(artifact, settings, _report)
 
 

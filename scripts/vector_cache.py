@@ -115,8 +115,9 @@ def describe(report: CacheReport) -> str:
     if report.identity is None:
         return f"{line}: its identity.json is damaged"
     identity = report.identity
-    lengthwise = identity.get("versions", {}).get("lengthwise")
-    return f"{line}: {identity.get('engine')}, weights {str(identity.get('weights'))[:12]}, Lengthwise {lengthwise}"
+    line += f": {identity.get('engine')}, weights {str(identity.get('weights'))[:12]}"
+    version = identity.get("versions", {}).get("lengthwise")  # of a cache; a run's folder has none in its identity
+    return line if version is None else f"{line}, Lengthwise {version}"
 
 
 if __name__ == "__main__":

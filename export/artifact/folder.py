@@ -106,6 +106,8 @@ class Artifact:
             explanation = explain_model_path(folder)
             remedy = f"; make one with lengthwise export{hub_hint(folder)}"
             more = remedy if explanation is None else f": {explanation}"
+            if not folder.exists():
+                raise ArtifactError(f"{folder}: there is no such artifact{remedy}") from None
             raise ArtifactError(f"{folder}: not an artifact ({MANIFEST_FILE} is missing){more}") from None
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise ArtifactError(

@@ -391,10 +391,12 @@ def _select_features(features: datasets.Features, settings: DatasetSettings) -> 
     )
     feature = features[settings.text_column]
     if not isinstance(feature, datasets.Value) or feature.dtype not in ("string", "large_string"):
+        is_plain = isinstance(feature, datasets.Value)
+        remedy = f"dataset.types.{settings.text_column} to string" if is_plain else "make one text of each row's values"
         raise ColumnError(
             f"{settings.path}: the column {settings.text_column!r} is {feature}, not text",
             [settings.text_column],
-            f"set dataset.text_column to a column of strings, or dataset.types.{settings.text_column} to string",
+            f"set dataset.text_column to a column of strings, or {remedy}",
         )
     return datasets.Features({name: features[name] for name in columns})
 

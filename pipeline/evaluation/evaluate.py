@@ -18,7 +18,7 @@ from tqdm import tqdm
 from lengthwise.errors import ConfigError
 from lengthwise.evaluation.costs import SPEED_TEXTS, Costs, measure_costs
 from lengthwise.evaluation.intervals import RESAMPLES, Difference, Measured, difference, mean_of, measure
-from lengthwise.evaluation.models import Model, ModelSpec, VectorModel, model_of, open_model
+from lengthwise.evaluation.models import Model, ModelSpec, VectorModel, check_source, model_of, open_model
 from lengthwise.evaluation.scoring import Statistics, score, task_texts
 from lengthwise.evaluation.tasks import Task, load_tasks, parse_tasks
 from lengthwise.util.system import cpu_count, cpu_model, package_versions
@@ -182,6 +182,7 @@ def _named(
             yield model.name, partial(_itself, model)
         else:
             for spec in ModelSpec.parse(str(model)).expanded():
+                check_source(spec)
                 yield spec.name, partial(open_model, spec)
 
 

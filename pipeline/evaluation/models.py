@@ -155,6 +155,19 @@ class LexicalModel:
 Model = VectorModel | LexicalModel
 
 
+def check_source(spec: ModelSpec) -> None:
+    """Refuse a folder that is not there, before any other model is measured.
+
+    Raises:
+        ConfigError: there is no such folder.
+    """
+    folder = Path(spec.source).expanduser()
+    if spec.source != BM25 and not spec.source.startswith(PACKAGE) and not folder.is_dir():
+        raise ConfigError(
+            f"{spec.source}: there is no such folder; give a model's folder, {PACKAGE}NAME or {BM25}{hub_hint(folder)}"
+        )
+
+
 def open_model(spec: ModelSpec) -> Model:
     """Load a model.
 
@@ -167,11 +180,8 @@ def open_model(spec: ModelSpec) -> Model:
         return LexicalModel(spec.name)
     if spec.source.startswith(PACKAGE):
         return _open_package(spec)
+    check_source(spec)
     folder = Path(spec.source).expanduser()
-    if not folder.is_dir():
-        raise ConfigError(
-            f"{spec.source}: there is no such folder; give a model's folder, {PACKAGE}NAME or {BM25}{hub_hint(folder)}"
-        )
     if spec.variant == BAG and (folder / "modules.json").is_file():
         return _open_bag(folder, spec)
     kind = model_kind(folder)

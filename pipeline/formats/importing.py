@@ -29,7 +29,7 @@ from lengthwise.formats.state_dict import read_state_dict
 from lengthwise.formats.tensors import SUFFIXES as TENSOR_SUFFIXES
 from lengthwise.formats.tensors import read_tensors
 from lengthwise.tokens.tokenizer import TextTokenizer
-from lengthwise.util.model_paths import hub_hint
+from lengthwise.util.model_paths import hub_hint, is_own_model
 
 SUFFIXES = (*TENSOR_SUFFIXES, *KERAS_SUFFIXES, ONNX_SUFFIX)
 
@@ -75,6 +75,8 @@ def import_model(
             return ImportedModel("sentence-transformers", encoder, tokenizer, tuple(notes))
         path = weights_path(place, mapping, source)
         if mapping is None:
+            if is_own_model(place):
+                raise ConfigError(f"{source}: a model of Lengthwise already; use it as it is")
             raise ConfigError(
                 f"{source}: weights do not say how texts become ids; run lengthwise import {source} --inspect, which"
                 " writes a mapping to be edited, and give that with --mapping"

@@ -181,7 +181,7 @@ def _prefix(tensors: _Tensors, mapping: Mapping, notes: list[str]) -> str:
     if mapping.rnn is not None:
         if mapping.rnn in found:
             return mapping.rnn
-        others = f"there are {', '.join(map(repr, found))}" if found else "there is none in the file; use layers"
+        others = f"set rnn to {' or '.join(map(repr, found))}" if found else "there is none in the file; use layers"
         raise CheckpointError(f"{tensors.file.path}: rnn = {mapping.rnn!r} precedes no weight_ih_l0; {others}")
     if len(found) != 1:
         remedy = "set rnn to the encoder's" if found else "set layers to the names of its tensors"

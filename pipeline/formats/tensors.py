@@ -145,6 +145,11 @@ def _load_torch(path: Path, trust_pickle: bool) -> Any:
 
             return load_trusted(path)
         named = _refused_name(str(error))
+        if named == "torch.ScriptObject":  # the packed weights of torch.ao.quantization
+            raise CheckpointError(
+                f"{path}: the weights of a quantized model, which only PyTorch reads; give the weights before they were"
+                " quantized"
+            ) from error
         if named is None:
             raise CheckpointError(f"{path}: not a PyTorch file that can be read ({_first_line(error)})") from error
         raise CheckpointError(

@@ -110,7 +110,7 @@ def find_embedding_graph(folder: Path) -> Path | None:
 
 
 def _explain_file(path: Path) -> str:
-    owner = next((folder for folder in path.parents[:2] if _is_model(folder)), None)
+    owner = next((folder for folder in path.parents[:2] if is_own_model(folder)), None)
     if owner is not None:
         return f"a file of the model in {owner}; give that folder"
     suffix = path.suffix.lower()
@@ -146,9 +146,9 @@ def _explain_folder(path: Path) -> str | None:
         return "a model of Triton Inference Server; give the folder of the artifact that it was written from"
     if (path / _CONFIG_FILE).exists() or (path / _MANIFEST_FILE).exists():
         return None
-    if _is_model(path.parent):
+    if is_own_model(path.parent):
         return f"a folder of the model in {path.parent}; give that folder"
-    found = sorted(child for child in path.iterdir() if _is_model(child))
+    found = sorted(child for child in path.iterdir() if is_own_model(child))
     return f"not a model itself, but holds one in {found[0].name}; give {found[0]}" if found else None
 
 
@@ -157,7 +157,8 @@ def is_artifact(folder: Path) -> bool:
     return (folder / _MANIFEST_FILE).is_file()
 
 
-def _is_model(folder: Path) -> bool:
+def is_own_model(folder: Path) -> bool:
+    """Whether a folder is a checkpoint or an artifact of Lengthwise."""
     return is_artifact(folder) or model_type(folder) == MODEL_TYPE
 
 

@@ -53,6 +53,10 @@ def test_an_inspected_mapping_is_edited_and_imported(weights: Path, tmp_path: Pa
 def test_nothing_is_written_of_a_source_that_is_refused(weights: Path, tmp_path: Path, invoke: Invoke) -> None:
     model = tmp_path / "model"
     assert "weights do not say how texts become ids" in refusal(invoke("import_model", weights, "--output", model))
+    (own := tmp_path / "own").mkdir()
+    (own / "config.json").write_text('{"model_type": "lengthwise"}')
+    (own / "model.safetensors").write_bytes(weights.read_bytes())
+    assert "own: a model of Lengthwise already" in refusal(invoke("import_model", own, "--output", model))
     (tmp_path / "broken.yaml").write_text("poling: max\ntokens: {units: words}\n")
     message = refusal(invoke("import_model", weights, "--mapping", tmp_path / "broken.yaml", "--output", model))
     assert "2 mistakes" in message

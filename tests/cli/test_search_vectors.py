@@ -45,6 +45,7 @@ def test_vectors_of_another_model_are_refused(encoded: Path, trained: Path, tmp_
     assert invoke("init_model", trained, "--set", f"model.path={other}", "--set", "model.seed=1").exit_code == 0
     message = refusal(invoke("search_vectors", encoded, "moon", "--model", other))
     assert f"{encoded} was encoded by another model: its weights have the fingerprint" in message
+    assert f"and those of {other} " in message
     assert message.endswith("pass the model that made the vectors")
 
 

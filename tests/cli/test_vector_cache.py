@@ -46,6 +46,9 @@ def test_verify_encodes_a_sample_again(trained: Path, tmp_path: Path, invoke: In
     assert result.exit_code == 0, result.stderr
     of_all = f"rows of {trained} that are there ({len(TEXTS)} in all)"
     assert f"compared    4 of {len(TEXTS)} {of_all}: all bits are the same" in result.stdout
+    of_run = invoke("vector_cache", "stats", trained.parent / "vectors").stdout
+    assert f"vectors  {len(TEXTS)} rows in" in of_run
+    assert "Lengthwise" not in of_run  # the identity of a run has no versions
     [folder] = cache.iterdir()
     rewritten = VectorCache(cache, json.loads((folder / "identity.json").read_text())["depends_on"])
     kept, index = rewritten.read(), min(rewritten.read().records)

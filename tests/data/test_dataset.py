@@ -429,8 +429,9 @@ def test_text_column_that_does_not_hold_strings(tmp_path: Path, value: Any, foun
         path = write(tmp_path / name, [{"text": value, "good": "a"}])
         with pytest.raises(
             DatasetError, match=rf"the column 'text' is .*{found}.*, not text; set dataset\.text_column"
-        ):
+        ) as caught:
             open_source(path, streaming=streaming)
+        assert ("dataset.types.text to string" in str(caught.value)) != isinstance(value, list | dict)
         assert read_rows(open_source(path, text_column="good", streaming=streaming)) == [{"good": "a"}]
 
 

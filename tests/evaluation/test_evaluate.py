@@ -52,6 +52,14 @@ def evaluation(tasks: dict[str, Any], bag: VectorModel) -> Evaluation:
     return evaluate([VectorModel("alike", all_alike), bag, "bm25"], tasks, resamples=200, costs=False)
 
 
+def test_a_folder_that_is_not_there_is_refused_before_any_model_is_measured(tasks: dict[str, Any]) -> None:
+    asked: list[Sequence[str]] = []
+    first = VectorModel("first", lambda texts: (asked.append(texts), all_alike(texts))[1])
+    with pytest.raises(ConfigError, match="nowhere: there is no such folder"):
+        evaluate([first, "nowhere"], tasks, costs=False)
+    assert not asked
+
+
 def test_the_better_model_is_certainly_better(evaluation: Evaluation) -> None:
     alike, bag, bm25 = evaluation.models
     assert evaluation.baseline == "alike"

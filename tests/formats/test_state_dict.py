@@ -178,13 +178,22 @@ def test_a_pickled_net_is_refused_and_read_where_it_is_trusted(tmp_path: Path) -
     assert torch.equal(model.encoder.embedding.weight, net[0].weight)
 
 
+@pytest.mark.filterwarnings("ignore:.*")  # torch.ao.quantization is deprecated
+def test_quantized_weights_are_not_taken_for_a_whole_model(tmp_path: Path) -> None:
+    quantized = torch.ao.quantization.quantize_dynamic(nn.Sequential(nn.LSTM(4, 4)), {nn.LSTM}, torch.qint8)
+    torch.save(quantized.state_dict(), tmp_path / "w.pt")
+    message = refusal(tmp_path / "w.pt")
+    assert "the weights of a quantized model, which only PyTorch reads; give the weights before they were" in message
+    assert "state_dict" not in message
+
+
 def test_what_does_not_fit_is_named(tmp_path: Path) -> None:
     net = Net()
     state = net.state_dict()
     path = tmp_path / "w.pt"
     torch.save(state, path)
     assert "there is no tensor 'embed.weight'; there are emb.weight [7, 5]" in refusal(path, embedding="embed")
-    assert "precedes no weight_ih_l0; there are 'rnn'" in refusal(path, rnn="lstm")
+    assert "precedes no weight_ih_l0; set rnn to 'rnn'" in refusal(path, rnn="lstm")
     assert "the mapping says no pooling" in refusal(path, pooling=None)
     assert "gates = 'ifg'" in refusal(path, gates="ifg")
     tokens = MAPPING["tokens"]

@@ -41,6 +41,8 @@ def test_changed_or_missing_file_is_refused_by_name(artifact_folder: Path, name:
 def test_folder_without_a_manifest_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ArtifactError, match=r"not an artifact.*lengthwise export"):
         Artifact.open(tmp_path)
+    with pytest.raises(ArtifactError, match=r"artefact: there is no such artifact; make one with lengthwise export"):
+        Artifact.open(tmp_path / "artefact")
 
 
 @pytest.mark.parametrize("contents", ["{", "[]", "{}", '{"files": 3}'])

@@ -138,7 +138,7 @@ def test_other_graphs_are_checked_with_their_own_tolerance(artifact_folder: Path
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["none"], "error: none: not an artifact"),
+        (["none"], "error: none: there is no such artifact"),
         (["none", "--max-text-tokens", "9999"], "max_batch_tokens is 4096"),
         (["none", "--port", "70000"], "less than or equal to 65535"),
         (["none", "--device", "tpu"], "device = 'tpu'"),
