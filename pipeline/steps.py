@@ -160,27 +160,19 @@ def encode_run(
     from lengthwise.data.dataset import find_run_dataset, open_run_dataset
     from lengthwise.run.report import write_report
 
-    if config.encode.append:
-        found = find_run_dataset(config)
-        config, choice = _chosen_precision(
-            config, lambda: found.open_whole(None), is_part=part is not None, fresh=fresh
-        )
-        open_engine = _engine_opener(config)
-        if cluster is None:
-            return encode_input(config, found, *open_engine(config, None), part=part, fresh=fresh, choice=choice)
-        from lengthwise.run.cluster import append_on_cluster
-
-        report = append_on_cluster(config, found, open_engine, cluster, fresh=fresh, choice=choice)
-        write_report(config.encode.output, config, report)
-        return report
-    source = open_run_dataset(config)
-    config, choice = _chosen_precision(config, lambda: source, is_part=part is not None, fresh=fresh)
+    is_growing, is_part = config.encode.append, part is not None
+    data: Any = find_run_dataset(config) if is_growing else open_run_dataset(config)
+    config, choice = _chosen_precision(
+        config, lambda: data.open_whole(None) if is_growing else data, is_part=is_part, fresh=fresh
+    )
     open_engine = _engine_opener(config)
     if cluster is None:
-        return encode_source(config, source, *open_engine(config, None), part=part, fresh=fresh, choice=choice)
-    from lengthwise.run.cluster import encode_on_cluster
+        here = encode_input if is_growing else encode_source
+        return here(config, data, *open_engine(config, None), part=part, fresh=fresh, choice=choice)
+    from lengthwise.run.cluster import append_on_cluster, encode_on_cluster
 
-    report = encode_on_cluster(config, source, open_engine, cluster, fresh=fresh, choice=choice)
+    there = append_on_cluster if is_growing else encode_on_cluster
+    report = there(config, data, open_engine, cluster, fresh=fresh, choice=choice)
     write_report(config.encode.output, config, report)
     return report
 
