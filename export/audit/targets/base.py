@@ -64,7 +64,7 @@ TOLERANCES: Mapping[str, Tolerances] = MappingProxyType(
 )
 
 
-_LEAST_WORDS = 8
+_LEAST_WORDS, _UNKNOWN_WORD = 4, "qzxkvw"
 
 
 @dataclass(frozen=True)
@@ -161,20 +161,30 @@ class TextTarget(Target):
     """A target that takes texts alone."""
 
     def keep_known_words(self, most: int) -> None:
-        """Keep those of the first words that have vectors of their own: a small vocabulary takes others for unknown.
+        """Keep words that have vectors of their own: others are unknown to a small vocabulary, or stop words.
+
+        Args:
+            most: of the first words are tried, and only if too few of them are known, all; the first ones are those
+                that lists of stop words have.
 
         Raises:
             Unanswered: there are no vectors for them.
         """
-        words = self.units.words[:most]
-        found = np.concatenate([self.encode_texts(words[start : start + 16]) for start in range(0, len(words), 16)])
+        for words in (self.units.words[:most], self.units.words):
+            known = self._known(words)
+            if len(known) >= _LEAST_WORDS:
+                self.units = Units(known)
+                return
+
+    def _known(self, words: Sequence[str]) -> tuple[str, ...]:
+        """Those of some words whose vector neither another one nor a word of no vocabulary has."""
+        asked = [*words, _UNKNOWN_WORD]
+        found = np.concatenate([self.encode_texts(asked[start : start + 16]) for start in range(0, len(asked), 16)])
         scale = np.maximum(np.abs(found).max(axis=1, keepdims=True), 1e-30)
         apart = (
             np.abs((found / scale)[:, None] - (found / scale)[None]).max(axis=2) > TOLERANCES["bfloat16"].other_shape
         )
-        known = [word for word, others in zip(words, apart.sum(axis=1), strict=True) if others >= len(words) - 1]
-        if len(known) >= _LEAST_WORDS:
-            self.units = Units(tuple(known))
+        return tuple(word for word, others in zip(words, apart.sum(axis=1)[:-1], strict=True) if others >= len(words))
 
     def encode(self, case: Case, padding: Padding = Padding()) -> NDArray[np.float32]:
         """As `Target.encode`; a row's padding does not exist."""

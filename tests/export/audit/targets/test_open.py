@@ -17,6 +17,7 @@ from lengthwise.export.audit.ask import audit_target
 from lengthwise.export.audit.targets.function import FunctionTarget
 from lengthwise.export.audit.targets.onnx_graph import OnnxTarget
 from lengthwise.export.audit.targets.open import OpenOptions, make_options, open_target
+from lengthwise.export.audit.units import word_units
 
 
 @pytest.fixture
@@ -212,6 +213,28 @@ def test_options_that_do_not_exist_are_named(folder: Path) -> None:
         open_target(folder, OpenOptions(pooling="attention"))
     with pytest.raises(AuditError, match="holds no ONNX graph"):
         open_target(folder.parent / "model/onnx", OpenOptions(engine="torch"))
+
+
+@pytest.mark.parametrize(
+    "known",
+    [
+        ("river", "stone", "music", "garden", "paper"),  # a small vocabulary, of which the first words have none
+        tuple(word for word in word_units().words[:48] if word != "you"),  # one unknown word among the first
+    ],
+)
+def test_words_that_a_model_does_not_know_are_no_units(known: tuple[str, ...]) -> None:
+    """As those of a stop list, of which a text that is read whole would have no trace."""
+    table = dict(zip(known, np.random.default_rng(0).normal(size=(len(known), 6)), strict=True))
+
+    def encode(texts: list[str]) -> list[Any]:
+        weights = [
+            [(place + 1) * table[word] for place, word in enumerate(text.split()) if word in table] for text in texts
+        ]
+        return [np.sum(found, axis=0) if found else np.zeros(6) for found in weights]
+
+    target = open_target(encode, quick=True)
+    assert set(target.units.words) == set(known)
+    assert audit_target(target, quick=True, names=["every token", "long texts"]).passed
 
 
 def test_a_function_that_gives_no_vectors_is_refused() -> None:
