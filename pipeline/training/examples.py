@@ -7,6 +7,8 @@
 
 from __future__ import annotations
 
+import logging
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -19,13 +21,15 @@ from numpy.typing import NDArray
 from lengthwise.config import TokenizationSettings
 from lengthwise.data.dataset import Source, open_dataset
 from lengthwise.dataset_config import DatasetSettings
-from lengthwise.errors import DatasetError
+from lengthwise.errors import ColumnError, DatasetError
 from lengthwise.tokens.ragged import RaggedTokens, concatenate_tokens
 from lengthwise.tokens.tokenize import tokenize_texts
 from lengthwise.tokens.tokenizer import TextTokenizer
 from lengthwise.train_config import SourceSettings
 from lengthwise.training.cache import text_keys
 from lengthwise.training.progress import Bars
+
+log = logging.getLogger(__name__)
 
 Targets = Callable[[NDArray[np.int64]], NDArray[Any]]  # of rows
 _LARGEST_HELD_OUT = 10  # at most every tenth row
@@ -87,11 +91,19 @@ def open_source(settings: SourceSettings, default: DatasetSettings) -> Source:
     """
     dataset = settings.dataset or default
     if settings.kind == "pairs":
+        named = {"negative_columns": settings.negative_columns, "columns": settings.columns}
         first, others = settings.columns[0], [settings.columns[1], *settings.negative_columns]
     else:
-        column = {"vectors": [settings.vector_column], "labels": [settings.label_column]}
-        first, others = dataset.text_column, column.get(settings.kind, [])
-    return open_dataset(dataset.model_copy(update={"text_column": first, "keep_columns": tuple(others)}))
+        own = {"vectors": {"vector_column": settings.vector_column}, "labels": {"label_column": settings.label_column}}
+        column = own.get(settings.kind, {})
+        named = {name: (value,) for name, value in {**column, "dataset.text_column": dataset.text_column}.items()}
+        first, others = dataset.text_column, list(column.values())
+    try:
+        return open_dataset(dataset.model_copy(update={"text_column": first, "keep_columns": tuple(others)}))
+    except ColumnError as error:
+        wrong = [name for name, columns in named.items() if set(columns) & set(error.columns)]
+        remedy = f"set {' and '.join(wrong)} of this source of train.sources to other columns"
+        raise DatasetError(f"{error.problem}; {remedy}") from None
 
 
 def read_rows(number: int, settings: SourceSettings, source: Source, bars: Bars = Bars()) -> Rows:
@@ -246,6 +258,16 @@ def _with_classes(rows: Rows, column: pa.ChunkedArray, source: Source, name: str
         raise DatasetError(
             f"{source.settings.path}: the column {name!r} has the one class {classes[0]!r}; nothing can be learned from"
             " it: name another label_column"
+        )
+    once = sum(count == 1 for count in Counter(values).values())
+    if once > len(classes) / 2:
+        log.warning(
+            "%s: %s of the %s values of %r occur once, and an encoder learns little from such classes; is it the right"
+            " label_column?",
+            source.settings.path,
+            f"{once:,}",
+            f"{len(classes):,}",
+            name,
         )
     number = {value: index for index, value in enumerate(classes)}
     column_of_numbers = np.array([number[value] for value in values], np.int64)

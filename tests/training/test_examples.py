@@ -90,6 +90,14 @@ def test_wrong_classes_are_refused(tmp_path: Path, label: list[Any], message: st
         read(write_rows(tmp_path / "a.parquet", text=TEXTS, label=label), kind="labels")
 
 
+def test_classes_of_one_row_each_are_reported(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    read(write_rows(tmp_path / "a.parquet", text=TEXTS, label=["a", "a", "b", "c"][::-1]), kind="labels")
+    assert [message for message in caplog.messages if "2 of the 3 values of 'label' occur once" in message]
+    caplog.clear()
+    read(write_rows(tmp_path / "b.parquet", text=TEXTS, label=["a", "a", "a", "b"]), kind="labels")
+    assert caplog.messages == []
+
+
 def test_pairs_need_both_sides_and_may_have_negatives(tmp_path: Path, tokenizer: TextTokenizer) -> None:
     path = write_rows(
         tmp_path / "a.parquet",

@@ -259,7 +259,12 @@ def test_tokenizer_of_the_teacher_is_taken_without_special_tokens(place: Path) -
         (
             {"sources": [{"kind": "pairs", "columns": ["anchor", "answer"]}]},
             DatasetError,
-            "there is no column 'answer'",
+            "there is no column 'answer'; the columns are 'text', 'anchor'",
+        ),
+        (
+            {"sources": [{"kind": "labels", "label_column": "lable"}]},
+            DatasetError,
+            "; set label_column of this source of train.sources to other columns",
         ),
         ({"sources": [{"kind": "vectors", "vector_column": "label"}]}, DatasetError, "not lists of numbers"),
         ({"init": {"checkpoint": "none"}}, CheckpointError, "none: there is no such checkpoint"),
