@@ -220,8 +220,17 @@ class OnnxEngine:
         return parallel_map(function, items, self.workers)
 
     def _encode(self, input_ids: NDArray[np.int64], lengths: NDArray[np.int64]) -> NDArray[np.float32]:
-        attention_mask = (np.arange(input_ids.shape[1]) < lengths[:, None]).astype(np.int64)
-        return self._runtime.vectors(input_ids, attention_mask)
+        return self._runtime.vectors(input_ids, _attention_mask(lengths, input_ids.shape[1]))
+
+
+def _attention_mask(lengths: NDArray[np.int64], columns: int) -> NDArray[np.int64]:
+    """int64[batch, columns], ones, then zeros; from bytes, so that the GIL is not released (see `server.queue`)."""
+    one = np.int64(1).tobytes()
+    width = columns * len(one)
+    longest = one * columns + bytes(width)
+    starts = [width - length * len(one) for length in lengths.tolist()]
+    cells = bytearray().join([longest[start : start + width] for start in starts])
+    return np.frombuffer(cells, np.int64).reshape(len(starts), columns)
 
 
 def open_onnx(config: RunConfig, workers: int | None = None) -> tuple[OnnxEngine, TextTokenizer]:

@@ -6,10 +6,12 @@ Decisions:
 - The next batch is the one that holds the oldest text, among the batches that `plan_batches` makes of the queue.
   Similar lengths are batched together, no text waits for a later one, and none starves.
 - Planning once per batch would take a good part of a small encoder's time under load. So the plan of a large window is
-  kept until its batches of short texts are computed, and later texts do not join them.
+  kept until its batches of short texts are computed; later texts join the batch of their length, if it has room.
 - Long texts must not occupy every worker. While short texts arrive, long ones leave one worker free, in their order.
 - Capacity is counted in tokens. A request that is not tokenized yet reserves as many as its size in bytes suggests.
 - All workers share one session: onnxruntime runs it in several threads with one copy of the weights.
+- A batch is put together from bytes. NumPy releases the GIL for each operation on more than 500 elements, and a worker
+  then waits up to 5 ms to get it back from the event loop.
 """
 
 from __future__ import annotations
@@ -41,6 +43,7 @@ _SMALL_BATCH_TEXTS, _BATCHING_DELAY_SECONDS = 16, 0.005
 _WINDOW_ROWS = 1_024  # planned at a time: enough to batch similar lengths, and requests still finish in order
 _KEPT_ROWS = 256  # whose plan is kept
 _SMOOTHING = 0.1
+_ID_BYTES = 8
 _MAX_RETRY_SECONDS = 60
 
 
@@ -72,12 +75,12 @@ class Job:
 
 
 class _Text(NamedTuple):
-    """A queued text: where its ids begin, and the row of its vector."""
+    """A queued text: the row of its vector, its number of ids, and these, int64 as bytes."""
 
     job: Job
     row: int
-    start: int
     length: int
+    ids: bytes
 
 
 class Reservation:
@@ -169,12 +172,14 @@ class BatchQueue:
 
     def submit(self, job: Job, reservation: Reservation) -> None:
         """Queue a job; its own number of tokens replaces its reservation."""
-        offsets = job.tokens.offsets.tolist()
+        offsets, ids = job.tokens.offsets.tolist(), job.tokens.values.astype(np.int64).tobytes()
         texts = [
-            _Text(job, row, start, stop - start) for row, (start, stop) in enumerate(pairwise(offsets)) if stop > start
+            _Text(job, row, stop - start, ids[_ID_BYTES * start : _ID_BYTES * stop])
+            for row, (start, stop) in enumerate(pairwise(offsets))
+            if stop > start
         ]
         job.capacity, job.pending = offsets[-1], len(texts)
-        # Not np.zeros, which releases the GIL and then waits for it as long as other threads need it.
+        # Not np.zeros, which releases the GIL too.
         job.vectors = np.empty((len(job.tokens), self._dim), np.float32)
         if len(texts) < len(job.tokens):
             job.vectors[job.tokens.lengths == 0] = 0
@@ -245,9 +250,13 @@ class BatchQueue:
     def _take_batch(self) -> list[_Text] | None:
         """Take the batch of the oldest text that may start out of the queue; None if none may."""
         now = time.monotonic()
-        if not self._planned and (self._should_wait_for_more(now) or not self._plan(now)):
+        if self._planned:
+            batch = self._planned.popleft()
+            batch += self._take_similar(batch)
+        elif self._should_wait_for_more(now) or not self._plan(now):
             return None
-        batch = self._planned.popleft()
+        else:
+            batch = self._planned.popleft()
         for text in batch:
             if not text.job.is_started:
                 text.job.is_started = True
@@ -274,6 +283,15 @@ class BatchQueue:
         self._waiting = passed + left + self._waiting[seen:]
         self._planned.extend([window[row] for row in rows] for rows in kept)
         return True
+
+    def _take_similar(self, batch: list[_Text]) -> list[_Text]:
+        """Take texts that came after a batch was planned and are as long as its own out of those that wait."""
+        longest, shortest = batch[0].length, batch[-1].length
+        room = self._costs.max_batch_rows(longest) - len(batch)
+        similar = [text for text in self._waiting[:_WINDOW_ROWS] if shortest <= text.length <= longest][:room]
+        taken = set(map(id, similar))
+        self._waiting = [text for text in self._waiting if id(text) not in taken] if taken else self._waiting
+        return similar
 
     def _should_wait_for_more(self, now: float) -> bool:
         is_small = self._running and 0 < len(self._waiting) < _SMALL_BATCH_TEXTS and not self._closed
@@ -322,17 +340,17 @@ class BatchQueue:
 
     def _compute(self, batch: list[_Text]) -> None:
         longest = max(text.length for text in batch)
-        input_ids = np.full((len(batch), longest), self._engine.config.pad_token_id, np.int64)
-        for cells, (job, _, start, length) in zip(input_ids, batch, strict=True):
-            cells[:length] = job.tokens.values[start : start + length]
-        lengths = np.fromiter((text.length for text in batch), np.int64, len(batch))
+        padding = longest * np.int64(self._engine.config.pad_token_id).tobytes()
+        cells = bytearray().join([text.ids + padding[len(text.ids) :] for text in batch])
+        input_ids = np.frombuffer(cells, np.int64).reshape(len(batch), longest)
+        lengths = np.array([text.length for text in batch], np.int64)
         started = time.perf_counter()
         vectors = self._engine.encode_batch(input_ids, lengths)
         seconds = time.perf_counter() - started
         tokens = int(lengths.sum())
         self._metrics.observe_batch(longest, len(batch), tokens, seconds)
-        for vector, (job, row, _, _) in zip(vectors, batch, strict=True):
-            job.vectors[row] = vector
+        for vector, text in zip(vectors, batch, strict=True):
+            text.job.vectors[text.row] = vector
         with self._changed:
             self._rate += _SMOOTHING * (tokens / max(seconds, 1e-6) * self._workers - self._rate)
             for text in batch:

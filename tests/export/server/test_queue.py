@@ -160,6 +160,31 @@ def test_a_large_window_is_planned_once(
     assert sizes[6:] == [(LONG_TOKENS, LONG_TOKENS, 53)] * 2
 
 
+def test_later_texts_join_the_batches_of_a_kept_plan(
+    make_queue: Callable[..., QueueRunner], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runner = make_queue(costs=BatchCosts(10**6, 128, 2, pads=True))
+    encode_batch, later = runner.engine.encode_batch, list[Job]()
+
+    def send_later(input_ids: NDArray[np.int64], lengths: NDArray[np.int64]) -> NDArray[np.float32]:
+        if lengths[0] == 9:
+            later.append(runner.send([3, 4] * 30 + [20, 19], value=5))
+        vectors: NDArray[np.float32] = encode_batch(input_ids, lengths)
+        return vectors
+
+    monkeypatch.setattr(runner.engine, "encode_batch", send_later)
+    first = runner.send([1])
+    wait_until(lambda: runner.engine.running == 1)
+    job = runner.send([9, 20, 3] * 100)
+    runner.engine.gate.set()
+    assert runner.wait(first, job) + runner.wait(*later) == [None] * 3
+    sizes = [(lengths[0], lengths[-1], len(lengths)) for lengths in runner.engine.lengths]
+    assert sizes == [(1, 1, 1), (9, 9, 100), (20, 20, 101), (3, 3, 128), (3, 4, 32), (19, 19, 1)]
+    for sent in (job, *later):
+        expected = [runner.engine.table[sent.tokens.row(row)].mean(axis=0) for row in range(len(sent.tokens))]
+        np.testing.assert_allclose(sent.vectors, expected, atol=1e-6)
+
+
 def test_long_texts_leave_a_worker_free_for_short_ones(make_queue: Callable[..., QueueRunner]) -> None:
     runner = make_queue(workers=2)
     runner.engine.ungated_length = LONG_TOKENS
