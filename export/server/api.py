@@ -38,6 +38,7 @@ from lengthwise.export.server.bodies import (
     read_texts,
 )
 from lengthwise.export.server.errors import RequestError
+from lengthwise.export.server.exchange import EXTENSION
 from lengthwise.export.server.metrics import Metrics
 from lengthwise.export.server.responses import json_response
 from lengthwise.export.server.service import Service
@@ -346,27 +347,19 @@ async def _cancel_on_disconnect(request: Request, work: Awaitable[T]) -> T:
     Raises:
         ClientDisconnect: it did.
     """
-    task = asyncio.current_task()
-    disconnect = asyncio.ensure_future(request.receive())  # the body was read: the next message is a disconnect
-    disconnected = False
-
-    def cancel(_: object) -> None:
-        nonlocal disconnected
-        if not disconnect.cancelled() and task is not None:
-            disconnected = True
-            task.cancel()
-
-    disconnect.add_done_callback(cancel)
+    connection, task = request.scope.get("extensions", {}).get(EXTENSION), asyncio.current_task()
+    if connection is None or task is None:  # another server runs the application
+        return await work
+    connection.on_lost = task.cancel
     try:
         return await work
     except asyncio.CancelledError:
-        if disconnected and task is not None:
+        if connection.is_lost:
             task.uncancel()
             raise ClientDisconnect from None
         raise
     finally:
-        disconnect.remove_done_callback(cancel)
-        disconnect.cancel()
+        connection.on_lost = None
 
 
 def _normalize(vectors: NDArray[np.float32]) -> NDArray[np.float32]:

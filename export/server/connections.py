@@ -20,6 +20,7 @@ from __future__ import annotations
 import asyncio
 import urllib.parse
 from collections import deque
+from collections.abc import Callable
 from typing import Any, cast
 
 import httptools
@@ -29,7 +30,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
 from lengthwise.export.server.errors import RequestError
-from lengthwise.export.server.exchange import Exchange, ExpectingExchange, Flow
+from lengthwise.export.server.exchange import EXTENSION, Exchange, ExpectingExchange, Flow
 from lengthwise.export.server.monitor import ConnectionMonitor, Phase
 from lengthwise.export.server.responses import render_refusal
 
@@ -62,8 +63,12 @@ class Connection(HttpToolsProtocol):
         progressed: when `unsent` last changed.
         address: of the client.
         is_refused: whether nothing more is read because of an error.
+        is_lost: whether it is closed.
+        on_lost: called when it is closed, by the request that is being answered.
     """
 
+    on_lost: Callable[[], object] | None = None
+    is_lost = False
     pipeline: deque[tuple[Exchange, Any]]  # type: ignore[assignment]
 
     def __init__(
@@ -110,6 +115,9 @@ class Connection(HttpToolsProtocol):
         """Forget the connection."""
         self._monitor.remove(self)
         super().connection_lost(exc)
+        self.is_lost = True
+        if self.on_lost is not None:
+            self.on_lost()
 
     def pause_writing(self) -> None:
         """The client does not read an answer as fast as it is written."""
@@ -222,6 +230,7 @@ class Connection(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         """A request begins."""
         super().on_message_begin()
+        self.scope["extensions"] = {EXTENSION: self}  # type: ignore[dict-item]
         self.phase, self.since = Phase.HEADER, self.read
         self._fields = self._tiny_reads = 0
 

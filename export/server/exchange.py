@@ -11,6 +11,8 @@ from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
 from lengthwise.export.server.errors import RequestError
 
+EXTENSION = "lengthwise.connection"  # of the ASGI scope: the `connections.Connection` of a request
+
 
 class Exchange(RequestResponseCycle):
     """A request and its answer.

@@ -38,6 +38,7 @@ from lengthwise.export.server.settings import ServeSettings
 _POLL_SECONDS = 0.02
 _LAST_ANSWERS_SECONDS = 0.5  # after the listening socket is closed
 _BACKLOG = 2_048
+_ALLOCATIONS_PER_COLLECTION = 10_000  # a request leaves no cycles behind
 
 
 def serve(folder: Path, settings: ServeSettings, report: Callable[[str], None]) -> None:
@@ -118,6 +119,7 @@ class _Lifecycle:
             return
         gc.collect()
         gc.freeze()  # what was loaded stays: the collector would look at all of it again and again
+        gc.set_threshold(_ALLOCATIONS_PER_COLLECTION)
         self._api.service = service
         if self._server.is_draining:
             service.set_state("draining")

@@ -124,6 +124,7 @@ class BatchQueue:
         self._running = self._running_long = 0
         self._last_short = -math.inf
         self._rate = 0.0  # tokens per second of all workers
+        metrics.queued_tokens.set_function(lambda: self._tokens)
         self._closed = False
         self._threads = [
             threading.Thread(target=self._work, name=f"infer-{number}", daemon=True) for number in range(workers)
@@ -209,7 +210,6 @@ class BatchQueue:
 
     def _add_tokens(self, tokens: int) -> None:
         self._tokens += tokens
-        self._metrics.queued_tokens.set(self._tokens)
 
     def _retry_after(self) -> int:
         seconds = self._tokens / self._rate if self._rate else 1.0

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import cache
 from typing import Any, Literal, TypeVar
 
 import numpy as np
@@ -69,6 +70,7 @@ class Service:
         self._tolerance = self._served.tolerance
         self._tokens_per_byte = _INITIAL_TOKENS_PER_BYTE
         self._pool = ThreadPoolExecutor(cpu_count(), thread_name_prefix="tokenize")
+        self._tokenization = cache(self._resolve_tokenization)
         costs = replace(self.engine.costs, max_tokens=settings.max_batch_tokens)
         padding = self.engine.config.padding
         if padding is not None:  # even a short text takes so many cells
@@ -145,19 +147,18 @@ class Service:
             InvalidItem: a text is too long, or cannot be tokenized.
             RequestTooLarge: the texts have more tokens than the queue holds.
         """
-        tokens = tokenize_texts(
-            texts,
-            self.tokenizer,
-            self._tokenization(truncate, any_length, add_special_tokens),
-            bad_rows="zero",
-        )
+        tokenization = self._tokenization(truncate, any_length, add_special_tokens)
+        tokens = tokenize_texts(texts, self.tokenizer, tokenization, bad_rows="zero")
         for index, problem in tokens.bad.items():
             raise InvalidItem(index, f"{problem}".replace("max_length is", "this server accepts at most"))
         self._update_tokens_per_byte(sum(map(len, texts)), int(tokens.offsets[-1]))
-        self.metrics.truncated.inc(int(tokens.truncated.sum()))
+        if tokenization.truncate:
+            self.metrics.truncated.inc(int(tokens.truncated.sum()))
         return self._check_size(tokens)
 
-    def _tokenization(self, truncate: bool, any_length: bool, add_special_tokens: bool | None) -> TokenizationSettings:
+    def _resolve_tokenization(
+        self, truncate: bool, any_length: bool, add_special_tokens: bool | None
+    ) -> TokenizationSettings:
         """The model's own settings, limited to the server's maximum length."""
         own = self.engine.config.tokenization.override(add_special_tokens=add_special_tokens)
         if any_length:
@@ -210,14 +211,13 @@ class Service:
 
         job = Job(tokens, deadline, on_done)
         self.queue.submit(job, reservation)
+        seconds = self.settings.request_timeout
+        late = RequestTimeout(f"not computed within {seconds:g} s; send fewer texts, or try again later")
+        timer = loop.call_later(deadline - time.monotonic(), _set_result, result, job, late)
         try:
-            async with asyncio.timeout(deadline - time.monotonic()):
-                return (await result).vectors
-        except TimeoutError:
-            raise RequestTimeout(
-                f"not computed within {self.settings.request_timeout:g} s; send fewer texts, or try again later"
-            ) from None
+            return (await result).vectors
         finally:
+            timer.cancel()
             self.queue.cancel(job)
 
     async def watch(self) -> None:

@@ -63,12 +63,14 @@ def tokenize_texts(
     values, lengths, null, refused = _tokenize_chunks(texts, tokenizer, raise_refused=bad_rows == "error")
     if null and bad_rows == "error":
         raise BadRowsError("cannot be encoded", null, f"fix them, {_OR_SET_ASIDE}")
-    too_long = lengths > limit
-    truncated = too_long if tokenization.truncate else np.zeros(len(texts), np.bool_)
+    truncated = no_rows = np.zeros(len(texts), np.bool_)
     bad = null | refused
-    if tokenization.truncate:
+    any_too_long = bool(lengths.max(initial=0) > limit)
+    if any_too_long and tokenization.truncate:
+        truncated = lengths > limit
         values, lengths = _truncate(values, lengths, limit)
-    elif too_long.any():
+    elif any_too_long:
+        too_long = lengths > limit
         counts = {row: int(lengths[row]) + num_special for row in np.flatnonzero(too_long).tolist()}
         if bad_rows == "error":
             raise _too_long_error(counts, tokenization.max_length)
@@ -76,8 +78,10 @@ def tokenize_texts(
         values, lengths = values[np.repeat(~too_long, lengths)], np.where(too_long, 0, lengths)
     if num_special:
         values, lengths = _add_special_tokens(values, lengths, prefix, suffix, ~_mask(bad, len(texts)))
-    offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)])
-    return RaggedTokens(values, offsets, truncated, _mask(null, len(texts)), dict(sorted(bad.items())))
+    offsets = np.zeros(len(texts) + 1, np.int64)
+    lengths.cumsum(out=offsets[1:])
+    without_text = _mask(null, len(texts)) if null else no_rows
+    return RaggedTokens(values, offsets, truncated, without_text, dict(sorted(bad.items())))
 
 
 def split_texts(texts: Texts, max_rows: int, max_bytes: int) -> list[tuple[int, int]]:
@@ -213,8 +217,6 @@ def _truncate(
     values: NDArray[np.int32], lengths: NDArray[np.int64], limit: int
 ) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
     """At most the first `limit` ids of each row."""
-    if not (lengths > limit).any():
-        return values, lengths
     return values[_positions(lengths) < limit], np.minimum(lengths, limit)
 
 
