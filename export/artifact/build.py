@@ -108,7 +108,8 @@ def build_artifact(
 ) -> Artifact:
     """Export an encoder and its tokenizer to a folder, atomically.
 
-    An older artifact at the same path is replaced; a folder with other contents is refused.
+    An older artifact at the same path is replaced, which is logged if it is of other weights. A folder with other
+    contents is refused.
 
     Args:
         encoder: the encoder, in evaluation mode.
@@ -130,6 +131,7 @@ def build_artifact(
         raise ArtifactError(f"{output}: not empty, and not an artifact; choose another export.output")
     possible = _possible_variants(variants, encoder.config)
     weights = weights_fingerprint(encoder)
+    _report_replaced(output, weights)
     with replace_folder(output) as part:
         write_checkpoint(part, encoder, tokenizer)
         _write_tokenizer_settings(part, encoder, tokenizer)
@@ -141,6 +143,16 @@ def build_artifact(
         manifest = _manifest(part, weights, rounding)
         write_manifest(part, manifest)
     return Artifact(output, manifest)
+
+
+def _report_replaced(folder: Path, weights: str) -> None:
+    """Log that a folder holds the artifact of another model, which is about to be replaced."""
+    try:
+        before = json.loads((folder / MANIFEST_FILE).read_text())["weights"]
+    except (OSError, ValueError, KeyError, TypeError):  # none, or a damaged one, which is no loss
+        return
+    if before != weights:
+        log.warning("%s holds the artifact of another model (weights %.12s), which is replaced", folder, before)
 
 
 def _possible_variants(variants: Iterable[str] | None, config: EncoderConfig) -> set[str]:

@@ -212,12 +212,12 @@ def _take_header(
         return names
     line, header = next(rows, (0, None))
     if isinstance(header, Malformed):
-        raise row_error(settings, file, line, header.reason)
+        raise row_error(settings, file, line, header.reason, is_header=True)
     if header is None:
         return None
     for name in header:
         if (problem := find_undecodable(name, settings)) is not None:
-            raise row_error(settings, file, line, problem)
+            raise row_error(settings, file, line, problem, is_header=True)
     return names or header
 
 

@@ -358,8 +358,9 @@ def missing_column_error(
     """The error for columns that the input lacks."""
     close = [_closest(name, names) for name in missing]
     meant = ", ".join(repr(name) for name in close if name is not None)
+    none = "there is no column" if len(missing) == 1 else "there are no columns"
     return ColumnError(
-        f"{settings.path}: there is no column {', '.join(map(repr, missing))}; the columns are {_list_names(names)}",
+        f"{settings.path}: {none} {', '.join(map(repr, missing))}; the columns are {_list_names(names)}",
         missing,
         "set dataset.text_column and dataset.keep_columns to some of them"
         f"{f' (did you mean {meant}?)' if meant else ''}{hint}",

@@ -53,11 +53,14 @@ class _NegativeZero(int):
 NEGATIVE_ZERO = _NegativeZero(0)
 
 
-def row_error(settings: DatasetSettings, file: DataFile, line: int, reason: str) -> DatasetError:
-    """The error for a malformed row."""
+def row_error(
+    settings: DatasetSettings, file: DataFile, line: int, reason: str, *, is_header: bool = False
+) -> DatasetError:
+    """The error for a malformed row, or for a header, without which no row can be read."""
+    remedy = "" if is_header else ", or set encode.bad_rows to quarantine, which sets such rows aside"
     return DatasetError(
         f"{settings.path}: the rows cannot be read ({file}, line {line}: {reason}){describe_format(file, settings)};"
-        " fix the line, or set encode.bad_rows to quarantine, which sets such rows aside"
+        f" fix the line{remedy}"
     )
 
 

@@ -418,7 +418,7 @@ def test_missing_column_lists_the_existing_ones(tmp_path: Path, name: str, strea
     path = write(tmp_path / name)
     with pytest.raises(DatasetError, match=r"no column 'body'; the columns are 'text', 'id'; set dataset\.text_column"):
         open_source(path, text_column="body", streaming=streaming)
-    with pytest.raises(DatasetError, match="no column 'x', 'y'; the columns are"):
+    with pytest.raises(DatasetError, match="there are no columns 'x', 'y'; the columns are"):
         open_source(path, keep_columns=("x", "id", "y"), streaming=streaming)
 
 

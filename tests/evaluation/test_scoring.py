@@ -187,7 +187,7 @@ def test_columns_are_named_by_the_settings_of_the_task(write: Write, bag: Vector
     with pytest.raises(DatasetError) as caught:
         score(task, bag, lambda name: bag)
     expected = (
-        "there is no column 'other', 'value'; the columns are 'text', 'othr', 'score'; set other and score of the"
+        "there are no columns 'other', 'value'; the columns are 'text', 'othr', 'score'; set other and score of the"
     )
     assert str(caught.value) == f"{data}: {expected} task to other columns"
     judged = make_task(kind="retrieval", queries=data, documents=data, relevance=data)

@@ -249,6 +249,18 @@ def test_folder_with_other_contents_is_refused_and_unchanged(
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
 
 
+def test_artifact_of_another_model_is_replaced_with_a_warning(
+    tmp_path: Path,
+    tokenizer: TextTokenizer,
+    encoder_config: Callable[..., EncoderConfig],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    for seed, expected in ((0, 0), (0, 0), (1, 1)):
+        caplog.clear()
+        build_artifact(seeded_encoder(encoder_config(), seed), tokenizer, tmp_path / "artifact", variants=())
+        assert sum("holds the artifact of another model" in message for message in caplog.messages) == expected
+
+
 def test_failed_export_keeps_the_older_artifact(
     artifact_folder: Path, tokenizer: TextTokenizer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
