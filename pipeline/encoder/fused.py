@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from lengthwise.encoder.int8 import STATE_SCALE, quantize_rows
-from lengthwise.encoder.kernel import KernelPrecision, aligned_empty, choose_spec, compiled
+from lengthwise.encoder.kernel import CACHE_LINE, KernelPrecision, aligned_empty, choose_spec, compiled
 from lengthwise.encoder.layers import WINDOW, Direction
 from lengthwise.encoder.packed import PackedIds
 from lengthwise.encoder.pooled import Output
@@ -27,15 +27,22 @@ _PARENTS = 64  # of a level that branch at a time, so that their states stay in 
 _BRANCH_PRODUCTS = ("state_groups", "state_weights", "offsets", "scales")
 _LASTING = ("cells", "sums", "maxima")
 _ARRAY_BYTES = 192  # of an array beside its values
+_TABLE_SPACING = CACHE_LINE // 4  # float32 values, between two entries
 _ROWS_PER_PRODUCT = 512  # of a table: with the weights of a panel they fit into the cache
 
 
 class FusedLinear:
     """Rows of float32 times weights, plus a bias: the bits of a row do not depend on the other rows."""
 
-    def __init__(self, weight: NDArray[np.floating], bias: NDArray[np.floating] | None = None) -> None:
-        """Prepare the weights, [outputs, inputs], and the bias, [outputs]."""
-        self._kernel = compiled(choose_spec("fp32"))
+    def __init__(
+        self, weight: NDArray[np.floating], bias: NDArray[np.floating] | None = None, spacing: int = 0
+    ) -> None:
+        """Prepare the weights, [outputs, inputs], and the bias, [outputs].
+
+        Args:
+            spacing: values between the results of two rows, so that rows of a power of two do not share cache sets.
+        """
+        self._kernel, self._spacing = compiled(choose_spec("fp32")), spacing
         width = 4 * self._kernel.spec.lanes
         self._outputs, inputs = weight.shape
         padded = np.zeros((-(-self._outputs // width) * width, inputs), np.float32)
@@ -49,7 +56,7 @@ class FusedLinear:
     def __call__(self, rows: NDArray[np.float32]) -> NDArray[np.float32]:
         """float32[rows, inputs] to float32[rows, outputs], on one thread."""
         rows = np.ascontiguousarray(rows, np.float32)
-        products = aligned_empty((len(rows), len(self._bias)), np.float32)
+        products = aligned_empty((len(rows), len(self._bias) + self._spacing), np.float32)
         for start in range(0, len(rows), _ROWS_PER_PRODUCT):
             part = rows[start : start + _ROWS_PER_PRODUCT]
             self._kernel.multiply(
@@ -57,6 +64,7 @@ class FusedLinear:
                 panels=len(self._weights),
                 input_groups=part.shape[1],
                 input_stride=part.strides[0],
+                output_stride=products.strides[0],
                 inputs=part,
                 weights=self._weights,
                 bias=self._bias,
@@ -184,7 +192,7 @@ class FusedDirection(Direction):
         if is_stacked:
             inputs = self._pad_inputs(inputs)
         else:
-            self._linear = FusedLinear(inputs.reshape(-1, inputs.shape[-1]), bias.reshape(-1))
+            self._linear = FusedLinear(inputs.reshape(-1, inputs.shape[-1]), bias.reshape(-1), _TABLE_SPACING)
             inputs = inputs[..., :0]
         self._prepare_products(inputs, states)
 
@@ -255,7 +263,7 @@ class FusedDirection(Direction):
             active=active,
             ids=ids,
             table=table,
-            table_stride=4 * self.table_width,
+            table_stride=table.strides[0],
             panels=self._panels,
             states=states.operands,
             next_states=aligned_empty(states.operands.shape, states.operands.dtype),
@@ -293,7 +301,7 @@ class FusedDirection(Direction):
                 sources=sources[first:last],
                 targets=targets[first:last],
                 table=table,
-                table_stride=4 * self.table_width,
+                table_stride=table.strides[0],
                 panels=self._panels,
                 next_states=states.operands,
                 **{name: array for name, array in kept.items() if name != "sums"},

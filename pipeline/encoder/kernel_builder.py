@@ -35,14 +35,14 @@ _TANH_LIMIT = 7.90531110763549805  # tanh is 1 beyond, to the last bit
 class VectorCode:
     """Emits code on vectors of `lanes` values of 4 bytes, into a module.
 
-    Methods take the builder of the function that they add to.
+    Methods take the builder of the function that they add to. Those of arithmetic take vectors of any length: LLVM
+    splits what exceeds a register, and the parts are computed side by side: they do not wait for each other.
     """
 
     def __init__(self, lanes: int) -> None:
         self.lanes, self.vector_bytes = lanes, 4 * lanes
         self.floats, self.ints = ir.VectorType(F32, lanes), ir.VectorType(I32, lanes)
         self.module = ir.Module("lstm")
-        self._fma_function = self._declare(f"llvm.fma.v{lanes}f32", self.floats, [self.floats] * 3)
 
     def _declare(self, name: str, result: Any, arguments: list[Any]) -> Value:
         return ir.Function(self.module, ir.FunctionType(result, arguments), name)
@@ -106,22 +106,41 @@ class VectorCode:
         empty = ir.Constant(ir.VectorType(value.type, self.lanes), ir.Undefined)
         return b.shuffle_vector(b.insert_element(empty, value, I32(0)), empty, self._ints(0))
 
-    def _fma(self, b: Builder, x: Value, y: Value, z: Value) -> Value:
-        return b.call(self._fma_function, [x, y, z])
+    def _load_each(self, b: Builder, addresses: Sequence[Value], offset: Value | int, kind: Any) -> Value:
+        """Load a vector at the same offset of each address, and join them."""
+        return self._join(b, [self._load(b, address, offset, kind) for address in addresses])
 
-    def _floats(self, value: float) -> Value:
-        return ir.Constant(self.floats, [float(value)] * self.lanes)
+    def _join(self, b: Builder, vectors: Sequence[Value]) -> Value:
+        """One vector, or two as a longer one."""
+        if len(vectors) == 1:
+            return vectors[0]
+        first, second = vectors
+        return b.shuffle_vector(first, second, _places(0, 2 * self.lanes))
+
+    def _part(self, b: Builder, vector: Value, number: int) -> Value:
+        """One of the vectors that were joined."""
+        return b.shuffle_vector(vector, vector, _places(number * self.lanes, self.lanes))
+
+    def _fma(self, b: Builder, x: Value, y: Value, z: Value) -> Value:
+        name = f"llvm.fma.v{x.type.count}f32"
+        return b.call(self.module.globals.get(name) or self._declare(name, x.type, [x.type] * 3), [x, y, z])
+
+    def _floats(self, value: float, lanes: int | None = None) -> Value:
+        lanes = self.lanes if lanes is None else lanes
+        return ir.Constant(ir.VectorType(F32, lanes), [float(value)] * lanes)
 
     def _ints(self, value: int) -> Value:
         return ir.Constant(self.ints, [int(value)] * self.lanes)
 
     def _exp2(self, b: Builder, x: Value) -> Value:
         """2 to the power of x, between 2**-126 and 2**126."""
+        lanes = x.type.count
+        ints, shift = ir.VectorType(I32, lanes), self._floats(ROUND, lanes)
         x = self._clamp(b, x, _EXP2_LIMIT)
-        rounded = b.fadd(x, self._floats(ROUND))
-        fraction = b.fsub(x, b.fsub(rounded, self._floats(ROUND)))
-        exponent = b.shl(b.bitcast(rounded, self.ints), self._ints(23))
-        return b.bitcast(b.add(b.bitcast(self._polynomial(b, _EXP2, fraction), self.ints), exponent), self.floats)
+        rounded = b.fadd(x, shift)
+        fraction = b.fsub(x, b.fsub(rounded, shift))
+        exponent = b.shl(b.bitcast(rounded, ints), ir.Constant(ints, [23] * lanes))
+        return b.bitcast(b.add(b.bitcast(self._polynomial(b, _EXP2, fraction), ints), exponent), x.type)
 
     def _tanh(self, b: Builder, x: Value) -> tuple[Value, Value]:
         """tanh(x) as a fraction: numerator and denominator."""
@@ -130,17 +149,26 @@ class VectorCode:
         return b.fmul(x, self._polynomial(b, _TANH_ODD, square)), self._polynomial(b, _TANH_EVEN, square)
 
     def _polynomial(self, b: Builder, coefficients: Sequence[float], x: Value) -> Value:
-        value: Value = self._floats(coefficients[0])
-        for coefficient in coefficients[1:]:
-            value = self._fma(b, value, x, self._floats(coefficient))
+        value, *others = (self._floats(coefficient, x.type.count) for coefficient in coefficients)
+        for coefficient in others:
+            value = self._fma(b, value, x, coefficient)
         return value
 
     def _clip(self, b: Builder, x: Value) -> Value:
         """x between 0 and 1; NaN stays NaN."""
-        x = b.select(b.fcmp_ordered(">", x, self._floats(1.0)), self._floats(1.0), x)
-        return b.select(b.fcmp_ordered("<", x, self._floats(0.0)), self._floats(0.0), x)
+        return self._limit(b, x, 0.0, 1.0)
 
     def _clamp(self, b: Builder, x: Value, limit: float) -> Value:
-        """x between -limit and limit; NaN stays NaN, because comparisons with it are false."""
-        x = b.select(b.fcmp_ordered(">", x, self._floats(limit)), self._floats(limit), x)
-        return b.select(b.fcmp_ordered("<", x, self._floats(-limit)), self._floats(-limit), x)
+        """x between -limit and limit; NaN stays NaN."""
+        return self._limit(b, x, -limit, limit)
+
+    def _limit(self, b: Builder, x: Value, smallest: float, largest: float) -> Value:
+        """x between both; NaN stays NaN, because comparisons with it are false."""
+        low, high = (self._floats(value, x.type.count) for value in (smallest, largest))
+        x = b.select(b.fcmp_ordered(">", x, high), high, x)
+        return b.select(b.fcmp_ordered("<", x, low), low, x)
+
+
+def _places(first: int, count: int) -> Value:
+    """So many numbers from the first on, for a shuffle."""
+    return ir.Constant(ir.VectorType(I32, count), list(range(first, first + count)))

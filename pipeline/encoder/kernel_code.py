@@ -27,6 +27,7 @@ from lengthwise.encoder.kernel_spec import (
     BRANCH_ARGUMENTS,
     BRANCH_SIZES,
     MULTIPLY_ARGUMENTS,
+    MULTIPLY_SIZES,
     OPERAND_BYTES,
     RUN_ARGUMENTS,
     RUN_SIZES,
@@ -218,9 +219,8 @@ class _KernelModule(TileCode):
                     def update_child(child: Value, _: Sequence[Value]) -> list[Value]:
                         entry = self._at(b, table, b.mul(self._load_index(b, a["ids"], child), a["table_stride"]))
                         source, target = (self._load_index(b, a[name], child) for name in ("sources", "targets"))
-                        state = self._update(
-                            b, tile, entry, factors, (cells, *pooled), b.mul(source, stride), b.mul(target, stride)
-                        )
+                        offsets = [b.mul(source, stride)], [b.mul(target, stride)]
+                        (state,) = self._update(b, [tile], [entry], factors, (cells, *pooled), *offsets)
                         self._store(b, self._to_operand(b, state), following, b.mul(target, operand_stride))
                         return []
 
@@ -240,11 +240,10 @@ class _KernelModule(TileCode):
     def _define_multiply(self) -> None:
         """Rows of float32 times weights, plus a bias: the same products as in a step, for tables and projections."""
         function, b = self._define("multiply", [PTR], is_public=True)
-        sizes = {"rows", "panels", "input_groups", "input_stride"}
-        a = self._arguments(b, function.args[0], MULTIPLY_ARGUMENTS, sizes)
+        a = self._arguments(b, function.args[0], MULTIPLY_ARGUMENTS, set(MULTIPLY_SIZES))
         sums = self._scratch(b)
         tile_bytes = 4 * self.vector_bytes
-        output_stride = b.mul(a["panels"], I64(tile_bytes))
+        output_stride = a["output_stride"]
 
         def panel(number: Value, _: Sequence[Value]) -> list[Value]:
             offset = b.mul(number, I64(tile_bytes))

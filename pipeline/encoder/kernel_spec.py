@@ -66,7 +66,8 @@ AVERAGE_ARGUMENTS = (
     "lengths",  # int64[rows], ids per row, at least one
     "outputs",  # float32[rows, vectors, lanes]
 )
-MULTIPLY_ARGUMENTS = ("rows", "panels", "input_groups", "input_stride", "inputs", "weights", "bias", "outputs")
+MULTIPLY_SIZES = ("rows", "panels", "input_groups", "input_stride", "output_stride")
+MULTIPLY_ARGUMENTS = (*MULTIPLY_SIZES, "inputs", "weights", "bias", "outputs")
 
 OPERAND_BYTES = {"float32": 4, "bfloat16": 2, "vnni": 1, "int16": 2}
 
@@ -98,6 +99,15 @@ class KernelSpec:
         16 of AVX2. With more, LLVM keeps some of the sums in memory, and a step takes up to twice as long.
         """
         return (range(4),) if self.lanes == 16 else (range(2), range(2, 4))
+
+    @property
+    def rows_at_once(self) -> int:
+        """Rows whose sums are made into states together.
+
+        Those operations wait for each other. With AVX2 two rows side by side take 0.8 times as long as one after the
+        other; four would need more registers. With AVX-512 that was not measured.
+        """
+        return 1 if self.lanes == 16 else 2
 
     @property
     def multiplies(self) -> bool:

@@ -7,6 +7,7 @@ has the loops around tiles, and says what the arithmetics and gates are.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import llvmlite.binding as llvm
 from llvmlite import ir
@@ -131,19 +132,27 @@ class TileCode(VectorCode):
         partial_sums, maxima, lasts, stored, stride, operand_stride, stored_stride = kept
         factors = self._load_factors(b, scales)
 
-        def update_row(row: Value, _: Sequence[Value]) -> list[Value]:
-            entry = self._at(b, table, b.mul(self._load_index(b, ids, row), table_stride))
-            tile = self._at(b, sums, b.mul(row, I64(4 * self.vector_bytes)))
-            offset = b.mul(row, stride)
-            state = self._update(b, tile, entry, factors, (cells, partial_sums, maxima, lasts), offset, offset)
-            operand = self._to_operand(b, state)
-            self._store(b, operand, following, b.mul(row, operand_stride))
-            for name, value in (("states", operand), ("floats", state)):
-                if name in self.spec.outputs:
-                    self._store(b, value, stored, b.mul(self._load_index(b, positions, row), stored_stride))
+        def update_rows(count: int, first: Value, _: Sequence[Value]) -> list[Value]:
+            numbers = [b.add(first, I64(number)) for number in range(count)]
+            entries = [self._at(b, table, b.mul(self._load_index(b, ids, row), table_stride)) for row in numbers]
+            tiles = [self._at(b, sums, b.mul(row, I64(4 * self.vector_bytes))) for row in numbers]
+            offsets = [b.mul(row, stride) for row in numbers]
+            kept = (cells, partial_sums, maxima, lasts)
+            for row, state in zip(
+                numbers, self._update(b, tiles, entries, factors, kept, offsets, offsets), strict=True
+            ):
+                operand = self._to_operand(b, state)
+                self._store(b, operand, following, b.mul(row, operand_stride))
+                for name, value in (("states", operand), ("floats", state)):
+                    if name in self.spec.outputs:
+                        self._store(b, value, stored, b.mul(self._load_index(b, positions, row), stored_stride))
             return []
 
-        self._loop(b, rows, update_row)
+        at_once = self.spec.rows_at_once
+        whole = b.and_(rows, I64(-at_once))
+        self._loop(b, whole, partial(update_rows, at_once), step=at_once)
+        if at_once > 1:
+            self._loop(b, rows, partial(update_rows, 1), start=whole)
         b.ret_void()
         return function
 
@@ -155,47 +164,55 @@ class TileCode(VectorCode):
     def _update(
         self,
         b: Builder,
-        tile: Value,
-        entry: Value,
+        tiles: Sequence[Value],
+        entries: Sequence[Value],
         factors: list[Value],
         kept: tuple[Value, Value, Value, Value],
-        source: Value,
-        target: Value,
-    ) -> Value:
-        """The states of a row's units, from its sums at `tile` and from the table at `entry`.
+        sources: Sequence[Value],
+        targets: Sequence[Value],
+    ) -> list[Value]:
+        """The states of the units of one row, or of two side by side, from sums in `tiles` and from table `entries`.
 
-        Cells, partial sums, maxima and lasts are read at the offset `source` and written at `target`.
+        Cells, partial sums, maxima and lasts are read at the offsets `sources` and written at `targets`.
         """
-        cells, partial_sums, maxima, lasts = kept
-        outputs, one = self.spec.outputs, self._floats(1.0)
+        (cells, partial_sums, maxima, lasts), outputs, rows = kept, self.spec.outputs, range(len(tiles))
+
+        def load(address: Value) -> Value:
+            return self._load_each(b, [self._at(b, address, source) for source in sources], 0, self.floats)
+
+        def store(vector: Value, address: Value) -> None:
+            for row, target in zip(rows, targets, strict=True):
+                self._store(b, vector if len(rows) == 1 else self._part(b, vector, row), address, target)
+
         gates = []
         for gate in range(4):
-            from_table = self._load(b, entry, gate * self.vector_bytes, self.floats)
-            total = self._load(b, tile, gate * self.vector_bytes, self._sum_type)
+            from_table = self._load_each(b, entries, gate * self.vector_bytes, self.floats)
+            total = self._load_each(b, tiles, gate * self.vector_bytes, self._sum_type)
             gates.append(
-                self._fma(b, b.sitofp(total, self.floats), factors[gate], from_table)
+                self._fma(b, b.sitofp(total, from_table.type), self._join(b, [factors[gate] for _ in rows]), from_table)
                 if factors
                 else b.fadd(total, from_table)
             )
         input_gate, forget_gate, output_gate, candidate = gates
-        kept_cell = self._through_gate(b, self._load(b, cells, source, self.floats), one, forget_gate)
+        one = self._floats(1.0, candidate.type.count)
+        kept_cell = self._through_gate(b, load(cells), one, forget_gate)
         cell = b.fadd(kept_cell, self._through_gate(b, *self._tanh(b, candidate), input_gate))
-        self._store(b, cell, cells, target)
         state = self._through_gate(b, *self._tanh(b, cell), output_gate)
+        store(cell, cells)
         if "sum" in outputs:
-            self._store(b, b.fadd(self._load(b, partial_sums, source, self.floats), state), partial_sums, target)
+            store(b.fadd(load(partial_sums), state), partial_sums)
         if "max" in outputs:
-            largest = self._load(b, maxima, source, self.floats)
-            self._store(b, b.select(b.fcmp_unordered(">", state, largest), state, largest), maxima, target)
+            largest = load(maxima)
+            store(b.select(b.fcmp_unordered(">", state, largest), state, largest), maxima)
         if "last" in outputs:
-            self._store(b, state, lasts, target)
-        return state
+            store(state, lasts)
+        return [state] if len(rows) == 1 else [self._part(b, state, row) for row in rows]
 
     def _through_gate(self, b: Builder, numerator: Value, denominator: Value, gate: Value) -> Value:
         """A fraction times how far a gate is open."""
         if self.spec.hard_gates:
             return b.fdiv(b.fmul(numerator, self._clip(b, gate)), denominator)
-        closed = b.fadd(self._floats(1.0), self._exp2(b, gate))
+        closed = b.fadd(self._floats(1.0, gate.type.count), self._exp2(b, gate))
         return b.fdiv(numerator, b.fmul(denominator, closed))
 
     def _to_operand(self, b: Builder, state: Value) -> Value:
