@@ -89,7 +89,8 @@ def load_checkpoint(
         raise CheckpointError(f"{folder}: {explanation}")
     if not folder.is_dir():
         raise CheckpointError(
-            f"{folder}: there is no such checkpoint; make one with lengthwise init-model{hub_hint(folder)}"
+            f"{folder}: there is no such checkpoint; make one with lengthwise train or import, or with random weights"
+            f" with init-model{hub_hint(folder)}"
         )
     encoder = load_encoder(folder)
     return encoder, load_model_tokenizer(folder, encoder.config, tokenizer_path)

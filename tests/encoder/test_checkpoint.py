@@ -85,8 +85,8 @@ def test_missing_tokenizer_is_named(checkpoint: Path) -> None:
         load_checkpoint(checkpoint)
 
 
-def test_missing_folder_message_names_init_model(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match=r"no such checkpoint.*init-model"):
+def test_missing_folder_message_names_what_makes_a_checkpoint(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"no such checkpoint.* train or import.*random weights with init-model"):
         load_checkpoint(tmp_path / "nothing")
 
 
