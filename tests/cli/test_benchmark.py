@@ -265,6 +265,18 @@ def test_serve_compares_servers(invoke: Callable[..., Result], tmp_path: Path) -
     assert table(tmp_path, "serve-small.json", 5)["responses"][0].endswith(" x 200")
 
 
+@pytest.mark.heavy
+@pytest.mark.skipif(not has_kernel(), reason="this CPU has no AVX2, or llvmlite is not installed")
+def test_serve_compares_states_that_are_kept_with_none(invoke: Callable[..., Result], tmp_path: Path) -> None:
+    invoke("serve", "--states", "--shape", "small", "--runs", "1")
+    rows = table(tmp_path, "states-small.json")
+    assert all(int(without) > 0 and int(kept) > 0 for _, without, kept, _ in rows.values())
+    shares = [float(saved.rstrip("%")) for saved, *_ in rows.values()]
+    assert len(shares) == 4
+    assert shares[1] > shares[0]  # behind a preamble, more steps are saved
+    assert shares[3] > shares[2]
+
+
 @pytest.mark.slow
 def test_runtimes_are_measured_in_their_own_processes(
     invoke: Callable[..., Result], tmp_path: Path, artifact_folder: Path, monkeypatch: pytest.MonkeyPatch
