@@ -6,6 +6,8 @@ Notable decisions:
 - Joining only appends to the log: a line for the new segment, and one for each that is retired by it. A crash before
   leaves files that are in no log, one in between leaves some texts twice, and neither is a problem.
 - The files of segments that were joined are kept for a day, for the runs that have opened them.
+- Pruning appends to the log too, and writes it anew only to forget segments that were retired more than a day ago. A
+  segment that a run adds in that moment is in no log then, and its texts are encoded again.
 """
 
 from __future__ import annotations
@@ -162,11 +164,16 @@ def _prune(folder: Folder, older_than_days: float | None, *, everything: bool) -
         and index not in damaged
         and (older_than_days is None or now - written_at(index) <= older_than_days * _DAY)
     }
-    retired = {index: when for index, when in _retired(folder).items() if now - when <= _DAY}
-    folder.write(RECORDS, log_lines(kept.values()) + retired_lines(retired))  # a file that is gone is then in no log
+    gone = sorted(records.keys() - kept.keys())  # in no log, before their files are
+    known = _retired(folder)
+    retired = {index: when for index, when in known.items() if now - when <= _DAY}
+    if not is_whole or len(retired) < len(known):
+        folder.write(RECORDS, log_lines(kept.values()) + retired_lines(retired))
+    elif gone:
+        folder.append(RECORDS, retired_lines(dict.fromkeys(gone, now)))
     if not is_whole:
         folder.remove(IDENTITY)  # the next run writes it
-    for index in records.keys() - kept.keys():
+    for index in gone:
         _remove_files(folder, records[index])
     _remove_unrecorded(folder, kept, retired)
     return sum(record.rows for index, record in records.items() if index not in kept)

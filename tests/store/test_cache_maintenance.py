@@ -27,6 +27,7 @@ from lengthwise.store.cache_maintenance import Compaction, compact_cache, inspec
 from lengthwise.store.layout import LOCK
 from lengthwise.store.local import LocalFolder
 from lengthwise.store.previous import PreviousFolder
+from lengthwise.store.protocol import Folder
 from lengthwise.store.records import ShardRecord
 from lengthwise.tokens.tokenizer import TextTokenizer
 
@@ -147,6 +148,25 @@ def test_what_runs_add_meanwhile_is_kept(cache: VectorCache, tmp_path: Path, mon
     for maintain in (compact_cache, prune_cache, compact_cache):
         maintain(tmp_path / "cache")
     assert sorted(held(cache.read())) == [0, 1, *range(10, next(numbers))]
+
+
+def test_segment_that_a_run_adds_while_another_is_pruned_is_kept(
+    cache: VectorCache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At the last moment: after the log was read for the last time."""
+    damaged = add(cache, 1, 2)
+    (tmp_path / "cache" / name_of(cache) / damaged.file).unlink()
+    retired = maintenance._retired
+
+    def add_first(folder: Folder) -> dict[int, float]:
+        monkeypatch.setattr(maintenance, "_retired", retired)
+        found = retired(folder)
+        add(cache, 3, 4)
+        return found
+
+    monkeypatch.setattr(maintenance, "_retired", add_first)
+    assert prune_cache(tmp_path / "cache") == {name_of(cache): 2}
+    assert held(cache.read()) == [3, 4]
 
 
 def test_folders_of_vectors_beside_a_cache_are_left_alone(
