@@ -24,9 +24,10 @@ from lengthwise.batching.costs import PACKED_CUDA, BatchCosts
 from lengthwise.batching.cut import cheapest_cut
 from lengthwise.batching.sampler import TRAINING
 from lengthwise.encoder.model import PackedEncoder
+from lengthwise.errors import ConfigError
 from lengthwise.tokens.ragged import RaggedTokens
-from lengthwise.train_config import AutoPrecision
-from lengthwise.util.compat import cpu_has_bf16
+from lengthwise.train_config import AutoPrecision, TrainSettings
+from lengthwise.util.compat import cpu_has_bf16, onednn_has_bf16
 
 
 def resolve_precision(precision: AutoPrecision, device_type: str) -> Literal["fp32", "bf16"]:
@@ -34,6 +35,21 @@ def resolve_precision(precision: AutoPrecision, device_type: str) -> Literal["fp
     if precision != "auto":
         return precision
     return "bf16" if device_type == "cuda" or cpu_has_bf16() else "fp32"
+
+
+def training_precision(settings: TrainSettings, device_type: str) -> Literal["fp32", "bf16"]:
+    """In which the LSTM is computed in training.
+
+    Raises:
+        ConfigError: PyTorch cannot do that here.
+    """
+    precision = resolve_precision(settings.precision, device_type)
+    if precision == "bf16" and device_type == "cpu" and not onednn_has_bf16():
+        raise ConfigError(
+            "train.precision is bf16, in which PyTorch cannot train an LSTM on this CPU (without AVX-512); set it to"
+            " fp32 or auto"
+        )
+    return precision
 
 
 class BatchRunner:

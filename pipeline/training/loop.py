@@ -29,7 +29,7 @@ from tqdm import tqdm
 from lengthwise.encoder.model import PackedEncoder
 from lengthwise.errors import RunError
 from lengthwise.train_config import TrainSettings
-from lengthwise.training.batches import BatchRunner, resolve_precision
+from lengthwise.training.batches import BatchRunner, training_precision
 from lengthwise.training.checkpoints import Checkpoints, Snapshot
 from lengthwise.training.examples import Examples
 from lengthwise.training.journal import Journal
@@ -62,7 +62,7 @@ class Trainer:
         """
         self.encoder, self._settings = encoder, settings
         device = encoder.embedding.weight.device.type
-        self._runner = BatchRunner(encoder, settings.max_tokens, resolve_precision(settings.precision, device))
+        self._runner = BatchRunner(encoder, settings.max_tokens, training_precision(settings, device))
         self._learners: list[Learner] = [
             make_learner(source, number, encoder, settings, self._runner) for number, source in enumerate(examples)
         ]

@@ -23,7 +23,7 @@ from lengthwise.encoder.model import PackedEncoder
 from lengthwise.errors import CheckpointError, ConfigError, LengthwiseError, StoreError
 from lengthwise.store.fingerprint import describe_changes
 from lengthwise.tokens.tokenizer import TOKENIZER_FILE, TextTokenizer, load_tokenizer
-from lengthwise.training.batches import resolve_precision
+from lengthwise.training.batches import resolve_precision, training_precision
 from lengthwise.training.cache import TeacherCache, text_keys
 from lengthwise.training.checkpoints import Checkpoints
 from lengthwise.training.examples import Examples, Rows, Targets, make_examples, open_source, read_rows, tokenize_column
@@ -143,9 +143,10 @@ def _prepare(config: RunConfig) -> Prepared:
         raise ConfigError(
             "train.sources is empty; name what to learn from, e.g. train.sources=[{kind: teacher}] and train.teacher"
         )
+    device = _device(settings.device).type
+    training_precision(settings, device)
     teacher = None
     if settings.teacher is not None:
-        device = _device(settings.device).type
         precision = resolve_precision(settings.teacher_precision, device)
         teacher = open_teacher(settings.teacher, precision=precision, device="cuda" if device == "cuda" else "cpu")
     sources = tuple(open_source(source, config.dataset) for source in settings.sources)

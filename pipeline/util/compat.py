@@ -103,15 +103,24 @@ def is_tokenizers_error(error: BaseException) -> bool:
 # torch
 
 
-def cpu_has_bf16() -> bool:
-    """Whether PyTorch's LSTM computes in bfloat16 on this CPU with instructions for it.
+def onednn_has_bf16() -> bool:
+    """Whether oneDNN computes in bfloat16 on this CPU, if need be by emulating it with AVX-512.
 
-    Why: `torch.cpu.get_capabilities` reports the CPU's instructions, not whether oneDNN uses them, and oneDNN reports
-    support where it emulates bfloat16 with AVX-512 too.
+    Why: PyTorch trains an LSTM in bfloat16 with oneDNN alone, and has no public name for that.
     """
     import torch
 
-    if not (torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()):
+    return torch.backends.mkldnn.is_available() and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+
+def cpu_has_bf16() -> bool:
+    """Whether PyTorch's LSTM computes in bfloat16 on this CPU with instructions for it.
+
+    Why: `torch.cpu.get_capabilities` reports the CPU's instructions, not whether oneDNN uses them.
+    """
+    import torch
+
+    if not onednn_has_bf16():
         return False
     found = torch.cpu.get_capabilities()
     return found.get("architecture") != "x86_64" or any(found.get(name) for name in ("avx512_bf16", "amx_bf16"))
