@@ -55,7 +55,9 @@ def vectors(job: Job) -> dict[int, tuple[float, ...]]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("options", [(), FOLLOW], ids=["append", "follow"])
+@pytest.mark.parametrize(
+    "options", [pytest.param((), id="append"), pytest.param(FOLLOW, id="follow", marks=pytest.mark.heavy)]
+)
 def test_killed_runs_lose_no_row_and_change_none(
     tmp_path: Path, tokenizer: TextTokenizer, options: tuple[str, ...]
 ) -> None:

@@ -27,7 +27,7 @@ from lengthwise.tokens.tokenizer import TextTokenizer
 KILLS, MOST_SHARDS = cases(short=2, whole=30), 3
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 def test_killed_run_that_reuses_vectors_resumes(tmp_path: Path, tokenizer: TextTokenizer) -> None:
     """Half of its rows are in another folder, one shard of which has a flipped bit."""
     rows = (KILLS * MOST_SHARDS + 10) * SHARD_ROWS
