@@ -103,11 +103,11 @@ class Artifact:
             manifest = json.loads(read_text(folder / MANIFEST_FILE))
             hashes = {name: file["sha256"] for name, file in manifest["files"].items()}
         except (FileNotFoundError, NotADirectoryError):
-            explanation = explain_model_path(folder)
             remedy = f"; make one with lengthwise export{hub_hint(folder)}"
-            more = remedy if explanation is None else f": {explanation}"
             if not folder.exists():
                 raise ArtifactError(f"{folder}: there is no such artifact{remedy}") from None
+            explanation = explain_model_path(folder)
+            more = remedy if explanation is None else f": {explanation}"
             raise ArtifactError(f"{folder}: not an artifact ({MANIFEST_FILE} is missing){more}") from None
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise ArtifactError(

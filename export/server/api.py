@@ -351,6 +351,8 @@ async def _cancel_on_disconnect(request: Request, work: Awaitable[T]) -> T:
     if connection is None or task is None:  # another server runs the application
         return await work
     connection.on_lost = task.cancel
+    if connection.is_lost:  # before the work began
+        task.cancel()
     try:
         return await work
     except asyncio.CancelledError:

@@ -97,10 +97,7 @@ class AppendRun:
             NoRowsError: the input has no rows.
             LengthwiseError: as `update`.
         """
-        for _ in self.update(found):
-            pass
-        if not self.record.segments:
-            raise no_rows_error(self._config.dataset)
+        self._update_whole(found)
         self.finish()
 
     def plan(self, found: Input) -> Planned:
@@ -109,10 +106,7 @@ class AppendRun:
         Raises:
             LengthwiseError: as `encode_all`.
         """
-        for _ in self.update(found):
-            pass
-        if not self.record.segments:
-            raise no_rows_error(self._config.dataset)
+        self._update_whole(found)
         shards = _count_shards(self.record, self._config)
         sections = place_segments(self.record, self._config.dataset.shard_rows)
         return Planned(self.record.rows or 0, shards, shards - sum(len(self._verify(each)) for each in sections))
@@ -180,6 +174,13 @@ class AppendRun:
     def finish(self) -> dict[str, Any]:
         """Write the card and the manifest of what the folder has now; returns the manifest."""
         return finalize(self._store, self._config, self.record)
+
+    def _update_whole(self, found: Input) -> None:
+        """`update` to its end, which has to leave rows."""
+        for _ in self.update(found):
+            pass
+        if not self.record.segments:
+            raise no_rows_error(self._config.dataset)
 
     def _settle(self, found: Input, is_partial: bool) -> None:
         """Bring the record and the identity into agreement, as before a crash, or before there was a record."""

@@ -63,6 +63,11 @@ def encode_all(engine: TorchEngine, batches: Iterable[Rows]) -> list[NDArray[np.
     return [encode(engine, rows) for rows in batches]
 
 
+def assert_same_bits(found: Iterable[NDArray[np.float32]], expected: Iterable[NDArray[np.float32]]) -> None:
+    for vectors, right in zip(found, expected, strict=True):
+        np.testing.assert_array_equal(vectors, right)
+
+
 def without_cache(shape: str, precision: Precision, batches: Iterable[Rows]) -> list[NDArray[np.float32]]:
     engine = engine_of(shape, precision)
     set_cache(engine, None)
@@ -110,9 +115,8 @@ def test_vectors_have_the_same_bits_whatever_was_encoded_before(
         patch.setattr(state_cache, "_SIGHTINGS", sightings)
         engine, cache = engine_of(shape, precision), StateCache(max_bytes)
         set_cache(engine, cache)
-        for found in (encode_all(engine, batches), encode_all(engine, batches[::-1])[::-1]):
-            for vectors, right in zip(found, expected, strict=True):
-                np.testing.assert_array_equal(vectors, right)
+        assert_same_bits(encode_all(engine, batches), expected)
+        assert_same_bits(encode_all(engine, batches[::-1]), expected[::-1])
     assert cache.nbytes <= max_bytes
 
 
@@ -141,8 +145,7 @@ def test_table_per_batch_gives_the_same_bits(precision: Precision, monkeypatch: 
     monkeypatch.setattr(layers, "TABLE_BYTES", 0)
     engine = TorchEngine(seeded_encoder(config_of("mean"), 3), precision=precision)
     cache = engine.cache_states(10**6)
-    for found, right in zip(encode_all(engine, batches), expected, strict=True):
-        np.testing.assert_array_equal(found, right)
+    assert_same_bits(encode_all(engine, batches), expected)
     assert cache.hits
 
 
@@ -156,8 +159,7 @@ def test_beginnings_are_told_apart_by_their_ids() -> None:
     expected = without_cache("mean", "int8", batches)
     set_cache(engine, cache := StateCache(10**6))
     for _ in range(2):
-        for found, right in zip(encode_all(engine, batches), expected, strict=True):
-            np.testing.assert_array_equal(found, right)
+        assert_same_bits(encode_all(engine, batches), expected)
     assert cache.hits
 
 

@@ -101,9 +101,9 @@ def test_workers_reuse_vectors_and_share_a_cache(config: RunConfig) -> None:
     assert "changes/summary.json" in found
 
 
-@pytest.mark.heavy
+@pytest.mark.slow
 @pytest.mark.usefixtures("_connected")
-@pytest.mark.parametrize("streaming", [False, True])
+@pytest.mark.parametrize("streaming", [False, pytest.param(True, marks=pytest.mark.heavy)])
 def test_rows_are_added_by_workers(config: RunConfig, streaming: bool) -> None:
     """New files, and rows after those of a file, to what one process began; with the files of one process."""
     config = with_settings(config, "dataset", path="in", streaming=streaming)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from types import SimpleNamespace
+from typing import Literal
 
 import pytest
 from starlette.requests import ClientDisconnect, Request
@@ -12,11 +13,12 @@ from lengthwise.export.server.api import _cancel_on_disconnect
 from lengthwise.export.server.exchange import EXTENSION
 
 TIMEOUT_SECONDS = 20.0
+When = Literal["before", "meanwhile"] | None  # the client disconnects; None if the server ends
 
 
-async def cancel_work(*, disconnect: bool) -> tuple[list[str], BaseException | None]:
+async def cancel_work(disconnect: When) -> tuple[list[str], BaseException | None]:
     """What becomes of work whose client disconnects, or whose server ends: what it saw, and what was raised."""
-    connection = SimpleNamespace(is_lost=False, on_lost=None)
+    connection = SimpleNamespace(is_lost=disconnect == "before", on_lost=None)
     request = Request({"type": "http", "extensions": {EXTENSION: connection}})
     seen: list[str] = []
 
@@ -30,18 +32,21 @@ async def cancel_work(*, disconnect: bool) -> tuple[list[str], BaseException | N
 
     task = asyncio.create_task(_cancel_on_disconnect(request, work()))
     await asyncio.sleep(0)
-    if disconnect:
+    if disconnect == "meanwhile":
         connection.is_lost = True
         connection.on_lost()
-    else:
+    elif disconnect is None:
         task.cancel()
     (raised,) = await asyncio.gather(task, return_exceptions=True)
     assert connection.on_lost is None
     return seen, raised
 
 
-@pytest.mark.parametrize(("disconnect", "error"), [(True, ClientDisconnect), (False, asyncio.CancelledError)])
-def test_work_is_cancelled(disconnect: bool, error: type[BaseException]) -> None:
-    seen, raised = asyncio.run(cancel_work(disconnect=disconnect))
+@pytest.mark.parametrize(
+    ("disconnect", "error"),
+    [("meanwhile", ClientDisconnect), ("before", ClientDisconnect), (None, asyncio.CancelledError)],
+)
+def test_work_is_cancelled(disconnect: When, error: type[BaseException]) -> None:
+    seen, raised = asyncio.run(cancel_work(disconnect))
     assert seen == ["started", "cancelled"]
     assert type(raised) is error
