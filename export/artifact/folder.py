@@ -99,20 +99,8 @@ class Artifact:
                 or a report of another export.
         """
         folder = Path(folder)
-        try:
-            manifest = json.loads(read_text(folder / MANIFEST_FILE))
-            hashes = {name: file["sha256"] for name, file in manifest["files"].items()}
-        except (FileNotFoundError, NotADirectoryError):
-            remedy = f"; make one with lengthwise export{hub_hint(folder)}"
-            if not folder.exists():
-                raise ArtifactError(f"{folder}: there is no such artifact{remedy}") from None
-            explanation = explain_model_path(folder)
-            more = remedy if explanation is None else f": {explanation}"
-            raise ArtifactError(f"{folder}: not an artifact ({MANIFEST_FILE} is missing){more}") from None
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise ArtifactError(
-                f"{folder / MANIFEST_FILE}: cannot be read ({error}); export the model again"
-            ) from error
+        manifest = read_manifest(folder)
+        hashes = _hashes(manifest)
         for name, sha256 in hashes.items():
             path = folder / name
             if Path(name).is_absolute() or ".." in Path(name).parts:
@@ -189,6 +177,32 @@ class Artifact:
             manifest = {**self.manifest, "files": dict(sorted({**kept, **changed}.items()))}
             write_manifest(part, manifest)
         return Artifact(self.folder, manifest)
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """The manifest of an artifact, whose files are not looked at.
+
+    Raises:
+        ArtifactError: the folder is no artifact, or its manifest cannot be read.
+    """
+    try:
+        manifest: dict[str, Any] = json.loads(read_text(folder / MANIFEST_FILE))
+        _hashes(manifest)
+    except (FileNotFoundError, NotADirectoryError):
+        remedy = f"; make one with lengthwise export{hub_hint(folder)}"
+        if not folder.exists():
+            raise ArtifactError(f"{folder}: there is no such artifact{remedy}") from None
+        explanation = explain_model_path(folder)
+        more = remedy if explanation is None else f": {explanation}"
+        raise ArtifactError(f"{folder}: not an artifact ({MANIFEST_FILE} is missing){more}") from None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ArtifactError(f"{folder / MANIFEST_FILE}: cannot be read ({error}); export the model again") from error
+    return manifest
+
+
+def _hashes(manifest: Mapping[str, Any]) -> dict[str, str]:
+    """The sha256 of every file, by its name."""
+    return {name: file["sha256"] for name, file in manifest["files"].items()}
 
 
 def _refuse_leftovers(folder: Path, known: Mapping[str, object]) -> None:

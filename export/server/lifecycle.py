@@ -26,7 +26,7 @@ from typing import Any, cast
 import uvicorn
 
 from lengthwise.errors import LengthwiseError, RunError
-from lengthwise.export.artifact.folder import Artifact
+from lengthwise.export.artifact.folder import Artifact, read_manifest
 from lengthwise.export.server.api import Api
 from lengthwise.export.server.app import create_app, refuse
 from lengthwise.export.server.connections import Connection
@@ -51,6 +51,7 @@ def serve(folder: Path, settings: ServeSettings, report: Callable[[str], None]) 
         LengthwiseError: the address cannot be used, the artifact cannot be served, or the shutdown lost requests.
     """
     started = time.monotonic()
+    read_manifest(folder)  # a wrong path is refused before anybody is told that the server listens
     listener = _listen(settings)
     _Lifecycle(folder, settings, report, started).run(listener)
 

@@ -248,6 +248,13 @@ class OnnxTarget(IdTarget):
                 raise Unanswered(f"its output {self.output} is of shape {list(found.shape)} for {len(ids)} tokens")
             self.run(input_ids, np.ones_like(input_ids))
         except Unanswered as error:
+            rows = self.embedding_rows
+            if self.folder is not None and self.tokenizer is not None and rows is not None and max(ids) >= rows:
+                raise AuditError(
+                    f"{self.folder / TOKENIZER_FILE} belongs to another model than {self.path}: it gives the id"
+                    f" {max(ids):,}, and the graph's embedding has {rows:,} rows; put the graph into a folder with its"
+                    " own tokenizer.json, or without one"
+                ) from error
             raise AuditError(
                 f"{self.path}: not an embedding model, as far as can be told: for one text of {len(ids)} tokens,"
                 f" {error}; name the output with --output"

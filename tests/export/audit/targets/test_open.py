@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +71,17 @@ def test_a_graph_without_files_takes_ids(folder: Path, tmp_path: Path) -> None:
     assert target.folder is None
     assert target.tokenizer is None
     assert max(target.units.ids or ()) == (target.embedding_rows or 0) - 1
+
+
+def test_the_tokenizer_of_another_model_is_named(folder: Path) -> None:
+    path = folder / "tokenizer.json"
+    tokenizer = json.loads(path.read_text())
+    vocabulary = tokenizer["model"]["vocab"]
+    tokenizer["model"]["vocab"] = {token: 100_000 + number for token, number in vocabulary.items()}
+    tokenizer["added_tokens"], tokenizer["post_processor"] = [], None
+    path.write_text(json.dumps(tokenizer))
+    with pytest.raises(AuditError, match=r"tokenizer\.json belongs to another model than .*: it gives the id [\d,]+"):
+        open_target(folder)
 
 
 def test_states_are_pooled_as_the_files_say_or_as_asked(folder: Path) -> None:
