@@ -178,6 +178,17 @@ class InitSettings(Settings):
     )
 
 
+class StaticSettings(Settings):
+    """The first part of a run, in which the embedding and the static residual learn the vectors without the LSTM."""
+
+    epochs: NotNegative = Field(
+        3.0, description="passes over the sources of vectors, which take little time; 0 for none"
+    )
+    batch_size: PositiveInt = Field(1_024, description="texts of a step")
+    learning_rate: Positive = Field(3e-3, description="the highest learning rate")
+    embedding_learning_rate: Positive = Field(1e-2, description="that of the embedding table")
+
+
 class ValidationSettings(Settings):
     """Rows that are held out of every source, and what is done with their loss."""
 
@@ -206,6 +217,7 @@ class TrainSettings(Settings):
     cache: str | None = Field(None, description="the folder of the teacher's vectors; in train.output if null")
     output: str = Field("training", description="the folder of checkpoints, log, curves and report")
     init: InitSettings = InitSettings()
+    static: StaticSettings = StaticSettings()
     validation: ValidationSettings = ValidationSettings()
     epochs: Positive | None = Field(
         None, description="passes over the first source; if null, 1, or as many as max_steps allows"

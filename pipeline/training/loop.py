@@ -170,6 +170,9 @@ class Trainer:
             for weight, gradient in zip(self._parameters.values(), gradients, strict=True):
                 if gradient is not None:
                     weight.grad = gradient if weight.grad is None else weight.grad.add_(gradient)
+        for weight in self._parameters.values():
+            if weight.grad is not None and weight.grad.is_sparse:  # of an embedding
+                weight.grad = weight.grad.to_dense()
         for learner, loss in zip(due, losses, strict=True):
             self._sums.setdefault(learner.name, []).append(loss)
 

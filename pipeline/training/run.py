@@ -32,6 +32,7 @@ from lengthwise.training.journal import Journal
 from lengthwise.training.loop import Trainer
 from lengthwise.training.progress import Bars
 from lengthwise.training.report import TrainReport, read_report, write_report
+from lengthwise.training.static import train_static_path
 from lengthwise.training.teacher import FolderTeacher, open_teacher
 from lengthwise.training.vocabulary import cut_vocabulary
 from lengthwise.util.files import write_atomically
@@ -124,11 +125,16 @@ def train_encoder(
     with _torch_settings(config):
         encoder, snapshot = _new_encoder(prepared, tokenizer), checkpoints.latest()
         rows.clear()  # the texts
-        if snapshot is None:
+        is_new = snapshot is None and prepared.base is None
+        if is_new:
             _initialize(prepared, encoder, tokenizer, examples, cache, bars)
-        trainer = Trainer(encoder.to(device), examples, config.train)
+        encoder.to(device)
+        has_started = is_new and train_static_path(encoder, examples, config.train, bars) is not None
+        trainer = Trainer(encoder, examples, config.train)
         if snapshot is not None:
             trainer.restore(snapshot)
+        elif has_started:
+            checkpoints.save(trainer.snapshot())
         journal.resume(trainer.step)
         trainer.run(checkpoints, journal, show_progress=show_progress)
     save_checkpoint(model, encoder.cpu(), tokenizer)
@@ -298,7 +304,7 @@ def _initialize(
         ConfigError: the teacher has no such vectors as `train.init.embedding` names.
     """
     settings, teacher = prepared.config.train.init, prepared.teacher
-    if prepared.base is not None or teacher is None or settings.embedding == "random":
+    if teacher is None or settings.embedding == "random":
         return
     table, is_output = None, settings.embedding != "teacher_words"
     if is_output:

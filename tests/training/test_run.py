@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 import lengthwise.training.loop as loop
+import lengthwise.training.run as run
 from helpers.files import contents
 from helpers.students import make_texts, save_teacher, student_config, write_rows
 from lengthwise import Encoder
@@ -84,6 +85,27 @@ def test_repeated_run_is_equal_to_the_byte(place: Path, names: list[str], thread
     config = teacher_run(place, *sources, max_steps=30, threads=threads, seed=1)
     train(config, fresh=True, overwrite=True)
     assert contents(place / "student")["model.safetensors"] != first["model.safetensors"]
+
+
+def test_what_the_static_path_learned_is_kept(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = teacher_run(place, static={"epochs": 4, "batch_size": 32}, max_steps=10)
+    init = config.model.init.model_copy(update={"static_residual": True})
+    config = config.model_copy(update={"model": config.model.model_copy(update={"init": init})})
+    expected = train(config).best_loss
+    files = contents(place / "student")
+    shutil.rmtree(place / "student")
+    shutil.rmtree(place / "training")
+
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(loop.Trainer, "run", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        train(config)
+    monkeypatch.undo()
+    monkeypatch.setattr(run, "train_static_path", interrupted)  # is not asked again
+    assert train(config).best_loss == expected
+    assert contents(place / "student") == files
 
 
 @pytest.mark.parametrize(

@@ -149,7 +149,8 @@ def test_command_line_mistake_is_reported(options: list[str], message: str) -> N
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert done.returncode == 2
     assert message in done.stderr
-    assert "listening" not in done.stdout and "Traceback" not in done.stderr
+    assert "listening" not in done.stdout
+    assert "Traceback" not in done.stderr
 
 
 def test_port_in_use_is_reported(artifact_folder: Path) -> None:

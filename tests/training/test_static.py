@@ -1,0 +1,106 @@
+"""The static path learns vectors that are sums of words, alone, and the same ones each time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from helpers.students import WORDS, make_texts
+from lengthwise.config import EncoderConfig, TokenizationSettings
+from lengthwise.encoder.model import PackedEncoder, seeded_encoder
+from lengthwise.errors import RunError
+from lengthwise.tokens.tokenizer import TextTokenizer
+from lengthwise.train_config import SourceSettings, TrainSettings
+from lengthwise.training.batches import BatchRunner
+from lengthwise.training.examples import Examples, Rows, make_examples
+from lengthwise.training.static import train_static_path
+
+DIM = 6
+DIRECTIONS = dict(zip(WORDS, np.random.default_rng(0).normal(size=(len(WORDS), DIM)), strict=True))
+
+
+def source(tokenizer: TextTokenizer, seed: int = 0, scale: float = 1.0, **settings: Any) -> Examples:
+    """Texts whose vectors are the mean of their words' directions."""
+    texts = make_texts(120, seed=seed)
+    vectors = np.array([scale * np.mean([DIRECTIONS[word] for word in text.split()], axis=0) for text in texts])
+    rows = Rows("0: teacher", SourceSettings(kind="teacher", **settings), (texts,))
+    return make_examples(rows, lambda chosen: vectors[chosen], tokenizer, TokenizationSettings(), held_out=12, seed=0)
+
+
+def settings(**changes: Any) -> TrainSettings:
+    stage = {"epochs": 40, "batch_size": 16, "learning_rate": 0.05, "embedding_learning_rate": 0.05}
+    return TrainSettings.model_validate({"static": {**stage, **changes.pop("static", {})}, **changes})
+
+
+@pytest.fixture
+def encoder(encoder_config: Callable[..., EncoderConfig]) -> PackedEncoder:
+    return seeded_encoder(encoder_config(static_residual=True, projection_dim=DIM), 0)
+
+
+def weights(encoder: PackedEncoder) -> dict[str, NDArray[np.float32]]:
+    return {name: weight.detach().numpy().copy() for name, weight in encoder.named_parameters()}
+
+
+@pytest.mark.parametrize("normalize", [False, True])
+def test_vectors_that_words_add_up_to_are_learned_without_the_lstm(
+    tokenizer: TextTokenizer, encoder_config: Callable[..., EncoderConfig], normalize: bool
+) -> None:
+    config = encoder_config(static_residual=True, projection_dim=DIM, normalize=normalize)
+    encoder, examples = seeded_encoder(config, 0), source(tokenizer)
+    before = weights(encoder)
+    loss = train_static_path(encoder, [examples, source(tokenizer, seed=1)], settings())
+    assert loss is not None
+    assert loss < 0.02
+    changed = {name for name, weight in weights(encoder).items() if not np.array_equal(weight, before[name])}
+    assert changed == {"embedding.weight", "static_projection.weight", "projection.bias"}
+    with torch.no_grad():
+        encoder.projection.weight.zero_()  # type: ignore[union-attr]
+        vectors = BatchRunner(encoder, 64, "fp32").group(examples.sides[0], examples.held_out).numpy()
+    targets = examples.targets(examples.held_out)  # type: ignore[misc]
+    cosines = (vectors * targets).sum(1) / np.linalg.norm(vectors, axis=1) / np.linalg.norm(targets, axis=1)
+    assert cosines.min() > 0.95
+
+
+def test_lengths_count_where_the_loss_is_mse(tokenizer: TextTokenizer, encoder: PackedEncoder) -> None:
+    sources = [source(tokenizer, scale=3.0, loss="mse"), source(tokenizer, seed=1, scale=3.0)]
+    loss = train_static_path(encoder, sources, settings())
+    assert loss is not None
+    assert loss < 0.1
+
+
+def test_the_seed_decides(tokenizer: TextTokenizer, encoder: PackedEncoder) -> None:
+    initial, found = encoder.state_dict(), []
+    initial = {name: weight.clone() for name, weight in initial.items()}
+    for seed in (0, 0, 1):
+        encoder.load_state_dict(initial)
+        train_static_path(encoder, [source(tokenizer)], settings(seed=seed, static={"epochs": 2.5}))
+        found.append(weights(encoder)["embedding.weight"])
+    np.testing.assert_array_equal(found[0], found[1])
+    assert not np.array_equal(found[0], found[2])
+
+
+@pytest.mark.parametrize("changes", [{"static": {"epochs": 0}}, {"embedding_learning_rate": 0}])
+def test_nothing_is_learned_where_that_is_asked(
+    tokenizer: TextTokenizer, encoder: PackedEncoder, changes: dict[str, Any]
+) -> None:
+    before = weights(encoder)
+    assert train_static_path(encoder, [source(tokenizer)], settings(**changes)) is None
+    assert all(np.array_equal(weight, before[name]) for name, weight in weights(encoder).items())
+
+
+def test_an_encoder_without_a_static_residual_is_left_as_it_is(
+    tokenizer: TextTokenizer, encoder_config: Callable[..., EncoderConfig]
+) -> None:
+    encoder = seeded_encoder(encoder_config(projection_dim=DIM), 0)
+    assert train_static_path(encoder, [source(tokenizer)], settings()) is None
+
+
+def test_divergence_names_the_setting(tokenizer: TextTokenizer, encoder: PackedEncoder) -> None:
+    examples = source(tokenizer, loss="mse", scale=1e30)
+    with pytest.raises(RunError, match=r"step 1 of the static path.*lower train\.static\.learning_rate"):
+        train_static_path(encoder, [examples], settings())
