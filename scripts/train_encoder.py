@@ -31,14 +31,18 @@ def main(path: Path, overrides: tuple[str, ...], overwrite: bool, fresh: bool) -
 
 
 def summary(report: TrainReport) -> str:
-    """The checkpoint, and what it cost."""
+    """The checkpoint, what it cost, and how many classes were told."""
     held_out = ""
     if report.best_loss is not None:
         held_out = f"; held-out loss {report.best_loss:.4f} after step {report.best_step:,}"
+    accuracies = [
+        f"\nclasses     {name}: {share:.1%} of the held-out rows; the layer that tells them is not in the checkpoint"
+        for name, share in report.accuracies.items()
+    ]
     return (
         f"checkpoint  {report.model}: {report.dim} dimensions{held_out}\n"
         f"training    {report.steps:,} steps, {report.tokens:,} tokens in {report.seconds:,.1f} s"
-        f" ({report.tokens_per_second:,.0f} tokens/s), until {report.stopped}"
+        f" ({report.tokens_per_second:,.0f} tokens/s), until {report.stopped}{''.join(accuracies)}"
     )
 
 

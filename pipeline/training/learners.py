@@ -37,11 +37,13 @@ class Learner(Protocol):
         share: its part of the steps.
         sampler: gives its batches.
         head: weights of its own beside the encoder's, which are dropped at the end; None where it has none.
+        accuracy: the share of held-out rows whose class the head gave in the last validation; None without classes.
     """
 
     name: str
     weight: float
     share: float
+    accuracy: float | None
 
     @property
     def sampler(self) -> RowSampler: ...  # noqa: D102
@@ -85,6 +87,7 @@ class TextLearner:
             )
         )
         self.head: nn.Module | None = None
+        self.accuracy: float | None = None
         if self._objective == "cross_entropy":
             self.head = nn.Linear(dim, len(examples.classes)).to(runner.device)
             nn.init.zeros_(self.head.weight)
@@ -111,14 +114,23 @@ class TextLearner:
             shuffle=False,
             costs=self._costs,
         )
-        total = 0.0
+        total, hits = 0.0, 0
         for batch in sampler:
-            total += float(self._batch_loss(runner, self._held_out[np.array(batch, np.int64)])) * len(batch)
+            vectors, targets = self._vectors_and_targets(runner, self._held_out[np.array(batch, np.int64)])
+            total += float(self._loss(vectors, targets)) * len(batch)
+            if self.head is not None:
+                hits += int((self.head(vectors).argmax(dim=1) == targets).sum())
+        self.accuracy = None if self.head is None else hits / len(self._held_out)
         return total / len(self._held_out)
 
     def _batch_loss(self, runner: BatchRunner, rows: NDArray[np.int64]) -> Tensor:
-        vectors = runner.rows(self._tokens, rows)
+        return self._loss(*self._vectors_and_targets(runner, rows))
+
+    def _vectors_and_targets(self, runner: BatchRunner, rows: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
         targets = torch.from_numpy(np.ascontiguousarray(self._targets(rows))).to(runner.device)
+        return runner.rows(self._tokens, rows), targets
+
+    def _loss(self, vectors: Tensor, targets: Tensor) -> Tensor:
         if self._objective == "cosine":
             return cosine_loss(vectors, targets)
         if self._objective == "mse":
@@ -132,6 +144,7 @@ class PairLearner:
     """Pairs of texts, compared with the other pairs of their group and with texts that are no match."""
 
     head: None = None
+    accuracy: None = None
 
     def __init__(self, examples: Examples, number: int, settings: TrainSettings) -> None:
         """Number the distinct texts of all sides.

@@ -52,6 +52,7 @@ class Trainer:
         best_step: after which step it was found.
         stopped: why training ended: "steps", "time" or "patience"; "" until then.
         losses: the losses of the last validation by source.
+        accuracies: the same of classes, by the sources that have some.
     """
 
     def __init__(self, encoder: PackedEncoder, examples: Sequence[Examples], settings: TrainSettings) -> None:
@@ -77,6 +78,7 @@ class Trainer:
         self.best_loss: float | None = None
         self.best_step, self.without_gain, self.stopped = 0, 0, ""
         self.losses: dict[str, float] = {}
+        self.accuracies: dict[str, float] = {}
         self._sums: dict[str, list[float]] = {}
         self._threads = 1 if device == "cuda" else torch.get_num_threads()
 
@@ -110,7 +112,7 @@ class Trainer:
     def snapshot(self) -> Snapshot:
         """The state after the last step."""
         record = {name: getattr(self, name) for name in _RUN_STATE}
-        record["losses"] = self.losses
+        record["losses"], record["accuracies"] = self.losses, self.accuracies
         record["samplers"] = [learner.sampler.state_dict() for learner in self._learners]
         tensors = {f"weights.{name}": weight.detach() for name, weight in self._parameters.items()}
         for number, moments in self._optimizer.state_dict()["state"].items():
@@ -124,7 +126,7 @@ class Trainer:
         """Go on from a state of the same run."""
         for name in _RUN_STATE:
             setattr(self, name, snapshot.record[name])
-        self.losses = dict(snapshot.record["losses"])
+        self.losses, self.accuracies = dict(snapshot.record["losses"]), dict(snapshot.record["accuracies"])
         for learner, state in zip(self._learners, snapshot.record["samplers"], strict=True):
             learner.sampler.load_state_dict(state)
         tensors, state = snapshot.tensors, self._optimizer.state_dict()
@@ -210,11 +212,14 @@ class Trainer:
             found = {learner.name: learner.validation_loss(self._runner) for learner in self._learners}
             self._runner.tokens = counted
             self.losses = {name: loss for name, loss in found.items() if loss is not None}
+            accuracies = {learner.name: learner.accuracy for learner in self._learners}
+            self.accuracies = {name: share for name, share in accuracies.items() if share is not None}
             if self.losses:
                 self._compare(_weighted_mean(self._learners, self.losses))
         self.encoder.train()
         if self.losses:
-            journal.write({"step": self.step, **self._times(), "validation": self.losses})
+            shares = {"accuracy": self.accuracies} if self.accuracies else {}
+            journal.write({"step": self.step, **self._times(), "validation": self.losses, **shares})
 
     def _compare(self, loss: float) -> None:
         if self.best_loss is None or loss < self.best_loss:

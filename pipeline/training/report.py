@@ -46,6 +46,7 @@ class TrainReport:
         best_step: after which step the weights are; 0 where nothing was held out and they are the last ones.
         best_loss: the weighted held-out loss there; None where nothing was held out.
         losses: the last held-out loss of each source.
+        accuracies: the share of held-out rows whose class was told then, of each source that has classes.
         rows: by source, how many rows were learned from, held out, and left out.
     """
 
@@ -58,6 +59,7 @@ class TrainReport:
     best_step: int
     best_loss: float | None
     losses: Mapping[str, float]
+    accuracies: Mapping[str, float]
     rows: Mapping[str, Sequence[int]]
 
     @property
@@ -95,6 +97,7 @@ def write_report(
         best_step=trainer.best_step,
         best_loss=trainer.best_loss,
         losses=trainer.losses,
+        accuracies=trainer.accuracies,
         rows={each.name: (len(each.train), len(each.held_out), each.skipped) for each in examples},
     )
     try:
@@ -124,8 +127,11 @@ def report_to_markdown(report: TrainReport, picture: str) -> str:
         f" ({report.tokens_per_second:,.0f} tokens/s), until {_REASONS.get(report.stopped, report.stopped)};"
         f" {kept}.",
         markdown_table(
-            ("source", "rows to learn from", "held out", "left out", "last held-out loss"),
-            [(name, *_counts(counts), _loss(report.losses.get(name))) for name, counts in report.rows.items()],
+            ("source", "rows to learn from", "held out", "left out", "last held-out loss", "accuracy"),
+            [
+                (name, *_counts(counts), _figure(report.losses.get(name)), _figure(report.accuracies.get(name)))
+                for name, counts in report.rows.items()
+            ],
             RIGHT,
         ),
         picture,
@@ -181,5 +187,5 @@ def _counts(counts: Sequence[int]) -> list[str]:
     return [f"{count:,}" for count in counts]
 
 
-def _loss(loss: float | None) -> str:
-    return "" if loss is None else f"{loss:.4f}"
+def _figure(value: float | None) -> str:
+    return "" if value is None else f"{value:.4f}"

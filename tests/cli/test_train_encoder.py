@@ -17,8 +17,10 @@ from helpers.cli import Invoke, refusal
 from helpers.files import contents
 from helpers.paths import ROOT
 from helpers.students import make_texts, save_teacher, student_config, write_rows
+from lengthwise.cli.train_encoder import summary
 from lengthwise.config import RunConfig
 from lengthwise.tokens.tokenizer import TextTokenizer
+from lengthwise.training.report import TrainReport
 
 
 @pytest.fixture
@@ -54,6 +56,15 @@ def wait_for_step(run: Path, process: subprocess.Popen[str], step: int) -> None:
     folder = run.parent / "training/checkpoints"
     while process.poll() is None and not any(int(path.name[5:]) >= step for path in folder.glob("step-*")):
         time.sleep(0.005)
+
+
+def test_summary_says_how_many_classes_were_told() -> None:
+    rows = {"0: labels": (90, 10, 0)}
+    report = TrainReport("student", 8, 40, "steps", 4_000, 2.0, 30, 0.25, {"0: labels": 0.25}, {"0: labels": 0.9}, rows)
+    (line,) = [line for line in summary(report).splitlines() if line.startswith("classes")]
+    assert (
+        line == "classes     0: labels: 90.0% of the held-out rows; the layer that tells them is not in the checkpoint"
+    )
 
 
 def test_command_reports_what_it_trained(config: RunConfig, tmp_path: Path, invoke: Invoke) -> None:

@@ -5,7 +5,17 @@ from __future__ import annotations
 from lengthwise.training.report import TrainReport, curves_figure, report_to_markdown
 
 REPORT = TrainReport(
-    "student", 8, 40, "patience", 4_000, 2.0, 30, 0.25, {"0: teacher": 0.25}, {"0: teacher": (90, 10, 3)}
+    model="student",
+    dim=8,
+    steps=40,
+    stopped="patience",
+    tokens=4_000,
+    seconds=2.0,
+    best_step=30,
+    best_loss=0.25,
+    losses={"0: teacher": 0.25, "1: labels": 0.5},
+    accuracies={"1: labels": 0.875},
+    rows={"0: teacher": (90, 10, 3), "1: labels": (80, 8, 0)},
 )
 
 
@@ -13,7 +23,8 @@ def test_report_says_what_was_trained_and_which_weights_are_kept() -> None:
     text = report_to_markdown(REPORT, "PICTURE")
     assert "40 steps of 4,000 tokens in 2.0 s (2,000 tokens/s)" in text
     assert "the weights are those after step 30, of the lowest held-out loss" in text
-    assert "| 0: teacher | 90 | 10 | 3 | 0.2500 |" in text
+    assert "| 0: teacher | 90 | 10 | 3 | 0.2500 |  |" in text
+    assert "| 1: labels | 80 | 8 | 0 | 0.5000 | 0.8750 |" in text
     assert "PICTURE" in text
 
 

@@ -59,6 +59,8 @@ def test_every_kind_of_source_lowers_its_held_out_loss(place: Path, name: str) -
     assert report.best_loss < 0.9 * first
     assert report.rows[source][0] >= 200
     assert report.rows[source][1] == 20
+    assert set(report.accuracies) == ({source} if name == "labels" else set())
+    assert all(share > 0.8 for share in report.accuracies.values())
 
 
 def test_student_learns_the_teacher_and_is_a_checkpoint(place: Path) -> None:
