@@ -43,8 +43,9 @@ class Learner(Protocol):
     name: str
     weight: float
     share: float
-    accuracy: float | None
 
+    @property
+    def accuracy(self) -> float | None: ...  # noqa: D102
     @property
     def sampler(self) -> RowSampler: ...  # noqa: D102
     @property
