@@ -40,7 +40,7 @@ def test_commands_print_what_has_changed(user: UserFolder) -> None:
     assert user.run(DIFF).splitlines()[:4] == [
         "added       1 rows",
         "removed     1 rows",
-        "changed     1 rows: the vector of 1, kept columns of 0",
+        "changed     1 rows: the vector of 1, kept columns of 1",
         f"unchanged   {len(ROWS) - 2} rows",
     ]
     assert len(CACHED) == 6
