@@ -31,12 +31,12 @@ def main(path: Path, overrides: tuple[str, ...], overwrite: bool, fresh: bool) -
 
 
 def summary(report: TrainReport) -> str:
-    """The checkpoint, what it cost, and how many classes were told."""
+    """The checkpoint, what it cost, and the held-out accuracy where there are classes."""
     held_out = ""
     if report.best_loss is not None:
         held_out = f"; held-out loss {report.best_loss:.4f} after step {report.best_step:,}"
     accuracies = [
-        f"\nclasses     {name}: {share:.1%} of the held-out rows; the layer that tells them is not in the checkpoint"
+        f"\naccuracy    {name}: {share:.1%} of the held-out rows; the classification layer is not in the checkpoint"
         for name, share in report.accuracies.items()
     ]
     return (

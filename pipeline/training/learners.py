@@ -18,13 +18,7 @@ from lengthwise.tokens.ragged import concatenate_tokens
 from lengthwise.train_config import TrainSettings
 from lengthwise.training.batches import BatchRunner
 from lengthwise.training.examples import Examples
-from lengthwise.training.losses import (
-    contrastive_loss,
-    cosine_loss,
-    mse_loss,
-    supervised_contrastive_loss,
-    triplet_loss,
-)
+from lengthwise.training.losses import VECTOR_LOSSES, contrastive_loss, supervised_contrastive_loss, triplet_loss
 from lengthwise.training.sampling import GroupSampler, LengthSampler, RowSampler, source_seed
 
 
@@ -37,7 +31,7 @@ class Learner(Protocol):
         share: its part of the steps.
         sampler: gives its batches.
         head: weights of its own beside the encoder's, which are dropped at the end; None where it has none.
-        accuracy: the share of held-out rows whose class the head gave in the last validation; None without classes.
+        accuracy: of the head on the held-out rows in the last validation; None without classes.
     """
 
     name: str
@@ -132,10 +126,8 @@ class TextLearner:
         return runner.rows(self._tokens, rows), targets
 
     def _loss(self, vectors: Tensor, targets: Tensor) -> Tensor:
-        if self._objective == "cosine":
-            return cosine_loss(vectors, targets)
-        if self._objective == "mse":
-            return mse_loss(vectors, targets)
+        if self._objective in VECTOR_LOSSES:
+            return VECTOR_LOSSES[self._objective](vectors, targets)
         if self.head is not None:
             return functional.cross_entropy(self.head(vectors), targets)
         return supervised_contrastive_loss(vectors, targets, self._temperature)

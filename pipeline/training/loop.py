@@ -52,7 +52,7 @@ class Trainer:
         best_step: after which step it was found.
         stopped: why training ended: "steps", "time" or "patience"; "" until then.
         losses: the losses of the last validation by source.
-        accuracies: the same of classes, by the sources that have some.
+        accuracies: the held-out accuracies of the last validation, by the sources that have classes.
     """
 
     def __init__(self, encoder: PackedEncoder, examples: Sequence[Examples], settings: TrainSettings) -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -15,6 +18,11 @@ def cosine_loss(vectors: Tensor, targets: Tensor) -> Tensor:
 def mse_loss(vectors: Tensor, targets: Tensor) -> Tensor:
     """The squared distance, of float[rows, dim] each, summed over the values of a row."""
     return (vectors - targets).square().sum(dim=1).mean()
+
+
+VECTOR_LOSSES: Mapping[str, Callable[[Tensor, Tensor], Tensor]] = MappingProxyType(
+    {"cosine": cosine_loss, "mse": mse_loss}
+)
 
 
 def contrastive_loss(

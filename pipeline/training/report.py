@@ -46,7 +46,7 @@ class TrainReport:
         best_step: after which step the weights are; 0 where nothing was held out and they are the last ones.
         best_loss: the weighted held-out loss there; None where nothing was held out.
         losses: the last held-out loss of each source.
-        accuracies: the share of held-out rows whose class was told then, of each source that has classes.
+        accuracies: the held-out accuracy of that validation, of each source that has classes.
         rows: by source, how many rows were learned from, held out, and left out.
     """
 

@@ -1,7 +1,7 @@
 """The first part of a run: the static path alone, which learns what words mean in a fraction of the time.
 
 An encoder with a static residual contains a static model: the mean of a text's embeddings, projected. A token costs it
-about a twentieth of what it costs the LSTM, so it can see every text several times and learn the embeddings of rare
+about a thirtieth of what it costs the LSTM, so it can see every text several times and learn the embeddings of rare
 tokens, which would otherwise take most of a distillation. The LSTM then learns what a mean of embeddings cannot tell.
 """
 
@@ -22,11 +22,10 @@ from lengthwise.errors import RunError
 from lengthwise.tokens.ragged import concatenate_tokens
 from lengthwise.train_config import TrainSettings
 from lengthwise.training.examples import Examples
-from lengthwise.training.losses import cosine_loss, mse_loss
+from lengthwise.training.losses import VECTOR_LOSSES
 from lengthwise.training.progress import Bars
 
 _WARMUP, _FINAL_RATE, _SHOWN_EVERY = 20, 0.01, 20  # steps; a share of the highest rate; steps
-_LOSSES = {"cosine": cosine_loss, "mse": mse_loss}
 
 
 def train_static_path(
@@ -95,11 +94,8 @@ class _Rows:
 
     def ids(self, rows: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """The ids of rows, int64[tokens], and where each row begins, int64[rows]."""
-        starts = self._tokens.offsets[rows]
-        lengths = self._tokens.offsets[rows + 1] - starts
-        begins = np.cumsum(lengths) - lengths
-        places = np.arange(lengths.sum()) + np.repeat(starts - begins, lengths)
-        return self._tokens.values[places].astype(np.int64), begins
+        taken = self._tokens.take(rows)
+        return taken.values.astype(np.int64), taken.offsets[:-1]
 
     def loss(self, vectors: Tensor, rows: NDArray[np.int64]) -> Tensor:
         """The mean loss of sorted rows, whose vectors are float32[rows, dim]."""
@@ -117,7 +113,7 @@ def _source_loss(source: Examples, vectors: Tensor, rows: NDArray[np.int64]) -> 
     if source.targets is None:
         raise ValueError(f"source {source.name} has no targets")
     targets = torch.from_numpy(np.ascontiguousarray(source.targets(rows), np.float32))
-    return _LOSSES[source.settings.objective](vectors, targets.to(vectors.device))
+    return VECTOR_LOSSES[source.settings.objective](vectors, targets.to(vectors.device))
 
 
 def _make_optimizer(

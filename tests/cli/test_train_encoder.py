@@ -58,12 +58,12 @@ def wait_for_step(run: Path, process: subprocess.Popen[str], step: int) -> None:
         time.sleep(0.005)
 
 
-def test_summary_says_how_many_classes_were_told() -> None:
+def test_summary_has_the_accuracy() -> None:
     rows = {"0: labels": (90, 10, 0)}
     report = TrainReport("student", 8, 40, "steps", 4_000, 2.0, 30, 0.25, {"0: labels": 0.25}, {"0: labels": 0.9}, rows)
-    (line,) = [line for line in summary(report).splitlines() if line.startswith("classes")]
+    (line,) = [line for line in summary(report).splitlines() if line.startswith("accuracy")]
     assert (
-        line == "classes     0: labels: 90.0% of the held-out rows; the layer that tells them is not in the checkpoint"
+        line == "accuracy    0: labels: 90.0% of the held-out rows; the classification layer is not in the checkpoint"
     )
 
 

@@ -74,8 +74,8 @@ def test_lengths_count_where_the_loss_is_mse(tokenizer: TextTokenizer, encoder: 
 
 
 def test_the_seed_decides(tokenizer: TextTokenizer, encoder: PackedEncoder) -> None:
-    initial, found = encoder.state_dict(), []
-    initial = {name: weight.clone() for name, weight in initial.items()}
+    initial = {name: weight.clone() for name, weight in encoder.state_dict().items()}
+    found = []
     for seed in (0, 0, 1):
         encoder.load_state_dict(initial)
         train_static_path(encoder, [source(tokenizer)], settings(seed=seed, static={"epochs": 2.5}))
