@@ -173,8 +173,13 @@ class InitSettings(Settings):
     projection_scale: Positive = Field(
         0.3, description="factor of the initial projection's weights where there is a static residual"
     )
+    words: Count = Field(
+        0,
+        description="add so many whole words to the teacher's WordPiece tokenizer, those whose tokens save the training"
+        " texts most of theirs",
+    )
     vocabulary: PositiveInt | None = Field(
-        None, description="keep only so many of the teacher's tokens, those that occur most often; all if null"
+        None, description="keep only so many tokens, those that occur most often; all if null"
     )
 
 

@@ -9,7 +9,7 @@ With a static residual, the new encoder is that mean before its first step (as i
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
@@ -18,7 +18,6 @@ from numpy.typing import NDArray
 from lengthwise.config import EncoderConfig, EncoderSettings, TokenizationSettings
 from lengthwise.encoder.model import PackedEncoder, seeded_encoder
 from lengthwise.errors import ConfigError
-from lengthwise.tokens.ragged import RaggedTokens
 from lengthwise.tokens.tokenizer import TextTokenizer
 from lengthwise.train_config import InitSettings
 
@@ -55,19 +54,19 @@ def new_encoder(
 def initialize_embedding(
     encoder: PackedEncoder,
     own: TextTokenizer,
-    theirs: TextTokenizer,
+    rows: Mapping[str, int],
     table: NDArray[np.float32],
     counts: NDArray[np.int64],
     settings: InitSettings,
     *,
     is_output: bool,
 ) -> int:
-    """Set the embedding of every token that the teacher has too; the others keep theirs, at the same scale.
+    """Set the embedding of every token of which the teacher has a vector; the others keep theirs, at the same scale.
 
     Args:
         own: the encoder's tokenizer.
-        theirs: the teacher's.
-        table: float32[their vocabulary, width], a vector of each of the teacher's tokens.
+        rows: the row of each of the teacher's tokens in the table, by its name.
+        table: float32[rows, width], their vectors.
         counts: int64[own vocabulary], how often each token occurs in the training texts.
         is_output: whether these are vectors as the encoder shall give them. If so, and the encoder has a static
             residual, its static projection is set to undo the reduction: before the first step, that path gives the
@@ -85,7 +84,7 @@ def initialize_embedding(
             f"model.init.embedding_dim is {width}, but the teacher's vectors of tokens have {table.shape[1]} values;"
             f" set it to {table.shape[1]} or less, or train.init.embedding to random"
         )
-    numbers, places = _common_tokens(own, theirs, len(table))
+    numbers, places = _common_tokens(own, rows)
     shares = (counts[numbers] + 1) / (counts.sum() + len(counts))
     centered = table[places].astype(np.float64)
     centered -= centered.mean(axis=0)
@@ -123,19 +122,10 @@ def principal_components(centered: NDArray[np.float64], shares: NDArray[np.float
     return result
 
 
-def count_tokens(texts: Sequence[RaggedTokens], vocab_size: int) -> NDArray[np.int64]:
-    """How often each id occurs, int64[vocabulary]."""
-    counts = np.zeros(vocab_size, np.int64)
-    for tokens in texts:
-        counts += np.bincount(tokens.values, minlength=vocab_size)
-    return counts
-
-
-def _common_tokens(own: TextTokenizer, theirs: TextTokenizer, rows: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Ids of the tokens that both tokenizers have, in each of them."""
+def _common_tokens(own: TextTokenizer, rows: Mapping[str, int]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Ids of the tokens that have a row, and those rows."""
     names = ((number, own.token(number)) for number in range(own.vocab_size))
-    pairs = [(number, theirs.token_id(name)) for number, name in names if name is not None]
-    common = [(number, other) for number, other in pairs if other is not None and other < rows]
+    common = [(number, rows[name]) for number, name in names if name is not None and name in rows]
     found = np.array(common, np.int64).reshape(-1, 2)
     return found[:, 0], found[:, 1]
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
 
 from lengthwise.config import CONFIG_FILE, EncoderConfig, RunConfig, TokenizationSettings
@@ -27,14 +28,14 @@ from lengthwise.training.batches import resolve_precision, training_precision
 from lengthwise.training.cache import TeacherCache, text_keys
 from lengthwise.training.checkpoints import Checkpoints
 from lengthwise.training.examples import Examples, Rows, Targets, make_examples, open_source, read_rows, tokenize_column
-from lengthwise.training.initialize import count_tokens, initialize_embedding, new_encoder
+from lengthwise.training.initialize import initialize_embedding, new_encoder
 from lengthwise.training.journal import Journal
 from lengthwise.training.loop import Trainer
 from lengthwise.training.progress import Bars
 from lengthwise.training.report import TrainReport, read_report, write_report
 from lengthwise.training.static import train_static_path
 from lengthwise.training.teacher import FolderTeacher, open_teacher
-from lengthwise.training.vocabulary import cut_vocabulary
+from lengthwise.training.vocabulary import add_words, count_tokens, cut_vocabulary
 from lengthwise.util.files import write_atomically
 from lengthwise.util.text_files import read_text
 
@@ -228,24 +229,29 @@ def _teach(prepared: Prepared, rows: Sequence[Rows], folder: Path, bars: Bars) -
 def _student_tokenizer(
     prepared: Prepared, rows: Sequence[Rows], folder: Path, bars: Bars, *, is_ours: bool
 ) -> TextTokenizer:
-    """The new model's tokenizer: the one that is given, or the teacher's, cut to its most frequent tokens.
+    """The new model's tokenizer: the one that is given, or the teacher's, with words added, and without rare tokens.
 
     Args:
         is_ours: whether the folder holds this run, which was interrupted, and so perhaps the tokenizer.
     """
-    size = prepared.config.train.init.vocabulary
-    if size is None or prepared.base is not None or size >= prepared.tokenizer.vocab_size:
-        return prepared.tokenizer
+    init, tokenizer = prepared.config.train.init, prepared.tokenizer
+    is_cut = init.vocabulary is not None and init.vocabulary < tokenizer.vocab_size + init.words
+    if prepared.base is not None or not (init.words or is_cut):
+        return tokenizer
     path = folder / TOKENIZER_FILE
     if is_ours and path.is_file():
         return load_tokenizer(path)
     columns = [
-        tokenize_column(column, prepared.tokenizer, TokenizationSettings(), f"count {each.name}", bars)
+        tokenize_column(column, tokenizer, TokenizationSettings(add_special_tokens=False), f"count {each.name}", bars)
         for each in rows
         for column in each.texts
     ]
-    counts = count_tokens(columns, prepared.tokenizer.vocab_size)
-    tokenizer = cut_vocabulary(prepared.tokenizer, counts, size)
+    if init.words:
+        tokenizer, counts = add_words(tokenizer, columns, init.words)
+    else:
+        counts = count_tokens(columns, tokenizer.vocab_size)
+    if init.vocabulary is not None and init.vocabulary < tokenizer.vocab_size:
+        tokenizer = cut_vocabulary(tokenizer, counts, init.vocabulary)
     write_atomically(path, tokenizer.to_json().encode())
     return tokenizer
 
@@ -320,7 +326,16 @@ def _initialize(
         log.warning("the teacher %s has no vectors of tokens that can be read: the embedding is random", teacher.name)
         return
     counts = count_tokens([side for source in examples for side in source.sides], tokenizer.vocab_size)
-    initialize_embedding(encoder, tokenizer, teacher.load_tokenizer(), table, counts, settings, is_output=is_output)
+    rows, theirs = {}, teacher.load_tokenizer()
+    for number in range(len(table)):
+        rows[theirs.token(number) or ""] = number
+    words = [name for name in map(tokenizer.token, range(tokenizer.vocab_size)) if name and name not in rows]
+    if settings.words and words and is_output:
+        vectors = teacher.word_vectors(words)
+        if vectors is not None:
+            rows |= {word: number for number, word in enumerate(words, len(table))}
+            table = np.concatenate([table, vectors])
+    initialize_embedding(encoder, tokenizer, rows, table, counts, settings, is_output=is_output)
 
 
 def _check_vectors(prepared: Prepared, rows: Sequence[Rows]) -> None:

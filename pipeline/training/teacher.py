@@ -17,9 +17,12 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 
+from lengthwise.config import TokenizationSettings
 from lengthwise.encoder.engine import Engine, encode_texts
 from lengthwise.errors import CheckpointError
+from lengthwise.tokens.tokenize import tokenize_texts
 from lengthwise.tokens.tokenizer import TOKENIZER_FILE, TextTokenizer, load_tokenizer
+from lengthwise.training.equal_lengths import encode_equal_lengths
 from lengthwise.training.onnx_teacher import load_graph
 from lengthwise.training.progress import Bars
 from lengthwise.training.sentence_teacher import load_sentence_transformer
@@ -121,6 +124,13 @@ class FolderTeacher:
                 parts.append(run(np.stack(columns, axis=1).astype(np.int64)))
                 bar.update(len(tokens))
         return np.concatenate(parts)
+
+    def word_vectors(self, words: Sequence[str]) -> NDArray[np.float32] | None:
+        """The vector of each word as `token_vectors` gives it, float32[words, dim]; None where that gives none."""
+        if self._model.encode_ids is None:
+            return None
+        tokens = tokenize_texts(list(words), self.load_tokenizer(), TokenizationSettings())
+        return encode_equal_lengths(tokens, self._model.encode_ids, 1)
 
 
 def open_teacher(

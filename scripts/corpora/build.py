@@ -26,12 +26,11 @@ from lengthwise.cli.corpora.clean import (
 from lengthwise.cli.corpora.parquet_files import write_rows
 from lengthwise.cli.corpora.rules.lexicon import Lexicon
 from lengthwise.cli.corpora.rules.real import RealSentences
-from lengthwise.cli.corpora.sources import MANUALS, Pairs, Sources, Texts
+from lengthwise.cli.corpora.sources import SAMPLED, SAMPLED_PASSAGES, Pairs, Sources, Texts
 from lengthwise.cli.corpora.triples import framed_triples, real_triples
 from lengthwise.errors import DatasetError
 
 REAL_SOURCES = ("wordnet.example", "wordnet.gloss", "facts", "brown", "news", "speeches", "addresses")
-MAX_OF_A_MANUAL = 10_000  # texts: manuals are long, and repeat themselves
 
 Progress = Callable[[str, int], None]
 Item = TypeVar("Item")
@@ -84,25 +83,25 @@ class _Builder:
     def texts(self) -> list[tuple[str, str]]:
         seen: set[bytes] = set()
         rows: list[tuple[str, str]] = []
-        for name, read in self._sources.texts().items():
-            usable = _usable(read, MIN_WORDS, seen)
-            rows += self._read("texts", name, sample(usable, MAX_OF_A_MANUAL) if name in MANUALS else usable)
-        for name, read in self._sources.names().items():
-            rows += self._read("texts", name, _usable(read, 1, seen))
+        for readers, min_words in ((self._sources.texts(), MIN_WORDS), (self._sources.names(), 1)):
+            for name, read in readers.items():
+                usable = _usable(read, min_words, seen)
+                rows += self._read("texts", name, sample(usable, SAMPLED.get(name)))
         return rows
 
     def passages(self) -> list[tuple[str, str]]:
         seen: set[bytes] = set()
         rows: list[tuple[str, str]] = []
         for name, read in self._sources.passages().items():
-            rows += self._read("passages", name, _usable(read, MIN_PASSAGE_WORDS, seen, MAX_PASSAGE_WORDS))
+            usable = _usable(read, MIN_PASSAGE_WORDS, seen, MAX_PASSAGE_WORDS)
+            rows += self._read("passages", name, sample(usable, SAMPLED_PASSAGES.get(name)))
         return rows
 
     def pairs(self) -> list[tuple[str, str, str]]:
         seen: set[frozenset[str]] = set()
         rows: list[tuple[str, str, str]] = []
         for name, read in self._sources.pairs().items():
-            made = self._read("pairs", name, _distinct(read, seen))
+            made = self._read("pairs", name, sample(_distinct(read, seen), SAMPLED.get(name)))
             rows += [(*pair, source) for pair, source in made]
         return rows
 
@@ -137,11 +136,11 @@ class _Builder:
         self._progress(f"{file}: {name}", rows)
 
 
-def sample(texts: Iterable[str], count: int) -> Iterator[str]:
-    """At most so many texts, chosen by their hashes, in their order."""
-    every = list(texts)
-    chosen = set(sorted(every, key=hash_number)[:count])
-    yield from (text for text in every if text in chosen)
+def sample(items: Iterable[Item], count: int | None) -> Iterator[Item]:
+    """At most so many texts, or pairs, chosen by their hashes, in their order; all if None."""
+    every = list(items)
+    places = sorted(range(len(every)), key=lambda place: hash_number(str(every[place])))
+    yield from (every[place] for place in sorted(places[:count]))
 
 
 def _usable(read: Texts, min_words: int, seen: set[bytes], max_words: int = MAX_WORDS) -> Iterator[str]:

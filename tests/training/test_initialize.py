@@ -15,7 +15,8 @@ from lengthwise.tokens.tokenize import tokenize_texts
 from lengthwise.tokens.tokenizer import TextTokenizer
 from lengthwise.tokens.training import train_tokenizer
 from lengthwise.train_config import InitSettings
-from lengthwise.training.initialize import count_tokens, initialize_embedding, new_encoder, principal_components
+from lengthwise.training.initialize import initialize_embedding, new_encoder, principal_components
+from lengthwise.training.vocabulary import count_tokens
 
 
 def student(tokenizer: TextTokenizer, width: int = 6) -> PackedEncoder:
@@ -43,11 +44,17 @@ def test_frequent_rows_count_as_much_as_all_rows() -> None:
     assert abs(principal_components(table, shares[::-1], 1)[0, 0]) == pytest.approx(1)
 
 
+def rows_of(tokenizer: TextTokenizer) -> dict[str, int]:
+    return {str(tokenizer.token(number)): number for number in range(tokenizer.vocab_size)}
+
+
 def initialized(tokenizer: TextTokenizer, table: np.ndarray, **changes: Any) -> tuple[PackedEncoder, np.ndarray]:
     """A student, and the share of each token in its texts."""
     encoder, counts = student(tokenizer), count_tokens([tokenize_texts(make_texts(300), tokenizer)], len(table))
     settings = InitSettings.model_validate(changes)
-    assert initialize_embedding(encoder, tokenizer, tokenizer, table, counts, settings, is_output=True) == len(table)
+    assert initialize_embedding(encoder, tokenizer, rows_of(tokenizer), table, counts, settings, is_output=True) == len(
+        table
+    )
     return encoder, (counts + 1) / (counts.sum() + len(counts))
 
 
@@ -74,7 +81,7 @@ def test_token_that_the_teacher_lacks_keeps_a_random_embedding_of_that_scale(tok
     vectors = np.random.default_rng(0).normal(size=(other.vocab_size, 8)).astype(np.float32)
     encoder, counts = student(tokenizer), np.ones(tokenizer.vocab_size, np.int64)
     before = encoder.embedding.weight.detach().clone()
-    common = initialize_embedding(encoder, tokenizer, other, vectors, counts, InitSettings(), is_output=True)
+    common = initialize_embedding(encoder, tokenizer, rows_of(other), vectors, counts, InitSettings(), is_output=True)
     assert common == 5
     kept = (encoder.embedding.weight == 0.3 * before).all(1)
     assert int(kept.sum()) == tokenizer.vocab_size - 5

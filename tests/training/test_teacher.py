@@ -27,6 +27,7 @@ def check_token_vectors(teacher: FolderTeacher) -> None:
     assert len(vectors) == tokenizer.vocab_size
     words = [str(tokenizer.token(number)) for number in range(2, tokenizer.vocab_size)]
     np.testing.assert_allclose(vectors[2:], teacher.encode(words), atol=1e-5)
+    np.testing.assert_allclose(teacher.word_vectors(TEXTS[:9]), teacher.encode(TEXTS[:9]), atol=1e-5)
 
 
 def test_checkpoint_is_a_teacher(tmp_path: Path, tokenizer: TextTokenizer) -> None:

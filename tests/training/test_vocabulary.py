@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 
 from helpers.training import TEXTS, token_ids, train
+from lengthwise.config import TokenizationSettings
 from lengthwise.errors import ConfigError
+from lengthwise.tokens.ragged import RaggedTokens
 from lengthwise.tokens.tokenize import tokenize_texts
 from lengthwise.tokens.tokenizer import TextTokenizer
-from lengthwise.training.initialize import count_tokens
-from lengthwise.training.vocabulary import cut_vocabulary
+from lengthwise.training.vocabulary import add_words, count_tokens, cut_vocabulary
 
 KINDS = {"wordpiece": 150, "unigram": 150, "wordlevel": 60}
 
@@ -88,3 +89,53 @@ def test_post_processor_of_bert_is_renumbered() -> None:
     tokenizer = TextTokenizer(Tokenizer.from_str(json.dumps(tree)))
     cut = cut_vocabulary(tokenizer, counts(tokenizer), 150)
     assert [cut.token(number) for number in (*cut.prefix, *cut.suffix)] == ["[CLS]", "[SEP]"]
+
+
+def plain(texts: list[str], tokenizer: TextTokenizer) -> RaggedTokens:
+    return tokenize_texts(texts, tokenizer, TokenizationSettings(add_special_tokens=False))
+
+
+def test_words_that_save_most_tokens_are_added() -> None:
+    tokenizer = train(model="wordpiece", vocab_size=60)
+    texts = ["badage badage fedora", "badage b4dage", "fedora fedora fedora kilo", "kilo kilo"]
+    pieces = {word: len(token_ids(tokenizer, word)) for word in ("badage", "fedora", "kilo")}
+    assert all(count > 1 for count in pieces.values())
+    occurs = {"badage": 3, "fedora": 4, "kilo": 3}
+    saved = sorted(occurs, key=lambda word: -occurs[word] * (pieces[word] - 1))
+    for number in range(4):
+        grown, _ = add_words(tokenizer, [plain(texts[:2], tokenizer), plain(texts[2:], tokenizer)], number)
+        added = [grown.token(each) for each in range(tokenizer.vocab_size, grown.vocab_size)]
+        assert added == saved[:number]
+        assert all(len(token_ids(grown, word)) == 1 for word in added if word)
+
+
+def test_counts_are_those_of_the_new_tokens() -> None:
+    tokenizer = train(model="wordpiece", vocab_size=60)
+    grown, found = add_words(tokenizer, [plain(TEXTS, tokenizer)], 30)
+    assert grown.vocab_size == tokenizer.vocab_size + 30
+    # a word may begin with another one that is new, and is then not split as before
+    again = count_tokens([plain(TEXTS, grown)], grown.vocab_size)
+    assert (found[tokenizer.vocab_size :] <= again[tokenizer.vocab_size :]).all()
+    assert (found >= 0).all()
+    assert found.sum() <= count_tokens([plain(TEXTS, tokenizer)], tokenizer.vocab_size).sum() - 30
+
+
+def test_text_without_a_new_word_is_tokenized_as_before() -> None:
+    tokenizer = train(model="wordpiece", vocab_size=60)
+    grown, _ = add_words(tokenizer, [plain(["badage fedora"], tokenizer)], 2)
+    for text in ("kilo", "bad age", "xbadage"):
+        assert names(grown, text) == names(tokenizer, text)
+    assert names(grown, "badages")[0] == "badage"
+
+
+def test_words_of_unknown_characters_are_not_added() -> None:
+    tokenizer = train(model="wordpiece", vocab_size=60)
+    grown, _ = add_words(tokenizer, [plain(["漢字 漢字 漢字 2024 2024 badage"], tokenizer)], 9)
+    assert [grown.token(each) for each in range(tokenizer.vocab_size, grown.vocab_size)] == ["badage"]
+
+
+@pytest.mark.parametrize("model", ["unigram", "byte_bpe"])
+def test_words_are_added_to_wordpiece_alone(model: str) -> None:
+    tokenizer = train(model=model)
+    with pytest.raises(ConfigError, match=r"train\.init\.words is 7, but words can be added to a WordPiece tokenizer"):
+        add_words(tokenizer, [plain(TEXTS, tokenizer)], 7)

