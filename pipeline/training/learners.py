@@ -14,12 +14,26 @@ from torch.nn import functional
 from lengthwise.batching.sampler import LengthBatchSampler
 from lengthwise.encoder.model import PackedEncoder
 from lengthwise.errors import ConfigError
-from lengthwise.tokens.ragged import concatenate_tokens
+from lengthwise.tokens.ragged import RaggedTokens, concatenate_tokens
 from lengthwise.train_config import TrainSettings
 from lengthwise.training.batches import BatchRunner
 from lengthwise.training.examples import Examples
 from lengthwise.training.losses import VECTOR_LOSSES, contrastive_loss, supervised_contrastive_loss, triplet_loss
 from lengthwise.training.sampling import GroupSampler, LengthSampler, RowSampler, source_seed
+
+
+class GroupRunner(Protocol):
+    """What gives the vectors of a group of rows: a `BatchRunner`, or a part of an encoder.
+
+    Attributes:
+        device: where the vectors are.
+    """
+
+    @property
+    def device(self) -> torch.device: ...  # noqa: D102
+
+    def group(self, tokens: RaggedTokens, rows: NDArray[np.int64]) -> Tensor:
+        """Vectors of rows: float32[rows, dim], with gradients."""
 
 
 class Learner(Protocol):
@@ -139,8 +153,11 @@ class PairLearner:
     head: None = None
     accuracy: None = None
 
-    def __init__(self, examples: Examples, number: int, settings: TrainSettings) -> None:
+    def __init__(self, examples: Examples, number: int, settings: TrainSettings, group: int | None = None) -> None:
         """Number the distinct texts of all sides.
+
+        Args:
+            group: pairs of a group; the source's setting if None.
 
         Raises:
             ConfigError: there are too few pairs to compare.
@@ -157,13 +174,13 @@ class PairLearner:
         self._texts = same_as.reshape(len(examples.sides), -1)  # the distinct text of each side and row
         self._is_there = np.stack([side.lengths > 0 for side in examples.sides])
         lengths = np.stack([side.lengths[self._train] for side in examples.sides])
-        self.sampler = GroupSampler(lengths, source.group, source_seed(settings.seed, number), source.window)
+        self.sampler = GroupSampler(lengths, group or source.group, source_seed(settings.seed, number), source.window)
 
     def next_parts(self, count: int) -> list[NDArray[np.int64]]:
         """The next group, whole."""
         return [self._train[self.sampler.next()]]
 
-    def loss(self, runner: BatchRunner, rows: NDArray[np.int64]) -> Tensor:
+    def loss(self, runner: GroupRunner, rows: NDArray[np.int64]) -> Tensor:
         """The loss of a group."""
         return self._group_loss(runner, rows)
 
@@ -180,7 +197,7 @@ class PairLearner:
             if len(rows) > 1:
                 yield rows
 
-    def _group_loss(self, runner: BatchRunner, rows: NDArray[np.int64]) -> Tensor:
+    def _group_loss(self, runner: GroupRunner, rows: NDArray[np.int64]) -> Tensor:
         anchors, positives = self._texts[0][rows], self._texts[1][rows]
         there = [np.flatnonzero(side[rows]) for side in self._is_there[2:]]  # places in the group
         negatives = [texts[rows[places]] for texts, places in zip(self._texts[2:], there, strict=True)]

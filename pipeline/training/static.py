@@ -3,6 +3,9 @@
 An encoder with a static residual contains a static model: the mean of a text's embeddings, projected. A token costs it
 about a thirtieth of what it costs the LSTM, so it can see every text several times and learn the embeddings of rare
 tokens, which would otherwise take most of a distillation. The LSTM then learns what a mean of embeddings cannot tell.
+
+It learns from the sources of vectors, and from pairs that are compared with each other, of which it can afford more at
+a time than the LSTM. Pairs with negatives of their own alone are left to the LSTM, since those mostly differ in order.
 """
 
 from __future__ import annotations
@@ -19,25 +22,28 @@ from torch.nn import functional
 
 from lengthwise.encoder.model import PackedEncoder
 from lengthwise.errors import RunError
-from lengthwise.tokens.ragged import concatenate_tokens
+from lengthwise.tokens.ragged import RaggedTokens, concatenate_tokens
 from lengthwise.train_config import TrainSettings
 from lengthwise.training.examples import Examples
+from lengthwise.training.learners import PairLearner
+from lengthwise.training.loop import learning_rate_factor
 from lengthwise.training.losses import VECTOR_LOSSES
 from lengthwise.training.progress import Bars
+from lengthwise.training.sampling import due_sources
 
-_WARMUP, _FINAL_RATE, _SHOWN_EVERY = 20, 0.01, 20  # steps; a share of the highest rate; steps
+_SHOWN_EVERY = 20  # steps
 
 
 def train_static_path(
     encoder: PackedEncoder, examples: Sequence[Examples], settings: TrainSettings, bars: Bars = Bars()
 ) -> float | None:
-    """Train the embedding, the static residual and the projection's bias on the sources that have vectors.
+    """Train the embedding, the static residual and the projection's bias.
 
     The same seed and number of threads give the same weights.
 
     Returns:
-        The mean loss of the last steps; None where nothing was trained: without a static residual, a source of vectors,
-        or epochs, or with an embedding that is kept.
+        The mean loss of the vectors in the last steps; None where nothing was trained: without a static residual, a
+        source of vectors, or epochs, or with an embedding that is kept.
 
     Raises:
         RunError: the loss is no number.
@@ -46,8 +52,14 @@ def train_static_path(
     stage, static = settings.static, encoder.static_projection
     if static is None or not sources or not stage.epochs or not settings.embedding_learning_rate:
         return None
-    bias = encoder.projection.bias if encoder.projection is not None else None
-    rows, optimizer = _Rows(sources), _make_optimizer(encoder.embedding.weight, static, bias, settings)
+    path, rows = _StaticPath(encoder, static), _Rows(sources)
+    pairs = [
+        PairLearner(source, number, settings, group=stage.batch_size)
+        for number, source in enumerate(examples)
+        if source.settings.kind == "pairs" and source.settings.in_batch_negatives
+    ]
+    shares = [max(source.settings.share for source in sources), *(learner.share for learner in pairs)]
+    optimizer = _make_optimizer(path, settings)
     size = min(stage.batch_size, len(rows.train))
     per_epoch = len(rows.train) // size
     total = max(1, round(stage.epochs * per_epoch))
@@ -58,9 +70,11 @@ def train_static_path(
             if not place:
                 order = np.random.default_rng((settings.seed, epoch)).permutation(rows.train)
             chosen = np.sort(order[place * size : (place + 1) * size])
-            ids, begins = (torch.from_numpy(each).to(static.weight.device) for each in rows.ids(chosen))
-            projected = static(functional.embedding_bag(ids, encoder.embedding.weight, begins, mode="mean"))
-            loss = rows.loss(encoder.normalize(projected if bias is None else projected + bias), chosen)
+            loss = total_loss = rows.loss(path.vectors(rows.tokens, chosen), chosen)
+            for number in due_sources(shares, step):
+                if number:
+                    learner = pairs[number - 1]
+                    total_loss = total_loss + learner.weight * learner.loss(path, learner.next_parts(1)[0])
             losses = [*losses[1 - _SHOWN_EVERY :], float(loss.detach())]
             if not math.isfinite(losses[-1]):
                 raise RunError(
@@ -68,8 +82,8 @@ def train_static_path(
                     f" train.static.learning_rate ({stage.learning_rate:g})"
                 )
             for group in optimizer.param_groups:
-                group["lr"] = group["highest"] * _rate(step, total)
-            loss.backward()
+                group["lr"] = group["highest"] * learning_rate_factor(step, total, settings)
+            total_loss.backward()
             optimizer.step()
             optimizer.zero_grad()
             if step % _SHOWN_EVERY == 0:
@@ -78,24 +92,47 @@ def train_static_path(
     return float(np.mean(losses))
 
 
-class _Rows:
-    """The rows of all sources, one source after the other.
+class _StaticPath:
+    """Vectors without the LSTM's part; runs rows in place of a `BatchRunner`.
 
     Attributes:
+        parameters: of the embedding, and of the others.
+        device: where they are.
+    """
+
+    def __init__(self, encoder: PackedEncoder, static: nn.Linear) -> None:
+        self._encoder, self._static = encoder, static
+        self._bias = None if encoder.projection is None else encoder.projection.bias
+        others = [static.weight] if self._bias is None else [static.weight, self._bias]
+        self.parameters, self.device = (encoder.embedding.weight, others), static.weight.device
+
+    def vectors(self, tokens: RaggedTokens, rows: NDArray[np.int64]) -> Tensor:
+        """float32[rows, dim]."""
+        taken = tokens.take(rows)
+        ids, begins = (
+            torch.from_numpy(each).to(self.device) for each in (taken.values.astype(np.int64), taken.offsets)
+        )
+        means = functional.embedding_bag(ids, self._encoder.embedding.weight, begins[:-1], mode="mean")
+        projected = self._static(means)
+        return self._encoder.normalize(projected if self._bias is None else projected + self._bias)
+
+    group = vectors
+
+
+class _Rows:
+    """The rows of all sources of vectors, one source after the other.
+
+    Attributes:
+        tokens: of all rows.
         train: int64, those to learn from.
     """
 
     def __init__(self, sources: Sequence[Examples]) -> None:
         tokens = [source.sides[0] for source in sources]
         self._sources, self._firsts = sources, np.cumsum([0, *map(len, tokens)])
-        self._tokens = concatenate_tokens(tokens)
+        self.tokens = concatenate_tokens(tokens)
         firsts = zip(self._firsts, sources, strict=False)
         self.train: NDArray[np.int64] = np.concatenate([first + source.train for first, source in firsts])
-
-    def ids(self, rows: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """The ids of rows, int64[tokens], and where each row begins, int64[rows]."""
-        taken = self._tokens.take(rows)
-        return taken.values.astype(np.int64), taken.offsets[:-1]
 
     def loss(self, vectors: Tensor, rows: NDArray[np.int64]) -> Tensor:
         """The mean loss of sorted rows, whose vectors are float32[rows, dim]."""
@@ -116,19 +153,10 @@ def _source_loss(source: Examples, vectors: Tensor, rows: NDArray[np.int64]) -> 
     return VECTOR_LOSSES[source.settings.objective](vectors, targets.to(vectors.device))
 
 
-def _make_optimizer(
-    embedding: nn.Parameter, static: nn.Linear, bias: nn.Parameter | None, settings: TrainSettings
-) -> torch.optim.AdamW:
-    stage = settings.static
-    others = [static.weight] if bias is None else [static.weight, bias]
+def _make_optimizer(path: _StaticPath, settings: TrainSettings) -> torch.optim.AdamW:
+    stage, (embedding, others) = settings.static, path.parameters
     groups: list[dict[str, Any]] = [
         {"params": [embedding], "highest": stage.embedding_learning_rate},
         {"params": others, "highest": stage.learning_rate},
     ]
     return torch.optim.AdamW(groups, betas=settings.betas, weight_decay=0.0, fused=True)
-
-
-def _rate(step: int, total: int) -> float:
-    """The learning rate of a step (from 0) as a share of its highest: a short rise, then half a cosine."""
-    rise = min(1.0, (step + 1) / max(1, min(_WARMUP, total // 10)))
-    return max(_FINAL_RATE, rise * (1 + math.cos(math.pi * step / total)) / 2)

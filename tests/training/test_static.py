@@ -18,6 +18,7 @@ from lengthwise.tokens.tokenizer import TextTokenizer
 from lengthwise.train_config import SourceSettings, TrainSettings
 from lengthwise.training.batches import BatchRunner
 from lengthwise.training.examples import Examples, Rows, make_examples
+from lengthwise.training.learners import PairLearner
 from lengthwise.training.static import train_static_path
 
 DIM = 6
@@ -30,6 +31,17 @@ def source(tokenizer: TextTokenizer, seed: int = 0, scale: float = 1.0, **settin
     vectors = np.array([scale * np.mean([DIRECTIONS[word] for word in text.split()], axis=0) for text in texts])
     rows = Rows("0: teacher", SourceSettings(kind="teacher", **settings), (texts,))
     return make_examples(rows, lambda chosen: vectors[chosen], tokenizer, TokenizationSettings(), held_out=12, seed=0)
+
+
+def pairs(tokenizer: TextTokenizer, **settings: Any) -> Examples:
+    """Texts with the same words in another order."""
+    texts = make_texts(120, seed=2)
+    others = [" ".join(reversed(text.split())) for text in texts]
+    wrong = {"negative_columns": ["negative"], "in_batch_negatives": False} if settings.pop("own", False) else {}
+    rows = Rows(
+        "1: pairs", SourceSettings(kind="pairs", **wrong, **settings), (texts, others, *([texts] if wrong else []))
+    )
+    return make_examples(rows, None, tokenizer, TokenizationSettings(), held_out=12, seed=0)
 
 
 def settings(**changes: Any) -> TrainSettings:
@@ -64,6 +76,57 @@ def test_vectors_that_words_add_up_to_are_learned_without_the_lstm(
     targets = examples.targets(examples.held_out)  # type: ignore[misc]
     cosines = (vectors * targets).sum(1) / np.linalg.norm(vectors, axis=1) / np.linalg.norm(targets, axis=1)
     assert cosines.min() > 0.95
+
+
+def synonyms(tokenizer: TextTokenizer, **settings: Any) -> Examples:
+    """Pairs of single words: each with the next one."""
+    rows = Rows("1: pairs", SourceSettings(kind="pairs", **settings), (list(WORDS[::2]), list(WORDS[1::2])))
+    return make_examples(rows, None, tokenizer, TokenizationSettings(), held_out=0, seed=0)
+
+
+def test_pairs_are_learned_too(tokenizer: TextTokenizer, encoder: PackedEncoder) -> None:
+    initial = {name: weight.clone() for name, weight in encoder.state_dict().items()}
+    margins = {}
+    for weight in (1e-9, 1.0):
+        encoder.load_state_dict(initial)
+        examples = synonyms(tokenizer, weight=weight)
+        train_static_path(encoder, [source(tokenizer), examples], settings())
+        with torch.no_grad():
+            encoder.projection.weight.zero_()  # type: ignore[union-attr]
+            runner = BatchRunner(encoder, 64, "fp32")
+            first, second = (
+                torch.nn.functional.normalize(runner.group(side, np.arange(len(side)))) for side in examples.sides
+            )
+        scores = first @ second.T
+        margins[weight] = float(scores.diag().mean() - scores.mean())
+    assert margins[1.0] > margins[1e-9] + 0.2
+
+
+def test_pairs_that_differ_in_order_alone_are_left_to_the_lstm(
+    tokenizer: TextTokenizer, encoder: PackedEncoder
+) -> None:
+    initial = {name: weight.clone() for name, weight in encoder.state_dict().items()}
+    found = []
+    for others in ([], [pairs(tokenizer, own=True)]):
+        encoder.load_state_dict(initial)
+        train_static_path(encoder, [source(tokenizer), *others], settings(static={"epochs": 2}))
+        found.append(weights(encoder)["embedding.weight"])
+    np.testing.assert_array_equal(*found)
+
+
+def test_pairs_have_their_share_of_the_steps(
+    tokenizer: TextTokenizer, encoder: PackedEncoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    groups = []
+    learn = PairLearner.loss
+
+    def counted(self: PairLearner, runner: Any, rows: NDArray[np.int64]) -> torch.Tensor:
+        groups.append(len(rows))
+        return learn(self, runner, rows)
+
+    monkeypatch.setattr(PairLearner, "loss", counted)
+    train_static_path(encoder, [source(tokenizer), pairs(tokenizer, share=0.25)], settings(static={"epochs": 4}))
+    assert groups == [16] * (4 * (108 // 16) // 4)
 
 
 def test_lengths_count_where_the_loss_is_mse(tokenizer: TextTokenizer, encoder: PackedEncoder) -> None:
