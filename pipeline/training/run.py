@@ -326,15 +326,13 @@ def _initialize(
         log.warning("the teacher %s has no vectors of tokens that can be read: the embedding is random", teacher.name)
         return
     counts = count_tokens([side for source in examples for side in source.sides], tokenizer.vocab_size)
-    rows, theirs = {}, teacher.load_tokenizer()
-    for number in range(len(table)):
-        rows[theirs.token(number) or ""] = number
+    theirs = teacher.load_tokenizer()
+    rows = {theirs.token(number) or "": number for number in range(len(table))}
     words = [name for name in map(tokenizer.token, range(tokenizer.vocab_size)) if name and name not in rows]
-    if settings.words and words and is_output:
-        vectors = teacher.word_vectors(words)
-        if vectors is not None:
-            rows |= {word: number for number, word in enumerate(words, len(table))}
-            table = np.concatenate([table, vectors])
+    vectors = teacher.word_vectors(words) if settings.words and is_output else None
+    if vectors is not None:
+        rows |= {word: number for number, word in enumerate(words, len(table))}
+        table = np.concatenate([table, vectors])
     initialize_embedding(encoder, tokenizer, rows, table, counts, settings, is_output=is_output)
 
 

@@ -53,12 +53,7 @@ def train_static_path(
     if static is None or not sources or not stage.epochs or not settings.embedding_learning_rate:
         return None
     path, rows = _StaticPath(encoder, static), _Rows(sources)
-    pairs = [
-        PairLearner(source, number, settings, group=stage.batch_size)
-        for number, source in enumerate(examples)
-        if source.settings.kind == "pairs" and source.settings.in_batch_negatives
-    ]
-    shares = [max(source.settings.share for source in sources), *(learner.share for learner in pairs)]
+    pairs = _Pairs(examples, settings, max(source.settings.share for source in sources))
     optimizer = _make_optimizer(path, settings)
     size = min(stage.batch_size, len(rows.train))
     per_epoch = len(rows.train) // size
@@ -70,11 +65,7 @@ def train_static_path(
             if not place:
                 order = np.random.default_rng((settings.seed, epoch)).permutation(rows.train)
             chosen = np.sort(order[place * size : (place + 1) * size])
-            loss = total_loss = rows.loss(path.vectors(rows.tokens, chosen), chosen)
-            for number in due_sources(shares, step):
-                if number:
-                    learner = pairs[number - 1]
-                    total_loss = total_loss + learner.weight * learner.loss(path, learner.next_parts(1)[0])
+            loss = rows.loss(path.vectors(rows.tokens, chosen), chosen)
             losses = [*losses[1 - _SHOWN_EVERY :], float(loss.detach())]
             if not math.isfinite(losses[-1]):
                 raise RunError(
@@ -83,7 +74,7 @@ def train_static_path(
                 )
             for group in optimizer.param_groups:
                 group["lr"] = group["highest"] * learning_rate_factor(step, total, settings)
-            total_loss.backward()
+            (loss + pairs.loss(path, step)).backward()
             optimizer.step()
             optimizer.zero_grad()
             if step % _SHOWN_EVERY == 0:
@@ -144,6 +135,23 @@ class _Rows:
             if start < stop
         ]
         return torch.stack(losses).sum() / len(rows)
+
+
+class _Pairs:
+    """The sources of pairs that are compared with each other, each in its share of the steps."""
+
+    def __init__(self, examples: Sequence[Examples], settings: TrainSettings, of_vectors: float) -> None:
+        self._learners = [
+            PairLearner(source, number, settings, group=settings.static.batch_size)
+            for number, source in enumerate(examples)
+            if source.settings.kind == "pairs" and source.settings.in_batch_negatives
+        ]
+        self._shares = [of_vectors, *(learner.share for learner in self._learners)]
+
+    def loss(self, path: _StaticPath, step: int) -> Tensor | float:
+        """The sum of the sources' weighted losses in a step; 0 where none has a group in it."""
+        due = [self._learners[number - 1] for number in due_sources(self._shares, step) if number]
+        return sum((each.weight * each.loss(path, each.next_parts(1)[0]) for each in due), 0.0)
 
 
 def _source_loss(source: Examples, vectors: Tensor, rows: NDArray[np.int64]) -> Tensor:

@@ -11,18 +11,22 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 import lengthwise.training.loop as loop
 import lengthwise.training.run as run
 from helpers.files import contents
 from helpers.students import make_texts, save_teacher, student_config, write_rows
+from helpers.training import token_ids
 from lengthwise import Encoder
-from lengthwise.config import RunConfig
+from lengthwise.config import RunConfig, TokenizerSettings, TokenizerTraining
 from lengthwise.encoder.checkpoint import load_checkpoint
 from lengthwise.errors import CheckpointError, ConfigError, DatasetError, LengthwiseError, RunError, StoreError
 from lengthwise.tokens.tokenizer import TextTokenizer
+from lengthwise.tokens.training import train_tokenizer
 from lengthwise.training.report import TrainReport
 from lengthwise.training.run import train_encoder
+from lengthwise.training.teacher import open_teacher
 
 KINDS: dict[str, dict[str, Any]] = {
     "teacher": {"kind": "teacher"},
@@ -337,3 +341,22 @@ def test_rows_that_cannot_be_used_are_counted(place: Path) -> None:
     texts: list[str | None] = [*make_texts(100), None, "", "  "]
     write_rows(place / "rows.parquet", text=texts)
     assert train(teacher_run(place, max_steps=3)).rows["0: teacher"] == (90, 10, 3)
+
+
+def test_words_that_the_teacher_splits_begin_with_its_vectors_of_them(place: Path) -> None:
+    letters = " ".join("abcdefghijklmnopqrstuvwxyz")
+    pieces = train_tokenizer([letters, letters.replace(" ", "")], TokenizerTraining(model="wordpiece", min_frequency=1))
+    save_teacher(place / "teacher", pieces)
+    init = {"words": 2, "frequency_weight": None}
+    config = teacher_run(place, init=init, max_steps=1, learning_rate=1e-9, embedding_learning_rate=0.0)
+    shape = config.model.init.model_copy(update={"static_residual": True})
+    changes = {"tokenizer": TokenizerSettings(), "model": config.model.model_copy(update={"init": shape})}
+    encoder, tokenizer = load_checkpoint(train(config.model_copy(update=changes)).model)
+    assert tokenizer.vocab_size == pieces.vocab_size + 2
+    added = [str(tokenizer.token(number)) for number in range(pieces.vocab_size, tokenizer.vocab_size)]
+    assert all(len(token_ids(pieces, word)) > 1 for word in added)
+    with torch.no_grad():
+        first, second = encoder.static_projection(encoder.embedding.weight[-2:]).numpy()  # type: ignore[misc]
+    expected = open_teacher(str(place / "teacher")).word_vectors(added)
+    assert expected is not None
+    np.testing.assert_allclose(first - second, expected[0] - expected[1], atol=1e-5)
