@@ -184,12 +184,12 @@ class InitSettings(Settings):
 
 
 class StaticSettings(Settings):
-    """The first part of a run, in which the embedding and the static residual learn the vectors without the LSTM."""
+    """The first part of a run, in which embedding and static residual learn vectors and pairs without the LSTM."""
 
     epochs: NotNegative = Field(
         3.0, description="passes over the sources of vectors, which take little time; 0 for none"
     )
-    batch_size: PositiveInt = Field(1_024, description="texts of a step")
+    batch_size: PositiveInt = Field(1_024, description="texts of a step, and pairs of a group")
     learning_rate: Positive = Field(3e-3, description="the highest learning rate")
     embedding_learning_rate: Positive = Field(1e-2, description="that of the embedding table")
 

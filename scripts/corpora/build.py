@@ -138,6 +138,9 @@ class _Builder:
 
 def sample(items: Iterable[Item], count: int | None) -> Iterator[Item]:
     """At most so many texts, or pairs, chosen by their hashes, in their order; all if None."""
+    if count is None:
+        yield from items
+        return
     every = list(items)
     places = sorted(range(len(every)), key=lambda place: hash_number(str(every[place])))
     yield from (every[place] for place in sorted(places[:count]))

@@ -33,14 +33,14 @@ def source(tokenizer: TextTokenizer, seed: int = 0, scale: float = 1.0, **settin
     return make_examples(rows, lambda chosen: vectors[chosen], tokenizer, TokenizationSettings(), held_out=12, seed=0)
 
 
-def pairs(tokenizer: TextTokenizer, **settings: Any) -> Examples:
-    """Texts with the same words in another order."""
+def pairs(tokenizer: TextTokenizer, *, own: bool = False, **settings: Any) -> Examples:
+    """Texts with the same words in another order; with `own`, and another text as the only negative."""
     texts = make_texts(120, seed=2)
-    others = [" ".join(reversed(text.split())) for text in texts]
-    wrong = {"negative_columns": ["negative"], "in_batch_negatives": False} if settings.pop("own", False) else {}
-    rows = Rows(
-        "1: pairs", SourceSettings(kind="pairs", **wrong, **settings), (texts, others, *([texts] if wrong else []))
-    )
+    sides = [texts, [" ".join(reversed(text.split())) for text in texts]]
+    if own:
+        sides.append([*texts[1:], texts[0]])
+        settings |= {"negative_columns": ["negative"], "in_batch_negatives": False}
+    rows = Rows("1: pairs", SourceSettings(kind="pairs", **settings), tuple(sides))
     return make_examples(rows, None, tokenizer, TokenizationSettings(), held_out=12, seed=0)
 
 
