@@ -37,13 +37,13 @@ LOSSES: Mapping[str, tuple[Loss, ...]] = MappingProxyType(  # of each kind; the 
 )
 _SETTINGS_OF: Mapping[str, tuple[str, ...]] = MappingProxyType(  # which of the optional settings a kind has
     {
-        "teacher": (),
-        "vectors": ("vector_column",),
+        "teacher": ("max_tokens",),
+        "vectors": ("vector_column", "max_tokens"),
         "pairs": (
             *("columns", "negative_columns", "temperature", "group", "symmetric", "negatives", "in_batch_negatives"),
             *("window", "margin"),
         ),
-        "labels": ("label_column", "temperature"),
+        "labels": ("label_column", "temperature", "max_tokens"),
     }
 )
 
@@ -63,6 +63,11 @@ class SourceSettings(Settings):
     weight: Positive = Field(1.0, description="factor of its loss")
     share: Positive = Field(
         1.0, description="how often it has a batch, relative to the other sources; the largest has one in every step"
+    )
+    max_tokens: PositiveInt | None = Field(
+        None,
+        description="limit of its batches' cells, for texts that are longer than those of other sources; the run's"
+        " max_tokens if null",
     )
     loss: Loss | None = Field(
         None,

@@ -59,6 +59,10 @@ def refused(train: dict[str, Any]) -> str:
             {"kind": "pairs", "negatives": "all"},
             "train.sources.0 sets negatives = 'all', but no negative_columns; name them, or remove it",
         ),
+        (
+            {"kind": "pairs", "max_tokens": 64},
+            "train.sources.0 sets max_tokens, which a source of the kind pairs does not have; remove it",
+        ),
         ({"kind": "labels", "group": 5}, "train.sources.0 sets group, which a source of the kind labels does not have"),
         (
             {"kind": "vectors", "dataset": {"pth": "a"}},

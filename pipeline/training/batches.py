@@ -72,7 +72,7 @@ class BatchRunner:
         self.costs: BatchCosts = (PACKED_CUDA if self.device.type == "cuda" else TRAINING).with_limits(max_tokens)
         self.tokens, self._lock = 0, threading.Lock()
         self._hooks = _autocast_lstm(encoder.rnn, self.device.type) if precision == "bf16" else []
-        encoder.embedding.sparse = self.device.type == "cpu"  # a dense gradient has the table's size, for every batch
+        encoder.embedding.sparse = True  # a dense gradient has the table's size, for every batch
 
     def rows(self, tokens: RaggedTokens, rows: NDArray[np.int64]) -> Tensor:
         """Vectors of rows as one batch: float32[rows, dim], with gradients. Every row has a token."""

@@ -84,15 +84,15 @@ class TextLearner:
         if examples.targets is None:
             raise ValueError(f"source {examples.name} has no targets")
         self._targets, self._objective, self._temperature = examples.targets, source.objective, source.temperature
-        self._costs, self._lengths = runner.costs, examples.sides[0].lengths
+        self._costs, self._lengths = runner.costs.with_limits(source.max_tokens), examples.sides[0].lengths
         self.sampler = LengthSampler(
             LengthBatchSampler(
                 self._lengths[self._train],
-                max_tokens=settings.max_tokens,
-                batch_size=runner.costs.max_rows,
+                max_tokens=self._costs.max_tokens,
+                batch_size=self._costs.max_rows,
                 seed=source_seed(settings.seed, number),
                 noise=settings.noise,
-                costs=runner.costs,
+                costs=self._costs,
             )
         )
         self.head: nn.Module | None = None

@@ -34,6 +34,7 @@ from lengthwise.training.checkpoints import Checkpoints, Snapshot
 from lengthwise.training.examples import Examples
 from lengthwise.training.journal import Journal
 from lengthwise.training.learners import Learner, make_learner
+from lengthwise.training.optimizer import WeightOptimizer
 from lengthwise.training.sampling import due_sources
 
 _RUN_STATE = ("step", "tokens", "seconds", "best_loss", "best_step", "without_gain", "stopped")
@@ -71,7 +72,7 @@ class Trainer:
         rounds = self._learners[0].sampler.batches * max(self._shares) / self._shares[0]
         self.total_steps = count_steps(settings, rounds)
         self._parameters = dict(self._named_parameters())
-        self._optimizer = _make_optimizer(self._parameters, settings)
+        self._optimizer = WeightOptimizer(self._parameters, settings)
         self._average = {name: weight.detach().clone() for name, weight in self._averaged()}
         self._best: dict[str, Tensor] = {}
         self.step, self.tokens, self.seconds = 0, 0, 0.0
@@ -115,8 +116,7 @@ class Trainer:
         record["losses"], record["accuracies"] = self.losses, self.accuracies
         record["samplers"] = [learner.sampler.state_dict() for learner in self._learners]
         tensors = {f"weights.{name}": weight.detach() for name, weight in self._parameters.items()}
-        for number, moments in self._optimizer.state_dict()["state"].items():
-            tensors.update({f"optimizer.{number}.{name}": value for name, value in moments.items()})
+        tensors.update({f"optimizer.{name}": value for name, value in self._optimizer.state_dict().items()})
         tensors.update({f"average.{name}": value for name, value in self._average.items()})
         tensors.update({f"best.{name}": value for name, value in self._best.items()})
         tensors["random"] = torch.get_rng_state()
@@ -129,15 +129,11 @@ class Trainer:
         self.losses, self.accuracies = dict(snapshot.record["losses"]), dict(snapshot.record["accuracies"])
         for learner, state in zip(self._learners, snapshot.record["samplers"], strict=True):
             learner.sampler.load_state_dict(state)
-        tensors, state = snapshot.tensors, self._optimizer.state_dict()
+        tensors = snapshot.tensors
         with torch.no_grad():
             for name, weight in self._parameters.items():
                 weight.copy_(tensors[f"weights.{name}"])
-        moments: dict[int, dict[str, Tensor]] = {}
-        for name, value in _below(tensors, "optimizer").items():
-            number, _, moment = name.partition(".")
-            moments.setdefault(int(number), {})[moment] = value
-        self._optimizer.load_state_dict({**state, "state": moments})
+        self._optimizer.load_state_dict(_below(tensors, "optimizer"))
         device = self._runner.device
         self._average = {name: value.to(device) for name, value in _below(tensors, "average").items()}
         self._best = {name: value.to(device) for name, value in _below(tensors, "best").items()}
@@ -147,12 +143,9 @@ class Trainer:
         """One step of the optimizer, over one or more batches."""
         tokens = self._runner.tokens
         self._add_gradients(pool)
-        self._set_learning_rates()
-        norm = nn.utils.clip_grad_norm_(self._parameters.values(), self._settings.clip_norm or math.inf)
-        if not math.isfinite(float(norm)):
-            raise self._diverged(f"the gradient's norm is {float(norm)}")
-        self._optimizer.step()
-        self._optimizer.zero_grad()
+        norm = self._optimizer.step(learning_rate_factor(self.step, self.total_steps, self._settings))
+        if not math.isfinite(norm):
+            raise self._diverged(f"the gradient's norm is {norm}")
         self.step += 1
         self.tokens += self._runner.tokens - tokens
         self._update_average()
@@ -172,9 +165,6 @@ class Trainer:
             for weight, gradient in zip(self._parameters.values(), gradients, strict=True):
                 if gradient is not None:
                     weight.grad = gradient if weight.grad is None else weight.grad.add_(gradient)
-        for weight in self._parameters.values():
-            if weight.grad is not None and weight.grad.is_sparse:  # of an embedding
-                weight.grad = weight.grad.to_dense()
         for learner, loss in zip(due, losses, strict=True):
             self._sums.setdefault(learner.name, []).append(loss)
 
@@ -200,7 +190,7 @@ class Trainer:
         every = self.step % settings.log_every == 0 or self.step % settings.checkpoint_every == 0
         if self._sums and (every or self.stopped):
             losses = {name: sum(values) / len(values) for name, values in self._sums.items()}
-            rate = self._optimizer.param_groups[-1]["lr"]
+            rate = self._optimizer.learning_rate
             journal.write({"step": self.step, **self._times(), "learning_rate": rate, "losses": losses})
             self._sums = {}
 
@@ -230,11 +220,6 @@ class Trainer:
         patience = self._settings.validation.patience
         if patience is not None and self.without_gain >= patience and not self.stopped:
             self.stopped = "patience"
-
-    def _set_learning_rates(self) -> None:
-        factor = learning_rate_factor(self.step, self.total_steps, self._settings)
-        for group in self._optimizer.param_groups:
-            group["lr"] = group["highest"] * factor
 
     def _update_average(self) -> None:
         """Move the average; at the start it follows the weights faster, so that the initial ones are soon forgotten."""
@@ -332,29 +317,6 @@ def count_steps(settings: TrainSettings, rounds: float) -> int:
     if epochs is not None:
         limits.append(max(1, math.ceil(epochs * rounds / settings.accumulate - 1e-9)))
     return min(limits)
-
-
-def _make_optimizer(parameters: dict[str, nn.Parameter], settings: TrainSettings) -> torch.optim.AdamW:
-    """AdamW with groups: the embedding, what is decayed, what is not."""
-    groups: dict[str, list[nn.Parameter]] = {"embedding": [], "decayed": [], "plain": []}
-    for name, weight in parameters.items():
-        kind = "embedding" if name == "embedding.weight" else "decayed" if weight.ndim > 1 else "plain"
-        groups[kind].append(weight)
-    rate, of_embedding = settings.learning_rate, settings.embedding_learning_rate
-    return torch.optim.AdamW(
-        [
-            {
-                "params": weights,
-                "highest": of_embedding if kind == "embedding" else rate,
-                "weight_decay": settings.weight_decay if kind == "decayed" else 0.0,
-            }
-            for kind, weights in groups.items()
-            if weights
-        ],
-        lr=rate,
-        betas=settings.betas,
-        fused=True,
-    )
 
 
 def _weighted_mean(learners: Sequence[Learner], losses: dict[str, float]) -> float:

@@ -61,6 +61,20 @@ def test_rows_of_an_epoch_have_the_same_weight(tokenizer: TextTokenizer, runner:
     assert np.mean(batches) == pytest.approx(float(every), abs=1e-5)
 
 
+@pytest.mark.parametrize(("of_source", "limit"), [(None, 30), (90, 90), (10, 10)])
+def test_a_source_may_have_batches_of_another_size(
+    tokenizer: TextTokenizer, runner: BatchRunner, of_source: int | None, limit: int
+) -> None:
+    rows = Rows("0: teacher", SourceSettings(kind="teacher", max_tokens=of_source), (TEXTS,))
+    examples = make_examples(rows, vectors, tokenizer, TokenizationSettings(), held_out=0, seed=0)
+    learner = TextLearner(examples, 0, 6, TrainSettings(max_tokens=30), runner)
+    batches = [learner.next_parts(1)[0] for _ in range(learner.sampler.batches)]
+    lengths = examples.sides[0].lengths
+    cells = [len(batch) * int(lengths[batch].max()) for batch in batches]
+    assert limit / 2 < max(cells) <= limit
+    assert sorted(np.concatenate(batches).tolist()) == list(range(60))
+
+
 def test_validation_is_the_mean_over_the_held_out_rows(tokenizer: TextTokenizer, runner: BatchRunner) -> None:
     rows = Rows("0: teacher", SourceSettings(kind="teacher"), (TEXTS,))
     examples = make_examples(rows, vectors, tokenizer, TokenizationSettings(), held_out=6, seed=0)
