@@ -7,7 +7,7 @@ from which an LSTM learns most, cost more in the table than in the LSTM.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -77,14 +77,11 @@ class WeightOptimizer:
             name, _, key = path.rpartition("/")
             moments.setdefault(name, {})[key] = value
         for name, values in moments.items():
-            weight = self._parameters[name]
+            weight, is_embedding = self._parameters[name], name == _EMBEDDING
             kept = {key: value.to(weight.device) if value.ndim else value for key, value in values.items()}
-            if name == _EMBEDDING:
+            if is_embedding:
                 kept[_STEP] = int(kept[_STEP])
-            self._optimizer_of(weight).state[weight] = kept
-
-    def _optimizer_of(self, weight: nn.Parameter) -> torch.optim.Optimizer:
-        return next(each for each in self._optimizers for group in each.param_groups if _holds(group["params"], weight))
+            self._optimizers[0 if is_embedding else -1].state[weight] = kept
 
     def _clip(self) -> float:
         """Scale the gradients to the limit of their norm, and give the norm that they had."""
@@ -97,10 +94,6 @@ class WeightOptimizer:
         if self._clip_norm is not None and norm > self._clip_norm:
             torch._foreach_mul_(values, self._clip_norm / (norm + 1e-6))
         return norm
-
-
-def _holds(weights: Iterable[Tensor], weight: Tensor) -> bool:
-    return any(each is weight for each in weights)
 
 
 def _adamw(parameters: Mapping[str, nn.Parameter], settings: TrainSettings) -> torch.optim.AdamW:
