@@ -25,10 +25,12 @@ def test_unicode_is_read_with_and_without_a_mark(tmp_path: Path, encoding: str) 
         assert decode_text(mark + JSON.encode(big_endian)) == JSON
 
 
-@given(start=st.sampled_from('{["0at-# \n'), rest=st.text(), encoding=st.sampled_from(UNICODE))
+NO_NUL = st.characters(codec="utf-8", exclude_characters="\0")  # which neither JSON nor YAML has
+
+
+@given(start=st.sampled_from('{["0at-# \n'), rest=st.text(NO_NUL), encoding=st.sampled_from(UNICODE))
 def test_any_text_that_begins_as_json_or_yaml_is_read(start: str, rest: str, encoding: str) -> None:
-    text = start + (rest.replace("\0", "") if encoding.endswith(("le", "be")) else rest)
-    assert decode_text(text.encode(encoding)) == text or "\0" in text
+    assert decode_text((start + rest).encode(encoding)) == start + rest
 
 
 @pytest.mark.parametrize(
