@@ -14,6 +14,7 @@ from lengthwise.util.text_files import EncodingError, decode_text, read_text
 
 JSON = json.dumps({"name": "caf\u00e9 \u6771\u4eac \U0001f600", "size": 3}, ensure_ascii=False, indent=1)
 UNICODE = ("utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "utf-32", "utf-32-le", "utf-32-be")
+MARKED = ("utf-8-sig", "utf-16", "utf-32")  # what Python writes with a byte order mark
 
 
 @pytest.mark.parametrize("encoding", UNICODE)
@@ -25,12 +26,10 @@ def test_unicode_is_read_with_and_without_a_mark(tmp_path: Path, encoding: str) 
         assert decode_text(mark + JSON.encode(big_endian)) == JSON
 
 
-NO_NUL = st.characters(codec="utf-8", exclude_characters="\0")  # which neither JSON nor YAML has
-
-
-@given(start=st.sampled_from('{["0at-# \n'), rest=st.text(NO_NUL), encoding=st.sampled_from(UNICODE))
+@given(start=st.sampled_from('{["0at-# \n'), rest=st.text(), encoding=st.sampled_from(UNICODE))
 def test_any_text_that_begins_as_json_or_yaml_is_read(start: str, rest: str, encoding: str) -> None:
-    assert decode_text((start + rest).encode(encoding)) == start + rest
+    text = start + (rest if encoding in MARKED else rest.replace("\0", ""))  # neither JSON nor YAML has a NUL
+    assert decode_text(text.encode(encoding)) == text
 
 
 @pytest.mark.parametrize(
