@@ -41,7 +41,7 @@ _SETTINGS_OF: Mapping[str, tuple[str, ...]] = MappingProxyType(  # which of the 
         "vectors": ("vector_column", "max_tokens"),
         "pairs": (
             *("columns", "negative_columns", "temperature", "group", "symmetric", "negatives", "in_batch_negatives"),
-            *("window", "margin"),
+            *("window", "margin", "group_column"),
         ),
         "labels": ("label_column", "temperature", "max_tokens"),
     }
@@ -99,6 +99,11 @@ class SourceSettings(Settings):
         " if null",
     )
     group: PositiveInt = Field(192, description="pairs whose texts are compared with each other, for the kind pairs")
+    group_column: NonEmpty | None = Field(
+        None,
+        description="the pairs of a group have the same value of this column, such as their source or subject, which"
+        " makes the others harder to tell from the match; any pairs if null",
+    )
 
     @field_validator("loss")
     @classmethod
@@ -123,6 +128,13 @@ class SourceSettings(Settings):
         if twice:
             raise ValueError(f"is {list(names)}, but {', '.join(twice)} is named twice; name each column once")
         return names
+
+    @field_validator("group_column")
+    @classmethod
+    def _group_column_is_another(cls, name: str | None, info: ValidationInfo) -> str | None:
+        if name in (*info.data.get("columns", ()), *info.data.get("negative_columns", ())):
+            raise ValueError(f"is {name!r}, a column of texts; name one that says what pairs have in common")
+        return name
 
     @field_validator("group")
     @classmethod

@@ -11,6 +11,8 @@ several threads at a time.
 from __future__ import annotations
 
 import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Literal
 
@@ -52,6 +54,24 @@ def training_precision(settings: TrainSettings, device_type: str) -> Literal["fp
     return precision
 
 
+@dataclass(frozen=True, eq=False)
+class CutRows:
+    """Rows that run in several batches.
+
+    Attributes:
+        batches: int64, rows each.
+        order: int64[rows], the places of the rows, batch after batch, where they came from.
+    """
+
+    batches: list[NDArray[np.int64]]
+    order: NDArray[np.int64]
+
+    def join(self, vectors: Sequence[Tensor]) -> Tensor:
+        """The vectors of the batches as those of the rows, in their order: float32[rows, dim]."""
+        joined = torch.cat(list(vectors))
+        return joined[torch.from_numpy(np.argsort(self.order, kind="stable")).to(joined.device)]
+
+
 class BatchRunner:
     """Runs rows through an encoder on one device.
 
@@ -87,13 +107,16 @@ class BatchRunner:
 
     def group(self, tokens: RaggedTokens, rows: NDArray[np.int64]) -> Tensor:
         """Vectors of rows in as few batches as is cheap: float32[rows, dim], with gradients. Every row has a token."""
+        cut = self.cut(tokens, rows)
+        return cut.join([self.rows(tokens, batch) for batch in cut.batches])
+
+    def cut(self, tokens: RaggedTokens, rows: NDArray[np.int64]) -> CutRows:
+        """Rows as batches of like lengths, as few as is cheap, the longest texts first."""
         lengths = tokens.offsets[rows + 1] - tokens.offsets[rows]
         order = np.argsort(-lengths, kind="stable")
         distinct, counts = np.unique(lengths, return_counts=True)
         ends = np.cumsum(cheapest_cut(distinct[::-1], counts[::-1], self.costs))
-        batches = [rows[order[start:stop]] for start, stop in pairwise([0, *ends.tolist()])]
-        vectors = torch.cat([self.rows(tokens, batch) for batch in batches])
-        return vectors[torch.from_numpy(np.argsort(order, kind="stable")).to(self.device)]
+        return CutRows([rows[order[start:stop]] for start, stop in pairwise([0, *ends.tolist()])], order)
 
     def close(self) -> None:
         """Leave the encoder as it was."""

@@ -45,7 +45,7 @@ class Rows:
         settings: the source's.
         texts: the columns of texts, each [rows]; of pairs the anchors, the positives, then negatives ("" where there
             is none).
-        column: vectors float32[rows, dim], classes int64[rows], or None.
+        column: vectors float32[rows, dim]; classes, or the kinds of pairs, int64[rows]; or None.
         classes: the names of the classes.
         skipped: how many rows were left out so far.
     """
@@ -71,6 +71,7 @@ class Examples:
         train: int64, the rows to learn from.
         held_out: int64, the rows of the validation.
         skipped: how many rows were left out.
+        kinds: int64[rows], of pairs, those of one kind are compared with each other; any of them if None.
     """
 
     name: str
@@ -81,6 +82,7 @@ class Examples:
     train: NDArray[np.int64]
     held_out: NDArray[np.int64]
     skipped: int
+    kinds: NDArray[np.int64] | None = None
 
 
 def open_source(settings: SourceSettings, default: DatasetSettings) -> Source:
@@ -91,8 +93,13 @@ def open_source(settings: SourceSettings, default: DatasetSettings) -> Source:
     """
     dataset = settings.dataset or default
     if settings.kind == "pairs":
-        named = {"negative_columns": settings.negative_columns, "columns": settings.columns}
-        first, others = settings.columns[0], [settings.columns[1], *settings.negative_columns]
+        group_column = (settings.group_column,) if settings.group_column else ()
+        named = {
+            "group_column": group_column,
+            "negative_columns": settings.negative_columns,
+            "columns": settings.columns,
+        }
+        first, others = settings.columns[0], [settings.columns[1], *settings.negative_columns, *group_column]
     else:
         own = {"vectors": {"vector_column": settings.vector_column}, "labels": {"label_column": settings.label_column}}
         column = own.get(settings.kind, {})
@@ -135,6 +142,8 @@ def read_rows(number: int, settings: SourceSettings, source: Source, bars: Bars 
     if settings.kind == "vectors":
         column = _vectors(table.column(1).take(pa.array(usable)), source, settings.vector_column)
         return replace(rows, column=column)
+    if settings.kind == "pairs" and settings.group_column is not None:
+        return replace(rows, column=_kinds(table.column(count_texts).take(pa.array(usable))))
     if settings.kind == "labels":
         return _with_classes(rows, table.column(1).take(pa.array(usable)), source, settings.label_column)
     return rows
@@ -177,6 +186,7 @@ def make_examples(
         train=usable[~is_held_out],
         held_out=usable[is_held_out],
         skipped=rows.skipped + len(full) - len(usable),
+        kinds=rows.column if rows.settings.kind == "pairs" else None,
     )
 
 
@@ -245,6 +255,13 @@ def _vectors(column: pa.ChunkedArray, source: Source, name: str) -> NDArray[np.f
     if len(wrong):
         raise DatasetError(f"{where} has a value that is no number in usable row {wrong[0]}; fix it or leave it out")
     return vectors
+
+
+def _kinds(column: pa.ChunkedArray) -> NDArray[np.int64]:
+    """Equal values of a column as equal numbers, int64[rows]; null is a value too."""
+    numbers = pc.dictionary_encode(column, null_encoding="encode").combine_chunks().indices
+    found: NDArray[np.int64] = numbers.to_numpy().astype(np.int64)
+    return found
 
 
 def _with_classes(rows: Rows, column: pa.ChunkedArray, source: Source, name: str) -> Rows:

@@ -174,7 +174,9 @@ class PairLearner:
         self._texts = same_as.reshape(len(examples.sides), -1)  # the distinct text of each side and row
         self._is_there = np.stack([side.lengths > 0 for side in examples.sides])
         lengths = np.stack([side.lengths[self._train] for side in examples.sides])
-        self.sampler = GroupSampler(lengths, group or source.group, source_seed(settings.seed, number), source.window)
+        kinds = None if examples.kinds is None else examples.kinds[self._train]
+        seed = source_seed(settings.seed, number)
+        self.sampler = GroupSampler(lengths, group or source.group, seed, source.window, kinds)
 
     def next_parts(self, count: int) -> list[NDArray[np.int64]]:
         """The next group, whole."""

@@ -5,9 +5,6 @@
 - All state is in `snapshot`: encoder, heads, optimizer, moving average, best weights, positions of the samplers, the
   random generator. A run that goes on from one makes the same steps as one that was never interrupted, to the byte
   where PyTorch runs on one thread.
-- On a CPU every thread runs a part of a step by itself: a batch's rows, or a group of pairs. That keeps the processor
-  busier than threads that share each product. Gradients are summed in the order of the parts, so that the same number
-  of threads gives the same bytes.
 - The learning rate depends on the step alone. `max_minutes` stops a run and changes nothing before that.
 """
 
@@ -20,9 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 from tqdm import tqdm
 
@@ -32,6 +27,7 @@ from lengthwise.train_config import TrainSettings
 from lengthwise.training.batches import BatchRunner, training_precision
 from lengthwise.training.checkpoints import Checkpoints, Snapshot
 from lengthwise.training.examples import Examples
+from lengthwise.training.gradients import StepGradients, prepare_thread
 from lengthwise.training.journal import Journal
 from lengthwise.training.learners import Learner, make_learner
 from lengthwise.training.optimizer import WeightOptimizer
@@ -81,7 +77,6 @@ class Trainer:
         self.losses: dict[str, float] = {}
         self.accuracies: dict[str, float] = {}
         self._sums: dict[str, list[float]] = {}
-        self._threads = 1 if device == "cuda" else torch.get_num_threads()
 
     def run(self, checkpoints: Checkpoints, journal: Journal, *, show_progress: bool) -> None:
         """Train to the end, from the current step; then the encoder has the best weights that were found.
@@ -92,14 +87,16 @@ class Trainer:
         """
         before, began, resumed = self.seconds, time.perf_counter(), self.tokens
         self.encoder.train()
+        threads = 1 if self._runner.device.type == "cuda" else torch.get_num_threads()
         with (
-            ThreadPoolExecutor(self._threads, "train", _prepare_thread) as pool,
+            ThreadPoolExecutor(threads, "train", prepare_thread) as pool,
             tqdm(
                 total=self.total_steps, initial=self.step, desc="train", unit=" steps", disable=not show_progress
             ) as bar,
         ):
+            gradients = StepGradients(self._runner, self._parameters.values(), pool, threads)
             while not self.stopped:
-                self._make_step(pool)
+                self._make_step(gradients)
                 self.seconds = before + time.perf_counter() - began
                 self._end_step(journal)
                 rate = (self.tokens - resumed) / (self.seconds - before)
@@ -139,10 +136,10 @@ class Trainer:
         self._best = {name: value.to(device) for name, value in _below(tensors, "best").items()}
         torch.set_rng_state(tensors["random"])
 
-    def _make_step(self, pool: ThreadPoolExecutor) -> None:
+    def _make_step(self, gradients: StepGradients) -> None:
         """One step of the optimizer, over one or more batches."""
         tokens = self._runner.tokens
-        self._add_gradients(pool)
+        self._add_gradients(gradients)
         norm = self._optimizer.step(learning_rate_factor(self.step, self.total_steps, self._settings))
         if not math.isfinite(norm):
             raise self._diverged(f"the gradient's norm is {norm}")
@@ -150,33 +147,15 @@ class Trainer:
         self.tokens += self._runner.tokens - tokens
         self._update_average()
 
-    def _add_gradients(self, pool: ThreadPoolExecutor) -> None:
+    def _add_gradients(self, gradients: StepGradients) -> None:
         """Of the next batch of every source whose turn it is, in the rounds of a step."""
-        first = self.step * self._settings.accumulate
-        rounds = range(first, first + self._settings.accumulate)
+        accumulate = self._settings.accumulate
+        rounds = range(self.step * accumulate, (self.step + 1) * accumulate)
         due = [self._learners[number] for round_number in rounds for number in due_sources(self._shares, round_number)]
-        batches = [learner.next_parts(self._threads) for learner in due]
-        whole_first = sorted(range(len(due)), key=lambda number: len(batches[number]))  # they take longest
-        parts = [(number, rows) for number in whole_first for rows in batches[number]]
-        losses = [0.0] * len(due)
-        found = pool.map(lambda part: self._gradients(due[part[0]], part[1]), parts)
-        for (number, _), (loss, gradients) in zip(parts, found, strict=True):
-            losses[number] += loss
-            for weight, gradient in zip(self._parameters.values(), gradients, strict=True):
-                if gradient is not None:
-                    weight.grad = gradient if weight.grad is None else weight.grad.add_(gradient)
-        for learner, loss in zip(due, losses, strict=True):
+        for learner, loss in zip(due, gradients.add(due, 1 / accumulate), strict=True):
+            if not math.isfinite(loss):
+                raise self._diverged(f"the loss of train.sources.{learner.name} is {loss}")
             self._sums.setdefault(learner.name, []).append(loss)
-
-    def _gradients(self, learner: Learner, rows: NDArray[np.int64]) -> tuple[float, tuple[Tensor | None, ...]]:
-        """The loss of a part of a batch, and its gradient by every weight; None for a weight that has no part in it."""
-        loss = learner.loss(self._runner, rows)
-        value = float(loss.detach())
-        if not math.isfinite(value):
-            raise self._diverged(f"the loss of train.sources.{learner.name} is {value}")
-        weights = list(self._parameters.values())
-        weighted = loss * (learner.weight / self._settings.accumulate)
-        return value, torch.autograd.grad(weighted, weights, allow_unused=True)
 
     def _end_step(self, journal: Journal) -> None:
         """Validate and write to the log where it is time for it; decide whether training ends."""
@@ -286,12 +265,6 @@ class Trainer:
             f" ({self._settings.learning_rate:g}) or train.clip_norm ({self._settings.clip_norm}), and start over with"
             " --fresh"
         )
-
-
-def _prepare_thread() -> None:
-    """Settings of PyTorch that each thread has for itself."""
-    torch.set_num_threads(1)
-    torch.set_flush_denormal(True)
 
 
 def learning_rate_factor(step: int, total: int, settings: TrainSettings) -> float:

@@ -78,21 +78,31 @@ class GroupSampler:
     """Groups of rows of like lengths, in random order; rows that do not fill a last group are left out of that epoch.
 
     Rows are sorted by their lengths and cut into windows of a few groups, from which groups are drawn. A group then has
-    few distinct lengths, and runs in few batches.
+    few distinct lengths, and runs in few batches. Where rows have kinds, a group has rows of one kind; what is left of
+    the kinds makes mixed groups.
 
     Attributes:
         batches: how many groups there are per epoch.
         epoch: the epoch of the last group.
     """
 
-    def __init__(self, lengths: NDArray[np.int64], group: int, seed: int, window: int | None) -> None:
+    def __init__(
+        self,
+        lengths: NDArray[np.int64],
+        group: int,
+        seed: int,
+        window: int | None,
+        kinds: NDArray[np.int64] | None = None,
+    ) -> None:
         """Begin with the first epoch.
 
         Args:
             lengths: int64[sides, rows], of each row's texts.
             group: rows of a group; where there are fewer, they are one group.
             window: groups of a window; None draws groups from all rows.
+            kinds: int64[rows], of each row; any rows make a group if None.
         """
+        self._kinds = np.zeros(lengths.shape[1], np.int64) if kinds is None else kinds
         self._lengths, self._seed, self._window = lengths, seed, window
         rows = lengths.shape[1]
         self._group = min(group, rows)
@@ -121,14 +131,26 @@ class GroupSampler:
     def _shuffle(self, epoch: int) -> NDArray[np.int64]:
         """The rows of an epoch, group after group."""
         draw = np.random.default_rng((self._seed, epoch))
-        rows = draw.permutation(self._lengths.shape[1])[: self.batches * self._group]
-        if self._window is None:
+        rows = draw.permutation(self._lengths.shape[1])
+        kinds = self._kinds[rows]
+        groups, rest = [], []
+        for kind in np.unique(kinds):
+            of_kind = rows[kinds == kind]
+            whole = len(of_kind) // self._group * self._group
+            groups.append(self._in_windows(of_kind[:whole], draw))
+            rest.append(of_kind[whole:])
+        left = draw.permutation(np.concatenate(rest))
+        groups.append(self._in_windows(left[: len(left) // self._group * self._group], draw))
+        return np.concatenate(groups).reshape(self.batches, self._group)[draw.permutation(self.batches)].ravel()
+
+    def _in_windows(self, rows: NDArray[np.int64], draw: np.random.Generator) -> NDArray[np.int64]:
+        """The rows of whole groups, in random order, as groups of like lengths."""
+        if self._window is None or not len(rows):
             return rows
         rows = rows[np.lexsort(self._lengths[::-1, rows])]  # stable: rows of the same lengths stay in random order
         rows = np.roll(rows, int(draw.integers(len(rows))))  # so that windows begin elsewhere in each epoch
         size = self._window * self._group
-        rows = np.concatenate([draw.permutation(rows[start : start + size]) for start in range(0, len(rows), size)])
-        return rows.reshape(self.batches, self._group)[draw.permutation(self.batches)].ravel()
+        return np.concatenate([draw.permutation(rows[start : start + size]) for start in range(0, len(rows), size)])
 
 
 def due_sources(shares: Sequence[float], round_number: int) -> list[int]:

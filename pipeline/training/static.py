@@ -126,11 +126,13 @@ class _Rows:
         self.train: NDArray[np.int64] = np.concatenate([first + source.train for first, source in firsts])
 
     def loss(self, vectors: Tensor, rows: NDArray[np.int64]) -> Tensor:
-        """The mean loss of sorted rows, whose vectors are float32[rows, dim]."""
+        """The weighted sum of the losses of sorted rows, divided by their number; vectors: float32[rows, dim]."""
         cuts = np.searchsorted(rows, self._firsts)
         parts = zip(self._sources, self._firsts, cuts, cuts[1:], strict=False)
         losses = [
-            (stop - start) * _source_loss(source, vectors[start:stop], rows[start:stop] - first)
+            source.settings.weight
+            * (stop - start)
+            * _source_loss(source, vectors[start:stop], rows[start:stop] - first)
             for source, first, start, stop in parts
             if start < stop
         ]

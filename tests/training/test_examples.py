@@ -65,6 +65,26 @@ def test_wrong_vectors_are_refused(tmp_path: Path, embedding: list[Any], message
     assert message in str(caught.value)
 
 
+@pytest.mark.parametrize("values", [["b", "a", None, "b", None], [2, 1, None, 2, None]])
+def test_pairs_of_equal_values_have_one_kind(tmp_path: Path, tokenizer: TextTokenizer, values: list[Any]) -> None:
+    texts = make_texts(5)
+    path = write_rows(tmp_path / "a.parquet", anchor=texts, positive=["", *texts[1:]], subject=values)
+    found = examples(read(path, kind="pairs", group_column="subject"), tokenizer).kinds
+    assert found is not None
+    other, null, same, also_null = found.tolist()
+    assert null == also_null
+    assert len({other, null, same}) == 3
+    assert examples(read(path, kind="pairs"), tokenizer).kinds is None
+
+
+def test_group_column_that_is_not_there_is_named(tmp_path: Path) -> None:
+    path = write_rows(tmp_path / "a.parquet", anchor=TEXTS, positive=TEXTS)
+    with pytest.raises(DatasetError) as caught:
+        read(path, kind="pairs", group_column="subject")
+    assert "'subject'" in str(caught.value)
+    assert "set group_column of this source" in str(caught.value)
+
+
 @pytest.mark.parametrize(
     ("label", "classes", "numbers"),
     [

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import shutil
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +23,7 @@ from lengthwise.encoder.checkpoint import load_checkpoint
 from lengthwise.errors import CheckpointError, ConfigError, DatasetError, LengthwiseError, RunError, StoreError
 from lengthwise.tokens.tokenizer import TextTokenizer
 from lengthwise.tokens.training import train_tokenizer
+from lengthwise.training.gradients import StepGradients
 from lengthwise.training.report import TrainReport
 from lengthwise.training.run import train_encoder
 from lengthwise.training.teacher import open_teacher
@@ -130,10 +130,10 @@ def test_interrupted_run_ends_with_the_same_bytes(place: Path, stop: int, monkey
     shutil.rmtree(place / "training")
     original = loop.Trainer._make_step
 
-    def fail(self: loop.Trainer, pool: ThreadPoolExecutor) -> None:
+    def fail(self: loop.Trainer, gradients: StepGradients) -> None:
         if self.step == stop:
             raise KeyboardInterrupt
-        original(self, pool)
+        original(self, gradients)
 
     monkeypatch.setattr(loop.Trainer, "_make_step", fail)
     with pytest.raises(KeyboardInterrupt):

@@ -47,6 +47,28 @@ def test_groups_are_disjoint_within_an_epoch_and_resume(
     assert sampler.epoch == resumed.epoch
 
 
+@settings(max_examples=50, deadline=None)
+@given(
+    kinds=st.lists(st.integers(0, 3), min_size=1, max_size=80),
+    group=st.integers(2, 20),
+    window=st.none() | st.integers(1, 3),
+    seed=st.integers(0, 99),
+)
+def test_groups_have_one_kind_and_what_is_left_is_mixed(
+    kinds: list[int], group: int, window: int | None, seed: int
+) -> None:
+    of_rows = np.array(kinds, np.int64)
+    lengths = np.random.default_rng(seed).integers(1, 9, (2, len(kinds)))
+    sampler = GroupSampler(lengths, group, seed, window, of_rows)
+    for _ in range(2):
+        groups = [sampler.next() for _ in range(sampler.batches)]
+        assert len(np.unique(np.concatenate(groups))) == len(groups) * min(group, len(kinds))
+        pure = [of_rows[rows[0]] for rows in groups if len(np.unique(of_rows[rows])) == 1]
+        for kind, count in zip(*np.unique(of_rows, return_counts=True), strict=True):
+            assert pure.count(kind) >= count // group
+    assert sampler.epoch == 1
+
+
 def test_groups_of_a_window_have_few_lengths_and_change_with_the_epoch() -> None:
     lengths = np.random.default_rng(0).integers(1, 11, (2, 10_000))
 

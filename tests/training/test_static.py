@@ -102,6 +102,21 @@ def test_pairs_are_learned_too(tokenizer: TextTokenizer, encoder: PackedEncoder)
     assert margins[1.0] > margins[1e-9] + 0.2
 
 
+def test_sources_count_by_their_weights(tokenizer: TextTokenizer, encoder: PackedEncoder) -> None:
+    initial = {name: weight.clone() for name, weight in encoder.state_dict().items()}
+    losses = []
+    for weight in (1e-9, 1.0, 1e9):
+        encoder.load_state_dict(initial)
+        opposed = source(tokenizer, scale=-1.0, weight=weight)
+        train_static_path(encoder, [source(tokenizer), opposed], settings(static={"epochs": 10}))
+        with torch.no_grad():
+            encoder.projection.weight.zero_()  # type: ignore[union-attr]
+            vectors = BatchRunner(encoder, 64, "fp32").group(opposed.sides[0], opposed.train)
+        targets = torch.from_numpy(opposed.targets(opposed.train))  # type: ignore[misc]
+        losses.append(float(1 - torch.nn.functional.cosine_similarity(vectors, targets).mean()))
+    assert losses[0] > losses[1] + 0.5 > losses[2] + 1
+
+
 def test_pairs_that_differ_in_order_alone_are_left_to_the_lstm(
     tokenizer: TextTokenizer, encoder: PackedEncoder
 ) -> None:
