@@ -30,6 +30,11 @@ def refused(train: dict[str, Any]) -> str:
         ),
         ({"kind": "pairs", "columns": ["a"]}, "train.sources.0.columns is ['a']; name two, e.g. [anchor, positive]"),
         (
+            {"kind": "pairs", "group_column": "positive"},
+            "train.sources.0.group_column is 'positive', a column of texts; name one that says what pairs have in"
+            " common",
+        ),
+        (
             {"kind": "pairs", "negative_columns": ["positive"]},
             "train.sources.0.negative_columns is ['positive'], but positive is named twice; name each column once",
         ),

@@ -300,7 +300,7 @@ def test_runtimes_are_measured_in_their_own_processes(
     assert rows["onnxruntime cuda"][0].startswith("not run: ")
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 def test_runtimes_are_asked_bad_input(
     invoke: Callable[..., Result], tmp_path: Path, artifact_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -71,6 +71,7 @@ ENGINES = (  # the package of a block, what the block holds alone, and the graph
     ("torch", "torch.jit.load", "native"),
     ("torch", "torch.export.load", "portable"),
 )
+SLOWEST = [each for each in ENGINES if each[1] in ("import iree.compiler", "torch.export.load")]
 FIRST, *BLOCKS = code_blocks(PAGE, "python")
 NODE_PACKAGES = DRIVER / "node_modules"
 
@@ -103,7 +104,10 @@ def run_block(python: str, shown: str, workdir: Path) -> NDArray[np.float32]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("package", "shown", "graph"), ENGINES, ids=[f"{name}-{graph}" for name, _, graph in ENGINES])
+@pytest.mark.parametrize(
+    ("package", "shown", "graph"),
+    [pytest.param(*each, id=f"{each[0]}-{each[2]}", marks=[pytest.mark.heavy] * (each in SLOWEST)) for each in ENGINES],
+)
 def test_block_gives_the_vector_of_the_text(package: str, shown: str, graph: str, workdir: Path) -> None:
     pytest.importorskip(package, reason=f"the page's code for {package} was not run: it is not installed")
     found = run_block(sys.executable, shown, workdir)

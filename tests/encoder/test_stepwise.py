@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from helpers.definition import POOLINGS
+from helpers.marks import heavy_but
 from helpers.paths import ROOT
 from lengthwise.config import EncoderConfig
 from lengthwise.encoder import layers as lstm_layers
@@ -94,7 +95,7 @@ def test_every_shape_equals_the_packed_encoder(
     assert difference(encoder, *batch_of([4, 1, 9, 9, 2, 1, 6], columns=3)) <= 1e-6
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(
     lengths=st.lists(st.integers(1, 40), min_size=1, max_size=20),
     columns=st.integers(0, 5),
@@ -187,7 +188,7 @@ def test_short_vectors_are_closer_to_float64_than_float32_is(pooling: str, layer
 @pytest.mark.parametrize(
     "changes", [{}, {"normalize": True}, {"projection_dim": 4}, {"static_residual": True, "normalize": True}]
 )
-@pytest.mark.parametrize("size", [0.3, 0.1, 0.03, 0.01])
+@pytest.mark.parametrize("size", heavy_but((0.3, 0.01), (0.3, 0.1, 0.03, 0.01)))
 def test_small_states_sum_within_tolerance(size: float, changes: dict[str, Any]) -> None:
     """The error of each step is added up, and so is not small beside the sum."""
     encoder = make_encoder(hidden_size=64, embedding_dim=32, bidirectional=True, pooling="sum", **changes)
@@ -212,7 +213,7 @@ def test_steps_are_in_reading_order(reverse: bool, rows: list[int]) -> None:
 
 @pytest.mark.slow
 @WITHOUT_KERNEL  # its process has the kernel where that runs
-@pytest.mark.parametrize("size", [1.0, 0.01])
+@pytest.mark.parametrize("size", heavy_but((0.01,), (1.0, 0.01)))
 def test_memory_of_a_long_text_is_that_of_its_ids(size: float) -> None:
     """Also for short vectors, which are computed twice: the states alone would be 20 MB."""
     program = f"""

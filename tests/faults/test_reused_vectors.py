@@ -63,7 +63,7 @@ def test_killed_run_that_reuses_vectors_resumes(tmp_path: Path, tokenizer: TextT
     assert data_files(full.output) == shards
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 def test_killed_run_with_a_cache_resumes(tmp_path: Path, tokenizer: TextTokenizer) -> None:
     """The cache is half filled by another run, and what killed runs put into it is used by the next ones."""
     rows = (KILLS * MOST_SHARDS + 10) * SHARD_ROWS
@@ -109,7 +109,7 @@ def test_killed_run_with_a_key_writes_its_changes(tmp_path: Path, tokenizer: Tex
     assert job.files() == undisturbed
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 def test_job_array_with_reuse_and_a_cache_writes_the_bytes_of_a_full_run(
     tmp_path: Path, tokenizer: TextTokenizer
 ) -> None:

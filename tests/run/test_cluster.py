@@ -83,7 +83,7 @@ def test_stream_is_encoded_and_an_error_in_a_worker_is_reported(config: RunConfi
     assert contents(written) == before
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 @pytest.mark.usefixtures("_connected")
 def test_workers_reuse_vectors_and_share_a_cache(config: RunConfig) -> None:
     """With the records that one process writes."""

@@ -74,6 +74,7 @@ def test_artifact_has_the_requested_graphs_and_the_native_one(
     assert "OpenVINO" not in card
 
 
+@pytest.mark.heavy
 def test_large_model_has_weights_beside_its_graphs(
     tmp_path: Path,
     tokenizer: TextTokenizer,
@@ -249,6 +250,7 @@ def test_folder_with_other_contents_is_refused_and_unchanged(
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
 
 
+@pytest.mark.heavy
 def test_artifact_of_another_model_is_replaced_with_a_warning(
     tmp_path: Path,
     tokenizer: TextTokenizer,

@@ -14,6 +14,7 @@ import pytest
 import torch
 from onnx import helper
 
+from helpers.marks import heavy_but
 from helpers.sabotages import (
     Sabotage,
     bias_dropped,
@@ -73,7 +74,7 @@ def checks_of(encoder: PackedEncoder) -> Checks:
     return make_checks(encoder, cases)
 
 
-@pytest.mark.parametrize("name", ENCODERS)
+@pytest.mark.parametrize("name", heavy_but(("gru", "labels"), ENCODERS))
 def test_encoder_passes(name: str, tmp_path: Path, encoder_config: Callable[..., EncoderConfig]) -> None:
     encoder = seeded_encoder(encoder_config(**ENCODERS[name]), 0)
     verdict = judge_litert(trace_to_onnx(encoder, {}), tmp_path, checks_of(encoder))

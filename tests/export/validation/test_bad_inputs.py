@@ -160,7 +160,7 @@ def test_runtime_whose_file_is_not_in_the_artifact_is_not_run(
     }
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 def test_onnxruntime_crashes_on_no_rows_in_a_child_process(artifact_folder: Path) -> None:
     """So its adapter must not be asked that; this process goes on."""
     artifact = Artifact.open(artifact_folder)

@@ -50,13 +50,13 @@ def write_graph(encoder: PackedEncoder, variant: str, folder: Path) -> None:
 @pytest.mark.parametrize(
     ("scale", "variant", "changes", "coarse"),
     [
-        (1, INT8, {}, False),
+        pytest.param(1, INT8, {}, False, marks=pytest.mark.heavy),
         (6, FP16, {}, False),
         (6, INT8, {}, True),
-        (6, INT8_DYNAMIC, {}, True),
+        pytest.param(6, INT8_DYNAMIC, {}, True, marks=pytest.mark.heavy),
         (10, FP16, {}, True),
         (8, INT8, {"cell": "gru", "num_layers": 1}, True),
-        (8, INT8, {"projection_dim": 1}, True),
+        pytest.param(8, INT8, {"projection_dim": 1}, True, marks=pytest.mark.heavy),
     ],
 )
 def test_an_encoder_may_not_bear_a_precision(
@@ -73,8 +73,8 @@ def test_an_encoder_may_not_bear_a_precision(
     assert (without.status, without.known, without.coarse) == (verdict.status, False, False)
 
 
-@pytest.mark.parametrize("variant", [INT8, FP16])
-@pytest.mark.parametrize("scale", [1, 6])
+@pytest.mark.parametrize("variant", [INT8, pytest.param(FP16, marks=pytest.mark.heavy)])
+@pytest.mark.parametrize("scale", [pytest.param(1, marks=pytest.mark.heavy), 6])
 def test_a_wrong_graph_is_not_taken_for_a_coarse_one(scale: float, variant: str, tmp_path: Path) -> None:
     """That of other weights, and one that reads every embedding with the wrong sign."""
     encoder, other = scaled(scale), scaled(scale)

@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from helpers.definition import define
+from helpers.marks import heavy_but
 from helpers.sabotages import edit_weight
 from lengthwise.config import EncoderConfig
 from lengthwise.encoder.model import PackedEncoder, seeded_encoder
@@ -89,7 +90,7 @@ def test_oracle_equals_the_definition(shape: str, encoder_config: Callable[..., 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("shape", heavy_but(("gru", "padded"), SHAPES))
 def test_every_file_passes(
     shape: str, tmp_path: Path, tokenizer: TextTokenizer, encoder_config: Callable[..., EncoderConfig]
 ) -> None:
@@ -114,7 +115,7 @@ def test_every_file_passes(
     assert small < (artifact.folder / VARIANTS[NATIVE].file).stat().st_size or shape != "gru"
 
 
-@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("shape", heavy_but(("hard", "padded, not cut"), SHAPES))
 def test_other_runtimes_compute_the_portable_graph(
     shape: str, tmp_path: Path, tokenizer: TextTokenizer, checked_encoder: CheckedEncoder
 ) -> None:
