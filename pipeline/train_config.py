@@ -201,7 +201,10 @@ class InitSettings(Settings):
 
 
 class StaticSettings(Settings):
-    """The first part of a run, in which embedding and static residual learn vectors and pairs without the LSTM."""
+    """The first part of a run, in which embedding and static residual learn vectors and pairs without the LSTM.
+
+    Sources of pairs have a group in every step, and count by their weight times their share.
+    """
 
     epochs: NotNegative = Field(
         3.0, description="passes over the sources of vectors, which take little time; 0 for none"

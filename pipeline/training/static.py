@@ -29,7 +29,6 @@ from lengthwise.training.learners import PairLearner
 from lengthwise.training.loop import learning_rate_factor
 from lengthwise.training.losses import VECTOR_LOSSES
 from lengthwise.training.progress import Bars
-from lengthwise.training.sampling import due_sources
 
 _SHOWN_EVERY = 20  # steps
 
@@ -74,7 +73,7 @@ def train_static_path(
                 )
             for group in optimizer.param_groups:
                 group["lr"] = group["highest"] * learning_rate_factor(step, total, settings)
-            (loss + pairs.loss(path, step)).backward()
+            (loss + pairs.loss(path)).backward()
             optimizer.step()
             optimizer.zero_grad()
             if step % _SHOWN_EVERY == 0:
@@ -140,20 +139,24 @@ class _Rows:
 
 
 class _Pairs:
-    """The sources of pairs that are compared with each other, each in its share of the steps."""
+    """The sources of pairs that are compared with each other.
+
+    Each has a group in every step, which costs little here, and counts by its weight times its share.
+    """
 
     def __init__(self, examples: Sequence[Examples], settings: TrainSettings, of_vectors: float) -> None:
-        self._learners = [
+        learners = [
             PairLearner(source, number, settings, group=settings.static.batch_size)
             for number, source in enumerate(examples)
             if source.settings.kind == "pairs" and source.settings.in_batch_negatives
         ]
-        self._shares = [of_vectors, *(learner.share for learner in self._learners)]
+        largest = max([of_vectors, *(learner.share for learner in learners)])
+        self._weighted = [(learner, learner.weight * learner.share / largest) for learner in learners]
 
-    def loss(self, path: _StaticPath, step: int) -> Tensor | float:
-        """The sum of the sources' weighted losses in a step; 0 where none has a group in it."""
-        due = [self._learners[number - 1] for number in due_sources(self._shares, step) if number]
-        return sum((each.weight * each.loss(path, each.next_parts(1)[0]) for each in due), 0.0)
+    def loss(self, path: _StaticPath) -> Tensor | float:
+        """The weighted sum of the losses of a step's groups; 0 without a source of pairs."""
+        losses = [weight * each.loss(path, each.next_parts(1)[0]) for each, weight in self._weighted]
+        return sum(losses, 0.0)
 
 
 def _source_loss(source: Examples, vectors: Tensor, rows: NDArray[np.int64]) -> Tensor:

@@ -20,6 +20,7 @@ from lengthwise.errors import DatasetError
 
 NAMES = ("MONDO", "UBERON", "EFO", "CL", "PATO", "CHEBI")
 _MAX_NAME_WORDS = 8  # longer ones are mostly systematic names of chemicals
+_TAG = re.compile(r"</?[a-z]+>")  # of italics and small capitals, in definitions of chemicals
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,7 @@ def read_cell_ontology(folder: Path, name: str) -> Iterator[Term]:
     for number, term in terms.items():
         if number.startswith(f"{name}:") and not term["deprecated"] and term.get("label"):
             synonyms = (each for each in term.get("synonyms") or () if len(each.split()) <= _MAX_NAME_WORDS)
-            yield make_term(term["label"], term.get("description") or "", synonyms)
+            yield make_term(term["label"], _TAG.sub("", term.get("description") or ""), synonyms)
 
 
 def without(terms: Iterable[Term], keys: Container[str]) -> Iterator[Term]:

@@ -49,10 +49,10 @@ SAMPLED = {  # at most so many rows of a source: definitions and names teach mos
     "brown": 12_000,
     "addresses": 5_000,
     "mail": 5_000,
-    "chebi": 5_000,
-    "chebi.name": 5_000,
+    "chebi": 20_000,
+    "chebi.name": 20_000,
 }
-SAMPLED_PASSAGES = {"news": 3_500, "brown": 1_500, "mail": 1_500}
+SAMPLED_PASSAGES = {"news": 7_000, "brown": 3_000}
 DICTIONARIES = {  # packaged as dict-NAME
     "gcide": dictionaries.gcide,
     "foldoc": dictionaries.foldoc,
@@ -131,6 +131,7 @@ class Sources:
             **{name.lower(): partial(self._term_pairs, name) for name in ontologies.NAMES},
             "debian": lambda: self._descriptions,
             "news": self._news,
+            "mail": lambda: ((subject, " ".join(paragraphs)) for subject, paragraphs in self._mail()),
         }
 
     def tagged(self) -> Iterator[list[tuple[str, str]]]:

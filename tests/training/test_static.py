@@ -129,7 +129,7 @@ def test_pairs_that_differ_in_order_alone_are_left_to_the_lstm(
     np.testing.assert_array_equal(*found)
 
 
-def test_pairs_have_their_share_of_the_steps(
+def test_pairs_are_in_every_step_and_count_by_weight_and_share(
     tokenizer: TextTokenizer, encoder: PackedEncoder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     groups = []
@@ -140,8 +140,13 @@ def test_pairs_have_their_share_of_the_steps(
         return learn(self, runner, rows)
 
     monkeypatch.setattr(PairLearner, "loss", counted)
-    train_static_path(encoder, [source(tokenizer), pairs(tokenizer, share=0.25)], settings(static={"epochs": 4}))
-    assert groups == [16] * (4 * (108 // 16) // 4)
+    initial, found = {name: weight.clone() for name, weight in encoder.state_dict().items()}, []
+    for shares in ({"weight": 0.75, "share": 1.0}, {"weight": 3.0, "share": 0.25}):
+        encoder.load_state_dict(initial)
+        train_static_path(encoder, [source(tokenizer), pairs(tokenizer, **shares)], settings(static={"epochs": 4}))
+        found.append(weights(encoder)["embedding.weight"])
+    assert groups == [16] * (2 * 4 * (108 // 16))
+    np.testing.assert_array_equal(*found)
 
 
 def test_lengths_count_where_the_loss_is_mse(tokenizer: TextTokenizer, encoder: PackedEncoder) -> None:

@@ -29,7 +29,11 @@ def test_the_latest_edition_without_obsolete_and_foreign_terms(tmp_path: Path) -
     write_cell_ontology(tmp_path, "MONDO", "v2024-01-01", {"MONDO:1": {"label": "old"}})
     long = " ".join(["long"] * 9)
     terms = {
-        "MONDO:1": {"label": "gout", "description": " Too much uric acid. ", "synonyms": ["Gout", "podagra", long]},
+        "MONDO:1": {
+            "label": "gout",
+            "description": " Too much <i>uric</i> acid. ",
+            "synonyms": ["Gout", "podagra", long],
+        },
         "MONDO:2": {"label": "dropsy", "deprecated": True},
         "MONDO:3": {"label": "measles"},
         "HP:1": {"label": "of another ontology"},
