@@ -2,7 +2,7 @@
 #   make quickstart   the whole way on a real corpus
 #   make import-models  published LSTM models: imported, and compared with their own code at every step
 #   make padding-figure  what padding that is read does to the answers of one of them
-#   make distil       the encoder of docs/quality.md: fetch corpora, train it for half an hour, measure it
+#   make distil       the encoder of docs/quality.md: fetch corpora, train it, measure it
 #   make test         the test suite; test-all adds what takes minutes
 #   make runtimes     optional runtimes and clients: OpenVINO, LiteRT, tract, OpenCV, IREE, tools over graphs, fastembed,
 #                     databases and, with Node and npm, those of JavaScript

@@ -126,7 +126,7 @@ _VALUES = st.recursive(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(
     rows=st.lists(st.dictionaries(st.sampled_from(["id", "x", "y"]), _VALUES, max_size=3), max_size=8),
     indent=st.sampled_from([None, 1]),

@@ -32,7 +32,7 @@ from lengthwise.tokens.tokenizer import TextTokenizer
 
 
 @pytest.mark.slow
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(
     steps=steps,
     shard_rows=st.integers(1, 5),
@@ -75,7 +75,7 @@ def test_any_sequence_of_appends_gives_the_rows_of_one_run(
     assert (found.added, found.removed, found.changed, found.unchanged) == (0, 0, 0, len(growing.order))
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(parts=st.lists(texts, min_size=1, max_size=5).filter(lambda parts: parts[0]), shard_rows=st.integers(1, 5))
 def test_dataset_in_memory_that_grows(
     scratch: Callable[[], Path],

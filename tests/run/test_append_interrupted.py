@@ -71,7 +71,7 @@ def test_interrupted_append_goes_on_even_if_its_file_has_changed(
 
 
 @pytest.mark.slow
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(
     steps=st.lists(st.tuples(texts, st.integers(1, 9)), min_size=1, max_size=5),
     one_file=st.booleans(),

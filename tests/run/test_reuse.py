@@ -118,7 +118,7 @@ def assert_equal_folders(found: Path, expected: Path) -> None:
     assert [replace(record, reused=()) for record in records(found)] == records(expected)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(
     texts=st.lists(some_text, min_size=1, max_size=12),
     script=edits,

@@ -56,7 +56,7 @@ def stable(folder: Path) -> dict[str, bytes]:
     return {name: data for name, data in contents(folder).items() if name != "run.yaml"}
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(
     runs=st.lists(
         st.tuples(some_texts, st.integers(1, 4), st.sampled_from(["float32", "float16"])), min_size=1, max_size=3
