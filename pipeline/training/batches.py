@@ -29,6 +29,7 @@ from lengthwise.encoder.model import PackedEncoder
 from lengthwise.errors import ConfigError
 from lengthwise.tokens.ragged import RaggedTokens
 from lengthwise.train_config import AutoPrecision, TrainSettings
+from lengthwise.training.losses import take_rows
 from lengthwise.util.compat import cpu_has_bf16, onednn_has_bf16
 
 
@@ -69,7 +70,7 @@ class CutRows:
     def join(self, vectors: Sequence[Tensor]) -> Tensor:
         """The vectors of the batches as those of the rows, in their order: float32[rows, dim]."""
         joined = torch.cat(list(vectors))
-        return joined[torch.from_numpy(np.argsort(self.order, kind="stable")).to(joined.device)]
+        return take_rows(joined, torch.from_numpy(np.argsort(self.order, kind="stable")).to(joined.device))
 
 
 class BatchRunner:

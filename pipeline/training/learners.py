@@ -18,7 +18,13 @@ from lengthwise.tokens.ragged import RaggedTokens, concatenate_tokens
 from lengthwise.train_config import TrainSettings
 from lengthwise.training.batches import BatchRunner
 from lengthwise.training.examples import Examples
-from lengthwise.training.losses import VECTOR_LOSSES, contrastive_loss, supervised_contrastive_loss, triplet_loss
+from lengthwise.training.losses import (
+    VECTOR_LOSSES,
+    contrastive_loss,
+    supervised_contrastive_loss,
+    take_rows,
+    triplet_loss,
+)
 from lengthwise.training.sampling import GroupSampler, LengthSampler, RowSampler, source_seed
 
 
@@ -214,7 +220,7 @@ class PairLearner:
             owners = np.concatenate([np.empty(0, np.int64), *there])
             left_out[:, len(rows) :] |= owners != np.arange(len(rows))[:, None]
         ignored = torch.from_numpy(left_out).to(runner.device)
-        first, second = vectors[where[: len(rows)]], vectors[where[len(rows) :]]
+        first, second = take_rows(vectors, where[: len(rows)]), take_rows(vectors, where[len(rows) :])
         if self._source.objective == "triplet":
             return triplet_loss(first, second, ignored, self._source.margin)
         return contrastive_loss(first, second, ignored, self._source.temperature, self._source.symmetric)

@@ -25,6 +25,14 @@ VECTOR_LOSSES: Mapping[str, Callable[[Tensor, Tensor], Tensor]] = MappingProxyTy
 )
 
 
+def take_rows(vectors: Tensor, rows: Tensor) -> Tensor:
+    """`vectors[rows]` of float[rows, dim], whose gradient is summed in the same order each time.
+
+    Indexing adds up the gradient of a row that is taken twice in any order where PyTorch has several threads.
+    """
+    return functional.embedding(rows, vectors)
+
+
 def contrastive_loss(
     anchors: Tensor,
     candidates: Tensor,

@@ -12,6 +12,7 @@ from lengthwise.training.losses import (
     cosine_loss,
     mse_loss,
     supervised_contrastive_loss,
+    take_rows,
     triplet_loss,
 )
 
@@ -98,3 +99,19 @@ def test_supervised_loss_without_mates_is_zero() -> None:
     assert float(loss.detach()) == 0
     assert vectors.grad is not None
     assert torch.isfinite(vectors.grad).all()
+
+
+def test_taken_rows_have_the_same_gradient_each_time_in_several_threads() -> None:
+    """Indexing gave another one nearly each time."""
+    vectors = torch.randn(900, 384, generator=torch.Generator().manual_seed(0), requires_grad=True)
+    rows = torch.randint(0, 900, (1_024,), generator=torch.Generator().manual_seed(1))
+    weights = torch.randn(1_024, 384, generator=torch.Generator().manual_seed(2))
+    threads = torch.get_num_threads()
+    torch.set_num_threads(4)
+    try:
+        first, *others = (torch.autograd.grad(take_rows(vectors, rows), vectors, weights)[0] for _ in range(20))
+    finally:
+        torch.set_num_threads(threads)
+    assert torch.equal(take_rows(vectors, rows), vectors[rows])
+    torch.testing.assert_close(first, torch.autograd.grad(vectors[rows], vectors, weights)[0])
+    assert all(torch.equal(first, other) for other in others)
