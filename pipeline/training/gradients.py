@@ -5,7 +5,7 @@ batch of texts is cut into a part per thread. A loss that compares rows with eac
 them: the batches of such a group go forward in the threads, the loss gives the gradient by their vectors, and then they
 go backward in the threads.
 
-Gradients are summed in the order of the parts, so that the same number of threads gives the same bytes.
+Gradients are summed in the order of the parts, whichever thread is done first.
 """
 
 from __future__ import annotations
