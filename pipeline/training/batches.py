@@ -61,7 +61,7 @@ class CutRows:
 
     Attributes:
         batches: int64, rows each.
-        order: int64[rows], the places of the rows, batch after batch, where they came from.
+        order: int64[rows], which of the rows each place of the batches has, one batch after the other.
     """
 
     batches: list[NDArray[np.int64]]

@@ -50,20 +50,17 @@ class StepGradients:
         Returns:
             The learners' losses, without factors. Where one is no number, gradients are none either.
         """
-        parts = [learner.next_parts(self._threads) for learner in learners]
         # Texts are begun first. They keep the threads busy while the loss of a group is computed.
-        texts = {
-            number: [self._pool.submit(self._of_part, learner, rows, scale) for rows in parts[number]]
-            for number, learner in enumerate(learners)
-            if not isinstance(learner, PairLearner)
-        }
-        groups = {
-            number: self._of_group(learner, parts[number][0], scale)
-            for number, learner in enumerate(learners)
-            if isinstance(learner, PairLearner)
-        }
-        found = groups | {number: (part.result() for part in begun) for number, begun in texts.items()}
+        texts_first = sorted(range(len(learners)), key=lambda number: isinstance(learners[number], PairLearner))
+        found = {number: self._begin(learners[number], scale) for number in texts_first}
         return [self._sum(found[number]) for number in range(len(learners))]
+
+    def _begin(self, learner: Learner, scale: float) -> Iterable[_Found]:
+        """The losses and gradients of the parts of a learner's next batch."""
+        parts = learner.next_parts(self._threads)
+        if isinstance(learner, PairLearner):
+            return self._of_group(learner, parts[0], scale)
+        return self._pool.map(lambda rows: self._of_part(learner, rows, scale), parts)
 
     def _sum(self, found: Iterable[_Found]) -> float:
         """Add gradients to those of the weights, and give the sum of the losses."""

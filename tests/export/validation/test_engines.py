@@ -81,7 +81,7 @@ def test_intact_graph_passes(kind: type[Runtime], tmp_path: Path, checked: Check
 def test_sabotaged_graph_fails(kind: type[Runtime], sabotage: Sabotage, tmp_path: Path, checked: Checked) -> None:
     model, checks = onnx.ModelProto.FromString(checked[0].SerializeToString()), checked[1]
     if kind is Iree and sabotage is not gates_swapped:
-        pytest.skip("IREE takes ten seconds to compile a graph; it has the first sabotage")
+        pytest.skip("IREE takes ten seconds to compile a graph; it has one sabotage")
     sabotage(model)
     verdict = judge_graph(kind, model, tmp_path, checks)
     assert verdict.status == "failed"
